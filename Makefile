@@ -1,0 +1,62 @@
+# `make demo` shows the whole way on built-in data; `make help` lists the rest.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+STAMP := $(VENV)/.installed
+DATA ?= ../shared/data
+MODELS ?= ../shared/models
+PYTEST_ARGS ?=
+export DATA MODELS
+export DIAL_DATA ?= $(DATA)
+export DIAL_MODELS ?= $(MODELS)
+
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: help install demo test test-slow lint bench results clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+install: $(STAMP)  ## create .venv and install (the other targets do it when needed)
+
+# torch first and alone: its CPU build is a tenth of the size, so it is preferred where no GPU is found. pip takes a
+# build that is already at hand before either index; the CPU index is given up quickly where it cannot be reached.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "DIAL needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@if [ "$$(uname -s)" = Linux ] && ! nvidia-smi >/dev/null 2>&1; then \
+		echo "No GPU found: a CPU build of torch is preferred."; \
+		$(PIP) --timeout 5 --retries 0 --extra-index-url $(CPU_INDEX) torch==$(TORCH) 2>/dev/null || $(PIP) torch==$(TORCH); \
+	else $(PIP) torch==$(TORCH); fi
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## fit a Super and a distilled Swift on built-in data, sweep the cascade (about 5 minutes)
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" scripts/demo.sh
+
+test: $(STAMP)  ## quick tests and the examples in docstrings
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-slow: $(STAMP)  ## tests that train or start several processes
+	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: $(STAMP)  ## speed and memory
+	$(PY) benchmarks/run.py
+
+results: $(STAMP)  ## the README's tables from real data: make results DATA=... MODELS=... (hours; resumes)
+	$(PY) scripts/results.py --data "$(DATA)" --models "$(MODELS)"
+
+clean:  ## remove the demo's runs and caches; .venv and results stay
+	rm -rf runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
