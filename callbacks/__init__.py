@@ -1,0 +1,8 @@
+"""Callbacks; the names that YAML uses."""
+
+from callbacks.predictions import PredictionWriter
+from callbacks.resume import Resume
+from callbacks.threshold_sweep import ThresholdSweep
+from callbacks.tier_export import TierExport
+
+__all__ = ["PredictionWriter", "Resume", "ThresholdSweep", "TierExport"]

@@ -1,0 +1,67 @@
+"""Predictions of one tier, written to a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.resume import gather
+from lightning_modules.adaptive.files import atomic_write
+from lightning_modules.base import StagedModule
+
+
+class PredictionWriter(Callback):
+    """At the end of `dial predict` writes one JSON line a row: ``sample_id``, ``prediction``, ``label_name``, ``probabilities``.
+
+    Args:
+        path: the file. Default: ``predictions.jsonl`` in the run folder.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+        self._rows: list[dict[str, Any]] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to overwrite a file before any work is done."""
+        self._rows = []
+        if self._target(trainer).exists():
+            raise ValueError(
+                f"`predictions.path` {self._target(trainer)} exists already; name another file or remove it."
+            )
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the last stage's answer for each row of the batch."""
+        assert isinstance(pl_module, StagedModule)
+        logits = outputs["logits"][:, -1].double()
+        for sample_id, row in zip(outputs["sample_id"].tolist(), logits):
+            self._rows.append({"sample_id": sample_id, **answer(row, pl_module.label_names)})
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the processes' rows, drop repeats, and write them in the order of the data."""
+        rows = {row["sample_id"]: row for part in gather(self._rows) for row in part}
+        if trainer.is_global_zero:
+            with atomic_write(self._target(trainer)) as handle:
+                for key in sorted(rows):
+                    handle.write((json.dumps(rows[key], ensure_ascii=False) + "\n").encode())
+            print(f"{len(rows):,} predictions written to {self._target(trainer)}")
+
+    def _target(self, trainer: Trainer) -> Path:
+        return Path(self.path) if self.path else Path(trainer.default_root_dir) / "predictions.jsonl"
+
+
+def answer(logits: torch.Tensor, label_names: list[str]) -> dict[str, Any]:
+    """Prediction from one row's logits ``(C,)``; for regression (no names) the value itself."""
+    if not label_names:
+        return {"prediction": float(logits[0])}
+    index = int(logits.argmax())
+    return {
+        "prediction": index,
+        "label_name": label_names[index],
+        "probabilities": dict(zip(label_names, logits.softmax(dim=-1).tolist())),
+    }

@@ -1,0 +1,95 @@
+"""Checkpoints from which a killed run goes on bit by bit as if it had never been killed."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+LAST = "last.ckpt"
+
+
+class Resume(Callback):
+    """Saves ``checkpoints/last.ckpt`` every so many steps, with the random state of every process.
+
+    Lightning restores weights, optimiser, schedule and counters. Two things it does not: the position inside the epoch
+    (the data module's loader restores that) and the random numbers that dropout draws next (this callback).
+
+    Args:
+        every_n_steps: optimiser steps between two checkpoints.
+    """
+
+    def __init__(self, every_n_steps: int = 200) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"`resume.every_n_steps` must be at least 1, but got {every_n_steps}.")
+        self.every_n_steps = every_n_steps
+        self._saved_at = -1
+        self._pending: dict[str, Any] | None = None
+
+    @staticmethod
+    def folder(trainer: Trainer) -> Path:
+        """Where the checkpoints of a run lie."""
+        return Path(trainer.default_root_dir) / "checkpoints"
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, where the step is due; collective, because every process contributes its random state."""
+        step = trainer.global_step
+        if step % self.every_n_steps or step == self._saved_at or trainer.fast_dev_run:
+            return
+        self._saved_at = step
+        trainer.save_checkpoint(self.folder(trainer) / LAST)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Random states by rank (gathered, so that rank 0's file holds all of them)."""
+        return {"random": gather(random_state())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keep the states until the first batch: what Lightning does between here and there draws numbers too."""
+        self._pending = state
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Put the random state back, once, just before the first resumed step."""
+        if self._pending is None:
+            return
+        states, self._pending = self._pending["random"], None
+        if len(states) == trainer.world_size:  # another number of processes cannot go on bit by bit anyway
+            set_random_state(states[trainer.global_rank])
+
+
+def random_state() -> dict[str, Any]:
+    """States of the generators of torch (CPU and CUDA), numpy and Python, as plain values."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Undo :func:`random_state`."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def gather(value: Any) -> list[Any]:
+    """The value of every process, in the order of ranks; collective where several processes run."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values

@@ -1,0 +1,61 @@
+"""A tier folder beside the checkpoint: the best weights, loadable by transformers, with their card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_modules.adaptive.costs import tier_costs
+from lightning_modules.classifier import Classifier
+from lightning_modules.inference.tiers import save_tier
+
+
+class TierExport(Callback):
+    """At the end of `dial fit` writes ``tier/`` into the run folder: model, tokenizer and ``card.json``.
+
+    Args:
+        card_length: tokens at which the card states the cost.
+    """
+
+    def __init__(self, card_length: int = 128) -> None:
+        if card_length < 1:
+            raise ValueError(f"`export.card_length` must be at least 1, but got {card_length}.")
+        self.card_length = card_length
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Load the best checkpoint's weights and save the tier; rank 0 writes."""
+        if trainer.fast_dev_run or not isinstance(pl_module, Classifier):
+            return
+        best = trainer.checkpoint_callback
+        quality = None
+        if isinstance(best, ModelCheckpoint) and best.best_model_path:
+            quality = None if best.best_model_score is None else float(best.best_model_score)
+            state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+            pl_module.load_state_dict(state)
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir) / "tier"
+        save_tier(folder, pl_module.tier, self._card(trainer, pl_module, quality), replace=True)
+        print(f"tier saved to {folder}")
+
+    def _card(self, trainer: Trainer, module: Classifier, quality: float | None) -> dict[str, Any]:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        tier = module.tier
+        length = min(self.card_length, tier.max_length)
+        macs = tier_costs(tier)[len(tier.exits) - 1](torch.tensor([length]).numpy())[0]
+        return {
+            "task": getattr(data, "task", type(data).__name__),
+            "label_names": module.label_names,
+            "metrics": module.metric_names,
+            "validation_quality": quality,
+            "train_fingerprint": data.fingerprint("train"),
+            "train_rows": len(data.sample_ids("train")),
+            "parameters": sum(p.numel() for p in tier.model.parameters()),
+            "macs": {"length": length, "per_row": int(macs)},
+            "steps": trainer.global_step,
+            "partial": bool(trainer.limit_train_batches != 1.0),
+        }

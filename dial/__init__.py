@@ -1,0 +1,65 @@
+"""The `dial` command: train, test and sweep adaptive inference; see `dial --help`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+USAGE = """\
+usage: dial COMMAND ...
+
+Train with one trainer, then trade quality for cost:
+  fit        train a tier (a run folder with checkpoints and a loadable tier/)
+  validate   metrics of a model on the validation rows
+  test       run every tier once over calibration and test rows, then sweep: sweep/ in the run folder
+  predict    write one tier's predictions to a file
+
+From saved tables alone, without a model:
+  sweep      curve, operating points and figures from a table of logits: dial sweep table.parquet
+  compare    several runs on one plot and table: dial compare runs/a runs/b
+
+  dial COMMAND --help    arguments of one command
+  dial --version         version of the package
+"""
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code.
+
+    Bad input ends in one line on stderr and exit code 2; ``DIAL_DEBUG=1`` shows the traceback.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    command = args[0] if args else "--help"
+    if command in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(f"dial {version('dial')}")
+        return 0
+    try:
+        return run(command, args)
+    except (ValueError, OSError) as error:
+        if os.environ.get("DIAL_DEBUG"):
+            raise
+        print(f"dial {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def run(command: str, args: list[str]) -> int:
+    """Dispatch to a command. Each imports only what it needs: Lightning alone takes seconds."""
+    if command in ("sweep", "compare"):
+        from lightning_modules.adaptive import commands
+
+        return (commands.sweep_command if command == "sweep" else commands.compare_command)(args[1:])
+    if command in TRAINER_COMMANDS:
+        from dial.trainer import run_trainer_command
+
+        run_trainer_command(args)
+        return 0
+    known = ", ".join((*TRAINER_COMMANDS, "sweep", "compare"))
+    raise ValueError(f"COMMAND must be one of {known}, but got {command!r}; see `dial --help`.")
+

@@ -1,0 +1,7 @@
+"""`python -m dial`."""
+
+import sys
+
+from dial import main
+
+sys.exit(main())

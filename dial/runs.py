@@ -1,0 +1,73 @@
+"""Run folders: one configuration each."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_modules.adaptive.files import atomic_write
+
+# What may differ between two runs of one experiment without changing a number that it writes.
+HARMLESS = (
+    "ckpt_path", "config", "run", "verbose", "weights_only", "trainer.enable_progress_bar", "trainer.logger",
+    "trainer.max_time", "trainer.default_root_dir", "trainer.log_every_n_steps", "data.init_args.num_workers",
+    "trainer.enable_model_summary", "trainer.profiler", "checkpoint.dirpath",
+)  # fmt: skip
+
+
+def claim_run_folder(run: Path, command: str, config: dict[str, Any], write: bool = True) -> None:
+    """Write ``config-<command>.yaml`` into the run folder; refuse if another configuration lies there.
+
+    Args:
+        run: the folder, created if need be.
+        command: ``fit``, ``test``, ...; each has its own configuration in a folder.
+        config: the complete configuration, as plain values.
+        write: only rank 0 writes.
+
+    Raises:
+        ValueError: the folder holds results of another configuration; names the first difference.
+    """
+    path = run / f"config-{command}.yaml"
+    if path.is_file():
+        before = yaml.safe_load(path.read_text())
+        difference = first_difference(without(before), without(config))
+        if difference:
+            raise ValueError(
+                f"`--run` {run} holds results of another configuration: {difference}; "
+                "name another folder, or remove that one."
+            )
+    elif write:
+        run.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as handle:
+            handle.write(yaml.safe_dump(config, sort_keys=False).encode())
+
+
+def without(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what is harmless."""
+    config = copy.deepcopy(config)
+    for dotted in HARMLESS:
+        *parents, leaf = dotted.split(".")
+        node: Any = config
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(leaf, None)
+    return config
+
+
+def first_difference(before: Any, after: Any, key: str = "") -> str | None:
+    """Say where two configurations differ first, or None.
+
+    >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2}})
+    'a.b was 1 and is 2'
+    """
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in [*before, *(n for n in after if n not in before)]:
+            found = first_difference(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+            if found:
+                return found
+        return None
+    return None if before == after else f"{key} was {before!r} and is {after!r}"

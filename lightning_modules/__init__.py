@@ -1,0 +1,27 @@
+"""LightningModules; the names that YAML uses."""
+
+from typing import TYPE_CHECKING
+
+__all__ = ["Cascade", "Classifier", "StagedModule"]
+
+if TYPE_CHECKING:
+    from lightning_modules.base import StagedModule
+    from lightning_modules.cascade import Cascade
+    from lightning_modules.classifier import Classifier
+
+
+def __getattr__(name: str) -> object:
+    """Import a module on first use: `dial sweep` needs `lightning_modules.adaptive` alone, without Lightning."""
+    if name == "StagedModule":
+        from lightning_modules.base import StagedModule
+
+        return StagedModule
+    if name == "Cascade":
+        from lightning_modules.cascade import Cascade
+
+        return Cascade
+    if name == "Classifier":
+        from lightning_modules.classifier import Classifier
+
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

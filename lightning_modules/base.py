@@ -1,0 +1,87 @@
+"""What every staged model shares on the trainer: batches in, rows out, metrics counted once per row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from lightning_modules.inference.staged import StagedModel
+from lightning_modules.rows import DistinctRows
+
+Batch = dict[str, Any]
+
+
+class StagedModule(LightningModule):
+    """Trains and tests a :class:`StagedModel`; a method adds its ``training_step`` and says how the model is built.
+
+    A batch holds ``sample_id`` ``(B,)``, ``label`` ``(B,)`` and ``encodings``: for each tokenizer's key the padded
+    ``input_ids`` and ``attention_mask`` ``(B, T)``.
+
+    Args:
+        label_names: the data's classes in the order of their integers; empty for regression. The CLI links it.
+        metrics: names of the task's metrics, the primary one first. The CLI links it.
+
+    Attributes:
+        network: the staged model; set by the subclass.
+    """
+
+    network: StagedModel
+
+    def __init__(self, label_names: list[str], metrics: list[str]) -> None:
+        super().__init__()
+        self.label_names = list(label_names)
+        self.metric_names = list(metrics)
+        self.width = max(1, len(self.label_names))
+        self.validation_rows = DistinctRows(self.width)
+
+    def tokenizers(self) -> Mapping[str, tuple[Any, int]]:
+        """Tokenizer and maximum length by encoding key: what the data module has to encode for this module."""
+        return {tier.encoding_key: (tier.tokenizer, tier.max_length) for tier in self.network.tiers}
+
+    def forward(self, encodings: dict[str, dict[str, Tensor]]) -> Tensor:
+        """Logits of all stages, ``(B, S, C)`` in fp32; regression has ``C = 1``."""
+        return self.network(encodings)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the last stage's outputs; the metric is computed over all rows at the end of the epoch."""
+        self.validation_rows.update(batch["sample_id"], batch["label"], self(batch["encodings"])[:, -1])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``validation/<metric>``, and ``validation/quality`` for the primary one, which checkpoints monitor."""
+        values = self.validation_rows.evaluate(self.metric_names)
+        self.validation_rows.reset()
+        values = {f"validation/{name}": value for name, value in values.items()}
+        values["validation/quality"] = next(iter(values.values()))
+        # Every rank computes the same numbers from the gathered rows; sync_dist only keeps Lightning from warning.
+        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in values.items()}, sync_dist=True)
+        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            quality = ", ".join(f"{name} {100 * value:.2f}" for name, value in values.items() if "quality" not in name)
+            self.print(f"epoch {self.current_epoch}: {quality}")
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Outputs of all stages, and what their costs depend on; callbacks receive this as ``outputs``."""
+        return self.rows_of(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Like :meth:`test_step`; the label may be a placeholder."""
+        return self.rows_of(batch)
+
+    def rows_of(self, batch: Batch) -> dict[str, Any]:
+        """``sample_id`` ``(B,)``, ``label`` ``(B,)``, ``logits`` ``(B, S, C)``, and per tier ``lengths`` and ``padded`` ``(B,)``."""
+        encodings = batch["encodings"]
+        lengths, padded = {}, {}
+        for tier in self.network.tiers:
+            mask = encodings[tier.encoding_key]["attention_mask"]
+            lengths[tier.name] = mask.sum(dim=1)
+            padded[tier.name] = torch.full_like(lengths[tier.name], mask.shape[1])
+        return {
+            "sample_id": batch["sample_id"],
+            "label": batch["label"],
+            "logits": self(encodings),
+            "lengths": lengths,
+            "padded": padded,
+        }

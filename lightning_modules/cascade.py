@@ -1,0 +1,58 @@
+"""Cascades of tiers that were trained elsewhere, black boxes included (E-LANG, TangoBERT)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_modules.base import Batch, StagedModule
+from lightning_modules.inference.staged import StagedModel
+from lightning_modules.inference.tiers import View, load_tier
+
+
+class Cascade(StagedModule):
+    """Two or more tiers, cheapest first: E-LANG's Swift and Super (Eq. 6), TangoBERT's first and second tier.
+
+    Nothing is trained. ``dial test`` runs every tier over every row once, so that the sweep knows what each would have
+    answered; the scores that decide, and their thresholds, belong to the sweep (``--sweep.scores``).
+
+    Args:
+        tiers: folder or hub id of each tier, or a view ``{path, layers, dtype, max_length, batch_size, label_names,
+            temperature}``.
+        names: what the tiers are called in tables and figures. Default: ``swift`` and ``super``, or ``tier1`` to ``tierN``.
+        label_names: see :class:`StagedModule`.
+        metrics: see :class:`StagedModule`.
+
+    Raises:
+        ValueError: fewer than two tiers, names that do not match, or a tier whose labels do not fit the data.
+    """
+
+    def __init__(
+        self,
+        tiers: list[str | dict[str, Any]],
+        names: list[str] | None = None,
+        label_names: list[str] | None = None,
+        metrics: list[str] | None = None,
+    ) -> None:
+        super().__init__(label_names or [], metrics or ["accuracy"])
+        self.save_hyperparameters()
+        if len(tiers) < 2:
+            raise ValueError(
+                f"`tiers` must hold at least two tiers, cheapest first, but got {len(tiers)}; "
+                "test a single model with class_path: Classifier."
+            )
+        names = names or (["swift", "super"] if len(tiers) == 2 else [f"tier{i + 1}" for i in range(len(tiers))])
+        if len(names) != len(tiers) or len(set(names)) != len(names):
+            raise ValueError(f"`names` must give each of the {len(tiers)} tiers a name of its own, but got {names}.")
+        views = [View.parse(spec, f"tiers[{i}]") for i, spec in enumerate(tiers)]
+        self.network = StagedModel(
+            [load_tier(view, name, self.label_names, f"tiers[{i}]") for i, (view, name) in enumerate(zip(views, names))]
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """A cascade has nothing to train."""
+        raise ValueError("`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade.")
+
+    def configure_optimizers(self) -> None:
+        """A cascade has nothing to train."""

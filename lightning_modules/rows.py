@@ -1,0 +1,55 @@
+"""Rows gathered over batches and processes, each counted once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from lightning_modules.adaptive import metrics
+
+
+class DistinctRows(Metric):
+    """Labels and outputs by ``sample_id``, without the repeats that fill a distributed sampler's last round.
+
+    A mean over batches, or over ranks, would count repeated rows twice; a metric such as MCC is no mean at all.
+    So the rows themselves are gathered, and the metric is computed once from all of them.
+
+    Args:
+        width: number of output columns ``C`` (1 for regression).
+    """
+
+    full_state_update = False
+    ids: list[Tensor]
+    labels: list[Tensor]
+    outputs: list[Tensor]
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        for name in ("ids", "labels", "outputs"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, ids: Tensor, labels: Tensor, outputs: Tensor) -> None:
+        """Add one batch: ``(B,)`` ids, ``(B,)`` labels, ``(B, C)`` outputs."""
+        self.ids.append(ids)
+        self.labels.append(labels.double())
+        self.outputs.append(outputs.detach().float())
+
+    def compute(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return ids ``(N,)``, labels ``(N,)`` and outputs ``(N, C)``, sorted by id, each id once."""
+        ids, order = torch.sort(dim_zero_cat(self.ids), stable=True)
+        first = torch.ones_like(ids, dtype=torch.bool)
+        first[1:] = ids[1:] != ids[:-1]
+        rows = order[first]
+        kept = dim_zero_cat(self.labels)[rows], dim_zero_cat(self.outputs)[rows]
+        return ids[first].cpu().numpy(), kept[0].cpu().numpy(), kept[1].cpu().numpy()
+
+    def evaluate(self, names: list[str]) -> dict[str, float]:
+        """Value of each named metric over the distinct rows; predictions are the argmax, or the output itself."""
+        _, labels, outputs = self.compute()
+        predictions = outputs[:, 0].astype(np.float64) if self.width == 1 else outputs.argmax(axis=1)
+        gold = labels if self.width == 1 else labels.astype(np.int64)
+        return {name: metrics.evaluate(name, gold, predictions) for name in names}
