@@ -1,0 +1,208 @@
+"""What each operator of a trace costs, in MACs, and which operators cost nothing.
+
+fvcore knows convolutions and plain products; it gives zero for fused attention and for recurrent layers without a word,
+does not broadcast, and counts normalisation as work. So every operator here has a handle of ours, apart from
+convolutions. A handle takes the inputs and outputs of a traced operator and gives its MACs by kind: ``linear``
+(activations by weights), ``attention`` (activations by activations) or ``norm`` (fvcore's operations, no MACs).
+"""
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+
+Count = dict[str, int]
+Handle = Callable[[list[Any], list[Any]], Any]
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Sizes of a traced tensor."""
+    if not value.isCompleteTensor():
+        raise ValueError(f"module must be traced with known shapes; {value.debugName()} has none: {value.type()}.")
+    return tuple(value.type().sizes())
+
+
+def _shapes(values: Sequence[Any]) -> list[tuple[int, ...]]:
+    """Sizes of those inputs that are tensors (an absent bias is not one)."""
+    return [_shape(value) for value in values if value.isCompleteTensor()]
+
+
+def _listed(value: Any) -> list[Any]:
+    """The elements of a traced list."""
+    return list(value.node().inputs())
+
+
+def _kind(left: tuple[int, ...], right: tuple[int, ...]) -> str:
+    """Attention products have batch and head dimensions on both sides; a weight is a matrix or a vector."""
+    return "attention" if min(len(left), len(right)) > 2 else "linear"
+
+
+def _product(left: tuple[int, ...], right: tuple[int, ...]) -> Count:
+    """``left @ right`` with the broadcasting of ``torch.matmul``."""
+    rows = left if len(left) > 1 else (1, *left)
+    columns = right if len(right) > 1 else (*right, 1)
+    batch = torch.broadcast_shapes(rows[:-2], columns[:-2])
+    return {_kind(left, right): prod(batch) * rows[-2] * rows[-1] * columns[-1]}
+
+
+def _matmul(inputs: list[Any], outputs: list[Any]) -> Count:
+    return _product(_shape(inputs[0]), _shape(inputs[1]))
+
+
+def _added_matmul(inputs: list[Any], outputs: list[Any]) -> Count:
+    return _product(_shape(inputs[1]), _shape(inputs[2]))
+
+
+def _linear(inputs: list[Any], outputs: list[Any]) -> Count:
+    return {"linear": prod(_shape(inputs[0])) * prod(_shape(inputs[1])[:-1])}
+
+
+def _quantised_linear(inputs: list[Any], outputs: list[Any]) -> Count:
+    """The packed weight shows no shape; the output tells its width."""
+    return {"linear": prod(_shape(inputs[0])) * _shape(outputs[0])[-1]}
+
+
+def _convolution(inputs: list[Any], outputs: list[Any]) -> Count:
+    from fvcore.nn.jit_handles import conv_flop_jit
+
+    return {"linear": int(conv_flop_jit(inputs, outputs)["conv"])}
+
+
+def _fused_attention(inputs: list[Any], outputs: list[Any]) -> Count:
+    """Queries (..., L, E) with keys (..., S, E), then weights (..., L, S) with values (..., S, V).
+
+    Batches broadcast; grouped keys and values (fewer heads than queries) are executed once per query head. A mask or a
+    causal flag changes nothing.
+    """
+    query, key, value = (_shape(x) for x in inputs[:3])
+    heads = query[-3:-2]
+    batch = torch.broadcast_shapes(query[:-2], (*key[:-3], *heads), (*value[:-3], *heads))
+    return {"attention": prod(batch) * query[-2] * key[-2] * (query[-1] + value[-1])}
+
+
+def _recurrent(inputs: list[Any], outputs: list[Any]) -> Count:
+    """LSTM, GRU or plain RNN, stacked and bidirectional: at every step each weight matrix meets its input once.
+
+    Padded input is (B, T, F) or (T, B, F) and pays for padding; packed input is (sum of the lengths, F) and does not.
+    The gates' element-wise products are not counted.
+    """
+    weights = [x for x in inputs if x.node().kind() == "prim::ListConstruct"][-1]
+    matrices = [shape for shape in _shapes(_listed(weights)) if len(shape) == 2]
+    return {"linear": prod(_shape(inputs[0])[:-1]) * sum(map(prod, matrices))}
+
+
+def _recurrent_cell(inputs: list[Any], outputs: list[Any]) -> Count:
+    """One step: input and state each meet their matrix."""
+    return {"linear": prod(_shape(inputs[0])[:-1]) * sum(prod(_shape(weight)) for weight in inputs[2:4])}
+
+
+def _einsum(inputs: list[Any], outputs: list[Any]) -> Count:
+    """Pairs contracted from left to right, each at the product of the sizes of all its indices."""
+    operands, result = einsum_labels(inputs[0].toIValue(), shapes := _shapes(_listed(inputs[1])))
+    sizes: dict[str, int] = {}
+    for labels, shape in zip(operands, shapes, strict=True):
+        for label, size in zip(labels, shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))  # an ellipsis broadcasts
+    count: Count = {}
+    done, done_shape = operands[0], shapes[0]
+    for index in range(1, len(operands)):
+        together = list(dict.fromkeys([*done, *operands[index]]))
+        kind = _kind(done_shape, shapes[index])
+        count[kind] = count.get(kind, 0) + prod(sizes[label] for label in together)
+        needed = set(result).union(*operands[index + 1 :])
+        done = [label for label in together if label in needed]
+        done_shape = tuple(sizes[label] for label in done)
+    return count
+
+
+def einsum_labels(equation: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[list[str]], list[str]]:
+    """Index labels of each operand and of the result, an ellipsis spelt out from the right.
+
+    Example:
+        >>> einsum_labels("...ij,jk", [(7, 2, 3), (3, 4)])
+        ([['.0', 'i', 'j'], ['j', 'k']], ['.0', 'i', 'k'])
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    operands, widest = [], 0
+    for term, shape in zip(left.split(","), shapes, strict=True):
+        before, dots, after = term.partition("...")
+        hidden = len(shape) - len(before) - len(after) if dots else 0
+        widest = max(widest, hidden)
+        operands.append([*before, *(f".{k}" for k in reversed(range(hidden))), *after])
+    ellipsis = [f".{k}" for k in reversed(range(widest))]
+    if arrow:
+        before, dots, after = right.partition("...")
+        return operands, [*before, *(ellipsis if dots else []), *after]
+    letters = sorted(letter for letter in set(left) if letter.isalpha() and left.count(letter) == 1)
+    return operands, [*ellipsis, *letters]
+
+
+def _layer_norm(inputs: list[Any], outputs: list[Any]) -> Count:
+    """fvcore's estimate: five operations per element, four without scale and shift."""
+    return {"norm": prod(_shape(inputs[0])) * (5 if inputs[2].isCompleteTensor() else 4)}
+
+
+def _hidden(inputs: list[Any], outputs: list[Any]) -> Count:
+    raise ValueError(
+        "module must be plain Python; a scripted `if`, loop or call hides its operators from the trace. "
+        "Count the module before torch.jit.script."
+    )
+
+
+def _counter(handle: Handle) -> Handle:
+    """fvcore adds up counters, not dicts."""
+    from collections import Counter
+
+    return lambda inputs, outputs: Counter(handle(inputs, outputs))
+
+
+_BY_OPERATOR: dict[Handle, str] = {
+    _matmul: "aten::matmul aten::mm aten::bmm aten::mv aten::dot aten::vdot aten::inner",
+    _added_matmul: "aten::addmm aten::addmv aten::baddbmm",
+    _linear: "aten::linear",
+    _quantised_linear: "quantized::linear quantized::linear_dynamic quantized::linear_relu_dynamic",
+    _convolution: "aten::_convolution",
+    _fused_attention: (
+        "aten::scaled_dot_product_attention aten::_scaled_dot_product_flash_attention "
+        "aten::_scaled_dot_product_flash_attention_for_cpu aten::_scaled_dot_product_efficient_attention "
+        "aten::_scaled_dot_product_cudnn_attention aten::_scaled_dot_product_attention_math"
+    ),
+    _recurrent: "aten::lstm aten::gru aten::rnn_tanh aten::rnn_relu",
+    _recurrent_cell: "aten::lstm_cell aten::gru_cell aten::rnn_tanh_cell aten::rnn_relu_cell",
+    _einsum: "aten::einsum",
+    _layer_norm: "aten::layer_norm",
+    _hidden: "prim::If prim::Loop prim::CallMethod prim::CallFunction",
+}
+HANDLES: dict[str, Handle] = {
+    name: _counter(handle) for handle, names in _BY_OPERATOR.items() for name in names.split()
+}
+"""Operator to handle; fvcore's signature."""
+
+NEGLIGIBLE = frozenset(
+    f"aten::{name}"
+    for name in (
+        # arithmetic, element by element
+        "abs add add_ addcdiv addcmul clamp_max clamp_min clip cos cumsum cumsum_ div div_ exp exp_ floor_divide "
+        "frac log log1p log2 maximum minimum mul mul_ neg pow reciprocal rsqrt rsub sign sin sqrt square sub sub_ "
+        "trunc "
+        # activations and normalisation
+        "_fused_rms_norm _log_softmax _softmax batch_norm celu elu gelu gelu_ group_norm hardswish hardtanh "
+        "instance_norm leaky_relu linalg_vector_norm log_sigmoid log_softmax mish norm relu6 rms_norm selu sigmoid "
+        "sigmoid_ silu silu_ softmax softplus softsign tanh tanh_ "
+        # reductions and selection
+        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d all amax amin any argmax argmin argsort "
+        "avg_pool1d count_nonzero logsumexp max_pool1d mean min prod sort std std_mean sum topk var var_mean "
+        # comparison and logic
+        "__or__ __xor__ bitwise_and bitwise_or bitwise_xor isfinite isinf isnan le logical_and logical_not "
+        "logical_or logical_xor lt ne where "
+        # look-ups, copies, shapes and types
+        "Bool Float _cast_Float _cast_Long _pack_padded_sequence _pad_packed_sequence _reshape_alias "
+        "_shape_as_tensor _to_copy alias bucketize clone dequantize diagonal embedding embedding_bag expand_as fill "
+        "fill_ flip index_add index_select lift lift_fresh lift_fresh_copy linspace masked_fill_ masked_scatter "
+        "masked_select meshgrid movedim new_ones numpy_T one_hot ones_like pad quantize_per_tensor repeat "
+        "repeat_interleave reshape_as resolve_conj rot90 scalar_tensor scatter scatter_ scatter_add select_scatter "
+        "slice_scatter swapaxes swapdims tensor_split tile tril triu unflatten unfold view_as zero_ "
+    ).split()
+)
+"""Operators that count as zero beside those on fvcore's own list of shape operators."""

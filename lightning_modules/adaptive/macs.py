@@ -1,0 +1,175 @@
+"""MACs of one forward pass, counted by fvcore with handles for what fvcore counts as zero.
+
+A MAC is one multiply-add of matrix-like work: linear layers, convolutions, recurrent layers and attention products.
+Element-wise work, normalisation, softmax, look-ups and bookkeeping are zero. FLOPs are two per MAC.
+
+What is counted is what is *executed*. Attention under a mask, a causal flag or a local window (ModernBERT) is counted
+as the full product, because dense kernels compute it and then mask; only an implementation that skips work, and
+therefore multiplies smaller matrices, is counted as less.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.adaptive.mac_handles import HANDLES, NEGLIGIBLE
+
+CONVENTIONS = ("mac", "flop", "flop_without_attention")
+
+
+@dataclass(frozen=True)
+class OperationCount:
+    """Multiply-adds of one forward pass, by what multiplies what.
+
+    Attributes:
+        linear: products of activations with weights (linear, convolution, recurrent layers), MACs.
+        attention: products of two activations (queries with keys, attention with values), MACs.
+        norm: fvcore's five operations per element of a layer norm; no MACs, kept for ``flop_without_attention``.
+    """
+
+    linear: int
+    attention: int
+    norm: int
+
+    @property
+    def macs(self) -> int:
+        """MACs: ``linear`` and ``attention``; normalisation is zero."""
+        return self.linear + self.attention
+
+    def by(self, convention: str) -> int:
+        """The count in one of three conventions found in papers.
+
+        Args:
+            convention: ``mac``; ``flop``, which is 2 x MAC; or ``flop_without_attention``, which is
+                2 x (MAC without attention products + fvcore's layer norms): BERT-base at 128 tokens has 21.8 G in
+                E-LANG's tables.
+
+        Raises:
+            ValueError: for another convention.
+
+        Example:
+            >>> OperationCount(linear=100, attention=20, norm=5).by("flop")
+            240
+            >>> OperationCount(linear=100, attention=20, norm=5).by("flop_without_attention")
+            210
+        """
+        if convention == "mac":
+            return self.macs
+        if convention == "flop":
+            return 2 * self.macs
+        if convention == "flop_without_attention":
+            return 2 * (self.linear + self.norm)
+        raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}; got {convention!r}.")
+
+
+def count_macs(module: nn.Module, example: Mapping[str, Tensor]) -> int:
+    """MACs of ``module(**example)``; see :func:`count_operations`.
+
+    Example:
+        >>> count_macs(nn.Linear(3, 2), {"input": torch.zeros(5, 3)})
+        30
+    """
+    return count_operations(module, example).macs
+
+
+def count_operations(module: nn.Module, example: Mapping[str, Tensor]) -> OperationCount:
+    """Trace ``module(**example)`` in evaluation mode and count its multiply-adds.
+
+    Only shapes matter, so the trace first runs on torch's meta device, where it takes equally long at every length and
+    width; a module that needs values (packed sequences, quantised weights) is traced for real instead. The trace takes
+    the branch that the example takes: count each stage's path once, and weigh the paths by how often they are taken.
+    Parameters, buffers and training mode of the module are as before afterwards.
+
+    Args:
+        module: a path through a model, such as one stage's.
+        example: its keyword arguments, tensors with the batch first; batch 1 gives MACs per example.
+
+    Returns:
+        The counts of the whole pass, for all rows of the example together.
+
+    Raises:
+        ValueError: naming every operator that is neither counted nor on the list of negligible ones, or where
+            scripted control flow hides operators.
+    """
+    try:
+        counts, unknown = _trace(_without_values(module), {name: x.to("meta") for name, x in example.items()})
+    except Exception:  # whatever has a cause other than the missing values is raised again by the real pass
+        counts, unknown = _trace(module, example)
+    if unknown:
+        raise ValueError(
+            f"module must use only operators whose MACs are known; {type(module).__name__} also uses "
+            f"{', '.join(sorted(unknown))}. Add a handle to HANDLES or, if it does no matrix-like work, its name to "
+            "NEGLIGIBLE (adaptive/mac_handles.py)."
+        )
+    return OperationCount(**{kind: int(counts.get(kind, 0)) for kind in ("linear", "attention", "norm")})
+
+
+def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[Mapping[str, float], set[str]]:
+    """Counts by kind of work, and the operators without one."""
+    with warnings.catch_warnings(), _evaluating(module), torch.no_grad():
+        warnings.simplefilter("ignore")  # fvcore scripts and traces, which torch deprecates
+        from fvcore.nn import FlopCountAnalysis  # here, as it takes a second
+
+        counter = FlopCountAnalysis(_Keywords(module, tuple(example)), tuple(example.values()))
+        counter.clear_op_handles().set_op_handle(**HANDLES)  # fvcore's products do not broadcast, its norms are work
+        counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        counts = counter.by_operator()
+    return counts, set(counter.unsupported_ops()) - NEGLIGIBLE
+
+
+class _Keywords(nn.Module):
+    """``module`` with positional tensors in and plain tensors out, as tracing wants it."""
+
+    def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.module, self.names = module, names
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_tensors(self.module(**dict(zip(self.names, tensors, strict=True)))))
+
+
+def _without_values(module: nn.Module) -> nn.Module:
+    """A copy whose weights have a shape and no values: no memory, and every operator is free."""
+    known: dict[int, Any] = {}
+    for parameter in module.parameters():
+        known[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+    for buffer in module.buffers():
+        known[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return deepcopy(module, known)
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """All tensors in nested mappings (model outputs are mappings), lists and tuples."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from _tensors(value)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; outside, every submodule's own mode again, and no hook of a trace that failed."""
+    modules = list(module.modules())
+    training = [part.training for part in modules]
+    hooks = [(part._forward_pre_hooks, part._forward_hooks) for part in modules]
+    before = [[set(registry) for registry in pair] for pair in hooks]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in zip(modules, training, strict=True):
+            part.training = mode
+        for pair, kept in zip(hooks, before, strict=True):
+            for registry, keys in zip(pair, kept, strict=True):
+                for key in set(registry) - keys:
+                    del registry[key]
