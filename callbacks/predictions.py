@@ -46,9 +46,9 @@ class PredictionWriter(Callback):
         """Gather the processes' rows, drop repeats, and write them in the order of the data."""
         rows = {row["sample_id"]: row for part in gather(self._rows) for row in part}
         if trainer.is_global_zero:
-            with atomic_write(self._target(trainer)) as handle:
+            with atomic_write(self._target(trainer)) as scratch, scratch.open("w") as handle:
                 for key in sorted(rows):
-                    handle.write((json.dumps(rows[key], ensure_ascii=False) + "\n").encode())
+                    handle.write(json.dumps(rows[key], ensure_ascii=False) + "\n")
             print(f"{len(rows):,} predictions written to {self._target(trainer)}")
 
     def _target(self, trainer: Trainer) -> Path:

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_modules.adaptive.costs import tier_costs
 from lightning_modules.classifier import Classifier
+from lightning_modules.inference.counting import tier_costs
 from lightning_modules.inference.tiers import save_tier
 
 
@@ -46,14 +46,14 @@ class TierExport(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         tier = module.tier
         length = min(self.card_length, tier.max_length)
-        macs = tier_costs(tier)[len(tier.exits) - 1](torch.tensor([length]).numpy())[0]
+        macs = tier_costs(tier, [length])[len(tier.exits) - 1]([length])[0]
         return {
             "task": getattr(data, "task", type(data).__name__),
             "label_names": module.label_names,
             "metrics": module.metric_names,
             "validation_quality": quality,
             "train_fingerprint": data.fingerprint("train"),
-            "train_rows": len(data.sample_ids("train")),
+            "train_rows": len(data.rows("train")),
             "parameters": sum(p.numel() for p in tier.model.parameters()),
             "macs": {"length": length, "per_row": int(macs)},
             "steps": trainer.global_step,

@@ -41,8 +41,8 @@ def claim_run_folder(run: Path, command: str, config: dict[str, Any], write: boo
             )
     elif write:
         run.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as handle:
-            handle.write(yaml.safe_dump(config, sort_keys=False).encode())
+        with atomic_write(path) as scratch:
+            scratch.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
 def without(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.base import Batch, StagedModule
+from lightning_modules.inference.labels import check_tiers_agree
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.inference.tiers import View, load_tier
 
@@ -46,9 +47,12 @@ class Cascade(StagedModule):
         if len(names) != len(tiers) or len(set(names)) != len(names):
             raise ValueError(f"`names` must give each of the {len(tiers)} tiers a name of its own, but got {names}.")
         views = [View.parse(spec, f"tiers[{i}]") for i, spec in enumerate(tiers)]
-        self.network = StagedModel(
-            [load_tier(view, name, self.label_names, f"tiers[{i}]") for i, (view, name) in enumerate(zip(views, names))]
-        )
+        loaded = [
+            load_tier(view, name, self.label_names, f"tiers[{i}]")
+            for i, (view, name) in enumerate(zip(views, names, strict=True))
+        ]
+        check_tiers_agree({tier.name: tier.own_label_names for tier in loaded})
+        self.network = StagedModel(loaded)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """A cascade has nothing to train."""

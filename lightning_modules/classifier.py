@@ -130,8 +130,8 @@ class Classifier(StagedModule):
         teacher = self._teacher.pop()
         ids, logits = teacher_logits(
             teacher,
-            loader=data.inference_loader("train", teacher.encoding_key),
-            rows=data.sample_ids("train"),
+            loader=data.inference_loader("train", teacher.encoding_key, shard=False),
+            rows=data.rows("train").sample_id,
             rows_fingerprint=data.fingerprint("train"),
             cache_dir=data.cache_dir,
             device=self.device,

@@ -1,0 +1,225 @@
+"""The sweep over all thresholds, from one pass over the rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.resume import gather
+from lightning_modules.adaptive import scores as routing
+from lightning_modules.adaptive.costs import charged_lengths
+from lightning_modules.adaptive.report import SweepSettings, build_report
+from lightning_modules.adaptive.table import StageTable
+from lightning_modules.base import StagedModule
+from lightning_modules.inference.counting import network_costs
+from lightning_modules.inference.labels import check_permutation
+from lightning_modules.inference.counting import network_costs
+from lightning_modules.inference.labels import check_permutation
+
+Length = Literal["true", "padded"] | int
+
+
+class ThresholdSweep(Callback):
+    """On `dial test`: stage table, exact curve of every score, operating points, statistics, figures.
+
+    The models run once over the calibration and the test rows; every threshold after that is arithmetic on the table.
+    fvcore counts each stage's path once per tier. Written to ``sweep/`` in the run folder; rank 0 writes, atomically.
+
+    Args:
+        scores: which scores route; default: all that the task admits.
+        targets: qualities, as shares of the Super's, to choose operating points for.
+        confidence: of the one-sided bound that a ``confident`` operating point rests on.
+        budgets: mean MACs per row to choose operating points for.
+        length: tokens at which a row is charged: its own (``true``), those of its padded batch, or a fixed number.
+        reference: tier whose cost is the reference of every speed-up; default: the last.
+        bootstrap: resamples behind each interval.
+        seed: of random routing and of the bootstrap.
+        folds: of cross-fitting, where the data has no calibration rows.
+        out: folder. Default: ``sweep`` in the run folder.
+    """
+
+    def __init__(
+        self,
+        scores: list[str] | None = None,
+        targets: list[float] = [1.0, 0.995, 0.99, 0.98],  # noqa: B006  (a list, so that the command line can extend it)
+        confidence: float = 0.9,
+        budgets: list[float] = [],  # noqa: B006
+        length: Length = "true",
+        reference: str | None = None,
+        bootstrap: int = 1000,
+        seed: int = 0,
+        folds: int = 5,
+        out: str | None = None,
+    ) -> None:
+        self.scores, self.targets, self.confidence, self.budgets = scores, list(targets), confidence, list(budgets)
+        self.length, self.reference, self.bootstrap = length, reference, bootstrap
+        self.seed, self.folds, self.out = seed, folds, out
+        for name in scores or []:
+            routing.check_score(name, regression=False, argument="sweep.scores")
+        self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check what the task admits, before any model runs."""
+        self._rows.clear()
+        module = staged(pl_module)
+        regression = not module.label_names
+        for name in self.scores or []:
+            routing.check_score(name, regression=regression, argument="sweep.scores")
+        names = [tier.name for tier in module.network.tiers]
+        if self.reference is not None and self.reference not in names:
+            raise ValueError(f"`sweep.reference` must be one of the tiers {names}, but got {self.reference!r}.")
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep one batch's rows, on the CPU."""
+        split = trainer.datamodule.test_splits[dataloader_idx]  # type: ignore[attr-defined]
+        self._rows[split].append(to_numpy(outputs))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather all processes' rows; log each stage's quality; rank 0 builds and writes the report."""
+        module = staged(pl_module)
+        parts = gather(dict(self._rows))
+        self._rows.clear()
+        table = self.table(trainer, module, merge(parts))
+        for split in table.splits:
+            rows = table.of_split(split)
+            for name in module.metric_names:
+                for s, stage in enumerate(table.stages):
+                    value = routing_metric(name, rows, s)
+                    pl_module.log(f"{split}/{name}/{stage.name}", torch.tensor(value, dtype=torch.float32), sync_dist=True)
+        if trainer.is_global_zero:
+            self.write(trainer, module, table)
+
+    def table(self, trainer: Trainer, module: StagedModule, rows: dict[str, dict[str, Any]]) -> StageTable:
+        """The stage table of all splits, without scores' costs counted twice and without repeated rows."""
+        splits = list(rows)
+        joined = concatenate([rows[split] for split in splits])
+        regression = not module.label_names
+        logits = joined["logits"].astype(np.float32)
+        tiers = module.network.tiers
+        charged = charged_lengths(self.length, joined["lengths"], joined["padded"])
+        occurring = {t.name: (joined["lengths"][t.name], joined["padded"][t.name], charged[t.name]) for t in tiers}
+        self._costs = network_costs(tiers, occurring)
+        decide, macs = self._costs.stage_macs(module.network.stages, charged)
+        reference = self.reference or tiers[-1].name
+        table = StageTable(
+            split=np.repeat(np.array(splits), [len(rows[s]["sample_id"]) for s in splits]),
+            sample_id=joined["sample_id"],
+            label=joined["label"].astype(np.float64 if regression else np.int64),
+            stages=tuple(module.network.stages),
+            outputs=logits,
+            predictions=logits[..., 0].astype(np.float64) if regression else logits.argmax(axis=-1),
+            scores={},
+            statistics={},
+            decide_macs=decide,
+            macs=macs,
+            macs_reference=self._costs.alone(reference, charged[reference]),
+            lengths=joined["lengths"],
+            padded=joined["padded"],
+            group=None,
+            metrics=tuple(module.metric_names),
+            label_names=tuple(module.label_names),
+            settings=self.settings(trainer, module),
+        ).without_repeats()
+        self._check_labels(module, table)
+        return table.with_scores(self.scores or routing.routing_scores(regression), seed=self.seed)
+
+    def settings(self, trainer: Trainer, module: StagedModule) -> dict[str, Any]:
+        """What the table's numbers depend on, as plain values."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        limited = any(limit != 1.0 for limit in (trainer.limit_test_batches,))
+        return {
+            "task": getattr(data, "task", type(data).__name__),
+            "calibration": data.calibration,
+            "temperatures": [tier.view.temperature for tier in module.network.tiers for _ in tier.exits],
+            "length": self.length,
+            "reference": self.reference or module.network.tiers[-1].name,
+            "seed": self.seed,
+            "tiers": {tier.name: describe(tier) for tier in module.network.tiers},
+            "truncated": {key: dict(value) for key, value in getattr(data, "truncated", {}).items()},
+            "partial": bool(trainer.fast_dev_run or limited),
+        }
+
+    def _check_labels(self, module: StagedModule, table: StageTable) -> None:
+        """Generic label names count as the data's order; held-out rows must not contradict that."""
+        rows = table.of_split("calibration") if "calibration" in table.splits else table
+        if not module.label_names or table.settings["partial"]:
+            return
+        for tier in module.network.tiers:
+            if tier.labels_assumed:
+                stage = max(s for s, stage in enumerate(table.stages) if stage.tier == tier.name)
+                check_permutation(rows.outputs[:, stage], rows.label, module.label_names, f"tier {tier.name}")
+
+    def write(self, trainer: Trainer, module: StagedModule, table: StageTable) -> None:
+        """Build the report, write it and print its table."""
+        settings = SweepSettings(
+            scores=tuple(table.scores),
+            targets=tuple(self.targets),
+            confidence=self.confidence,
+            budgets=tuple(self.budgets),
+            bootstrap=self.bootstrap,
+            seed=self.seed,
+            folds=self.folds,
+            calibration="split" if "calibration" in table.splits else "crossfit",
+        )
+        report = build_report(table, settings, costs=self._costs)
+        folder = Path(self.out) if self.out else Path(trainer.default_root_dir) / "sweep"
+        report.write(folder)
+        print(report.text())
+        print(f"written to {folder}")
+
+
+def staged(module: LightningModule) -> StagedModule:
+    """The module, if it is staged.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(module, StagedModule):
+        raise ValueError(f"`model.class_path` must be a StagedModule (Classifier, Cascade), but got {type(module).__name__}.")
+    return module
+
+
+def describe(tier: Any) -> dict[str, Any]:
+    """What identifies a tier in a saved table."""
+    view = tier.view
+    return {
+        "path": view.path,
+        "fingerprint": tier.fingerprint,
+        "encoding": tier.encoding_key,
+        "parameters": sum(p.numel() for p in tier.model.parameters()),
+        "view": {key: value for key, value in vars(view).items() if value is not None},
+    }
+
+
+def routing_metric(name: str, rows: StageTable, stage: int) -> float:
+    """One metric of one stage over the rows of a table."""
+    from lightning_modules.adaptive.metrics import evaluate
+
+    return evaluate(name, rows.label, rows.predictions[:, stage])
+
+
+def to_numpy(rows: Any) -> Any:
+    """Tensors in nested dictionaries as numpy arrays."""
+    if isinstance(rows, dict):
+        return {key: to_numpy(value) for key, value in rows.items()}
+    return rows.detach().cpu().numpy()
+
+
+def concatenate(parts: list[Any]) -> Any:
+    """Arrays of several parts joined along the rows, through nested dictionaries of one shape."""
+    if isinstance(parts[0], dict):
+        return {key: concatenate([part[key] for part in parts]) for key in parts[0]}
+    return np.concatenate(parts)
+
+
+def merge(ranks: list[dict[str, list[Any]]]) -> dict[str, Any]:
+    """All processes' batches joined, by split; a process may have had none."""
+    splits = list(dict.fromkeys(split for part in ranks for split in part))
+    return {split: concatenate([batch for part in ranks for batch in part.get(split, [])]) for split in splits}
