@@ -1,0 +1,169 @@
+"""The nine tasks of GLUE (Wang et al. 2019, arXiv:1804.07461)."""
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datamodules.base import SequenceDataModule
+from datamodules.rows import Rows, make_rows
+from datamodules.sources import SUFFIXES, Columns, column_names, read_columns, read_hub, tsv_rows
+
+HUB = "nyu-mll/glue"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Columns, labels and metrics of a task.
+
+    Attributes:
+        columns: the hub's text columns.
+        label_names: in the hub's order; empty for regression.
+        metrics: the primary one first.
+        official: name of the folder in the official download.
+        tsv: hub column -> official TSV column, where they differ.
+        tests: role -> the hub's split.
+    """
+
+    columns: tuple[str, ...]
+    label_names: tuple[str, ...]
+    metrics: tuple[str, ...]
+    official: str
+    tsv: dict[str, str] = field(default_factory=dict)
+    tests: dict[str, str] = field(default_factory=lambda: {"test": "validation"})
+
+
+_PAIR = ("sentence1", "sentence2")
+_ENTAILMENT = ("entailment", "not_entailment")
+TASKS = {
+    "cola": Task(("sentence",), ("unacceptable", "acceptable"), ("mcc",), "CoLA"),
+    "sst2": Task(("sentence",), ("negative", "positive"), ("accuracy",), "SST-2"),
+    "mrpc": Task(
+        _PAIR,
+        ("not_equivalent", "equivalent"),
+        ("f1", "accuracy"),
+        "MRPC",
+        {"sentence1": "#1 String", "sentence2": "#2 String", "label": "Quality"},
+    ),
+    "qqp": Task(
+        ("question1", "question2"), ("not_duplicate", "duplicate"), ("f1", "accuracy"), "QQP", {"label": "is_duplicate"}
+    ),
+    "stsb": Task(_PAIR, (), ("pearson", "spearman"), "STS-B", {"label": "score"}),
+    "mnli": Task(
+        ("premise", "hypothesis"),
+        ("entailment", "neutral", "contradiction"),
+        ("accuracy",),
+        "MNLI",
+        {"premise": "sentence1", "hypothesis": "sentence2", "label": "gold_label"},
+        {"test_matched": "validation_matched", "test_mismatched": "validation_mismatched"},
+    ),
+    "qnli": Task(("question", "sentence"), _ENTAILMENT, ("accuracy",), "QNLI"),
+    "rte": Task(_PAIR, _ENTAILMENT, ("accuracy",), "RTE"),
+    "wnli": Task(_PAIR, ("not_entailment", "entailment"), ("accuracy",), "WNLI"),
+}
+
+
+class GLUEDataModule(SequenceDataModule):
+    """One GLUE task. Its official test labels are hidden, so the official validation split is the test role.
+
+    Labels are integers in the hub's order, whatever the source. MNLI has the test roles ``test_matched`` and
+    ``test_mismatched``; a folder without the second is used with a warning.
+
+    Args:
+        task: cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli.
+        source: ``hub``, or a folder: of the task, or with one folder per task (``sst2`` or the official ``SST-2``).
+            Files are parquet, JSON lines or CSV with the hub's columns (``train.parquet``, ``validation.parquet``,
+            ``validation_matched.parquet``), or the official TSV (``train.tsv``, ``dev.tsv``).
+        kwargs: see :class:`SequenceDataModule`.
+
+    Raises:
+        ValueError: for an unknown task or a folder that does not exist.
+    """
+
+    def __init__(self, task: str, source: str = "hub", **kwargs: Any) -> None:
+        if task not in TASKS:
+            raise ValueError(f"`task` must be one of {', '.join(TASKS)}, but got {task!r}.")
+        if source != "hub" and not Path(source).expanduser().is_dir():
+            raise ValueError(f"`source` must be 'hub' or a folder that exists, but got {source!r}. Check the path.")
+        super().__init__(**kwargs)
+        self.task, self.source = task, source
+        self._task = TASKS[task]
+        self.metrics = list(self._task.metrics)
+        self._tests: list[str] | None = None
+
+    @property
+    def label_names(self) -> list[str]:
+        """Class names in the hub's order; empty for STS-B."""
+        return list(self._task.label_names)
+
+    def test_roles(self) -> list[str]:
+        """``test``, for MNLI ``test_matched`` and ``test_mismatched``."""
+        if self._tests is None:
+            self._tests = list(self._task.tests)
+            if self.task == "mnli" and self.source != "hub" and self._find("validation_mismatched") is None:
+                warnings.warn(
+                    f"{self.source} has no validation_mismatched file: test_mismatched is skipped.", stacklevel=2
+                )
+                self._tests = ["test_matched"]
+        return self._tests
+
+    def has(self, role: str) -> bool:
+        """Train and test rows come from the source; test rows not where ``test_fraction`` is given."""
+        return role == "train" or (role in self._task.tests and not self._fractions["test"])
+
+    def read(self, role: str) -> Rows:
+        """Read an official split: ``train``, or the validation split that is the test role."""
+        split = "train" if role == "train" else self._task.tests.get(role)
+        if split is None:
+            raise ValueError(f"`{role}` must be one of train, {', '.join(self._task.tests)} to be read.")
+        names = [*self._task.columns, "label"]
+        if self.source == "hub":
+            columns, where = read_hub(HUB, self.task, split, names), f"{HUB} ({self.task}, {split})"
+        else:
+            path = self._find(split)
+            if path is None:
+                raise ValueError(self._missing(split))
+            columns, where = self._read_file(path, names), str(path)
+        text, text_b = names[0], (names[1] if len(names) == 3 else None)
+        return make_rows(columns, (text, text_b, "label"), self._task.label_names, where)
+
+    def _folders(self) -> list[Path]:
+        base = Path(self.source).expanduser()
+        inside = [base / name for name in (self.task, self._task.official) if (base / name).is_dir()]
+        return inside or [base]
+
+    def _find(self, split: str) -> Path | None:
+        official = split.replace("validation", "dev")
+        for folder in self._folders():
+            for stem in (split, official):
+                for suffix in SUFFIXES:
+                    if (folder / f"{stem}{suffix}").is_file():
+                        return folder / f"{stem}{suffix}"
+            if (folder / f"{split}-00000-of-00001.parquet").is_file():  # as in a clone of the hub's repository
+                return folder / f"{split}-00000-of-00001.parquet"
+        return None
+
+    def _missing(self, split: str) -> str:
+        folders = " or ".join(map(str, self._folders()))
+        remedy = "Add the file"
+        if split == "train" and self.calibration == "split":
+            remedy += ", or to test without training rows set `calibration: crossfit`"
+        elif split != "train":
+            remedy += ", or cut test rows from the training rows with `test_fraction: 0.1`"
+        return (
+            f"`source` must have a file {split}.parquet (or .jsonl, .csv, official .tsv) for {self.task}, but {folders} "
+            f"has none. {remedy}."
+        )
+
+    def _read_file(self, path: Path, names: list[str]) -> Columns:
+        if path.suffix != ".tsv":
+            return read_columns(path, names, "source")
+        if self.task == "cola" and "sentence" not in column_names(
+            path, "source"
+        ):  # official: source, label, mark, sentence
+            _, rows = tsv_rows(path, has_header=False)
+            return {"label": [row[1] for row in rows], "sentence": [row[3] for row in rows]}
+        present = column_names(path, "source")
+        inside = {name: name if name in present else self._task.tsv.get(name, name) for name in names}
+        columns = read_columns(path, list(inside.values()), "source")
+        return {name: columns[inside[name]] for name in names}
