@@ -52,8 +52,8 @@ lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: $(STAMP)  ## speed and memory
-	$(PY) benchmarks/run.py
+bench: $(STAMP)  ## speed and memory: every benchmarks/bench_*.py
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(PY) $$file; done
 
 results: $(STAMP)  ## the README's tables from real data: make results DATA=... MODELS=... (hours; resumes)
 	$(PY) scripts/results.py --data "$(DATA)" --models "$(MODELS)"

@@ -1,0 +1,162 @@
+"""`make results`: the README's tables from real data, one plain `dial` command after the other.
+
+A step whose result file is there is skipped, and an interrupted `dial fit` goes on from its last checkpoint, so the
+same command finishes what was begun. `--list` shows the steps and their commands, `--only sst2` runs a part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SEEDS = {"sst2": (0,), "cola": (0, 1, 2), "mrpc": (0, 1, 2), "rte": (0, 1, 2)}
+# At most about 25 minutes a step on two cores; the best epoch on validation rows counts.
+EPOCHS = {"sst2": 2, "cola": 5, "mrpc": 6, "rte": 8}
+DISTILLATION_EPOCHS = {"sst2": 3, "cola": 10, "mrpc": 12, "rte": 12}
+TIMED_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Swift:
+    """A first tier and how it is trained.
+
+    Attributes:
+        name: of its folder, and in the table.
+        config: in `configs/model`.
+        arguments: further arguments of `dial fit`.
+        tasks: where it is trained.
+        pretrained: starts from the Super's pretrained encoder.
+        distilled: has the trained Super as teacher.
+    """
+
+    name: str
+    config: str
+    arguments: tuple[str, ...]
+    tasks: tuple[str, ...] = tuple(SEEDS)
+    pretrained: bool = True
+    distilled: bool = False
+
+
+SWIFTS = (
+    Swift("layers2", "finetune", ("--model.layers", "2")),
+    Swift("layers2-distilled", "distil", ("--model.layers", "2"), distilled=True),
+    Swift("layers1", "finetune", ("--model.layers", "1"), tasks=("sst2",)),
+    Swift("layers1-distilled", "distil", ("--model.layers", "1"), tasks=("sst2",), distilled=True),
+    Swift("bilstm-distilled", "bilstm", (), tasks=("sst2",), pretrained=False, distilled=True),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command.
+
+    Attributes:
+        name: such as `sst2/seed0/super`.
+        result: relative path of the file that marks the step as done.
+        command: program and arguments, to be run in the repository root.
+    """
+
+    name: str
+    result: str
+    command: tuple[str, ...]
+
+
+def cell(runs: str, task: str, seed: int) -> str:
+    """Folder of one task and seed."""
+    return f"{runs}/{task}/seed{seed}"
+
+
+def swifts_of(task: str) -> list[Swift]:
+    """First tiers that are trained on a task."""
+    return [swift for swift in SWIFTS if task in swift.tasks]
+
+
+def plan(data: str, models: str, runs: str = "runs/results") -> Iterator[Step]:
+    """All steps in order.
+
+    Args:
+        data: folder with `glue/<task>` as parquet.
+        models: folder with `minilm-l6-h384`.
+        runs: folder of the run folders.
+    """
+    for task, seeds in SEEDS.items():
+        for seed in seeds:
+            yield from cell_steps(data, models, runs, task, seed)
+        folder = cell(runs, task, seeds[0])
+        tiers = [f"{name}={folder}/{name}/tier" for name in ["super", *(swift.name for swift in swifts_of(task))]]
+        source = ("--task", task, "--source", f"{data}/glue", "--rows", str(TIMED_ROWS))
+        out = f"{runs}/{task}/times.json"
+        yield Step(f"{task}/times", out, ("python", "benchmarks/tier_time.py", *source, "--out", out, *tiers))
+
+
+def cell_steps(data: str, models: str, runs: str, task: str, seed: int) -> Iterator[Step]:
+    """Fit the Super and every Swift of one task and seed, then test each cascade."""
+    folder, encoder = cell(runs, task, seed), f"{models}/minilm-l6-h384"
+    source = ("--data", "GLUEDataModule", "--data.task", task, "--data.source", f"{data}/glue")
+    seeds = ("--data.seed", str(seed), "--seed_everything", str(seed))
+
+    def fit(name: str, config: str, arguments: Sequence[str]) -> Step:
+        run = f"{folder}/{name}"
+        epochs = ("--trainer.max_epochs", str((EPOCHS if config == "finetune" else DISTILLATION_EPOCHS)[task]))
+        command = ("dial", "fit", "--config", f"configs/model/{config}.yaml", *source, *arguments, *epochs, *seeds)
+        return Step(f"{task}/seed{seed}/{name}", f"{run}/tier/card.json", (*command, "--run", run))
+
+    pretrained = ("--model.path", encoder)
+    yield fit("super", "finetune", pretrained)
+    for swift in swifts_of(task):
+        teacher = ("--model.teacher", f"{folder}/super/tier") if swift.distilled else ()
+        yield fit(swift.name, swift.config, (*(pretrained if swift.pretrained else ()), *swift.arguments, *teacher))
+    for swift in swifts_of(task):
+        run = f"{folder}/cascade-{swift.name}"
+        tiers = f"[{folder}/{swift.name}/tier, {folder}/super/tier]"
+        command = ("dial", "test", "--config", "configs/model/cascade.yaml", "--model.tiers", tiers, *source)
+        name = f"{task}/seed{seed}/cascade-{swift.name}"
+        yield Step(name, f"{run}/sweep/summary.json", (*command, "--run", run))
+
+
+def run(step: Step) -> None:
+    """Print the command and run it with this interpreter's `dial`.
+
+    Raises:
+        SystemExit: the command failed or left no result.
+    """
+    print(f"\n# {step.name}\n$ {shlex.join(step.command)}", flush=True)
+    program = {"dial": [sys.executable, "-m", "dial"], "python": [sys.executable]}[step.command[0]]
+    start = time.monotonic()
+    code = subprocess.run([*program, *step.command[1:]], cwd=ROOT, check=False).returncode
+    if code or not (ROOT / step.result).is_file():
+        left = "" if code else f" and left no {step.result}"
+        raise SystemExit(f"{step.name} ended with code {code}{left}; run `make results` again to go on from here.")
+    print(f"# {step.name}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is not done, then write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder with glue/sst2, glue/cola, ... as parquet")
+    parser.add_argument("--models", default="../shared/models", help="folder with minilm-l6-h384")
+    parser.add_argument("--only", default="", help="run the steps whose name contains this")
+    parser.add_argument("--list", action="store_true", help="show the steps and leave")
+    options = parser.parse_args(arguments)
+    steps = [step for step in plan(options.data, options.models) if options.only in step.name]
+    if not steps:
+        parser.error(f"--only must be a part of a step's name (see --list), but got {options.only!r}")
+    for step in steps:
+        done = (ROOT / step.result).is_file()
+        if options.list:
+            print(f"{'done' if done else 'to do'}  {step.name}\n       {shlex.join(step.command)}")
+        elif not done:
+            run(step)
+    if not options.list:
+        run(Step("tables", "results/README.md", ("python", "scripts/results_table.py", "--data", options.data)))
+
+
+if __name__ == "__main__":
+    main()
