@@ -1,0 +1,83 @@
+"""Files that are either whole or absent."""
+
+import contextlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path in the folder of ``path``; what was written there replaces ``path`` when the block ends.
+
+    The replacement happens in one step and only after the data has reached the disk. If the block raises, or the disk
+    is full, the temporary file is removed and an earlier ``path`` stays as it was. Missing folders are created. The
+    temporary name keeps the suffix, because writers such as matplotlib choose their format by it.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "note.txt"
+        >>> with atomic_write(target) as temporary:
+        ...     _ = temporary.write_text("all of it")
+        >>> target.read_text(), len(list(target.parent.iterdir()))
+        ('all of it', 1)
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.part{path.suffix}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically.
+
+    NumPy scalars and arrays become numbers and lists. JSON has no infinities: they become the strings ``"inf"`` and
+    ``"-inf"``, which ``float()`` reads back; NaN, a value that is undefined, becomes ``null``.
+    """
+    text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` in terms of JSON types (see :func:`write_json`).
+
+    Example:
+        >>> plain({"t": np.array([-np.inf, 0.5]), 3: np.int64(2), "gap": float("nan")})
+        {'t': ['-inf', 0.5], '3': 2, 'gap': None}
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _sync(path: Path) -> None:
+    """Have the operating system put a file, or the entries of a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,320 @@
+"""Metrics of a task, as functions of sums over examples wherever that is possible.
+
+A metric that is *additive* maps every example to ``K`` numbers (say: is it a true positive, is it predicted positive, is
+it labelled positive), sums them, and computes its value from the sums. When an example moves from one stage to the
+next, only its own numbers change; so the exact trade-off curve, the bootstrap and the delta method all work on sums.
+
+Values are fractions in [-1, 1]. Conventions for degenerate cases are those of scikit-learn (F1 without any positive is
+0, MCC of a constant is 0); the correlation with a constant, which scipy leaves undefined, is 0 here.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+# Below this share of its largest possible value, a variance computed from sums is rounding error.
+NO_VARIANCE = 1e-12
+
+
+class Metric(ABC):
+    """A metric: statistics of each example, and the value of their sums.
+
+    Attributes:
+        name: as in :data:`METRICS`.
+        additive: whether the value is a function of sums of :meth:`statistics`.
+        regression: whether labels are real numbers.
+    """
+
+    name: str
+    additive: bool = True
+    regression: bool = False
+
+    @abstractmethod
+    def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
+        """Return what an example adds to the sums.
+
+        Args:
+            label: ``(N,)``.
+            prediction: ``(N,)``, or ``(N, S)`` for all stages at once.
+            classes: number of classes; by default as many as occur. Give it where sums of several calls are compared.
+
+        Returns:
+            ``(N, K)`` or ``(N, S, K)`` float64.
+        """
+
+    @abstractmethod
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """Return the metric ``(...)`` of sums ``(..., K)``."""
+
+    @abstractmethod
+    def gradient(self, sums: np.ndarray) -> np.ndarray:
+        """Return the derivative of :meth:`value` by each of the sums, ``(..., K)``; 0 where the value is degenerate."""
+
+    def evaluate(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> float:
+        """Return the metric of labels ``(N,)`` and predictions ``(N,)``."""
+        return float(self.value(self.statistics(label, prediction, classes).sum(axis=0)))
+
+
+class Mean(Metric):
+    """Mean of a number per example that somebody computed already (``stat_<name>_<stage>`` in a table).
+
+    Its statistics are the number itself and 1; give the number as the prediction.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
+        """See :class:`Metric`; ``label`` is not read."""
+        values = np.asarray(prediction, dtype=np.float64)
+        return np.stack([values, np.ones_like(values)], axis=-1)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """See :class:`Metric`."""
+        return _divide(sums[..., 0], sums[..., 1])
+
+    def gradient(self, sums: np.ndarray) -> np.ndarray:
+        """See :class:`Metric`."""
+        total, count = sums[..., 0], sums[..., 1]
+        return np.stack([_divide(1.0, count), -_divide(total, count**2)], axis=-1)
+
+
+class Accuracy(Mean):
+    """Share of correct predictions. Sums: correct, count."""
+
+    def __init__(self) -> None:
+        super().__init__("accuracy")
+
+    def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
+        """See :class:`Metric`."""
+        return super().statistics(label, _beside(label, prediction) == prediction)
+
+
+class F1(Metric):
+    """F1 of class 1. Sums: true positives, predicted positives, labelled positives."""
+
+    name = "f1"
+
+    def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
+        """See :class:`Metric`."""
+        predicted = np.asarray(prediction) == 1
+        labelled = np.broadcast_to(_beside(label, prediction) == 1, predicted.shape)
+        return np.stack([predicted & labelled, predicted, labelled], axis=-1).astype(np.float64)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """See :class:`Metric`."""
+        return _divide(2 * sums[..., 0], sums[..., 1] + sums[..., 2])
+
+    def gradient(self, sums: np.ndarray) -> np.ndarray:
+        """See :class:`Metric`."""
+        total = sums[..., 1] + sums[..., 2]
+        shared = -_divide(2 * sums[..., 0], total**2)
+        return np.stack([_divide(2.0, total), shared, shared], axis=-1)
+
+
+class MacroF1(Metric):
+    """Mean of the F1 of every class that is labelled or predicted at least once.
+
+    Sums: true positives of every class, then predictions, then labels; K = 3 C.
+    """
+
+    name = "macro_f1"
+
+    def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
+        """See :class:`Metric`."""
+        predicted, labelled = _one_hot(label, prediction, classes)
+        return np.concatenate([predicted & labelled, predicted, labelled], axis=-1).astype(np.float64)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """See :class:`Metric`."""
+        hits, predicted, labelled = np.split(sums, 3, axis=-1)
+        total = predicted + labelled
+        return _divide(_divide(2 * hits, total).sum(axis=-1), (total > 0).sum(axis=-1))
+
+    def gradient(self, sums: np.ndarray) -> np.ndarray:
+        """See :class:`Metric`."""
+        hits, predicted, labelled = np.split(sums, 3, axis=-1)
+        total = predicted + labelled
+        present = (total > 0).sum(axis=-1, keepdims=True)
+        shared = -_divide(2 * hits, total**2)
+        return _divide(np.concatenate([_divide(2.0, total), shared, shared], axis=-1), present)
+
+
+class Matthews(Metric):
+    """Matthews correlation coefficient, of any number of classes (Gorodkin 2004).
+
+    Sums: correct, count, predictions of every class, labels of every class; K = 2 + 2 C.
+    """
+
+    name = "mcc"
+
+    def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
+        """See :class:`Metric`."""
+        predicted, labelled = _one_hot(label, prediction, classes)
+        correct = (predicted & labelled).any(axis=-1, keepdims=True)
+        return np.concatenate([correct, np.ones_like(correct), predicted, labelled], axis=-1).astype(np.float64)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """See :class:`Metric`."""
+        _, _, _, covariance, predicted_variance, label_variance = self._parts(sums)
+        return _correlation(covariance, predicted_variance, label_variance)
+
+    def gradient(self, sums: np.ndarray) -> np.ndarray:
+        """See :class:`Metric`."""
+        count, predicted, labelled, *moments = self._parts(sums)
+        correct = sums[..., :1]
+        zeros = np.zeros_like(predicted)
+        # d(covariance), d(predicted variance), d(label variance) by (correct, count, predicted, labelled)
+        by_covariance = np.concatenate([count, correct, -labelled, -predicted], axis=-1)
+        by_predicted = np.concatenate([0 * count, 2 * count, -2 * predicted, zeros], axis=-1)
+        by_labelled = np.concatenate([0 * count, 2 * count, zeros, -2 * labelled], axis=-1)
+        return _correlation_gradient(moments, (by_covariance, by_predicted, by_labelled))
+
+    @staticmethod
+    def _parts(sums: np.ndarray) -> tuple[np.ndarray, ...]:
+        classes = (sums.shape[-1] - 2) // 2
+        correct, count = sums[..., :1], sums[..., 1:2]
+        predicted, labelled = sums[..., 2 : 2 + classes], sums[..., 2 + classes :]
+        covariance = (correct * count)[..., 0] - (predicted * labelled).sum(axis=-1)
+        square = (count**2)[..., 0]
+        predicted_variance = _variance(square - (predicted**2).sum(axis=-1), square)
+        return (
+            count,
+            predicted,
+            labelled,
+            covariance,
+            predicted_variance,
+            _variance(square - (labelled**2).sum(axis=-1), square),
+        )
+
+
+class Pearson(Metric):
+    """Pearson's correlation. Sums: count, labels, predictions, their squares, and their products."""
+
+    name = "pearson"
+    regression = True
+
+    def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
+        """See :class:`Metric`."""
+        y = np.asarray(prediction, dtype=np.float64)
+        x = np.broadcast_to(_beside(np.asarray(label, dtype=np.float64), y), y.shape)
+        return np.stack([np.ones_like(y), x, y, x * x, y * y, x * y], axis=-1)
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """See :class:`Metric`."""
+        return _correlation(*self._moments(sums))
+
+    def gradient(self, sums: np.ndarray) -> np.ndarray:
+        """See :class:`Metric`."""
+        n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+        zero = np.zeros_like(n)
+        by_covariance = np.stack([xy, -y, -x, zero, zero, n], axis=-1)
+        by_x = np.stack([xx, -2 * x, zero, n, zero, zero], axis=-1)
+        by_y = np.stack([yy, zero, -2 * y, zero, n, zero], axis=-1)
+        return _correlation_gradient(self._moments(sums), (by_covariance, by_x, by_y))
+
+    @staticmethod
+    def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+        return n * xy - x * y, _variance(n * xx - x * x, n * xx), _variance(n * yy - y * y, n * yy)
+
+
+class Spearman(Metric):
+    """Spearman's correlation: Pearson's, of ranks (ties share their mean rank).
+
+    One example's rank depends on all others, so there are no sums; curves have it on a grid of points.
+    """
+
+    name = "spearman"
+    additive = False
+    regression = True
+
+    def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
+        """Not available."""
+        raise TypeError("Spearman's correlation is not a function of sums; use `evaluate`.")
+
+    def value(self, sums: np.ndarray) -> np.ndarray:
+        """Not available."""
+        raise TypeError("Spearman's correlation is not a function of sums; use `evaluate`.")
+
+    def gradient(self, sums: np.ndarray) -> np.ndarray:
+        """Not available."""
+        raise TypeError("Spearman's correlation is not a function of sums; use `evaluate`.")
+
+    def evaluate(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> float:
+        """See :class:`Metric`."""
+        return Pearson().evaluate(_ranks(np.asarray(label)), _ranks(np.asarray(prediction)))
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (Accuracy(), F1(), MacroF1(), Matthews(), Pearson(), Spearman())
+}
+"""Metrics by name."""
+
+
+def evaluate(name: str, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> float:
+    """Return the metric ``name`` of labels ``(N,)`` and predictions ``(N,)``.
+
+    Raises:
+        ValueError: if there is no such metric.
+
+    Example:
+        >>> evaluate("f1", np.array([1, 1, 0, 0]), np.array([1, 0, 1, 0]))
+        0.5
+    """
+    return metric(name).evaluate(np.asarray(label), np.asarray(prediction), classes)
+
+
+def metric(name: str) -> Metric:
+    """Return the metric ``name``, or raise a ValueError that lists them."""
+    if name not in METRICS:
+        raise ValueError(f"`metric` must be one of: {', '.join(METRICS)}; but got {name!r}. Choose one of these.")
+    return METRICS[name]
+
+
+def _beside(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Return labels ``(N,)`` as ``(N, 1)`` where predictions are ``(N, S)``."""
+    label = np.asarray(label)
+    return label[:, None] if np.ndim(prediction) == label.ndim + 1 else label
+
+
+def _one_hot(label: np.ndarray, prediction: np.ndarray, classes: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return predictions and labels as booleans ``(..., C)`` of one shape."""
+    prediction = np.asarray(prediction)
+    if classes is None:
+        classes = int(max(np.max(label, initial=0), np.max(prediction, initial=0))) + 1
+    predicted = prediction[..., None] == np.arange(classes)
+    labelled = _beside(label, prediction)[..., None] == np.arange(classes)
+    return predicted, np.broadcast_to(labelled, predicted.shape)
+
+
+def _divide(numerator: np.ndarray | float, denominator: np.ndarray) -> np.ndarray:
+    """Divide, with 0 where the denominator is 0."""
+    shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
+    return np.divide(numerator, denominator, out=np.zeros(shape), where=np.asarray(denominator) != 0)
+
+
+def _variance(value: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return a variance computed as a difference of sums, 0 where it is only their rounding error."""
+    return np.where(value > NO_VARIANCE * np.abs(scale), value, 0.0)
+
+
+def _correlation(covariance: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return covariance / sqrt(first * second) within [-1, 1], 0 where a variance is 0."""
+    return np.clip(_divide(covariance, np.sqrt(first) * np.sqrt(second)), -1.0, 1.0)
+
+
+def _correlation_gradient(moments: tuple | list, derivatives: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return the gradient of covariance / sqrt(v w) from the gradients ``(..., K)`` of the three moments ``(...)``."""
+    covariance, v, w = (np.asarray(moment)[..., None] for moment in moments)
+    by_covariance, by_v, by_w = derivatives
+    root = np.sqrt(v) * np.sqrt(w)
+    slope = _divide(by_covariance, root) - _divide(covariance, 2 * root) * (_divide(by_v, v) + _divide(by_w, w))
+    return np.where(root > 0, slope, 0.0)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return 1-based ranks ``(N,)``; equal values get the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2)[inverse]

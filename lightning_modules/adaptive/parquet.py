@@ -1,0 +1,267 @@
+"""The file of a stage table: parquet, a public format.
+
+Columns: ``split``, ``sample_id``, optional ``group``, ``label``; per tier ``length_<tier>`` and ``padded_<tier>``; per stage
+``output_<stage>`` (list of ``C`` raw logits, fp32), ``prediction_<stage>``, ``<score>_<stage>``, ``stat_<name>_<stage>``,
+``decide_macs_<stage>``, ``macs_<stage>``; and ``macs_reference``. What is no column (schema version, stages with their
+tiers, metrics, label names, settings) is JSON in the file's metadata under the key ``dial``.
+
+A *foreign* table, written by anything else, needs ``split``, ``sample_id``, ``label`` and per stage ``macs_<stage>`` with
+``output_<stage>`` or ``prediction_<stage>``; the rest is derived.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lightning_modules.adaptive.files import atomic_write, plain
+from lightning_modules.adaptive.scores import ROUTING_SCORES
+from lightning_modules.adaptive.table import SCHEMA, Stage, StageTable
+
+KEY = b"dial"
+NOT_SCORES = ("output", "prediction", "macs", "decide_macs", "length", "padded")
+
+
+def save_table(table: StageTable, path: str | Path) -> None:
+    """Write a table; a file that is there is replaced in one step, or stays if writing fails."""
+    columns: dict[str, Any] = {"split": pa.array(table.split).dictionary_encode(), "sample_id": table.sample_id}
+    if table.group is not None:
+        columns["group"] = table.group
+    columns["label"] = table.label
+    for kind, by_tier in (("length", table.lengths), ("padded", table.padded)):
+        columns |= {f"{kind}_{tier}": values for tier, values in by_tier.items()}
+    for index, stage in enumerate(table.stage_names):
+        if table.outputs is not None:
+            flat = pa.array(np.ascontiguousarray(table.outputs[:, index]).reshape(-1))
+            columns[f"output_{stage}"] = pa.FixedSizeListArray.from_arrays(flat, table.outputs.shape[-1])
+        columns[f"prediction_{stage}"] = table.predictions[:, index]
+        columns |= {f"{name}_{stage}": values[:, index] for name, values in table.scores.items()}
+        columns |= {f"stat_{name}_{stage}": values[:, index] for name, values in table.statistics.items()}
+        columns[f"decide_macs_{stage}"] = table.decide_macs[:, index]
+        columns[f"macs_{stage}"] = table.macs[:, index]
+    columns["macs_reference"] = table.macs_reference
+    about = {
+        "schema": SCHEMA,
+        "stages": [{"name": stage.name, "tier": stage.tier, "index": stage.index} for stage in table.stages],
+        "scores": list(table.scores),
+        "statistics": list(table.statistics),
+        "metrics": list(table.metrics),
+        "label_names": list(table.label_names),
+        "settings": plain(table.settings),
+    }
+    arrow = pa.table(columns).replace_schema_metadata({KEY: json.dumps(about, ensure_ascii=False).encode()})
+    with atomic_write(path) as temporary:
+        pq.write_table(arrow, temporary)
+
+
+def load_table(
+    path: str | Path,
+    metrics: Sequence[str] | None = None,
+    label_names: Sequence[str] | None = None,
+    seed: int = 0,
+) -> StageTable:
+    """Read a table.
+
+    In a foreign table every stage is a tier of its own. Scores that it lacks are computed from the logits, predictions
+    are the argmax (or the output itself, where there is only one), ``decide_macs_<stage>`` is ``macs_<stage>``, and
+    ``macs_reference`` is the last stage's. A column ``<name>_<stage>`` whose name is no score known here counts as a score.
+
+    Args:
+        path: the parquet file.
+        metrics: for a foreign table: names, the primary first (default: accuracy, or Pearson's correlation).
+        label_names: for a foreign table: names of the classes (default: their numbers); empty for regression.
+        seed: for a foreign table: of the score ``random``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no parquet file, was written by a newer version, or lacks a column; and as for
+            :class:`lightning_modules.adaptive.table.StageTable`.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`table` must be a parquet file, but there is no file {str(path)!r}. Check the path.")
+    try:
+        arrow = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"`table` must be a parquet file, but {str(path)!r} is none ({error}). Write it with pyarrow or pandas."
+        ) from error
+    about = (arrow.schema.metadata or {}).get(KEY)
+    if about is not None:
+        return _Columns(arrow, str(path)).own(json.loads(about))
+    return _Columns(arrow, str(path)).foreign(metrics, label_names, seed)
+
+
+class _Columns:
+    """Columns of a file by name, with errors that name what is missing."""
+
+    def __init__(self, arrow: pa.Table, path: str) -> None:
+        self.arrow, self.path, self.names = arrow, path, arrow.column_names
+
+    def __call__(self, name: str) -> np.ndarray:
+        if name not in self.names:
+            raise ValueError(
+                f"`table` must have a column {name!r}, but {self.path!r} has {', '.join(self.names)}. Add the column."
+            )
+        column = self.arrow.column(name).combine_chunks()
+        if isinstance(column, pa.ChunkedArray):  # no rows
+            column = pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
+        if column.null_count:
+            raise ValueError(
+                f"`table` must have no missing values, but column {name!r} of {self.path!r} has {column.null_count}. Fill or drop these rows."
+            )
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if _is_list(column.type):
+            return self._lists(name, column)
+        return column.to_numpy(zero_copy_only=False)
+
+    def _lists(self, name: str, column: Any) -> np.ndarray:
+        flat = column.flatten()
+        width = len(flat) // max(len(column), 1)
+        if not pa.types.is_fixed_size_list(column.type) and any(
+            size != width for size in column.value_lengths().unique().to_pylist()
+        ):
+            raise ValueError(
+                f"`table` must have as many logits in every row, but column {name!r} of {self.path!r} differs. Give one per class."
+            )
+        if flat.null_count:
+            raise ValueError(
+                f"`table` must have no missing values, but column {name!r} of {self.path!r} has some. Fill or drop these rows."
+            )
+        return flat.to_numpy(zero_copy_only=False).reshape(len(column), width)
+
+    def per_stage(self, pattern: str, stages: Sequence[str]) -> np.ndarray:
+        """Return ``(N, S)``, or ``(N, S, C)`` for lists."""
+        columns = [self(pattern.format(stage)) for stage in stages]
+        widths = {column.shape[1:] for column in columns}
+        if len(widths) > 1:
+            raise ValueError(
+                f"`table` must have as many logits at every stage, but the columns {pattern.format('<stage>')!r} of {self.path!r} "
+                f"have {sorted(width[0] if width else 1 for width in widths)}. Check the number of labels of every tier."
+            )
+        return np.stack(columns, axis=1)
+
+    def by_tier(self, kind: str, tiers: Sequence[str]) -> dict[str, np.ndarray]:
+        return {tier: self(f"{kind}_{tier}") for tier in tiers if f"{kind}_{tier}" in self.names}
+
+    def own(self, about: dict[str, Any]) -> StageTable:
+        if about["schema"] > SCHEMA:
+            raise ValueError(
+                f"`table` must have a schema up to {SCHEMA}, but {self.path!r} has {about['schema']}. Update DIAL."
+            )
+        stages = tuple(Stage(**stage) for stage in about["stages"])
+        names, tiers = [stage.name for stage in stages], list(dict.fromkeys(stage.tier for stage in stages))
+        return StageTable(
+            **self._common(),
+            stages=stages,
+            outputs=self.per_stage("output_{}", names) if f"output_{names[0]}" in self.names else None,
+            predictions=self.per_stage("prediction_{}", names),
+            scores={name: self.per_stage(name + "_{}", names) for name in about["scores"]},
+            statistics={name: self.per_stage(f"stat_{name}_{{}}", names) for name in about["statistics"]},
+            decide_macs=self.per_stage("decide_macs_{}", names),
+            macs=self.per_stage("macs_{}", names),
+            macs_reference=self("macs_reference"),
+            lengths=self.by_tier("length", tiers),
+            padded=self.by_tier("padded", tiers),
+            metrics=tuple(about["metrics"]),
+            label_names=tuple(about["label_names"]),
+            settings=about["settings"],
+        )
+
+    def foreign(self, metrics: Sequence[str] | None, label_names: Sequence[str] | None, seed: int) -> StageTable:
+        names = self._foreign_stages()
+        common = self._common()
+        macs = self.per_stage("macs_{}", names)
+        outputs = self.per_stage("output_{}", names) if f"output_{names[0]}" in self.names else None
+        if outputs is not None and outputs.ndim == 2:
+            outputs = outputs[:, :, None]
+        has_predictions = outputs is None or all(f"prediction_{name}" in self.names for name in names)
+        predictions = self.per_stage("prediction_{}", names) if has_predictions else None
+        if label_names is None:
+            label_names = _classes(common["label"], outputs, predictions)
+        if predictions is None:
+            assert outputs is not None
+            predictions = outputs.argmax(axis=-1) if label_names else outputs[..., 0]
+        has_decide = any(f"decide_macs_{name}" in self.names for name in names)
+        statistics = self._named("stat_", names)
+        table = StageTable(
+            **common,
+            stages=tuple(Stage(name, name) for name in names),
+            outputs=outputs,
+            predictions=predictions,
+            scores=self._named("", names),
+            statistics=statistics,
+            decide_macs=self.per_stage("decide_macs_{}", names) if has_decide else macs,
+            macs=macs,
+            macs_reference=self("macs_reference") if "macs_reference" in self.names else macs[:, -1],
+            lengths=self.by_tier("length", names),
+            padded=self.by_tier("padded", names),
+            metrics=tuple(metrics or (("accuracy",) if label_names else ("pearson",))),
+            label_names=tuple(label_names),
+            settings={"seed": seed, "foreign": True},
+        )
+        possible = ROUTING_SCORES["regression" if table.regression else "classification"]
+        wanted = [name for name in possible if name not in table.scores and (outputs is not None or name == "random")]
+        return table.with_scores(wanted, seed)
+
+    def _common(self) -> dict[str, Any]:
+        group = self("group") if "group" in self.names else None
+        return {"split": self("split"), "sample_id": self("sample_id"), "label": self("label"), "group": group}
+
+    def _foreign_stages(self) -> list[str]:
+        """Return stage names from the column names, in order of appearance."""
+        for prefix in ("output_", "prediction_"):
+            names = [name.removeprefix(prefix) for name in self.names if name.startswith(prefix)]
+            if names:
+                return names
+        raise ValueError(
+            f"`table` must have a column 'output_<stage>' or 'prediction_<stage>' for every stage, "
+            f"but {self.path!r} has {', '.join(self.names)}. Add one of them per stage."
+        )
+
+    def _named(self, prefix: str, stages: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return ``(N, S)`` by name for the columns ``<prefix><name>_<stage>`` that a foreign table has.
+
+        The last stage decides nothing: where it alone has no column its entries are NaN.
+        """
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for column in self.names:
+            stage = max((name for name in stages if column.endswith(f"_{name}")), key=len, default=None)
+            if stage is None or not column.startswith(prefix):
+                continue
+            name = column[len(prefix) : -len(stage) - 1]
+            reserved = name in NOT_SCORES or name.startswith("stat_") or not name
+            if not reserved and pa.types.is_floating(self.arrow.schema.field(column).type):
+                found.setdefault(name, {})[stage] = self(column)
+        result = {}
+        for name, columns in found.items():
+            missing = [stage for stage in stages if stage not in columns]
+            if missing == [stages[-1]] and not prefix:
+                columns[stages[-1]] = np.full(self.arrow.num_rows, np.nan)
+            elif missing and not prefix and name in ROUTING_SCORES["classification"]:
+                continue  # computed anew for all stages
+            elif missing:
+                self(f"{prefix}{name}_{missing[0]}")  # raises, naming the column
+            result[name] = np.stack([columns[stage] for stage in stages], axis=1)
+        return result
+
+
+def _is_list(kind: Any) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _classes(label: np.ndarray, outputs: np.ndarray | None, predictions: np.ndarray | None) -> tuple[str, ...]:
+    """Return the class numbers as names, or none for regression: a single output, or labels that are no whole numbers."""
+    whole = np.asarray(label).dtype.kind in "iub" or bool((np.asarray(label) == np.round(label)).all())
+    if not whole or (outputs is not None and outputs.shape[-1] == 1):
+        return ()
+    if outputs is not None:
+        return tuple(str(index) for index in range(outputs.shape[-1]))
+    assert predictions is not None
+    return tuple(str(index) for index in range(int(max(np.max(label, initial=0), np.max(predictions, initial=0))) + 1))

@@ -1,0 +1,189 @@
+"""Rules: which stage an example stops at, as one dial is turned from "stop at once" to "always go on".
+
+Every rule has the property that turning the dial up never sends an example back to an earlier stage. Then the whole
+trade-off is a sorted list of *events*, (dial, example, stage before, stage after), and everything that depends on the
+stages taken is a cumulative sum over them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_modules.adaptive.metrics import metric as metric_named
+from lightning_modules.adaptive.table import StageTable
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """Moves of examples to later stages, sorted by dial.
+
+    An event is in effect when the dial is *above* its ``dial``: an example stays if its score is at least the threshold.
+
+    Attributes:
+        start: ``(N,)`` stage of each example when the dial is at minus infinity.
+        dial: ``(E,)`` float64, ascending.
+        row: ``(E,)`` position of the example in the table.
+        before: ``(E,)`` stage left.
+        after: ``(E,)`` stage entered, later than ``before``.
+    """
+
+    start: np.ndarray
+    dial: np.ndarray
+    row: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+    def stages(self, dial: float) -> np.ndarray:
+        """Return the stage ``(N,)`` of every example with the dial at this value."""
+        count = int(np.searchsorted(self.dial, dial, side="left"))
+        taken = self.start.astype(np.intp)
+        # Assigning in order would do, as an example's events are in order; NumPy promises that only for the maximum.
+        np.maximum.at(taken, self.row[:count], self.after[:count].astype(np.intp))
+        return taken
+
+
+def threshold_events(scores: np.ndarray) -> Events:
+    """Stop at the first stage whose score reaches the dial, else at the last stage.
+
+    Args:
+        scores: ``(N, S)``, higher = surer, comparable across stages. The last column is not read.
+
+    Raises:
+        ValueError: if a score that could decide is NaN.
+
+    Example:
+        >>> events = threshold_events(np.array([[0.9, 0.0], [0.4, 0.0]]))
+        >>> events.row, events.stages(0.4), events.stages(0.41)
+        (array([1, 0], dtype=int32), array([0, 0]), array([0, 1]))
+    """
+    rows, stages = scores.shape
+    deciding = np.ascontiguousarray(scores[:, :-1].T, dtype=np.float64)
+    if np.isnan(deciding).any():
+        stage, row = np.argwhere(np.isnan(deciding))[0]
+        raise ValueError(
+            f"`scores` must be numbers, but row {row} has NaN at stage {stage}. Compute them from finite logits."
+        )
+    # With the dial at u an example is at the first stage whose score is >= u, that is, whose running maximum is.
+    # So it visits exactly the stages at which the running maximum rises, and leaves each at that maximum.
+    best = np.maximum.accumulate(deciding, axis=0)
+    parts = []
+    following = np.full(rows, stages - 1, dtype=np.int16)
+    for stage in range(stages - 2, -1, -1):
+        leaving = np.flatnonzero(best[stage] > best[stage - 1]) if stage else np.arange(rows)
+        before = np.full(len(leaving), stage, dtype=np.int16)
+        parts.append((best[stage][leaving], leaving.astype(np.int32), before, following[leaving]))
+        following[leaving] = stage
+    return _sorted_events(np.zeros(rows, dtype=np.int16), parts)
+
+
+def patience_events(predictions: np.ndarray, tolerance: float = 0.0) -> Events:
+    """Stop once as many consecutive stages as the dial says have repeated their predecessor's answer (PABEE).
+
+    Zhou et al. 2020, "BERT Loses Patience". At patience ``p`` an example stops at the first stage at which the last
+    ``p + 1`` stages agree, else at the last stage.
+
+    Args:
+        predictions: ``(N, S)`` classes or numbers.
+        tolerance: the largest difference between two numbers that still agree.
+    """
+    return threshold_events(agreement(predictions, tolerance))
+
+
+def agreement(predictions: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
+    """Return how many stages in a row, up to each, repeated their predecessor's answer; ``(N, S) -> (N, S)`` float64.
+
+    Example:
+        >>> agreement(np.array([[0, 1, 1, 1, 0, 0]]))
+        array([[0., 0., 1., 2., 0., 1.]])
+    """
+    counts = np.zeros(predictions.shape)
+    for stage in range(1, predictions.shape[1]):
+        same = np.abs(predictions[:, stage] - predictions[:, stage - 1]) <= tolerance
+        counts[:, stage] = np.where(same, counts[:, stage - 1] + 1, 0)
+    return counts
+
+
+def oracle_events(table: StageTable, metric: str) -> Events:
+    """Spend computation where it helps most, knowing the labels: an upper bound for routing, never a rule to use.
+
+    For two stages: first the examples that only the Super gets right, then those where both are right or both wrong,
+    cheapest first, at last those that only the Swift gets right. For more stages each example moves along the upper hull
+    of its own (cost, gain) points, and all moves are ordered by gain per MAC. For real-valued labels the gain is the
+    decrease of the squared error. F1 and MCC use the same order as accuracy.
+
+    Returns:
+        Events whose dials are 0, 1, 2, …: after each, one more move has been made.
+    """
+    rows, stages = table.predictions.shape
+    if metric in table.statistics:
+        gain = table.statistics[metric]
+    elif metric_named(metric).regression:
+        gain = -((table.predictions - table.label[:, None]) ** 2)
+    else:
+        gain = (table.predictions == table.label[:, None]).astype(np.float64)
+    current = np.zeros(rows, dtype=np.intp)
+    active = np.arange(rows)
+    slopes, costs, moved, before, after = [], [], [], [], []
+    while stages > 1 and len(active):
+        here = current[active]
+        cost = table.macs[active] - table.macs[active, here][:, None]
+        slope = (gain[active] - gain[active, here][:, None]) / np.maximum(cost, 1.0)
+        slope[np.arange(stages) <= here[:, None]] = -np.inf
+        target = (
+            stages - 1 - np.argmax(slope[:, ::-1], axis=1)
+        )  # the farthest of equals: no detour over collinear points
+        picked = np.arange(len(active)), target
+        for parts, part in zip(
+            (slopes, costs, moved, before, after), (slope[picked], cost[picked], active, here, target), strict=True
+        ):
+            parts.append(part)
+        current[active] = target
+        active = active[target < stages - 1]
+    if not slopes:
+        return _sorted_events(np.zeros(rows, dtype=np.int16), [])
+    order = np.lexsort((np.concatenate(moved), np.concatenate(costs), -np.concatenate(slopes)))
+    columns = [np.concatenate(parts)[order] for parts in (moved, before, after)]
+    dial = np.arange(len(order), dtype=np.float64)
+    return Events(
+        np.zeros(rows, dtype=np.int16),
+        dial,
+        columns[0].astype(np.int32),
+        columns[1].astype(np.int16),
+        columns[2].astype(np.int16),
+    )
+
+
+def replay(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Return the stage taken by every example: the first whose score reaches its threshold, else the last.
+
+    Reads scores only; labels never reach this function.
+
+    Args:
+        scores: ``(N, S)``; the last column is not read.
+        thresholds: ``(S - 1,)``, infinities allowed.
+
+    Returns:
+        ``(N,)`` stage indices.
+
+    Example:
+        >>> replay(np.array([[0.5, 0.1, 0.0], [0.4, 0.8, 0.0]]), np.array([0.5, 0.9]))
+        array([0, 2])
+    """
+    thresholds = np.asarray(thresholds, dtype=np.float64)
+    if thresholds.shape != (scores.shape[1] - 1,):
+        raise ValueError(
+            f"`thresholds` must have one value for each of the {scores.shape[1] - 1} stages before the last, "
+            f"but got shape {thresholds.shape}. Give one per stage."
+        )
+    reached = scores[:, :-1] >= thresholds
+    return np.where(reached.any(axis=1), reached.argmax(axis=1) if reached.shape[1] else 0, scores.shape[1] - 1)
+
+
+def _sorted_events(start: np.ndarray, parts: list[tuple[np.ndarray, ...]]) -> Events:
+    """Join ``(dial, row, before, after)`` parts and sort them by dial."""
+    if not parts:
+        empty = np.zeros(0)
+        return Events(start, empty, empty.astype(np.int32), empty.astype(np.int16), empty.astype(np.int16))
+    dial, row, before, after = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(dial)
+    return Events(start, dial[order], row[order], before[order], after[order])

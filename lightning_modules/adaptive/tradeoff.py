@@ -1,0 +1,258 @@
+"""Trade-off curves: quality and mean cost at every decision that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_modules.adaptive.metrics import METRICS
+from lightning_modules.adaptive.quantiles import Quantiles
+from lightning_modules.adaptive.rules import Events, oracle_events, patience_events, threshold_events
+from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.thinning import largest_gap, thin
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "Curve",
+    "Quantiles",
+    "concat",
+    "curve",
+    "largest_gap",
+    "normalised_area",
+    "thin",
+    "to_frame",
+    "trade_off",
+]
+
+RULES = ("threshold", "patience", "oracle")
+GRID = 101
+"""Points at which a metric that is not additive is computed, evenly spaced over the points of a curve."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Quality and mean cost of ``P`` settings of the dial, from "stop at once" to "always go on".
+
+    Attributes:
+        split: the rows that it was computed on.
+        score: name of the score, or ``oracle``, or ``patience``.
+        rule: ``threshold``, ``patience`` or ``oracle``.
+        dial: ``(P,)`` ascending from minus infinity to plus infinity, midway between the dials at which a row moves. For two
+            stages it is the threshold itself; for more, a quantile (see :meth:`thresholds`).
+        quality: ``(P,)`` by metric, the primary first; NaN off the grid for a metric that is not additive.
+        macs: ``(P,)`` mean MACs per example.
+        shares: ``(P, S)`` float32 share of rows that each stage answers.
+        stages: names of the stages.
+        quantiles: the scale of a dial that is shared by several stages, or None.
+    """
+
+    split: str
+    score: str
+    rule: str
+    dial: np.ndarray
+    quality: dict[str, np.ndarray]
+    macs: np.ndarray
+    shares: np.ndarray
+    stages: tuple[str, ...] = ()
+    quantiles: Quantiles | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.dial)
+
+    def take(self, points: np.ndarray) -> Curve:
+        """Return the curve at some of its points, given by ascending indices."""
+        quality = {name: values[points] for name, values in self.quality.items()}
+        columns = (self.dial[points], quality, self.macs[points], self.shares[points])
+        return Curve(self.split, self.score, self.rule, *columns, self.stages, self.quantiles)
+
+    def thresholds(self, point: int) -> np.ndarray:
+        """Return the raw thresholds ``(S - 1,)`` of one point: ``rules.replay`` with them takes the same stages."""
+        if self.quantiles is not None:
+            return self.quantiles.thresholds(float(self.dial[point]))
+        return np.full(self.shares.shape[1] - 1, self.dial[point])
+
+
+def trade_off(
+    table: StageTable,
+    events: Events,
+    score: str = "",
+    rule: str = "threshold",
+    metrics: Sequence[str] | None = None,
+    quantiles: Quantiles | None = None,
+) -> Curve:
+    """Turn events into the exact curve: one point for every dial that changes a decision.
+
+    Args:
+        table: the rows of one split.
+        events: from :mod:`lightning_modules.adaptive.rules`, on these rows.
+        score: name for the curve.
+        rule: name for the curve.
+        metrics: names; by default the table's.
+        quantiles: what the events' dials are quantiles of, if they are.
+
+    Raises:
+        ValueError: if the table holds several splits: their mixture is nobody's quality.
+    """
+    if len(table.splits) != 1:
+        raise ValueError(f"`table` must hold one split, but got {list(table.splits)}. Take one with `of_split`.")
+    rows, stages = table.macs.shape
+    # A point shows the state after all events that share its dial. `ends` counts the events in effect at each point.
+    last_of_tie = np.flatnonzero(np.diff(events.dial)) + 1
+    ends = np.concatenate([[0], last_of_tie, [len(events.dial)]]) if len(events.dial) else np.zeros(1, dtype=np.intp)
+    row = events.row.astype(np.intp)
+    moves = _Moves(
+        events.start + np.arange(rows) * stages, row * stages + events.before, row * stages + events.after, ends
+    )
+    quality = {name: _quality(table, name, moves, events) for name in metrics or table.metrics}
+    shares = np.empty((len(ends), stages), dtype=np.float32)
+    for stage in range(stages):
+        change = (events.after == stage).astype(np.int32) - (events.before == stage)
+        shares[:, stage] = _after(int((events.start == stage).sum()), change, ends) / rows
+    macs = moves.sums(table.macs) / rows
+    return Curve(
+        table.split[0], score, rule, _dials(events.dial, ends), quality, macs, shares, table.stage_names, quantiles
+    )
+
+
+def curve(
+    table: StageTable,
+    score: str,
+    rule: str = "threshold",
+    quantiles: Quantiles | None = None,
+    metrics: Sequence[str] | None = None,
+) -> Curve:
+    """Return the exact curve of a score and rule on the rows of one split.
+
+    Args:
+        table: the rows.
+        score: a score that the table holds; ``oracle`` gives the oracle whatever the rule; not read by ``patience``.
+        rule: one of ``threshold``, ``patience``, ``oracle``.
+        quantiles: for more than two stages, fitted on the calibration rows' score; by default on ``table`` itself, which
+            is right for a curve *of* calibration rows. Not used for two stages, whose dial is the score itself.
+        metrics: names; by default the table's.
+
+    Raises:
+        ValueError: if the rule is unknown or the table does not hold the score.
+    """
+    if rule not in RULES:
+        raise ValueError(f"`rule` must be one of: {', '.join(RULES)}; but got {rule!r}. Choose one of these.")
+    primary = (metrics or table.metrics)[0]
+    if rule == "oracle" or score == "oracle":
+        return trade_off(table, oracle_events(table, primary), "oracle", "oracle", metrics)
+    if rule == "patience":
+        return trade_off(table, patience_events(table.predictions), "patience", "patience", metrics)
+    if score not in table.scores:
+        raise ValueError(
+            f"`score` must be one that the table holds: {', '.join([*table.scores, 'oracle'])}; but got {score!r}. "
+            "Compute it first with `with_scores`."
+        )
+    values = table.scores[score]
+    if values.shape[1] > 2:
+        quantiles = quantiles or Quantiles.fit(values)
+        values = quantiles.transform(values)
+    else:
+        quantiles = None
+    return trade_off(table, threshold_events(values), score, rule, metrics, quantiles)
+
+
+def normalised_area(curve: Curve, random: Curve, oracle: Curve, metric: str | None = None) -> float | None:
+    """Return how far a curve lies from random routing (0) towards the oracle (1): (A - A_random) / (A_oracle - A_random).
+
+    ``A`` is the area under quality over mean MACs, between the costs of always stopping at once and of always going on.
+
+    Returns:
+        The share, or None where it is undefined: the last stage is not better than the first, or the areas coincide.
+    """
+    metric = metric or next(iter(curve.quality))
+    if not oracle.quality[metric][-1] > oracle.quality[metric][0]:
+        return None
+    area, area_random, area_oracle = (_area(each, metric) for each in (curve, random, oracle))
+    if not area_oracle > area_random:
+        return None
+    return (area - area_random) / (area_oracle - area_random)
+
+
+def to_frame(curve: Curve) -> pa.Table:
+    """Return a curve as columns: split, score, rule, dial, mean MACs, every metric, the share of every stage."""
+    import pyarrow as pa
+
+    names = {name: [getattr(curve, name)] for name in ("split", "score", "rule")}
+    zeros = pa.array(np.zeros(len(curve), dtype=np.int32))
+    columns = {name: pa.DictionaryArray.from_arrays(zeros, pa.array(value)) for name, value in names.items()}
+    columns |= {"dial": curve.dial, "macs": curve.macs, **curve.quality}
+    columns |= {f"share_{name}": curve.shares[:, stage] for stage, name in enumerate(curve.stages)}
+    return pa.table(columns)
+
+
+def concat(curves: Sequence[Curve]) -> pa.Table:
+    """Return several curves of the same stages and metrics, one below the other (see :func:`to_frame`)."""
+    import pyarrow as pa
+
+    return pa.concat_tables([to_frame(each) for each in curves]).unify_dictionaries()
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """Events as positions in a flattened ``(N * S,)`` column, and how many are in effect at each point of the curve."""
+
+    start: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    ends: np.ndarray
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Return the sum of ``values (N, S)`` over the stages taken, at every point, ``(P,)``."""
+        flat = np.ascontiguousarray(values).reshape(-1)
+        return _after(flat[self.start].sum(), flat[self.after] - flat[self.before], self.ends)
+
+
+def _after(initial: float, change: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return ``initial`` plus the first ``ends[p]`` changes, for every point."""
+    total = np.zeros(len(change) + 1, dtype=np.int64 if change.dtype.kind in "iu" else np.float64)
+    np.cumsum(change, out=total[1:])
+    return initial + total[ends]
+
+
+def _dials(dial: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return for every point a dial between its last event and the next."""
+    result = np.full(len(ends), -np.inf)
+    if len(ends) > 1:
+        low, high = dial[ends[1:-1] - 1], dial[ends[1:-1]]
+        middle = low + (high - low) / 2
+        # Between neighbouring floats there is nothing; the upper one does: its own event is not in effect at it.
+        result[1:-1] = np.where(middle > low, middle, high)
+        result[-1] = np.inf
+    return result
+
+
+def _quality(table: StageTable, name: str, moves: _Moves, events: Events) -> np.ndarray:
+    """Return a metric at every point, ``(P,)``."""
+    if name not in table.statistics and name in METRICS and not METRICS[name].additive:
+        return _on_grid(table, name, moves, events)
+    metric, statistics = table.metric_statistics(name)
+    sums = np.stack([moves.sums(statistics[..., k]) for k in range(statistics.shape[-1])], axis=-1)
+    return metric.value(sums)
+
+
+def _on_grid(table: StageTable, name: str, moves: _Moves, events: Events) -> np.ndarray:
+    """Return a metric that is not additive at :data:`GRID` points, NaN at the others."""
+    result = np.full(len(moves.ends), np.nan)
+    taken = events.start.astype(np.intp)
+    rows, done = np.arange(len(taken)), 0
+    for point in np.unique(np.linspace(0, len(moves.ends) - 1, GRID).round().astype(np.intp)):
+        end = moves.ends[point]
+        np.maximum.at(taken, events.row[done:end], events.after[done:end].astype(np.intp))
+        done = end
+        result[point] = METRICS[name].evaluate(table.label, table.predictions[rows, taken])
+    return result
+
+
+def _area(curve: Curve, metric: str) -> float:
+    """Return the area under quality over mean MACs by the trapezoid rule."""
+    known = np.isfinite(curve.quality[metric])
+    return float(np.trapezoid(curve.quality[metric][known], curve.macs[known]))
