@@ -34,5 +34,8 @@ def network_costs(tiers: Iterable[Tier], lengths: Mapping[str, Iterable[Any]]) -
         lengths: per tier the true, padded and charged lengths of all rows, in any order.
     """
     return ModelCosts(
-        {tier.name: tier_costs(tier, np.unique(np.concatenate([np.asarray(x) for x in lengths[tier.name]]))) for tier in tiers}
+        {
+            tier.name: tier_costs(tier, np.unique(np.concatenate([np.asarray(x) for x in lengths[tier.name]])))
+            for tier in tiers
+        }
     )

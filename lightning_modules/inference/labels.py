@@ -1,0 +1,132 @@
+"""Which output of a tier means which class of the data."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom
+
+GENERIC = re.compile(r"label[\W_]*\d+", re.IGNORECASE)
+
+
+def is_generic(names: Sequence[str] | None) -> bool:
+    """Whether names say nothing about the classes: none, or ``LABEL_0``, ``LABEL_1``, ...
+
+    Example:
+        >>> is_generic(["LABEL_0", "LABEL_1"]), is_generic(["negative", "positive"])
+        (True, False)
+    """
+    return not names or all(GENERIC.fullmatch(name.strip()) for name in names)
+
+
+def match_labels(names: Sequence[str] | None, data: Sequence[str], argument: str) -> tuple[list[int], bool]:
+    """Find for each class of the data the tier's output of the same name.
+
+    Names are compared without case and punctuation. Generic names on either side count as the data's order.
+
+    Args:
+        names: the tier's names in the order of its outputs.
+        data: the data's names in the order of its integers.
+        argument: how the user calls the tier.
+
+    Returns:
+        The outputs' positions in the data's order, and whether this order is only assumed.
+
+    Raises:
+        ValueError: the numbers of labels or the names differ; names ``argument`` and the remedy.
+
+    Example:
+        >>> match_labels(["Positive", "NEGATIVE"], ["negative", "positive"], "tier")
+        ([1, 0], False)
+    """
+    if names and len(names) != len(data):
+        raise ValueError(
+            f"`{argument}` must have the data's {len(data)} labels ({', '.join(data)}), "
+            f"but it has {len(names)} ({', '.join(names)}); give a tier that was trained on this task."
+        )
+    own, wanted = _comparable(names or [], data)
+    if sorted(own) == sorted(wanted):
+        return [own.index(name) for name in wanted], False
+    if is_generic(names) or is_generic(data):
+        return list(range(len(data))), True
+    raise ValueError(
+        f"`{argument}` must have the data's labels {', '.join(data)} (in any order or case), but it has "
+        f"{', '.join(names or [])}; if they mean the same, give its `label_names`, the data's names in its order."
+    )
+
+
+def _comparable(names: Sequence[str], data: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Both lists without case and punctuation, unless names (such as ``+`` and ``-``) would no longer differ."""
+    both = [[re.sub(r"[\W_]+", "", name).casefold() for name in side] for side in (names, data)]
+    if any("" in side or len(set(side)) < len(side) for side in both):
+        both = [[name.strip().casefold() for name in side] for side in (names, data)]
+    return both[0], both[1]
+
+
+def check_tiers_agree(names: Mapping[str, Sequence[str] | None]) -> None:
+    """Refuse tiers whose own names contradict each other, as can happen where the data's names are generic.
+
+    Args:
+        names: for each tier its names, already in the data's order.
+
+    Raises:
+        ValueError: two tiers with real names call the same class differently.
+    """
+    known = {tier: list(own) for tier, own in names.items() if own and not is_generic(own)}
+    for tier, own in known.items():
+        first = next(iter(known))
+        left, right = _comparable(own, known[first])
+        if left != right:
+            raise ValueError(
+                f"`tiers` must mean the same classes, but {first} has {', '.join(known[first])} and {tier} has "
+                f"{', '.join(own)}; give the data's label names, or `label_names` on one of them."
+            )
+
+
+def check_permutation(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    label_names: Sequence[str],
+    argument: str,
+    significance: float = 1e-3,
+) -> None:
+    """Refuse an assumed order of labels where another one fits held-out rows better by more than its noise.
+
+    The best other order is the assignment of outputs to classes with the most correct rows. Only rows that exactly one
+    of the two orders gets right tell them apart (McNemar); their exact one-sided binomial probability is
+    compared with ``significance`` divided by the number of other orders.
+
+    Args:
+        logits: ``(N, C)`` of held-out rows, in the assumed order.
+        labels: ``(N,)`` classes.
+        label_names: the data's names.
+        argument: how the user calls the tier.
+        significance: chance of refusing a right order.
+
+    Raises:
+        ValueError: another order is better; names it.
+    """
+    outputs = np.asarray(logits)
+    gold = np.asarray(labels, dtype=np.int64)
+    classes = outputs.shape[1]
+    if classes < 2 or len(gold) == 0:
+        return
+    predicted = outputs.argmax(axis=1)
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (predicted, gold), 1)
+    order = linear_sum_assignment(counts, maximize=True)[1]  # order[output] = the class that it stands for
+    better = int(((order[predicted] == gold) & (predicted != gold)).sum())
+    worse = int(((order[predicted] != gold) & (predicted == gold)).sum())
+    chance = binom.sf(better - 1, better + worse, 0.5) if better > worse else 1.0
+    if chance < significance / (math.factorial(classes) - 1):
+        names = ", ".join(label_names[i] for i in order)
+        raise ValueError(
+            f"`{argument}` has no label names, so its outputs were taken as {', '.join(label_names)}; "
+            f"but as {names} they fit {better - worse} more of {len(gold)} held-out rows; "
+            f"settle it with `label_names: [{names}]` on the tier."
+        )

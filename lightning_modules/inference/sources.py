@@ -1,0 +1,179 @@
+"""Reading models and tokenizers of transformers, with errors that name what the user wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+CARD = "card.json"
+NO_LIMIT = 512  # tokens kept by default where neither the model nor its tokenizer has a limit
+
+
+def check_place(path: str, argument: str, weights: bool = True) -> str:
+    """The path with ``~`` expanded, after a look at whether a folder has what a tier needs.
+
+    Args:
+        path: folder or hub id.
+        argument: how the user calls it.
+        weights: whether a model is needed, or only a tokenizer.
+
+    Raises:
+        ValueError: the folder is missing, or it lacks a configuration, weights or a tokenizer; names ``argument``.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        if path.startswith((".", "/", "~")) or path.count("/") > 1 or folder.exists():
+            raise ValueError(f"`{argument}` must be an existing folder or a hub id, but there is no folder {path}.")
+        return path
+    needed = {"tokenizer": TOKENIZERS, "configuration": ("config.json",), "weights": WEIGHTS}
+    for what, names in list(needed.items())[: 3 if weights else 1]:
+        if not any((folder / name).is_file() for name in names):
+            raise ValueError(
+                f"`{argument}`: a model's folder must hold a {what.rstrip('s')} file ({' or '.join(names)}), but {path} "
+                "has none; give a folder left by `dial fit` or by save_pretrained of both model and tokenizer."
+            )
+    return str(folder)
+
+
+def read_config(path: str, layers: int | None, label_names: Sequence[str], argument: str) -> tuple[Any, bool]:
+    """Configuration, cut to its first ``layers``, and whether it declares a classification head.
+
+    A configuration of a bare encoder gets the data's labels.
+
+    Raises:
+        ValueError: it cannot be read, has too few layers, or its head has another number of outputs than the data.
+    """
+    config = _read(AutoConfig, path, argument, "configuration")
+    if layers is not None:
+        cut_layers(config, layers, argument)
+    declared = any("ForSequenceClassification" in name for name in config.architectures or [])
+    if not declared:
+        name_labels(config, label_names)
+    elif config.num_labels != max(1, len(label_names)):
+        wanted = f"{len(label_names)} labels ({', '.join(label_names)})" if label_names else "1 output (regression)"
+        raise ValueError(
+            f"`{argument}` must have the data's {wanted}, but the head in {path} has {config.num_labels}; "
+            "give a tier that was trained on this task, or an encoder without a head to train one."
+        )
+    return config, declared
+
+
+def cut_layers(config: Any, layers: int, argument: str) -> None:
+    """Set the number of layers, in place.
+
+    Raises:
+        ValueError: the model has fewer layers, or no such number.
+    """
+    depth = getattr(config, "num_hidden_layers", None)
+    if depth is None or not 1 <= layers <= depth:
+        allowed = f"from 1 to {depth}" if depth else "left out (this model has no such setting)"
+        raise ValueError(f"`{argument}`: `layers` must be {allowed}, but got {layers}.")
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+
+
+def name_labels(config: Any, label_names: Sequence[str]) -> None:
+    """Write the data's labels into a configuration, in place; none means regression."""
+    config.num_labels = max(1, len(label_names))
+    if label_names:
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {name: i for i, name in enumerate(label_names)}
+    config.problem_type = "single_label_classification" if label_names else "regression"
+
+
+def read_model(path: str, config: Any, argument: str) -> tuple[nn.Module, list[str]]:
+    """Model in float32, and the names of parameters of its head that the files lack and that are therefore random.
+
+    Raises:
+        ValueError: the weights cannot be read, do not fit the configuration, or lack a part of the encoder.
+    """
+    settings = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, report = _read(AutoModelForSequenceClassification, path, argument, "weights", **settings)
+    if report["mismatched_keys"]:
+        first = sorted(str(key) for key in report["mismatched_keys"])[0]
+        raise ValueError(
+            f"`{argument}`: the weights in {path} do not fit its configuration and the data, first {first}."
+        )
+    encoder = f"{model.base_model_prefix}."
+    missing = sorted(report["missing_keys"])
+    # A pooler is part of the head that was trained with it; encoders pretrained without one come without it.
+    inside = [key for key in missing if key.startswith(encoder) and ".pooler." not in key]
+    if inside:
+        raise ValueError(
+            f"`{argument}`: the weights in {path} lack {len(inside)} parameters of the encoder, first {inside[0]}; "
+            "the file is damaged or belongs to another configuration."
+        )
+    return model, missing
+
+
+def read_tokenizer(path: str, argument: str) -> Any:
+    """Tokenizer of a folder or hub id.
+
+    Raises:
+        ValueError: it cannot be read, or cannot pad; names ``argument``.
+    """
+    tokenizer = _read(AutoTokenizer, path, argument, "tokenizer")
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"`{argument}`: the tokenizer in {path} must have a padding token, but it has none; add one.")
+    return tokenizer
+
+
+def read_card(path: str) -> dict[str, Any]:
+    """What ``dial fit`` wrote beside a model; empty for models from elsewhere."""
+    file = Path(path) / CARD
+    card: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return card
+
+
+def _read(kind: Any, path: str, argument: str, what: str, **settings: Any) -> Any:
+    try:
+        with quiet():
+            return kind.from_pretrained(path, **settings)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        if Path(path).is_dir():
+            raise ValueError(f"`{argument}`: the {what} in {path} cannot be read: {reason}.") from error
+        raise ValueError(
+            f"`{argument}` must be a folder or the id of a model on the hub, but there is no folder {path!r} and the hub "
+            f"did not give its {what} ({reason}); check name and connection, or download it and give the folder."
+        ) from error
+
+
+def longest(tokenizer: Any, model: Any, asked: int | None) -> tuple[int, bool]:
+    """Tokens kept of a text, and whether more were asked for than the model has positions."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit:
+        for key, module in model.named_modules():
+            if key.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+                limit -= module.padding_idx + 1  # RoBERTa counts positions from behind the padding index
+    if asked is not None:
+        return (min(asked, limit), asked > limit) if limit else (asked, False)
+    own = tokenizer.model_max_length if tokenizer is not None else NO_LIMIT
+    own = own if own < 10**9 else (limit or NO_LIMIT)
+    return min(own, limit or own), False
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress bars and load reports of transformers: what matters in them is said in one line."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

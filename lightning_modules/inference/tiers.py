@@ -1,0 +1,213 @@
+"""Tiers from folders, from the hub and from a configuration, and into folders."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
+
+from lightning_modules.inference.labels import match_labels
+from lightning_modules.inference.precision import cast_encoder
+from lightning_modules.inference.sources import (
+    CARD,
+    check_place,
+    cut_layers,
+    longest,
+    name_labels,
+    quiet,
+    read_card,
+    read_config,
+    read_model,
+    read_tokenizer,
+)
+from lightning_modules.inference.tier import Encoding, GoOn, Tier, encoding_key, own_names
+from lightning_modules.inference.views import View
+from lightning_modules.models import BiLSTMConfig, word_vectors_width
+
+__all__ = ["Encoding", "GoOn", "Tier", "View", "build_tier", "encoding_key", "load_tier", "save_tier"]
+
+WORDS = "words"  # the tokenizer that is built from the training text
+logger = logging.getLogger(__name__)
+
+
+def load_tier(
+    view: View | str | Mapping[str, Any],
+    name: str,
+    label_names: list[str],
+    argument: str = "path",
+    train: bool = False,
+) -> Tier:
+    """Load a model and its tokenizer.
+
+    Args:
+        view: what to load and how to use it.
+        name: what the tier is called in tables and figures.
+        label_names: the data's names in the order of its integers; empty for regression.
+        argument: how the user calls ``view``, for error messages.
+        train: give a model in training mode, and allow one without classification head, which then gets a new one.
+
+    Raises:
+        ValueError: the folder is missing or incomplete, the hub cannot be reached, the labels do not fit, or there are
+            fewer layers than asked for; names ``argument``.
+    """
+    view = View.parse(view, argument)
+    path = check_place(view.path, argument)
+    config, declared = read_config(path, view.layers, label_names, argument)
+    model, missing = read_model(path, config, argument)
+    tokenizer = read_tokenizer(path, argument)
+    if missing and not train:
+        raise ValueError(
+            f"`{argument}` must be a trained classifier, but {view.path} has no {missing[0]}"
+            f"{' (an encoder without classification head)' if not declared else ''}; train it with `dial fit` first."
+        )
+    if missing:
+        name_labels(model.config, label_names)
+        logger.warning("%s: %s has no classification head; a new one starts untrained.", name, view.path)
+    order, assumed = _order(view, own_names(model.config), label_names, name, argument)
+    cast_encoder(model, view.dtype)
+    max_length = _max_length(tokenizer, model, view.max_length, name)
+    model.train(train)
+    return Tier(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
+
+
+def build_tier(
+    config: Mapping[str, Any],
+    tokenizer: str,
+    label_names: list[str],
+    max_length: int | None = None,
+    layers: int | None = None,
+    embeddings: str | None = None,
+    name: str = "model",
+    argument: str = "config",
+) -> Tier:
+    """Make an untrained model from a configuration.
+
+    Args:
+        config: ``model_type`` (``bilstm``, ``bert``, ...) and any settings of its configuration class.
+        tokenizer: folder or hub id; ``words`` for one built from the training text by :meth:`Tier.fit_tokenizer`, of
+            at most ``vocab_size`` entries.
+        label_names: the data's names in the order of its integers; empty for regression.
+        max_length: tokens kept of a text or pair.
+        layers: number of layers, at most those of ``config``.
+        embeddings: file of word vectors for a word-level model; its width sets a BiLSTM's embedding width.
+        name: what the tier is called in tables and figures.
+        argument: how the user calls ``config``, for error messages.
+
+    Raises:
+        ValueError: an unknown ``model_type`` or setting, a vocabulary smaller than the tokenizer's, or word vectors
+            that do not fit; names the argument.
+    """
+    settings = dict(config)
+    if embeddings is not None:
+        if tokenizer != WORDS:
+            raise ValueError(f"`embeddings` needs the tokenizer {WORDS!r} (word-level), but got {tokenizer!r}.")
+        width = word_vectors_width(embeddings, "embeddings")
+        if settings.get("model_type") == BiLSTMConfig.model_type:
+            settings["embedding_size"] = width
+    read = (
+        None if tokenizer == WORDS else read_tokenizer(check_place(tokenizer, "tokenizer", weights=False), "tokenizer")
+    )
+    made = _make_config(settings, read, argument)
+    if layers is not None:
+        cut_layers(made, layers, argument)
+    name_labels(made, label_names)
+    with quiet():
+        model = AutoModelForSequenceClassification.from_config(made)
+    if embeddings is not None and model.base_model.get_input_embeddings().embedding_dim != width:
+        wanted = model.base_model.get_input_embeddings().embedding_dim
+        raise ValueError(f"`embeddings` must have the model's embedding width {wanted}, but {embeddings} has {width}.")
+    longest_text = _max_length(read, model, max_length, name)
+    return Tier(name, View(path=name), model.train(), read, longest_text, label_names, word_vectors=embeddings)
+
+
+def _make_config(settings: dict[str, Any], tokenizer: Any, argument: str) -> Any:
+    """A configuration of ``settings``, with the special tokens of ``tokenizer`` (None: the word-level one)."""
+    model_type = settings.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"`{argument}` must have a `model_type` that transformers knows (bilstm, bert, roberta, electra, "
+            f"distilbert, modernbert, ...), but got {model_type!r}."
+        )
+    default = CONFIG_MAPPING[model_type]()
+    unknown = [key for key in settings if not hasattr(default, key)]
+    if unknown:
+        allowed = ", ".join(sorted(key for key in default.to_dict() if not key.startswith("_")))
+        raise ValueError(f"`{argument}` of {model_type} allows {allowed}, but got {', '.join(unknown)}.")
+    special = {"pad": 0, "cls": 2, "sep": 3, "bos": 2, "eos": 3}  # as laid out by build_word_tokenizer
+    if tokenizer is not None:
+        special = {key: getattr(tokenizer, f"{key}_token_id") for key in special}
+        settings.setdefault("vocab_size", len(tokenizer))
+        if settings["vocab_size"] < len(tokenizer):
+            raise ValueError(
+                f"`{argument}`: `vocab_size` must be at least the tokenizer's {len(tokenizer)}, "
+                f"but got {settings['vocab_size']}; leave it out."
+            )
+    for key, value in special.items():
+        if key == "pad" or getattr(default, f"{key}_token_id", None) is not None:
+            settings.setdefault(f"{key}_token_id", value)
+    with quiet():
+        return AutoConfig.for_model(model_type, **settings)
+
+
+def _order(
+    view: View, own: list[str] | None, label_names: list[str], name: str, argument: str
+) -> tuple[list[int] | None, bool]:
+    if not label_names:
+        return None, False
+    own = view.label_names or own
+    order, assumed = match_labels(own, label_names, argument)
+    if assumed:
+        logger.warning(
+            "%s: the labels of %s (%s) are taken in the data's order (%s); `label_names` on the tier settles it.",
+            *(name, view.path, ", ".join(own or ["without names"]), ", ".join(label_names)),
+        )
+    return order, assumed
+
+
+def _max_length(tokenizer: Any, model: Any, asked: int | None, name: str) -> int:
+    length, cut = longest(tokenizer, model, asked)
+    if cut:
+        logger.warning("%s: `max_length` %s is more than the model's %s positions; %s.", name, asked, length, length)
+    if tokenizer is not None:
+        tokenizer.model_max_length = length  # saved with the tokenizer, so that a folder keeps its length
+    return length
+
+
+def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: bool = False) -> Path:
+    """Write a folder that :func:`load_tier`, and the Auto classes of transformers, can read.
+
+    It is written beside its place and then renamed, so that no half folder is ever seen.
+
+    Args:
+        folder: where to; its parents are created.
+        tier: a tier whose tokenizer is known.
+        card: what is known about the model; plain values, written as ``card.json``.
+        replace: allow an earlier tier in ``folder`` to be replaced.
+
+    Raises:
+        ValueError: something lies at ``folder`` that is no tier of ours, or that may not be replaced.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        ours = (folder / CARD).is_file()
+        if not ours or not replace:
+            reason = "an earlier model" if ours else "something that `dial fit` did not write"
+            raise ValueError(
+                f"`folder` must not exist yet, but {folder} holds {reason}; give another folder or move it."
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        made = Path(scratch) / "new"
+        with quiet():
+            tier.model.save_pretrained(made)  # type: ignore[operator]
+            tier.tokenizer.save_pretrained(made)
+        (made / CARD).write_text(json.dumps(dict(card), indent=2, sort_keys=True) + "\n")
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        made.rename(folder)
+    return folder
