@@ -2,5 +2,7 @@
 
 from datamodules.base import SequenceDataModule
 from datamodules.glue import GLUEDataModule
+from datamodules.graded import GradedSentimentDataModule
+from datamodules.text import TextDataModule
 
-__all__ = ["GLUEDataModule", "SequenceDataModule"]
+__all__ = ["GLUEDataModule", "GradedSentimentDataModule", "SequenceDataModule", "TextDataModule"]

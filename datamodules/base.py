@@ -210,8 +210,8 @@ class SequenceDataModule(LightningDataModule, ABC):
             and getattr(connector, "use_distributed_sampler", False)
         ):
             raise ValueError(
-                "`trainer.use_distributed_sampler` must be false with several processes, but got true: the loaders split "
-                "the rows among the ranks themselves. Set `trainer.use_distributed_sampler: false`."
+                "`trainer.use_distributed_sampler` must be false with several processes, but got true: the loaders "
+                "split the rows among the ranks themselves. Set `trainer.use_distributed_sampler: false`."
             )
 
     # ---- encodings ----

@@ -151,8 +151,8 @@ class GLUEDataModule(SequenceDataModule):
         elif split != "train":
             remedy += ", or cut test rows from the training rows with `test_fraction: 0.1`"
         return (
-            f"`source` must have a file {split}.parquet (or .jsonl, .csv, official .tsv) for {self.task}, but {folders} "
-            f"has none. {remedy}."
+            f"`source` must have a file {split}.parquet (or .jsonl, .csv, official .tsv) for {self.task}, but "
+            f"{folders} has none. {remedy}."
         )
 
     def _read_file(self, path: Path, names: list[str]) -> Columns:

@@ -81,8 +81,8 @@ def _csv(path: Path, columns: list[str], argument: str) -> Columns:
                     rows.append(row)
                 elif row:  # an empty line is no row
                     raise ValueError(
-                        f"`{argument}` must have {len(header)} fields in every row, but {path} has {len(row)} in the row "
-                        f"that ends at line {reader.line_num}. Quote texts that contain commas."
+                        f"`{argument}` must have {len(header)} fields in every row, but {path} has {len(row)} in the "
+                        f"row that ends at line {reader.line_num}. Quote texts that contain commas."
                     )
         except csv.Error as error:
             raise ValueError(
