@@ -19,10 +19,10 @@ class GradedSentimentDataModule(SequenceDataModule):
     occurs twice. ``sample_id`` counts through all roles.
 
     Args:
-        train: number of training rows.
-        validation: number of validation rows.
+        train_rows: number of training rows.
+        validation_rows: number of validation rows.
         calibration_rows: number of calibration rows.
-        test: number of test rows.
+        test_rows: number of test rows.
         shares: parts of levels 1 to 4 among the rows.
         data_seed: the same seed gives the same sentences; ``seed`` is that of the training order.
         kwargs: see :class:`SequenceDataModule`; its fractions have no effect here.
@@ -33,10 +33,10 @@ class GradedSentimentDataModule(SequenceDataModule):
 
     def __init__(
         self,
-        train: int = 20_000,
-        validation: int = 1_000,
+        train_rows: int = 20_000,
+        validation_rows: int = 1_000,
         calibration_rows: int = 2_000,
-        test: int = 2_000,
+        test_rows: int = 2_000,
         shares: list[float] | None = None,
         data_seed: int = 0,
         **kwargs: Any,
@@ -45,12 +45,10 @@ class GradedSentimentDataModule(SequenceDataModule):
         self.shares = [0.4, 0.1, 0.25, 0.25] if shares is None else list(shares)
         if len(self.shares) != len(LEVELS) or min(self.shares) < 0 or sum(self.shares) <= 0:
             raise ValueError(f"`shares` must be 4 parts of at least 0, not all 0, but got {shares}.")
-        self.sizes = dict(zip(ROLES, (train, validation, calibration_rows, test), strict=True))
-        for argument, size in zip(
-            ("train", "validation", "calibration_rows", "test"), self.sizes.values(), strict=True
-        ):
+        self.sizes = dict(zip(ROLES, (train_rows, validation_rows, calibration_rows, test_rows), strict=True))
+        for role, size in self.sizes.items():
             if size < 1:
-                raise ValueError(f"`{argument}` must be at least 1, but got {size}.")
+                raise ValueError(f"`{role}_rows` must be at least 1, but got {size}.")
         self.data_seed = data_seed
         self.metrics = ["accuracy"]
         self._drawn: dict[str, tuple[Rows, np.ndarray]] = {}
