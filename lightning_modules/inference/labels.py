@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
-GENERIC = re.compile(r"label[\W_]*\d+", re.IGNORECASE)
+GENERIC = re.compile(r"(label[\W_]*)?\d+", re.IGNORECASE)
 
 
 def is_generic(names: Sequence[str] | None) -> bool:
-    """Whether names say nothing about the classes: none, or ``LABEL_0``, ``LABEL_1``, ...
+    """Whether names say nothing about the classes: none, or only numbers (``LABEL_0``, ``1``).
 
     Example:
         >>> is_generic(["LABEL_0", "LABEL_1"]), is_generic(["negative", "positive"])

@@ -36,12 +36,12 @@ def check_place(path: str, argument: str, weights: bool = True) -> str:
         if path.startswith((".", "/", "~")) or path.count("/") > 1 or folder.exists():
             raise ValueError(f"`{argument}` must be an existing folder or a hub id, but there is no folder {path}.")
         return path
-    needed = {"tokenizer": TOKENIZERS, "configuration": ("config.json",), "weights": WEIGHTS}
+    needed = {"a tokenizer": TOKENIZERS, "a configuration": ("config.json",), "weights": WEIGHTS}
     for what, names in list(needed.items())[: 3 if weights else 1]:
         if not any((folder / name).is_file() for name in names):
             raise ValueError(
-                f"`{argument}`: a model's folder must hold a {what.rstrip('s')} file ({' or '.join(names)}), but {path} "
-                "has none; give a folder left by `dial fit` or by save_pretrained of both model and tokenizer."
+                f"`{argument}` must be a folder with {what} ({' or '.join(names)}), but {path} has none; "
+                "give a folder left by `dial fit`, or by save_pretrained of both model and tokenizer."
             )
     return str(folder)
 
@@ -146,8 +146,8 @@ def _read(kind: Any, path: str, argument: str, what: str, **settings: Any) -> An
         if Path(path).is_dir():
             raise ValueError(f"`{argument}`: the {what} in {path} cannot be read: {reason}.") from error
         raise ValueError(
-            f"`{argument}` must be a folder or the id of a model on the hub, but there is no folder {path!r} and the hub "
-            f"did not give its {what} ({reason}); check name and connection, or download it and give the folder."
+            f"`{argument}` must be a folder or the id of a model on the hub, but there is no folder {path!r}, and the "
+            f"hub did not give its {what} ({reason}); check name and connection, or download it and give the folder."
         ) from error
 
 

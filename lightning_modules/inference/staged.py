@@ -26,6 +26,7 @@ class StagedModel(nn.Module):
     """
 
     stages: tuple[Stage, ...]
+    tiers: Sequence[Tier]
 
     def __init__(self, tiers: Sequence[Tier]) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class StagedModel(nn.Module):
                     f"and {tier.name} has {tier.label_names}; load each with the data's label names."
                 )
         check_tiers_agree({tier.name: getattr(tier, "own_label_names", None) for tier in tiers})
-        self.tiers = nn.ModuleList(tiers)
+        self.tiers = nn.ModuleList(tiers)  # type: ignore[assignment]
         self.stages = tuple(
             Stage(name=stage, tier=tier.name, index=index)
             for tier in tiers

@@ -39,11 +39,13 @@ class Tier(nn.Module):
         word_vectors: file that :meth:`fit_tokenizer` initialises word embeddings from.
     """
 
+    model: Any  # a PreTrainedModel, whose attributes differ by class
+
     def __init__(
         self,
         name: str,
         view: View,
-        model: nn.Module,
+        model: Any,
         tokenizer: Any,
         max_length: int,
         label_names: list[str],
@@ -71,7 +73,7 @@ class Tier(nn.Module):
     @property
     def own_label_names(self) -> list[str] | None:
         """The model's own names in the data's order; None if it has none that mean anything."""
-        names = self.view.label_names or own_names(self.model.config)
+        names = own_names(self.model.config) or []
         return None if is_generic(names) else [names[i] for i in self.order]
 
     @property
@@ -127,7 +129,7 @@ class Tier(nn.Module):
         """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name."""
         if exit_index not in range(len(self.exits)):
             raise ValueError(f"`exit_index` must be below {len(self.exits)}, but got {exit_index}.")
-        return Path(self)
+        return TierPath(self)
 
     def example(self, length: int) -> Encoding:
         """An encoding of one row of ``length`` tokens without padding, ``(1, length)``."""
@@ -155,12 +157,12 @@ class Tier(nn.Module):
         if self.word_vectors is not None:
             words = {w: i for w, i in self.tokenizer.get_vocab().items() if w not in self.tokenizer.all_special_tokens}
             vectors = read_word_vectors(self.word_vectors, words)
-            table = self.model.base_model.get_input_embeddings()  # type: ignore[operator, union-attr]
-            share = copy_word_vectors(table, words, vectors)  # type: ignore[arg-type]
+            table = self.model.base_model.get_input_embeddings()
+            share = copy_word_vectors(table, words, vectors)
             print(f"{self.name}: {share:.1%} of {len(words)} words have a vector in {self.word_vectors}")
 
 
-class Path(nn.Module):
+class TierPath(nn.Module):
     """The model of a tier as a plain module from an encoding's tensors to logits, for counting its operations."""
 
     def __init__(self, tier: Tier) -> None:

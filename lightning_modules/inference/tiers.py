@@ -63,12 +63,16 @@ def load_tier(
     if missing and not train:
         raise ValueError(
             f"`{argument}` must be a trained classifier, but {view.path} has no {missing[0]}"
-            f"{' (an encoder without classification head)' if not declared else ''}; train it with `dial fit` first."
+            f"{'' if declared else ' (an encoder without classification head)'}; train it with `dial fit` first."
         )
     if missing:
-        name_labels(model.config, label_names)
-        logger.warning("%s: %s has no classification head; a new one starts untrained.", name, view.path)
-    order, assumed = _order(view, own_names(model.config), label_names, name, argument)
+        logger.warning("%s: %s has no trained classification head; a new one starts untrained.", name, view.path)
+    own = list(label_names) if missing else view.label_names or own_names(model.config)
+    order, assumed = _order(view, own, label_names, name, argument)
+    if missing or (train and assumed):
+        name_labels(model.config, label_names)  # training makes it true
+    elif view.label_names:
+        name_labels(model.config, view.label_names)
     cast_encoder(model, view.dtype)
     max_length = _max_length(tokenizer, model, view.max_length, name)
     model.train(train)
@@ -159,7 +163,6 @@ def _order(
 ) -> tuple[list[int] | None, bool]:
     if not label_names:
         return None, False
-    own = view.label_names or own
     order, assumed = match_labels(own, label_names, argument)
     if assumed:
         logger.warning(

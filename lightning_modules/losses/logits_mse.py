@@ -24,6 +24,7 @@ def logits_mse(student: Tensor, teacher: Tensor) -> Tensor:
     """
     if student.shape != teacher.shape:
         raise ValueError(
-            f"`student` and `teacher` must have the same shape, but got {tuple(student.shape)} and {tuple(teacher.shape)}."
+            "`student` and `teacher` must be logits of the same shape, "
+            f"but got {tuple(student.shape)} and {tuple(teacher.shape)}."
         )
     return F.mse_loss(student.float(), teacher.detach().float())

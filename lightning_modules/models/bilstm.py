@@ -76,7 +76,7 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         """The table of word embeddings."""
         return self.embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the table of word embeddings."""
         self.embeddings = value
 
