@@ -21,6 +21,7 @@ SEEDS = {"sst2": (0,), "cola": (0, 1, 2), "mrpc": (0, 1, 2), "rte": (0, 1, 2)}
 EPOCHS = {"sst2": 2, "cola": 5, "mrpc": 6, "rte": 8}
 DISTILLATION_EPOCHS = {"sst2": 3, "cola": 10, "mrpc": 12, "rte": 12}
 TIMED_ROWS = 200
+PRECISION = ("--trainer.precision", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def cell_steps(data: str, models: str, runs: str, task: str, seed: int) -> Itera
     def fit(name: str, config: str, arguments: Sequence[str]) -> Step:
         run = f"{folder}/{name}"
         epochs = ("--trainer.max_epochs", str((EPOCHS if config == "finetune" else DISTILLATION_EPOCHS)[task]))
-        command = ("dial", "fit", "--config", f"configs/model/{config}.yaml", *source, *arguments, *epochs, *seeds)
+        config_file = f"configs/model/{config}.yaml"
+        command = ("dial", "fit", "--config", config_file, *source, *arguments, *epochs, *PRECISION, *seeds)
         return Step(f"{task}/seed{seed}/{name}", f"{run}/tier/card.json", (*command, "--run", run))
 
     pretrained = ("--model.path", encoder)
