@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lightning_modules.adaptive.files import write_json
+
 if TYPE_CHECKING:
     from lightning_modules.adaptive.table import Stage
 
@@ -45,26 +47,27 @@ class CostFunction:
             raise ValueError("CostFunction takes either coefficients or counts; got both or neither.")
 
     def __call__(self, lengths: ArrayLike) -> Float:
-        """MACs for lengths of any shape.
+        """MACs for lengths of any shape; an empty text (length 0) is read, and charged, as one token.
 
         Raises:
-            ValueError: for a length below 1, or one that was never counted where no quadratic holds.
+            ValueError: for a negative length, or one that was never counted where no quadratic holds.
         """
-        lengths = np.asarray(lengths)
-        if lengths.size and lengths.min() < 1:
-            raise ValueError(f"lengths must be at least 1 token; got {lengths.min()}.")
+        tokens = np.asarray(lengths)
+        if tokens.size and tokens.min() < 0:
+            raise ValueError(f"lengths must be 0 or more tokens; got {tokens.min()}.")
+        tokens = np.maximum(tokens, 1)
         if self.coefficients is not None:
             a, b, c = self.coefficients
-            x = lengths.astype(np.float64)
+            x = tokens.astype(np.float64)
             return a + x * (b + x * c)
         assert self.counts is not None
-        distinct, where = np.unique(lengths, return_inverse=True)
+        distinct, where = np.unique(tokens, return_inverse=True)
         if missing := [int(n) for n in distinct if int(n) not in self.counts]:
             raise ValueError(
                 f"lengths must be among the {len(self.counts)} that were counted, as this cost is no quadratic in the "
                 f"length; got also {missing[:8]}. Pass all of them to fit_cost."
             )
-        return np.array([self.counts[int(n)] for n in distinct], dtype=np.float64)[where].reshape(lengths.shape)
+        return np.array([self.counts[int(n)] for n in distinct], dtype=np.float64)[where].reshape(tokens.shape)
 
     def to_json(self) -> dict[str, Any]:
         """A value that ``json`` writes and :meth:`from_json` reads back unchanged."""
@@ -97,10 +100,10 @@ def fit_cost(count: Callable[[int], int], lengths: Iterable[int]) -> CostFunctio
     Args:
         count: MACs of one example of the given length; called at most once per length, with lengths between 1 and
             the longest asked for.
-        lengths: all lengths that will be asked for, repeats allowed, padded and fixed ones included.
+        lengths: all lengths that will be asked for, repeats allowed, padded and fixed ones included; 0 is taken as 1.
 
     Raises:
-        ValueError: where there is no length, or one below 1.
+        ValueError: where there is no length, or a negative one.
 
     Example:
         >>> fit_cost(lambda length: 3 * length + length**2, [128])
@@ -109,8 +112,9 @@ def fit_cost(count: Callable[[int], int], lengths: Iterable[int]) -> CostFunctio
         {6: 12, 7: 12}
     """
     distinct = sorted({int(length) for length in lengths})
-    if not distinct or distinct[0] < 1:
-        raise ValueError(f"lengths must be one or more numbers from 1; got {distinct[:3]}.")
+    if not distinct or distinct[0] < 0:
+        raise ValueError(f"lengths must be one or more numbers of tokens; got {distinct[:3]}.")
+    distinct = sorted({max(length, 1) for length in distinct})
     known: dict[int, int] = {}
 
     def counted(length: int) -> int:
@@ -119,7 +123,7 @@ def fit_cost(count: Callable[[int], int], lengths: Iterable[int]) -> CostFunctio
         return known[length]
 
     high = distinct[-1]
-    low = min(distinct[0], max(1, high - 16))  # lengths close together would tell little
+    low = min(distinct[0], max(1, high // 4))  # lengths close together would tell little
     if high - low >= 6:
         middle = (low + high) // 2
         coefficients = _quadratic([(n, counted(n)) for n in (low, middle, high)])
@@ -152,8 +156,9 @@ def charged_lengths(
     """The lengths that a convention charges, per tier (N,).
 
     Args:
-        convention: ``true`` (the example's own tokens), ``padded`` (the longest row of its batch, which is what was
-            executed), or a number: the fixed length of the papers, 128 for GLUE, whatever the input.
+        convention: ``true`` (the example's own tokens), ``padded`` (the longest row of its batch, which is what an
+            encoder executes; a packed LSTM executes the true length), or a number: the fixed length of the papers,
+            128 for GLUE, whatever the input.
         true: per tier the tokens of each example (N,).
         padded: per tier the padded lengths (N,).
 
@@ -168,7 +173,7 @@ def charged_lengths(
         return {tier: np.asarray(lengths, dtype=np.int64) for tier, lengths in true.items()}
     if convention == "padded":
         return {tier: np.asarray(lengths, dtype=np.int64) for tier, lengths in padded.items()}
-    if isinstance(convention, int) and convention >= 1:
+    if isinstance(convention, int) and not isinstance(convention, bool) and convention >= 1:
         return {tier: np.full(len(lengths), convention, dtype=np.int64) for tier, lengths in true.items()}
     raise ValueError(f"length convention must be 'true', 'padded' or a number of tokens from 1; got {convention!r}.")
 
@@ -251,8 +256,6 @@ class ModelCosts:
 
     def save(self, path: str | Path) -> None:
         """Write ``costs.json``, whole or not at all."""
-        from lightning_modules.adaptive.files import write_json
-
         write_json(Path(path), self.to_json())
 
     @classmethod

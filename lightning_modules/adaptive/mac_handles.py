@@ -14,6 +14,7 @@ import torch
 
 Count = dict[str, int]
 Handle = Callable[[list[Any], list[Any]], Any]
+REMEDY = "Count it before torch.jit.script."
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -56,11 +57,6 @@ def _added_matmul(inputs: list[Any], outputs: list[Any]) -> Count:
 
 def _linear(inputs: list[Any], outputs: list[Any]) -> Count:
     return {"linear": prod(_shape(inputs[0])) * prod(_shape(inputs[1])[:-1])}
-
-
-def _quantised_linear(inputs: list[Any], outputs: list[Any]) -> Count:
-    """The packed weight shows no shape; the output tells its width."""
-    return {"linear": prod(_shape(inputs[0])) * _shape(outputs[0])[-1]}
 
 
 def _convolution(inputs: list[Any], outputs: list[Any]) -> Count:
@@ -144,10 +140,7 @@ def _layer_norm(inputs: list[Any], outputs: list[Any]) -> Count:
 
 
 def _hidden(inputs: list[Any], outputs: list[Any]) -> Count:
-    raise ValueError(
-        "module must be plain Python; a scripted `if`, loop or call hides its operators from the trace. "
-        "Count the module before torch.jit.script."
-    )
+    raise ValueError(f"module must be plain Python; a scripted `if`, loop or call hides operators. {REMEDY}")
 
 
 def _counter(handle: Handle) -> Handle:
@@ -159,9 +152,8 @@ def _counter(handle: Handle) -> Handle:
 
 _BY_OPERATOR: dict[Handle, str] = {
     _matmul: "aten::matmul aten::mm aten::bmm aten::mv aten::dot aten::vdot aten::inner",
-    _added_matmul: "aten::addmm aten::addmv aten::baddbmm",
+    _added_matmul: "aten::addmm aten::addmv aten::baddbmm aten::addbmm",
     _linear: "aten::linear",
-    _quantised_linear: "quantized::linear quantized::linear_dynamic quantized::linear_relu_dynamic",
     _convolution: "aten::_convolution",
     _fused_attention: (
         "aten::scaled_dot_product_attention aten::_scaled_dot_product_flash_attention "
@@ -198,11 +190,12 @@ NEGLIGIBLE = frozenset(
         "logical_or logical_xor lt ne where "
         # look-ups, copies, shapes and types
         "Bool Float _cast_Float _cast_Long _pack_padded_sequence _pad_packed_sequence _reshape_alias "
-        "_shape_as_tensor _to_copy alias bucketize clone dequantize diagonal embedding embedding_bag expand_as fill "
-        "fill_ flip index_add index_select lift lift_fresh lift_fresh_copy linspace masked_fill_ masked_scatter "
-        "masked_select meshgrid movedim new_ones numpy_T one_hot ones_like pad quantize_per_tensor repeat "
-        "repeat_interleave reshape_as resolve_conj rot90 scalar_tensor scatter scatter_ scatter_add select_scatter "
-        "slice_scatter swapaxes swapdims tensor_split tile tril triu unflatten unfold view_as zero_ "
+        "_shape_as_tensor _to_copy _weight_norm alias bucketize clone dequantize diagonal embedding embedding_bag "
+        "empty_like expand_as fill fill_ flip index_add index_select lift lift_fresh lift_fresh_copy linspace "
+        "masked_fill_ masked_scatter masked_select meshgrid movedim new_ones numel numpy_T one_hot ones_like outer "
+        "pad quantize_per_tensor repeat repeat_interleave reshape_as resolve_conj rot90 scalar_tensor scatter "
+        "scatter_ scatter_add select_scatter slice_scatter swapaxes swapdims tensor_split tile tril triu unflatten "
+        "unfold unsafe_chunk unsafe_split view_as zero_ "
     ).split()
 )
 """Operators that count as zero beside those on fvcore's own list of shape operators."""

@@ -10,7 +10,6 @@ therefore multiplies smaller matrices, is counted as less.
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.adaptive.mac_handles import HANDLES, NEGLIGIBLE
+from lightning_modules.adaptive.mac_handles import HANDLES, NEGLIGIBLE, REMEDY
 
 CONVENTIONS = ("mac", "flop", "flop_without_attention")
 
@@ -82,9 +81,10 @@ def count_operations(module: nn.Module, example: Mapping[str, Tensor]) -> Operat
     """Trace ``module(**example)`` in evaluation mode and count its multiply-adds.
 
     Only shapes matter, so the trace first runs on torch's meta device, where it takes equally long at every length and
-    width; a module that needs values (packed sequences, quantised weights) is traced for real instead. The trace takes
-    the branch that the example takes: count each stage's path once, and weigh the paths by how often they are taken.
-    Parameters, buffers and training mode of the module are as before afterwards.
+    width; a module that needs values (packed sequences) is traced for real instead. The trace takes the branch that the
+    example takes: count each stage's path once, and weigh the paths by how often they are taken. It runs on a copy that
+    shares the weights, so the module itself keeps its mode, hooks and values. A model that will be quantised is counted
+    before: its products stay the same.
 
     Args:
         module: a path through a model, such as one stage's.
@@ -97,10 +97,12 @@ def count_operations(module: nn.Module, example: Mapping[str, Tensor]) -> Operat
         ValueError: naming every operator that is neither counted nor on the list of negligible ones, or where
             scripted control flow hides operators.
     """
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise ValueError(f"module must be plain Python; got a scripted part of {type(module).__name__}. {REMEDY}")
     try:
-        counts, unknown = _trace(_without_values(module), {name: x.to("meta") for name, x in example.items()})
+        counts, unknown = _trace(_copy(module, "meta"), {name: x.to("meta") for name, x in example.items()})
     except Exception:  # whatever has a cause other than the missing values is raised again by the real pass
-        counts, unknown = _trace(module, example)
+        counts, unknown = _trace(_copy(module, None), example)
     if unknown:
         raise ValueError(
             f"module must use only operators whose MACs are known; {type(module).__name__} also uses "
@@ -112,7 +114,7 @@ def count_operations(module: nn.Module, example: Mapping[str, Tensor]) -> Operat
 
 def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[Mapping[str, float], set[str]]:
     """Counts by kind of work, and the operators without one."""
-    with warnings.catch_warnings(), _evaluating(module), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # fvcore scripts and traces, which torch deprecates
         from fvcore.nn import FlopCountAnalysis  # here, as it takes a second
 
@@ -124,24 +126,28 @@ def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[Mapping[st
 
 
 class _Keywords(nn.Module):
-    """``module`` with positional tensors in and plain tensors out, as tracing wants it."""
+    """``module`` with positional tensors in and plain tensors out, as tracing wants it.
+
+    It calls the module without owning it, so that its weights are constants of the trace and fvcore hooks nothing.
+    """
 
     def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.module, self.names = module, names
+        self.call, self.names = (module,), names
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_tensors(self.module(**dict(zip(self.names, tensors, strict=True)))))
+        return tuple(_tensors(self.call[0](**dict(zip(self.names, tensors, strict=True)))))
 
 
-def _without_values(module: nn.Module) -> nn.Module:
-    """A copy whose weights have a shape and no values: no memory, and every operator is free."""
-    known: dict[int, Any] = {}
-    for parameter in module.parameters():
-        known[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
-    for buffer in module.buffers():
-        known[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return deepcopy(module, known)
+def _copy(module: nn.Module, device: str | None) -> nn.Module:
+    """An evaluating copy that shares the weights; on ``meta`` they have a shape and no values."""
+
+    def weight(tensor: Tensor) -> Tensor:
+        return tensor.detach() if device is None else torch.empty_like(tensor, device=device)
+
+    known: dict[int, Any] = {id(x): nn.Parameter(weight(x), requires_grad=False) for x in module.parameters()}
+    known |= {id(x): weight(x) for x in module.buffers()}
+    return deepcopy(module, known).eval()
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -154,22 +160,3 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for value in output:
             yield from _tensors(value)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; outside, every submodule's own mode again, and no hook of a trace that failed."""
-    modules = list(module.modules())
-    training = [part.training for part in modules]
-    hooks = [(part._forward_pre_hooks, part._forward_hooks) for part in modules]
-    before = [[set(registry) for registry in pair] for pair in hooks]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in zip(modules, training, strict=True):
-            part.training = mode
-        for pair, kept in zip(hooks, before, strict=True):
-            for registry, keys in zip(pair, kept, strict=True):
-                for key in set(registry) - keys:
-                    del registry[key]
