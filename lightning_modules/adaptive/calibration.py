@@ -121,8 +121,9 @@ class Chooser:
         best = first + _cheapest(np.ones(len(tested) - first, bool), self.path.macs[tested[first:]], self.quality[tested[first:]])
         if first < len(tested) - 1:
             return self._point(tested[best], "confident", target, bound=float(bound[best]))
-        rows = len(self.table.label)
-        needed = rows_needed(*(float(part[first - 1]) for part in (margin, variance, loss)), rows, confidence) if first else None
+        # Were no row of the first step lost, the margin would still be the Super's own, (1 − target) · quality.
+        own = (float(part[-1]) for part in (margin, variance, loss))
+        needed = rows_needed(*own, len(self.table.label), confidence) if first else None
         note = "only the Super qualifies; " + (
             "no number of rows shows more" if needed is None else f"a first saving needs {needed} rows or more"
         )

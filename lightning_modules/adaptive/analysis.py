@@ -1,0 +1,238 @@
+"""What operating points and scores do on the rows of one reported split, with intervals."""
+
+from functools import cached_property
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_modules.adaptive.calibration import Chooser, OperatingPoint
+from lightning_modules.adaptive.choices import Choice, Choices
+from lightning_modules.adaptive.intervals import Resampled, bootstrap, percentile_interval
+from lightning_modules.adaptive.paths import Path, metric_of, quality_at
+from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.tradeoff import Curve, curve, normalised_area
+
+if TYPE_CHECKING:
+    from lightning_modules.adaptive.costs import ModelCosts
+    from lightning_modules.adaptive.report import SweepSettings
+
+FIXED_LENGTH = 128  # tokens at which the papers charge every GLUE row
+
+
+class Analysis:
+    """Figures of one reported split.
+
+    Args:
+        rows: the split.
+        choices: operating points chosen for it.
+        settings: targets, resamples, seed.
+        costs: cost functions, for other length conventions.
+    """
+
+    def __init__(self, rows: StageTable, choices: Choices, settings: "SweepSettings", costs: "ModelCosts | None") -> None:
+        self.rows, self.choices, self.settings, self.costs = rows, choices, settings, costs
+        self.metric = metric_of(rows)
+        self.last = len(rows.stages) - 1
+        self.super = np.full(len(rows), self.last)
+        self.super_quality = quality_at(rows, self.metric.name, self.super)
+        self.reference = float(rows.macs_reference.mean())
+
+    def summary(self) -> dict[str, Any]:
+        """The split's part of ``summary.json``."""
+        result = {"rows": len(self.rows), "reference_macs": self.reference, "stages": self._stages()}
+        if not self.last:
+            return result
+        return result | {
+            "points": [self._point(choice) for choice in self._chosen] + list(self._in_sample()),
+            "scores": [self._score(rule, score) for rule, score in self.choices.rules],
+            "pairs": [self._pair(*pair) for pair in combinations(self._areas_of, 2)],
+            "crossings": self._crossings(),
+        }
+
+    def curves(self) -> list[Curve]:
+        """Exact curves of all rules and scores and of the oracle; none for a single stage."""
+        return list(self._curves.values())
+
+    @cached_property
+    def _curves(self) -> dict[str, Curve]:
+        if not self.last:
+            return {}
+        pairs = self.choices.rules
+        found = {f"{rule}/{score}": curve(self.rows, score, rule, self.choices.quantiles(rule, score)) for rule, score in pairs}
+        return found | {"oracle": curve(self.rows, "oracle")}
+
+    @cached_property
+    def _areas_of(self) -> list[str]:
+        return [f"{rule}/{score}" for rule, score in self.choices.rules if score != "random"]
+
+    @cached_property
+    def _chosen(self) -> list[Choice]:
+        return list(self.choices.all())
+
+    @cached_property
+    def _choosers(self) -> dict[str, Chooser]:
+        """Choosers on the reported rows themselves, for what choosing there would claim."""
+        return {f"{rule}/{score}": Chooser(self.rows, score, rule) for rule, score in self.choices.rules}
+
+    @cached_property
+    def _resampled(self) -> Resampled:
+        paths = {f"in_sample/{key}": chooser.path for key, chooser in self._choosers.items()}
+        for rule, score in self.choices.rules:
+            paths[f"{rule}/{score}"] = Path.of(self.rows, score, rule, self.choices.quantiles(rule, score))
+        paths["random"] = paths["threshold/random"]
+        paths["oracle"] = paths["in_sample/oracle"] = Path.of(self.rows, "oracle", "oracle")
+        decisions = {choice.key: choice.stages for choice in self._chosen}
+        decisions |= {f"stage/{s}": np.full(len(self.rows), s) for s in range(self.last + 1)}
+        settings = self.settings
+        return bootstrap(self.rows, self.metric, decisions, paths, settings.targets, settings.bootstrap, settings.seed)
+
+    def _measure(self, stages: np.ndarray) -> dict[str, Any]:
+        """Quality, cost and shares when every row stops at its stage."""
+        taken = np.arange(len(stages))
+        quality = {name: quality_at(self.rows, name, stages) for name in self.rows.metrics}
+        macs = float(self.rows.macs[taken, stages].mean())
+        shares = np.bincount(stages, minlength=self.last + 1) / len(stages)
+        return {
+            "quality": quality,
+            "kept": quality[self.metric.name] / self.super_quality if self.super_quality > 0 else None,
+            "macs": macs,
+            "flops": 2 * macs,
+            "speedup": self.reference / macs,
+            "shares": dict(zip(self.rows.stage_names, shares.tolist(), strict=True)),
+            "swift_ratio": float(shares[0]),
+        }
+
+    def _stages(self) -> list[dict[str, Any]]:
+        """Every stage answering all rows; `alone` is its cost without the stages before it, where the Super's is known."""
+        result = []
+        for s, stage in enumerate(self.rows.stages):
+            measured = self._measure(np.full(len(self.rows), s))
+            entry = {"name": stage.name} | {key: measured[key] for key in ("quality", "kept", "macs", "speedup")}
+            if self.last:
+                entry["quality_interval"] = percentile_interval(self._resampled.quality[f"stage/{s}"])
+                entry["kept_interval"] = percentile_interval(self._resampled.kept(f"stage/{s}"))
+            result.append(entry)
+        return result
+
+    def _point(self, choice: Choice) -> dict[str, Any]:
+        point, measured = choice.point, self._measure(choice.stages)
+        intervals = {
+            "kept_interval": percentile_interval(self._resampled.kept(choice.key)),
+            "quality_interval": percentile_interval(self._resampled.quality[choice.key]),
+            "speedup_interval": percentile_interval(self._resampled.speedup(choice.key)),
+        }
+        kind = choice.key.split("/")[2]
+        entry = {"score": point.score, "rule": point.rule, "kind": kind, "target": point.target}
+        entry |= {"thresholds": list(point.thresholds), "calibration": self._promised(point)}
+        entry |= {"only_super": point.only_super, "rows_needed": point.rows_needed, "note": point.note}
+        if choice.folds:
+            entry["folds"] = [{"thresholds": list(p.thresholds), **self._promised(p)} for p in choice.folds]
+            if kind == "confident" and (count := sum(p.only_super for p in choice.folds)):
+                entry["note"] = "; ".join(filter(None, [point.note, f"only the Super in {count} of {len(choice.folds)} folds"]))
+        entry |= measured | intervals | {"held": self._held(kind, point.target, measured)}
+        entry |= self._other_lengths(choice.stages)
+        if kind in ("expected", "per_stage"):
+            again = self._again.get((f"threshold/{point.score}" if kind == "per_stage" else f"{point.rule}/{point.score}", point.target))
+            if kind == "expected" and again is not None:
+                entry["selection_inflation"] = self.reference / again.macs - measured["speedup"]
+        return entry
+
+    def _held(self, kind: str, target: float | None, measured: dict[str, Any]) -> bool | None:
+        if target is None:
+            return None
+        if kind == "budget":
+            return bool(measured["macs"] <= target * (1 + 1e-9))
+        return bool(measured["quality"][self.metric.name] >= target * self.super_quality - 1e-12)
+
+    @staticmethod
+    def _promised(point: OperatingPoint) -> dict[str, Any]:
+        """What the calibration rows said of a point."""
+        kept = point.quality / point.super_quality if point.super_quality > 0 else None
+        return {"quality": point.quality, "kept": kept, "macs": point.macs, "margin_bound": point.bound}
+
+    @cached_property
+    def _again(self) -> dict[tuple[str, float | None], OperatingPoint]:
+        """Points chosen on the reported rows, per path and target."""
+        targets = self.settings.targets
+        return {(key, t): chooser.expected(t, "in_sample") for key, chooser in self._choosers.items() for t in targets}
+
+    def _in_sample(self) -> list[dict[str, Any]]:
+        """Points chosen on the rows that they are reported on, as the papers do, and the oracle's."""
+        result = []
+        oracle = Chooser(self.rows, "oracle", "oracle")
+        points = {**self._again, **{("oracle", target): oracle.expected(target, "in_sample") for target in self.settings.targets}}
+        for (key, target), point in points.items():
+            chosen = self._resampled.chosen[f"in_sample/{key}"][self.settings.targets.index(target)]
+            path = (oracle if key == "oracle" else self._choosers[key]).path
+            stages = path.events.stages(point.thresholds[0]) if key == "oracle" else point.stages(self.rows)
+            entry = {"score": point.score, "rule": point.rule, "kind": "in_sample", "target": target}
+            entry |= {"thresholds": [] if key == "oracle" else list(point.thresholds)}
+            measured = self._measure(stages)
+            entry |= measured | {"speedup_interval": percentile_interval(chosen), "held": self._held("in_sample", target, measured)}
+            result.append(entry)
+        return result
+
+    def _score(self, rule: str, score: str) -> dict[str, Any]:
+        """Normalised area of one score, and which earlier score routes identically."""
+        key = f"{rule}/{score}"
+        area = normalised_area(self._curves[key], self._curves["threshold/random"], self._curves["oracle"])
+        interval = None if area is None else percentile_interval(self._resampled.normalised_area(key))
+        areas = self._resampled.areas[key]
+        same = [other for other in self._areas_of if other != key and np.array_equal(self._resampled.areas[other], areas)]
+        return {"score": score, "rule": rule, "normalised_area": area, "normalised_area_interval": interval, "same_as": same}
+
+    def _pair(self, first: str, second: str) -> dict[str, Any]:
+        """First minus second on the same resamples: normalised area, and speed-up and quality of the expected points."""
+        resampled, entry = self._resampled, {"first": first.split("/")[1], "second": second.split("/")[1]}
+        random, oracle = self._curves["threshold/random"], self._curves["oracle"]
+        areas = [normalised_area(self._curves[key], random, oracle) for key in (first, second)]
+        if areas[0] is not None and areas[1] is not None:
+            entry["normalised_area"] = areas[0] - areas[1]
+            entry["normalised_area_interval"] = percentile_interval(resampled.normalised_area(first) - resampled.normalised_area(second))
+        entry["targets"] = []
+        stages = {choice.key: choice.stages for choice in self._chosen}
+        for target in self.settings.targets:
+            keys = [f"{key}/expected/{target:g}" for key in (first, second)]
+            one, two = (self._measure(stages[key]) for key in keys)
+            name = self.metric.name
+            entry["targets"].append({
+                "target": target,
+                "speedup": one["speedup"] - two["speedup"],
+                "speedup_interval": percentile_interval(resampled.speedup(keys[0]) - resampled.speedup(keys[1])),
+                "quality": one["quality"][name] - two["quality"][name],
+                "quality_interval": percentile_interval(resampled.quality[keys[0]] - resampled.quality[keys[1]]),
+            })  # fmt: skip
+        return entry
+
+    def _crossings(self) -> dict[str, Any]:
+        names = self.rows.stage_names
+        return {
+            score: {name: {"status": d.status, "crossings": list(d.crossings)} for name, d in zip(names, found, strict=False)}
+            for score, found in self.choices.densities().items()
+        }
+
+    def _other_lengths(self, stages: np.ndarray) -> dict[str, Any]:
+        """Speed-up when rows are charged by true, padded and fixed length; empty without cost functions."""
+        if not self._charged:
+            return {}
+        taken = np.arange(len(stages))
+        return {"speedup_by_length": {name: ref.mean() / macs[taken, stages].mean() for name, (macs, ref) in self._charged.items()}}
+
+    @cached_property
+    def _charged(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Costs ``(N, S)`` and reference costs ``(N,)`` by length convention."""
+        if self.costs is None or not self.rows.lengths or not self.rows.padded:
+            return {}
+        from lightning_modules.adaptive.costs import charged_lengths
+
+        reference = self.rows.settings.get("reference") or self.rows.stages[-1].tier
+        result = {}
+        for convention in ("true", "padded", FIXED_LENGTH):
+            lengths = charged_lengths(convention, self.rows.lengths, self.rows.padded)
+            try:
+                _, macs = self.costs.stage_macs(self.rows.stages, lengths)
+                result[str(convention)] = macs, self.costs.alone(reference, lengths[reference])
+            except ValueError:  # a piecewise cost that was never counted at this length
+                continue
+        return result

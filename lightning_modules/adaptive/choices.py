@@ -1,0 +1,131 @@
+"""Every operating point of a sweep, chosen on held-out rows or by cross-fitting, with the stages that it takes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_modules.adaptive.calibration import Chooser, OperatingPoint, folds_of
+from lightning_modules.adaptive.density import Densities
+from lightning_modules.adaptive.descent import per_stage_thresholds
+from lightning_modules.adaptive.quantiles import Quantiles
+from lightning_modules.adaptive.table import StageTable
+
+if TYPE_CHECKING:
+    from lightning_modules.adaptive.report import SweepSettings
+
+Recipe = Callable[[Chooser], OperatingPoint]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One operating point and what it does on the reported rows.
+
+    Attributes:
+        key: unique name, ``rule/score/kind/target``.
+        point: chosen on all calibration rows (crossfit: on all rows); the one to use from now on.
+        stages: stage of every reported row ``(N,)``; with crossfit taken without looking at that row.
+        folds: the points of the folds with crossfit, else empty.
+    """
+
+    key: str
+    point: OperatingPoint
+    stages: np.ndarray
+    folds: tuple[OperatingPoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Chooses all operating points for one reported split.
+
+    Attributes:
+        scores: names of the scores.
+        settings: targets, budgets, confidence, folds.
+        held_out: calibration rows; None for crossfit.
+        rows: reported rows.
+        partial: a trial run, where too few rows for folds are no error.
+    """
+
+    scores: Sequence[str]
+    settings: "SweepSettings"
+    held_out: StageTable | None
+    rows: StageTable
+    partial: bool = False
+
+    @cached_property
+    def rules(self) -> list[tuple[str, str]]:
+        """Pairs of rule and score; patience, which reads predictions only, needs more than two stages of classes."""
+        pairs = [("threshold", score) for score in self.scores]
+        return [*pairs, ("patience", "patience")] if len(self.rows.stages) > 2 and not self.rows.regression else pairs
+
+    @cached_property
+    def calibration(self) -> StageTable:
+        """Rows that the delivered points are chosen on."""
+        return self.rows if self.held_out is None else self.held_out
+
+    @cached_property
+    def choosers(self) -> dict[tuple[str, str], Chooser]:
+        """One per rule and score, on all calibration rows."""
+        return {pair: Chooser(self.calibration, pair[1], pair[0]) for pair in self.rules}
+
+    @cached_property
+    def _folds(self) -> list[tuple[np.ndarray, StageTable]]:
+        """For each fold its rows as a mask, and the table of the others; empty without crossfit."""
+        if self.held_out is not None:
+            return []
+        fold = folds_of(self.rows, self.settings.folds)
+        counts = np.bincount(fold, minlength=self.settings.folds)
+        if counts.min() == 0:
+            if self.partial:
+                return []
+            raise ValueError(f"`folds` must leave rows in every fold, but got {self.settings.folds} for {len(fold)} rows; use fewer.")
+        return [(fold == k, self.rows.take(fold != k)) for k in range(self.settings.folds)]
+
+    def quantiles(self, rule: str, score: str) -> Quantiles | None:
+        """Scale of the shared dial of more than two stages, from calibration rows."""
+        return self.choosers[rule, score].path.quantiles
+
+    def densities(self) -> dict[str, list[Densities]]:
+        """Per score the densities of each stage but the last on the calibration rows; none for regression."""
+        if self.rows.regression or len(self.rows.stages) == 1:
+            return {}
+        return {score: self.choosers["threshold", score].crossings() for score in self.scores if score != "random"}
+
+    def all(self) -> Iterator[Choice]:
+        """Every rule, score, kind and target."""
+        for rule, score in self.rules:
+            chooser = self.choosers[rule, score]
+            others = [(mask, Chooser(table, score, rule)) for mask, table in self._folds]
+            for kind, target, recipe in self._recipes(rule, score):
+                key = f"{rule}/{score}/{kind}" + ("" if target is None else f"/{target:g}")
+                point = recipe(chooser)
+                stages, points = point.stages(self.rows), []
+                for mask, other in others:
+                    points.append(recipe(other))
+                    stages[mask] = points[-1].stages(self.rows.take(mask))
+                yield Choice(key, point, stages, tuple(points))
+
+    def _recipes(self, rule: str, score: str) -> Iterator[tuple[str, float | None, Recipe]]:
+        for target in self.settings.targets:
+            yield "expected", target, lambda chooser, t=target: chooser.expected(t)
+            yield "confident", target, lambda chooser, t=target: chooser.confident(t, self.settings.confidence)
+            if len(self.rows.stages) > 2 and rule == "threshold":
+                yield "per_stage", target, lambda chooser, t=target: per_stage_thresholds(chooser, t)
+        for budget in self.settings.budgets:
+            yield "budget", budget, lambda chooser, b=budget: chooser.budget(b)
+        if rule == "threshold" and score != "random" and not self.rows.regression and self._crosses(score):
+            yield "crossing", None, lambda chooser: _crossing(chooser, self.choosers[rule, score])
+
+    def _crosses(self, score: str) -> bool:
+        return isinstance(self.choosers["threshold", score].crossing(), OperatingPoint)
+
+
+def _crossing(chooser: Chooser, whole: Chooser) -> OperatingPoint:
+    """The crossing on a fold, or that of all rows where the fold's densities have none or several."""
+    found = chooser.crossing()
+    if isinstance(found, str):
+        found = whole.crossing()
+    assert isinstance(found, OperatingPoint)  # noqa: S101  (asked before)
+    return found

@@ -1,0 +1,240 @@
+"""The sweep's results: operating points with what they kept on fresh rows, curves, comparisons of scores."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_modules.adaptive.analysis import Analysis, Choices
+from lightning_modules.adaptive.density import Densities
+from lightning_modules.adaptive.files import atomic_write, plain, write_json
+from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.tradeoff import Curve, concat, thin
+
+if TYPE_CHECKING:
+    from lightning_modules.adaptive.costs import ModelCosts
+
+SCHEMA = 1
+MIN_ROWS = 20
+ROLES_NOT_REPORTED = ("train", "validation", "calibration")
+CSV_POINTS, CSV_TOLERANCE = 2000, 1e-4
+FILES = ("summary.json", "stages.parquet", "curve.parquet", "curve.csv", "costs.json", "curve.png", "scores.png", "shares.png")
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What to choose and how to state it.
+
+    Attributes:
+        scores: which scores route; () takes those in the table. ``random`` is always added as a line to compare with.
+        targets: shares of the Super's quality.
+        confidence: one-sided, of the ``confident`` reading.
+        budgets: mean MACs per row.
+        bootstrap: resamples behind each interval.
+        seed: of the resampling and of random routing.
+        folds: of cross-fitting.
+        calibration: "split" chooses on the split called calibration, "crossfit" on the other folds of each reported split.
+    """
+
+    scores: Sequence[str] = ()
+    targets: Sequence[float] = (1.0, 0.995, 0.99, 0.98)
+    confidence: float = 0.9
+    budgets: Sequence[float] = ()
+    bootstrap: int = 1000
+    seed: int = 0
+    folds: int = 5
+    calibration: str = "split"
+
+    def __post_init__(self) -> None:
+        for name in ("scores", "targets", "budgets"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        checks = [
+            ("targets", "shares of the Super's quality in (0, 1.5]", self.targets, all(0 < t <= 1.5 for t in self.targets)),
+            ("confidence", "in (0.5, 1)", self.confidence, 0.5 < self.confidence < 1),
+            ("budgets", "positive mean MACs per row", self.budgets, all(budget > 0 for budget in self.budgets)),
+            ("bootstrap", "at least 100 resamples", self.bootstrap, self.bootstrap >= 100),
+            ("folds", "at least 2", self.folds, self.folds >= 2),
+            ("calibration", "'split' or 'crossfit'", self.calibration, self.calibration in ("split", "crossfit")),
+        ]
+        for name, allowed, got, fine in checks:
+            if not fine:
+                raise ValueError(f"`{name}` must be {allowed}, but got {got!r}.")
+
+
+@dataclass
+class Report:
+    """Results of a sweep.
+
+    Attributes:
+        table: all rows, with every score.
+        settings: as given.
+        summary: everything that ``summary.json`` holds, as plain values.
+        curves: exact, one for each split, score and rule; reported splits only.
+        densities: per score and stage on the calibration rows (crossfit: on the reported rows).
+        costs: cost functions, where they are known.
+    """
+
+    table: StageTable
+    settings: SweepSettings
+    summary: dict[str, Any]
+    curves: list[Curve] = field(default_factory=list)
+    densities: dict[str, list[Densities]] = field(default_factory=dict)
+    costs: "ModelCosts | None" = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether rows were left out on purpose (a trial run), so that no number means anything."""
+        return bool(self.summary["partial"])
+
+    def text(self) -> str:
+        """The results as a readable table."""
+        from lightning_modules.adaptive.report_text import render
+
+        return render(self.summary)
+
+    def write(self, folder: str | FilePath) -> FilePath:
+        """Write all files, each whole or not at all; ``summary.json``, which readers look for, comes last.
+
+        Raises:
+            ValueError: the folder holds results of another configuration, or whole results where these are partial.
+        """
+        from lightning_modules.adaptive import plots
+
+        folder = FilePath(folder)
+        check_folder(folder, self.summary["configuration"], self.partial)
+        self.table.save(folder / "stages.parquet")
+        if self.curves:
+            self._write_curves(folder)
+        if self.costs is not None:
+            self.costs.save(folder / "costs.json")
+        else:
+            write_json(folder / "costs.json", {"schema": SCHEMA, "note": "cost functions unknown; see macs_<stage> in stages.parquet"})
+        for name, figure in plots.figures(self).items():
+            with atomic_write(folder / name) as temporary:
+                figure.savefig(temporary, dpi=150, metadata={"Software": None})
+        write_json(folder / "summary.json", self.summary)
+        return folder
+
+    def _write_curves(self, folder: FilePath) -> None:
+        import pyarrow.csv
+        import pyarrow.parquet
+
+        mark = {b"dial": json.dumps({"schema": SCHEMA, "partial": self.partial}).encode()}
+        with atomic_write(folder / "curve.parquet") as temporary:
+            pyarrow.parquet.write_table(concat(self.curves).replace_schema_metadata(mark), temporary)
+        small = concat([thin(curve, CSV_POINTS, CSV_TOLERANCE) for curve in self.curves])
+        if self.partial:
+            small = small.append_column("partial", pyarrow.array([True] * len(small)))
+        with atomic_write(folder / "curve.csv") as temporary:
+            pyarrow.csv.write_csv(small, temporary)
+
+
+def build_report(table: StageTable, settings: SweepSettings, costs: "ModelCosts | None" = None) -> Report:
+    """Choose operating points on calibration rows and state what they do on the others.
+
+    Args:
+        table: every split that the models ran over.
+        settings: what to choose.
+        costs: cost functions, for figures at other length conventions.
+
+    Raises:
+        ValueError: no rows to choose or to report on, too few rows or one class only to choose on, an unknown score, or a
+            metric without sums in first place. Sizes and classes are not checked where the table is ``partial``.
+    """
+    table = _with_scores(table.without_repeats(), settings)
+    names = tuple(dict.fromkeys((*(settings.scores or table.scores), "random")))
+    reported = [split for split in table.splits if split not in ROLES_NOT_REPORTED]
+    if not reported:
+        raise ValueError(f"`split` must name rows to report on beside {', '.join(table.splits)}, but there are none; add a test split.")
+    partial = bool(table.settings.get("partial", False))
+    summary: dict[str, Any] = {
+        "schema": SCHEMA,
+        "partial": partial,
+        "configuration": configuration(table, settings),
+        "task": table.settings.get("task"),
+        "metrics": list(table.metrics),
+        "label_names": list(table.label_names),
+        "settings": asdict(settings) | {"scores": list(names)},
+        "table": table.settings,
+        "stages": [_describe(table, index) for index in range(len(table.stages))],
+        "calibration": _calibration(table, settings, reported, partial),
+        "splits": {},
+    }
+    report = Report(table, settings, summary, costs=costs)
+    for split in reported:
+        rows = table.of_split(split)
+        held_out = table.of_split("calibration") if settings.calibration == "split" and len(table.stages) > 1 else None
+        analysis = Analysis(rows, Choices(names, settings, held_out, rows, partial), settings, costs)
+        summary["splits"][split] = analysis.summary()
+        report.curves += analysis.curves()
+        report.densities = report.densities or analysis.choices.densities()
+    report.summary = plain(summary)
+    return report
+
+
+def _with_scores(table: StageTable, settings: SweepSettings) -> StageTable:
+    """Add scores that were asked for, and random routing, where the table lacks them."""
+    missing = [name for name in (*settings.scores, "random") if name not in table.scores]
+    return table.with_scores(missing, seed=settings.seed) if missing else table
+
+
+def _describe(table: StageTable, index: int) -> dict[str, Any]:
+    stage = table.stages[index]
+    known = table.settings.get("tiers", {}).get(stage.tier, {})
+    return {"name": stage.name, "tier": stage.tier, "index": stage.index, "parameters": known.get("parameters"), "path": known.get("path")}
+
+
+def _calibration(table: StageTable, settings: SweepSettings, reported: list[str], partial: bool) -> dict[str, Any]:
+    """How operating points are chosen, after checking that they can be."""
+    if len(table.stages) == 1:
+        return {"method": "none", "rows": 0}
+    if settings.calibration == "split" and "calibration" not in table.splits:
+        raise ValueError(f"`calibration` must be 'crossfit' where the table has only the splits {', '.join(table.splits)}, but got 'split'.")
+    used = ["calibration"] if settings.calibration == "split" else reported
+    for split in used:
+        label = table.of_split(split).label
+        if partial:
+            continue
+        if len(label) < MIN_ROWS:
+            raise ValueError(f"`{split}` must have at least {MIN_ROWS} rows to choose thresholds on, but got {len(label)}; use more data.")
+        if len(np.unique(label)) == 1:
+            raise ValueError(f"`{split}` must have rows of more than one class to choose thresholds on, but all {len(label)} are {label[0]}.")
+    rows = {split: int((table.split == split).sum()) for split in used}
+    method = "split" if settings.calibration == "split" else "crossfit"
+    return {"method": method, "rows": rows if method == "crossfit" else rows["calibration"], "folds": settings.folds}
+
+
+def configuration(table: StageTable, settings: SweepSettings) -> str:
+    """Fingerprint of what the results depend on: settings, tiers and data; for a foreign table its own contents."""
+    identity: dict[str, Any] = {"settings": asdict(settings), "metrics": table.metrics, "stages": [asdict(s) for s in table.stages]}
+    identity["rows"] = {split: int((table.split == split).sum()) for split in table.splits}
+    if table.settings.get("tiers"):
+        identity["table"] = {key: value for key, value in table.settings.items() if key != "partial"}
+    else:
+        digest = hashlib.sha256()
+        for values in (table.label, table.predictions, table.macs, table.macs_reference, *table.scores.values()):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        identity["table"] = digest.hexdigest()
+    if table.settings.get("partial"):
+        identity.pop("rows")
+    return hashlib.sha256(json.dumps(plain(identity), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_folder(folder: FilePath, wanted: str, partial: bool) -> None:
+    """Refuse to mix results of two configurations in one folder; partial results give way to any."""
+    path = folder / "summary.json"
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"`out` {folder} must be a folder of results, but its summary.json is unreadable; remove it.") from error
+    if before.get("partial"):
+        return
+    if partial or before.get("configuration") != wanted:
+        what = "whole results and these are partial" if partial else "results of another configuration"
+        raise ValueError(f"`out` must be a new folder or one of the same configuration, but {folder} holds {what}; choose another or remove it.")
