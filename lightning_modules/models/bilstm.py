@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
@@ -99,8 +100,8 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        if input_ids.shape[1] == 0:
-            input_ids = input_ids.new_full((input_ids.shape[0], 1), self.config.pad_token_id)
+        # One column of padding, for a batch of empty texts; a condition on the shape would not survive tracing.
+        input_ids = F.pad(input_ids, (0, 1), value=self.config.pad_token_id)
         lengths = attention_mask.sum(dim=1).clamp(min=1)
         embedded = self.embeddings(input_ids)
         packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)

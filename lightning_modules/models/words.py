@@ -32,7 +32,7 @@ def build_word_tokenizer(
     Example:
         >>> tokenizer = build_word_tokenizer(["A fine, fine film."], vocab_size=5, max_length=8)
         >>> tokenizer("A dull, fine film.")["input_ids"]
-        [1, 1, 3, 2, 1, 1]
+        [1, 1, 3, 2, 1, 4]
         >>> tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 4])
         ['[PAD]', '[UNK]', 'fine', ',', '.']
     """
