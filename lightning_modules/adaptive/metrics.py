@@ -1,7 +1,7 @@
 """Metrics of a task, as functions of sums over examples wherever that is possible.
 
-A metric that is *additive* maps every example to ``K`` numbers (say: is it a true positive, is it predicted positive, is
-it labelled positive), sums them, and computes its value from the sums. When an example moves from one stage to the
+A metric that is *additive* maps every example to ``K`` numbers (say: is it a true positive, is it predicted positive,
+is it labelled positive), sums them, and computes its value from the sums. When an example moves from one stage to the
 next, only its own numbers change; so the exact trade-off curve, the bootstrap and the delta method all work on sums.
 
 Values are fractions in [-1, 1]. Conventions for degenerate cases are those of scikit-learn (F1 without any positive is

@@ -1,12 +1,12 @@
 """The file of a stage table: parquet, a public format.
 
-Columns: ``split``, ``sample_id``, optional ``group``, ``label``; per tier ``length_<tier>`` and ``padded_<tier>``; per stage
-``output_<stage>`` (list of ``C`` raw logits, fp32), ``prediction_<stage>``, ``<score>_<stage>``, ``stat_<name>_<stage>``,
-``decide_macs_<stage>``, ``macs_<stage>``; and ``macs_reference``. What is no column (schema version, stages with their
-tiers, metrics, label names, settings) is JSON in the file's metadata under the key ``dial``.
+Columns: ``split``, ``sample_id``, optional ``group``, ``label``; per tier ``length_<tier>`` and ``padded_<tier>``; per
+stage ``output_<stage>`` (list of ``C`` raw logits, fp32), ``prediction_<stage>``, ``<score>_<stage>``,
+``stat_<name>_<stage>``, ``decide_macs_<stage>``, ``macs_<stage>``; and ``macs_reference``. What is no column (schema
+version, stages with their tiers, metrics, label names, settings) is JSON in the metadata under the key ``dial``.
 
-A *foreign* table, written by anything else, needs ``split``, ``sample_id``, ``label`` and per stage ``macs_<stage>`` with
-``output_<stage>`` or ``prediction_<stage>``; the rest is derived.
+A *foreign* table, written by anything else, needs ``split``, ``sample_id``, ``label`` and per stage ``macs_<stage>``
+with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def load_table(
 
     In a foreign table every stage is a tier of its own. Scores that it lacks are computed from the logits, predictions
     are the argmax (or the output itself, where there is only one), ``decide_macs_<stage>`` is ``macs_<stage>``, and
-    ``macs_reference`` is the last stage's. A column ``<name>_<stage>`` whose name is no score known here counts as a score.
+    ``macs_reference`` is the last stage's. Any other column ``<name>_<stage>`` of real numbers counts as a score, too.
 
     Args:
         path: the parquet file.
@@ -113,7 +113,8 @@ class _Columns:
             column = pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
         if column.null_count:
             raise ValueError(
-                f"`table` must have no missing values, but column {name!r} of {self.path!r} has {column.null_count}. Fill or drop these rows."
+                f"`table` must have no missing values, but column {name!r} of {self.path!r} has {column.null_count}. "
+                "Fill in or drop these rows."
             )
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
@@ -128,11 +129,13 @@ class _Columns:
             size != width for size in column.value_lengths().unique().to_pylist()
         ):
             raise ValueError(
-                f"`table` must have as many logits in every row, but column {name!r} of {self.path!r} differs. Give one per class."
+                f"`table` must have as many logits in every row, but column {name!r} of {self.path!r} differs. "
+                "Give one per class."
             )
         if flat.null_count:
             raise ValueError(
-                f"`table` must have no missing values, but column {name!r} of {self.path!r} has some. Fill or drop these rows."
+                f"`table` must have no missing values, but column {name!r} of {self.path!r} has some. "
+                "Fill in or drop these rows."
             )
         return flat.to_numpy(zero_copy_only=False).reshape(len(column), width)
 
@@ -142,8 +145,8 @@ class _Columns:
         widths = {column.shape[1:] for column in columns}
         if len(widths) > 1:
             raise ValueError(
-                f"`table` must have as many logits at every stage, but the columns {pattern.format('<stage>')!r} of {self.path!r} "
-                f"have {sorted(width[0] if width else 1 for width in widths)}. Check the number of labels of every tier."
+                f"`table` must have as many logits at every stage, but {pattern.format('<stage>')!r} of {self.path!r} "
+                f"has {sorted(width[0] if width else 1 for width in widths)}. Check the number of labels of every tier."
             )
         return np.stack(columns, axis=1)
 
@@ -257,7 +260,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _classes(label: np.ndarray, outputs: np.ndarray | None, predictions: np.ndarray | None) -> tuple[str, ...]:
-    """Return the class numbers as names, or none for regression: a single output, or labels that are no whole numbers."""
+    """Return class numbers as names, or none for regression: a single output, or labels that are no whole numbers."""
     whole = np.asarray(label).dtype.kind in "iub" or bool((np.asarray(label) == np.round(label)).all())
     if not whole or (outputs is not None and outputs.shape[-1] == 1):
         return ()

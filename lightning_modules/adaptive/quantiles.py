@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lightning_modules.adaptive.ordering import ascending
+
 
 @dataclass(frozen=True, eq=False)
 class Quantiles:
@@ -34,27 +36,38 @@ class Quantiles:
         Example:
             >>> quantiles = Quantiles.fit(np.array([[3.0, 0], [1.0, 0], [2.0, 0], [2.0, 0]]))
             >>> quantiles.transform(np.array([[1.0, 0], [1.5, 0], [2.0, 0], [5.0, 0]]))[:, 0]
-            array([0.125, 0.3125, 0.5, 1.875])
+            array([0.125 , 0.3125, 0.5   , 1.875 ])
         """
-        deciding = np.ascontiguousarray(scores[:, :-1].T, dtype=np.float64)
-        if not deciding.shape[1] or not np.isfinite(deciding).all():
+        return cls.fit_transform(scores)[0]
+
+    @classmethod
+    def fit_transform(cls, scores: np.ndarray) -> tuple[Quantiles, np.ndarray]:
+        """Return :meth:`fit` and :meth:`transform` of the same scores, sorted only once."""
+        if not len(scores) or not np.isfinite(scores[:, :-1]).all():
             raise ValueError(
-                f"`scores` must be finite for at least one calibration row, but got shape {scores.shape}. Check the table."
+                "`scores` must be finite for at least one calibration row, but got "
+                f"{'a score that is not' if len(scores) else 'none'}. Check the logits and the split."
             )
+        result = np.zeros(scores.shape[::-1])
         values, levels = [], []
-        for column in deciding:
-            ordered = np.sort(column)
-            ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) + 1  # rows up to and with each value
-            values.append(ordered[ends - 1])
-            levels.append((ends + np.concatenate([[0], ends[:-1]])) / (2 * len(ordered)))
-        return cls(tuple(values), tuple(levels))
+        for stage in range(scores.shape[1] - 1):
+            column = np.ascontiguousarray(scores[:, stage], dtype=np.float64)
+            order = ascending(column)
+            ordered = column[order]
+            last = np.append(ordered[1:] != ordered[:-1], True)  # of the rows with one value
+            ends = np.flatnonzero(last) + 1
+            counts = np.diff(ends, prepend=0)
+            values.append(ordered[last])
+            levels.append((2 * ends - counts) / (2 * len(ordered)))
+            result[stage, order] = np.repeat(levels[-1], counts)
+        return cls(tuple(values), tuple(levels)), result.T
 
     def transform(self, scores: np.ndarray) -> np.ndarray:
         """Return the quantiles of scores ``(N, S)``; the last column, which decides nothing, becomes 0."""
-        result = np.zeros((scores.shape[1], scores.shape[0]))
+        result = np.zeros(scores.shape[::-1])
         for stage, (values, levels) in enumerate(zip(self.values, self.levels, strict=True)):
             column = np.ascontiguousarray(scores[:, stage], dtype=np.float64)
-            order = np.argsort(column)
+            order = ascending(column)
             result[stage, order] = self._forward(column[order], values, levels)
         return result.T
 

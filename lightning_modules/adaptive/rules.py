@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_modules.adaptive.metrics import metric as metric_named
+from lightning_modules.adaptive.ordering import ascending
 from lightning_modules.adaptive.table import StageTable
 
 
@@ -17,7 +18,7 @@ from lightning_modules.adaptive.table import StageTable
 class Events:
     """Moves of examples to later stages, sorted by dial.
 
-    An event is in effect when the dial is *above* its ``dial``: an example stays if its score is at least the threshold.
+    An event is in effect when the dial is *above* its ``dial``: an example whose score equals the threshold stays.
 
     Attributes:
         start: ``(N,)`` stage of each example when the dial is at minus infinity.
@@ -66,7 +67,7 @@ def threshold_events(scores: np.ndarray) -> Events:
     # With the dial at u an example is at the first stage whose score is >= u, that is, whose running maximum is.
     # So it visits exactly the stages at which the running maximum rises, and leaves each at that maximum.
     best = np.maximum.accumulate(deciding, axis=0)
-    parts = []
+    parts: list[tuple[np.ndarray, ...]] = []
     following = np.full(rows, stages - 1, dtype=np.int16)
     for stage in range(stages - 2, -1, -1):
         leaving = np.flatnonzero(best[stage] > best[stage - 1]) if stage else np.arange(rows)
@@ -107,50 +108,47 @@ def oracle_events(table: StageTable, metric: str) -> Events:
     """Spend computation where it helps most, knowing the labels: an upper bound for routing, never a rule to use.
 
     For two stages: first the examples that only the Super gets right, then those where both are right or both wrong,
-    cheapest first, at last those that only the Swift gets right. For more stages each example moves along the upper hull
-    of its own (cost, gain) points, and all moves are ordered by gain per MAC. For real-valued labels the gain is the
-    decrease of the squared error. F1 and MCC use the same order as accuracy.
+    each cheapest first, at last those that only the Swift gets right. For more stages each example moves along the
+    upper hull of its own (cost, gain) points, and all moves are ordered by gain per MAC. For real-valued labels the
+    gain is the decrease of the squared error. F1 and MCC use the same order as accuracy.
 
     Returns:
-        Events whose dials are 0, 1, 2, …: after each, one more move has been made.
+        Events whose dials are 0, 1, 2, …: above each, one more move has been made.
     """
-    rows, stages = table.predictions.shape
-    if metric in table.statistics:
-        gain = table.statistics[metric]
-    elif metric_named(metric).regression:
-        gain = -((table.predictions - table.label[:, None]) ** 2)
-    else:
-        gain = (table.predictions == table.label[:, None]).astype(np.float64)
-    current = np.zeros(rows, dtype=np.intp)
-    active = np.arange(rows)
-    slopes, costs, moved, before, after = [], [], [], [], []
+    gain = _gains(table, metric)
+    rows, stages = gain.shape
+    current, active = np.zeros(rows, dtype=np.intp), np.arange(rows)
+    last_slope, last_cost = np.full(rows, np.inf), np.zeros(rows)
+    parts: list[tuple[np.ndarray, ...]] = []
     while stages > 1 and len(active):
         here = current[active]
-        cost = table.macs[active] - table.macs[active, here][:, None]
-        slope = (gain[active] - gain[active, here][:, None]) / np.maximum(cost, 1.0)
-        slope[np.arange(stages) <= here[:, None]] = -np.inf
-        target = (
-            stages - 1 - np.argmax(slope[:, ::-1], axis=1)
-        )  # the farthest of equals: no detour over collinear points
+        costs = np.maximum(table.macs[active] - table.macs[active, here][:, None], 1.0)
+        slopes = (gain[active] - gain[active, here][:, None]) / costs
+        slopes[np.arange(stages) <= here[:, None]] = -np.inf
+        target = stages - 1 - np.argmax(slopes[:, ::-1], axis=1)  # the farthest of equals: no stop on a straight line
         picked = np.arange(len(active)), target
-        for parts, part in zip(
-            (slopes, costs, moved, before, after), (slope[picked], cost[picked], active, here, target), strict=True
-        ):
-            parts.append(part)
-        current[active] = target
+        # Along a hull slopes fall; rounding must not put a move of an example before the one that it follows.
+        slope = np.minimum(slopes[picked], last_slope[active])
+        cost = np.where(slope == last_slope[active], np.maximum(costs[picked], last_cost[active]), costs[picked])
+        parts.append((-slope, cost, active, here, target))
+        last_slope[active], last_cost[active], current[active] = slope, cost, target
         active = active[target < stages - 1]
-    if not slopes:
-        return _sorted_events(np.zeros(rows, dtype=np.int16), [])
-    order = np.lexsort((np.concatenate(moved), np.concatenate(costs), -np.concatenate(slopes)))
-    columns = [np.concatenate(parts)[order] for parts in (moved, before, after)]
-    dial = np.arange(len(order), dtype=np.float64)
-    return Events(
-        np.zeros(rows, dtype=np.int16),
-        dial,
-        columns[0].astype(np.int32),
-        columns[1].astype(np.int16),
-        columns[2].astype(np.int16),
-    )
+    start = np.zeros(rows, dtype=np.int16)
+    if not parts:
+        return _sorted_events(start, [])
+    falling, cost, row, before, after = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.lexsort((cost, falling))  # stable: an example's earlier move, concatenated earlier, stays before
+    moves = (row[order].astype(np.int32), before[order].astype(np.int16), after[order].astype(np.int16))
+    return Events(start, np.arange(len(order), dtype=np.float64), *moves)
+
+
+def _gains(table: StageTable, metric: str) -> np.ndarray:
+    """Return how good each stage's answer is, ``(N, S)``; only differences within a row matter."""
+    if metric in table.statistics:
+        return table.statistics[metric]
+    if metric_named(metric).regression:
+        return -((table.predictions - table.label[:, None]) ** 2)
+    return (table.predictions == table.label[:, None]).astype(np.float64)
 
 
 def replay(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -185,5 +183,5 @@ def _sorted_events(start: np.ndarray, parts: list[tuple[np.ndarray, ...]]) -> Ev
         empty = np.zeros(0)
         return Events(start, empty, empty.astype(np.int32), empty.astype(np.int16), empty.astype(np.int16))
     dial, row, before, after = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    order = np.argsort(dial)
+    order = ascending(dial)
     return Events(start, dial[order], row[order], before[order], after[order])

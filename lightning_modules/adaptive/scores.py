@@ -13,8 +13,8 @@ import numpy as np
 
 Logits = TypeVar("Logits")  # np.ndarray or torch.Tensor; what comes in goes out
 
-# The functions below see the logits with the classes first, (C, ...), shifted by nothing, divided by the temperature,
-# and the module to compute with: numpy, or torch, which understands numpy's names for the few functions used here.
+# The functions below see the logits divided by the temperature, with the classes first, (C, ...), and the module to
+# compute with: numpy, or torch, which understands numpy's names for the few functions used here.
 
 
 def _shifted(logits: Any, xp: Any) -> tuple[Any, Any]:
@@ -38,26 +38,20 @@ def _softmax(logits: Any, xp: Any) -> Any:
 
 
 def _margin(logits: Any, xp: Any) -> Any:
-    if xp is np:
-        two = -np.partition(-logits, 1, axis=0)[:2] if len(logits) > 2 else np.sort(logits, axis=0)[::-1]
-    else:
-        two = logits.topk(2, dim=0).values
+    first, second = logits[0], xp.full_like(logits[0], -np.inf)
+    for logit in logits[1:]:
+        second = xp.maximum(second, xp.minimum(first, logit))
+        first = xp.maximum(first, logit)
     # p1 - p2 = p1 (1 - e^(z2 - z1)); expm1 keeps the digits of a small difference.
-    return -xp.expm1(two[1] - two[0]) * _softmax(logits, xp)
+    return -xp.expm1(second - first) * _softmax(logits, xp)
 
 
 def _entropy(logits: Any, xp: Any) -> Any:
-    # H = log Z - sum p z over shifted logits, but with p z written as z e^z / Z: where e^z underflows the product is 0,
-    # not the NaN of p log p. log1p over the classes other than the largest keeps H > 0 where H is below 1e-16.
-    largest, shifted = _shifted(logits, xp)
+    # -H = sum z e^z / Z - log Z over the shifted logits: where e^z underflows the term is 0, not the NaN of p log p.
+    # Z = 1 + rest; log1p of the rest alone, without the largest class, keeps -H below 0 for the surest rows.
+    shifted = _shifted(logits, xp)[1]
     exponentials = xp.exp(shifted)
-    first = xp.argmax(logits, axis=0)[None]
-    if xp is np:
-        others = exponentials.copy()
-        np.put_along_axis(others, first, 0.0, axis=0)
-    else:
-        others = exponentials.scatter(0, first, 0.0)
-    rest = others.sum(axis=0)
+    rest = (exponentials * (shifted < 0)).sum(axis=0) + ((shifted == 0).sum(axis=0) - 1)
     return (shifted * exponentials).sum(axis=0) / (1 + rest) - xp.log1p(rest)
 
 
@@ -95,12 +89,12 @@ def check_score(name: str, regression: bool, argument: str) -> None:
 
 
 def compute(name: str, logits: Logits, temperature: float = 1.0) -> Logits:
-    """Return the score of every row.
+    r"""Return the score of every row.
 
     With :math:`z` the logits divided by the temperature :math:`T` and :math:`p` their softmax:
 
-    * ``energy``: :math:`T \\log \\sum_i e^{z_i}`, the negative free energy of E-LANG (Eq. 3; their code has T = 1).
-    * ``energy_released``: :math:`\\log \\sum_i e^{p_i}`, what the code released with E-LANG computes.
+    * ``energy``: :math:`T \log \sum_i e^{z_i}`, the negative free energy of E-LANG (Eq. 3; their code has T = 1).
+    * ``energy_released``: :math:`\log \sum_i e^{p_i}`, what the code released with E-LANG computes.
     * ``softmax``: the largest :math:`p` (TangoBERT).
     * ``margin``: the largest :math:`p` minus the second.
     * ``entropy``: :math:`-H(p)` in nats, so that higher is surer here too (COST-EFF, DeeBERT).
@@ -138,7 +132,8 @@ def compute(name: str, logits: Logits, temperature: float = 1.0) -> Logits:
         values = np.moveaxis(np.asarray(logits), -1, 0).astype(np.float64, order="C")
     if values.shape[0] < 2:
         raise ValueError(
-            f"`logits` must have at least two classes in the last dimension, but got shape {tuple(np.shape(logits))}. Route regression by 'random'."
+            f"`logits` must have at least two classes in the last dimension, but got {values.shape[0]}. "
+            "Route regression by 'random'."
         )
     if temperature == 1:
         return SCORES[name](values, xp)

@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from lightning_modules.adaptive import scores as score_functions
 from lightning_modules.adaptive.metrics import METRICS, Mean, Metric
+from lightning_modules.adaptive.table_checks import check_finite, check_labels, check_names, check_shapes
 
 SCHEMA = 1
 
@@ -68,8 +70,8 @@ class StageTable:
         settings: JSON-able: temperatures by stage, seed, length convention, fingerprints, whether ``partial``, …
 
     Raises:
-        ValueError: unequal shapes; a non-finite output (naming tier and ``sample_id``); a label outside the range; a stage
-            name used twice; an unknown metric.
+        ValueError: unequal shapes; a non-finite output (naming tier and ``sample_id``); a label outside the range; a
+            stage name used twice; an unknown metric.
     """
 
     split: np.ndarray
@@ -91,102 +93,29 @@ class StageTable:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        as_is = dict.fromkeys(("split", "group"), str)
-        real = dict.fromkeys(("decide_macs", "macs", "macs_reference"), np.float64)
-        kinds: dict[str, Any] = {**as_is, **real, "outputs": np.float32}
-        for name, kind in kinds.items():
+        for name, dtype in (("split", str), ("group", str), ("outputs", np.float32)):
             if getattr(self, name) is not None:
-                self._set(name, np.asarray(getattr(self, name), dtype=kind))
+                self._set(name, np.asarray(getattr(self, name), dtype=dtype))
+        for name in ("decide_macs", "macs", "macs_reference"):
+            self._set(name, np.asarray(getattr(self, name), dtype=np.float64))
         ids = np.asarray(self.sample_id)
         self._set("sample_id", ids.astype(np.int64) if ids.dtype.kind in "iu" else ids.astype(str))
-        for name, kind in (
-            ("scores", np.float64),
-            ("statistics", np.float64),
-            ("lengths", np.int64),
-            ("padded", np.int64),
-        ):
-            self._set(name, {key: np.asarray(value, dtype=kind) for key, value in getattr(self, name).items()})
+        for name in ("scores", "statistics"):
+            self._set(name, {key: np.asarray(value, dtype=np.float64) for key, value in getattr(self, name).items()})
+        for name in ("lengths", "padded"):
+            self._set(name, {key: np.asarray(value, dtype=np.int64) for key, value in getattr(self, name).items()})
         for name in ("stages", "metrics", "label_names"):
             self._set(name, tuple(getattr(self, name)))
-        self._check_shapes()
-        self._check_names()
-        self._check_labels()
-        self._check_finite()
+        check_shapes(self)
+        check_names(self)
+        check_labels(self)
+        check_finite(self)
+        kind = np.float64 if self.regression else np.int64
+        self._set("label", np.asarray(self.label).astype(kind))
+        self._set("predictions", np.asarray(self.predictions).astype(kind))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
-
-    def _check_shapes(self) -> None:
-        rows, stages = len(self.split), len(self.stages)
-        classes = self.outputs.shape[-1] if self.outputs is not None and self.outputs.ndim else 0
-        for name, value, shape in [
-            *((name, getattr(self, name), (rows,)) for name in ("split", "sample_id", "label", "macs_reference")),
-            *((name, getattr(self, name), (rows, stages)) for name in ("predictions", "decide_macs", "macs")),
-            *((f"scores[{name!r}]", value, (rows, stages)) for name, value in self.scores.items()),
-            *((f"statistics[{name!r}]", value, (rows, stages)) for name, value in self.statistics.items()),
-            *((f"lengths[{name!r}]", value, (rows,)) for name, value in self.lengths.items()),
-            *((f"padded[{name!r}]", value, (rows,)) for name, value in self.padded.items()),
-            ("group", self.group, (rows,)),
-            ("outputs", self.outputs, (rows, stages, classes)),
-        ]:
-            if value is not None and np.shape(value) != shape:
-                raise ValueError(
-                    f"`{name}` must have shape {shape} for {rows} examples and {stages} stages, but got {np.shape(value)}. "
-                    "Give every column of the table one entry per example and stage."
-                )
-
-    def _check_names(self) -> None:
-        names = [stage.name for stage in self.stages]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(
-                f"`stages` must be at least one stage, each with its own name, but got {names}. Rename the repeated one."
-            )
-        for name in self.metrics:
-            if name not in METRICS and name not in self.statistics:
-                allowed = ", ".join([*METRICS, *self.statistics])
-                raise ValueError(
-                    f"`metrics` must be of: {allowed}; but got {name!r}. Choose from these, or add its statistic."
-                )
-        if not self.metrics:
-            raise ValueError("`metrics` must name at least one metric, but got none. Give the task's primary metric.")
-
-    def _check_labels(self) -> None:
-        label, predictions = np.asarray(self.label), np.asarray(self.predictions)
-        if self.regression:
-            self._set("label", label.astype(np.float64))
-            self._set("predictions", predictions.astype(np.float64))
-            bad = ~np.isfinite(self.label)
-            allowed = "a finite number"
-        else:
-            classes = len(self.label_names)
-            if self.outputs is not None and self.outputs.shape[-1] != classes:
-                raise ValueError(
-                    f"`outputs` must have one logit for each of the {classes} labels {list(self.label_names)}, "
-                    f"but got {self.outputs.shape[-1]}. Check the number of labels of every tier."
-                )
-            allowed = f"0 to {classes - 1}, for the labels {list(self.label_names)}"
-            whole = label.astype(np.int64)
-            bad = (whole != label) | (whole < 0) | (whole >= classes)
-            self._set("label", whole)
-            self._set("predictions", predictions.astype(np.int64))
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise ValueError(
-                f"`label` must be {allowed}, but got {label[row]} for sample_id {self.sample_id[row]} of split "
-                f"{self.split[row]!r}. Correct the label, or leave unlabelled rows out."
-            )
-
-    def _check_finite(self) -> None:
-        for name, values in (("outputs", self.outputs), ("macs", self.macs), ("decide_macs", self.decide_macs)):
-            # A sum is finite only if all its terms are: one cheap pass in the usual case.
-            if values is None or np.isfinite(values.sum(dtype=np.float64)):
-                continue
-            row, stage = np.argwhere(~np.isfinite(values))[0][:2]
-            raise ValueError(
-                f"`{name}` must be finite, but got {np.asarray(values[row, stage]).tolist()} from tier {self.stages[stage].tier!r} "
-                f"(stage {self.stages[stage].name!r}) for sample_id {self.sample_id[row]} of split {self.split[row]!r}. "
-                "Check the tier's weights and dtype, or leave the row out."
-            )
 
     def __len__(self) -> int:
         return len(self.split)
@@ -196,10 +125,14 @@ class StageTable:
         """Whether labels are real numbers: there are no label names."""
         return not self.label_names
 
-    @property
+    @cached_property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits, in order of appearance."""
-        return tuple(dict.fromkeys(self.split.tolist()))
+        names, rest = [], self.split
+        while len(rest):
+            names.append(str(rest[0]))
+            rest = rest[rest != rest[0]]
+        return tuple(names)
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -237,8 +170,9 @@ class StageTable:
         A distributed sampler repeats rows to fill its last round; without them, and sorted, one process and several
         give the same table.
         """
-        order_of = {name: position for position, name in enumerate(self.splits)}
-        position = np.array([order_of[name] for name in self.split.tolist()], dtype=np.int64)
+        position = np.zeros(len(self), dtype=np.int64)
+        for index, name in enumerate(self.splits):
+            position[self.split == name] = index
         order = np.lexsort((self.sample_id, position))
         first = np.ones(len(order), dtype=bool)
         ids, places = self.sample_id[order], position[order]
@@ -261,15 +195,16 @@ class StageTable:
         for name in names:
             score_functions.check_score(name, self.regression, "scores")
             columns = []
-            for index, stage in enumerate(self.stages):
+            for index, stage in enumerate(self.stage_names):
                 if name == "random":
                     columns.append(score_functions.random_score(self.sample_id, index, seed))
                 elif self.outputs is None:
                     raise ValueError(
-                        f"`scores` {name!r} needs logits, but the table has no `output_{stage.name}`. Add these columns."
+                        f"`scores` of a table without logits must be of: {', '.join([*self.scores, 'random'])}; "
+                        f"but got {name!r}. Add the columns `output_<stage>`."
                     )
                 else:
-                    temperature = float(temperatures.get(stage.name, 1.0))
+                    temperature = float(temperatures.get(stage, 1.0))
                     columns.append(score_functions.compute(name, self.outputs[:, index], temperature))
             computed[name] = np.stack(columns, axis=1)
         return dataclasses.replace(self, scores=computed)
@@ -304,7 +239,10 @@ class StageTable:
         label_names: Sequence[str] | None = None,
         seed: int = 0,
     ) -> StageTable:
-        """Read a table that :meth:`save` wrote, or a foreign one; see :func:`lightning_modules.adaptive.parquet.load_table`."""
+        """Read a table that :meth:`save` wrote, or a foreign one.
+
+        See :func:`lightning_modules.adaptive.parquet.load_table`.
+        """
         from lightning_modules.adaptive.parquet import load_table
 
         return load_table(path, metrics=metrics, label_names=label_names, seed=seed)

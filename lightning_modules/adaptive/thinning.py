@@ -54,7 +54,7 @@ def thin(curve: Curve, points: int = 2000, tolerance: float = 1e-4) -> Curve:
 def largest_gap(curve: Curve, thinned: Curve) -> float:
     """Return the largest difference in quality between a curve and straight lines between some of its points."""
     gaps = [0.0]
-    for name, values in curve.quality.items():
+    for values in curve.quality.values():
         if np.isfinite(values).all():
             at = np.searchsorted(curve.dial, thinned.dial)
             position = np.arange(len(curve))
@@ -68,7 +68,7 @@ def largest_gap(curve: Curve, thinned: Curve) -> float:
 
 
 def _greedy(macs: np.ndarray, qualities: list[np.ndarray], tolerance: float, needed: np.ndarray) -> np.ndarray:
-    """Return indices of points to keep: from each the farthest whose straight line passes all between it closely enough."""
+    """Return points to keep: after each comes the farthest whose straight line passes all between closely enough."""
     kept, here, window = [0], 0, 64
     last = len(macs) - 1
     while here < last:

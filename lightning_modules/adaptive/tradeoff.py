@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,12 +44,13 @@ class Curve:
         split: the rows that it was computed on.
         score: name of the score, or ``oracle``, or ``patience``.
         rule: ``threshold``, ``patience`` or ``oracle``.
-        dial: ``(P,)`` ascending from minus infinity to plus infinity, midway between the dials at which a row moves. For two
-            stages it is the threshold itself; for more, a quantile (see :meth:`thresholds`).
+        dial: ``(P,)`` ascending from minus infinity to plus infinity, midway between the dials at which a row moves.
+            For two stages it is the threshold itself; for more, a quantile (see :meth:`thresholds`).
         quality: ``(P,)`` by metric, the primary first; NaN off the grid for a metric that is not additive.
         macs: ``(P,)`` mean MACs per example.
-        shares: ``(P, S)`` float32 share of rows that each stage answers.
         stages: names of the stages.
+        events: the moves behind the curve.
+        applied: ``(P,)`` how many events are in effect at each point.
         quantiles: the scale of a dial that is shared by several stages, or None.
     """
 
@@ -57,24 +60,34 @@ class Curve:
     dial: np.ndarray
     quality: dict[str, np.ndarray]
     macs: np.ndarray
-    shares: np.ndarray
-    stages: tuple[str, ...] = ()
+    stages: tuple[str, ...]
+    events: Events = field(repr=False)
+    applied: np.ndarray = field(repr=False)
     quantiles: Quantiles | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.dial)
 
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Share of rows that each stage answers, ``(P, S)``; computed when first asked for."""
+        counts = np.empty((len(self), len(self.stages)))
+        for stage in range(len(self.stages)):
+            change = (self.events.after == stage).astype(np.int8) - (self.events.before == stage)
+            counts[:, stage] = _after((self.events.start == stage).sum(), change, self.applied)
+        return counts / len(self.events.start)
+
     def take(self, points: np.ndarray) -> Curve:
         """Return the curve at some of its points, given by ascending indices."""
         quality = {name: values[points] for name, values in self.quality.items()}
-        columns = (self.dial[points], quality, self.macs[points], self.shares[points])
-        return Curve(self.split, self.score, self.rule, *columns, self.stages, self.quantiles)
+        columns = {name: getattr(self, name)[points] for name in ("dial", "macs", "applied")}
+        return dataclasses.replace(self, quality=quality, **columns)
 
     def thresholds(self, point: int) -> np.ndarray:
         """Return the raw thresholds ``(S - 1,)`` of one point: ``rules.replay`` with them takes the same stages."""
         if self.quantiles is not None:
             return self.quantiles.thresholds(float(self.dial[point]))
-        return np.full(self.shares.shape[1] - 1, self.dial[point])
+        return np.full(len(self.stages) - 1, self.dial[point])
 
 
 def trade_off(
@@ -101,22 +114,15 @@ def trade_off(
     if len(table.splits) != 1:
         raise ValueError(f"`table` must hold one split, but got {list(table.splits)}. Take one with `of_split`.")
     rows, stages = table.macs.shape
-    # A point shows the state after all events that share its dial. `ends` counts the events in effect at each point.
-    last_of_tie = np.flatnonzero(np.diff(events.dial)) + 1
-    ends = np.concatenate([[0], last_of_tie, [len(events.dial)]]) if len(events.dial) else np.zeros(1, dtype=np.intp)
-    row = events.row.astype(np.intp)
-    moves = _Moves(
-        events.start + np.arange(rows) * stages, row * stages + events.before, row * stages + events.after, ends
-    )
+    # A point shows the state after all events that share its dial.
+    last_of_tie = np.append(events.dial[1:] != events.dial[:-1], True)[: len(events.dial)]
+    applied = np.concatenate([[0], np.flatnonzero(last_of_tie) + 1])
+    row = events.row.astype(np.intp) * stages
+    moves = _Moves(events.start + np.arange(rows) * stages, row + events.before, row + events.after, applied)
     quality = {name: _quality(table, name, moves, events) for name in metrics or table.metrics}
-    shares = np.empty((len(ends), stages), dtype=np.float32)
-    for stage in range(stages):
-        change = (events.after == stage).astype(np.int32) - (events.before == stage)
-        shares[:, stage] = _after(int((events.start == stage).sum()), change, ends) / rows
     macs = moves.sums(table.macs) / rows
-    return Curve(
-        table.split[0], score, rule, _dials(events.dial, ends), quality, macs, shares, table.stage_names, quantiles
-    )
+    dial = _dials(events.dial, applied)
+    return Curve(table.splits[0], score, rule, dial, quality, macs, table.stage_names, events, applied, quantiles)
 
 
 def curve(
@@ -132,8 +138,8 @@ def curve(
         table: the rows.
         score: a score that the table holds; ``oracle`` gives the oracle whatever the rule; not read by ``patience``.
         rule: one of ``threshold``, ``patience``, ``oracle``.
-        quantiles: for more than two stages, fitted on the calibration rows' score; by default on ``table`` itself, which
-            is right for a curve *of* calibration rows. Not used for two stages, whose dial is the score itself.
+        quantiles: for more than two stages, fitted on the calibration rows' score; by default on ``table`` itself,
+            which is right for a curve *of* calibration rows. Not used for two stages, whose dial is the score itself.
         metrics: names; by default the table's.
 
     Raises:
@@ -153,15 +159,14 @@ def curve(
         )
     values = table.scores[score]
     if values.shape[1] > 2:
-        quantiles = quantiles or Quantiles.fit(values)
-        values = quantiles.transform(values)
+        quantiles, values = (quantiles, quantiles.transform(values)) if quantiles else Quantiles.fit_transform(values)
     else:
         quantiles = None
     return trade_off(table, threshold_events(values), score, rule, metrics, quantiles)
 
 
 def normalised_area(curve: Curve, random: Curve, oracle: Curve, metric: str | None = None) -> float | None:
-    """Return how far a curve lies from random routing (0) towards the oracle (1): (A - A_random) / (A_oracle - A_random).
+    """Return where a curve lies between random routing (0) and the oracle (1): (A - A_random) / (A_oracle - A_random).
 
     ``A`` is the area under quality over mean MACs, between the costs of always stopping at once and of always going on.
 
@@ -203,26 +208,31 @@ class _Moves:
     start: np.ndarray
     before: np.ndarray
     after: np.ndarray
-    ends: np.ndarray
+    applied: np.ndarray
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Return the sum of ``values (N, S)`` over the stages taken, at every point, ``(P,)``."""
         flat = np.ascontiguousarray(values).reshape(-1)
-        return _after(flat[self.start].sum(), flat[self.after] - flat[self.before], self.ends)
+        initial = flat[self.start].sum()
+        if (values == values[:, :1]).all():  # the same at every stage, such as a count
+            return np.full(len(self.applied), initial)
+        change = flat[self.after]
+        change -= flat[self.before]
+        return _after(initial, change, self.applied)
 
 
-def _after(initial: float, change: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return ``initial`` plus the first ``ends[p]`` changes, for every point."""
-    total = np.zeros(len(change) + 1, dtype=np.int64 if change.dtype.kind in "iu" else np.float64)
+def _after(initial: float, change: np.ndarray, applied: np.ndarray) -> np.ndarray:
+    """Return ``initial`` plus the first ``applied[p]`` changes, for every point."""
+    total = np.zeros(len(change) + 1, dtype=np.float64 if change.dtype.kind == "f" else np.int64)
     np.cumsum(change, out=total[1:])
-    return initial + total[ends]
+    return initial + total[applied]
 
 
-def _dials(dial: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def _dials(dial: np.ndarray, applied: np.ndarray) -> np.ndarray:
     """Return for every point a dial between its last event and the next."""
-    result = np.full(len(ends), -np.inf)
-    if len(ends) > 1:
-        low, high = dial[ends[1:-1] - 1], dial[ends[1:-1]]
+    result = np.full(len(applied), -np.inf)
+    if len(applied) > 1:
+        low, high = dial[applied[1:-1] - 1], dial[applied[1:-1]]
         middle = low + (high - low) / 2
         # Between neighbouring floats there is nothing; the upper one does: its own event is not in effect at it.
         result[1:-1] = np.where(middle > low, middle, high)
@@ -241,11 +251,11 @@ def _quality(table: StageTable, name: str, moves: _Moves, events: Events) -> np.
 
 def _on_grid(table: StageTable, name: str, moves: _Moves, events: Events) -> np.ndarray:
     """Return a metric that is not additive at :data:`GRID` points, NaN at the others."""
-    result = np.full(len(moves.ends), np.nan)
+    result = np.full(len(moves.applied), np.nan)
     taken = events.start.astype(np.intp)
     rows, done = np.arange(len(taken)), 0
-    for point in np.unique(np.linspace(0, len(moves.ends) - 1, GRID).round().astype(np.intp)):
-        end = moves.ends[point]
+    for point in np.unique(np.linspace(0, len(result) - 1, GRID).round().astype(np.intp)):
+        end = moves.applied[point]
         np.maximum.at(taken, events.row[done:end], events.after[done:end].astype(np.intp))
         done = end
         result[point] = METRICS[name].evaluate(table.label, table.predictions[rows, taken])

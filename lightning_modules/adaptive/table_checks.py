@@ -1,0 +1,95 @@
+"""What a stage table may not hold: every error names the column, what is allowed, what came, and the remedy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_modules.adaptive.metrics import METRICS
+
+if TYPE_CHECKING:
+    from lightning_modules.adaptive.table import StageTable
+
+
+def check_shapes(table: StageTable) -> None:
+    """Refuse columns of unequal shapes."""
+    rows, stages = len(table.split), len(table.stages)
+    wanted: list[tuple[str, Any, tuple[int, ...]]] = []
+    for name in ("split", "sample_id", "label", "macs_reference", "group"):
+        wanted.append((name, getattr(table, name), (rows,)))
+    for name in ("predictions", "decide_macs", "macs"):
+        wanted.append((name, getattr(table, name), (rows, stages)))
+    shapes: dict[str, tuple[int, ...]] = {"scores": (rows, stages), "statistics": (rows, stages)}
+    for name, shape in {**shapes, "lengths": (rows,), "padded": (rows,)}.items():
+        wanted += [(f"{name}[{key!r}]", value, shape) for key, value in getattr(table, name).items()]
+    if table.outputs is not None:
+        wanted.append(("outputs", table.outputs, (rows, stages, *table.outputs.shape[2:3])))
+        if table.outputs.ndim != 3:
+            wanted.append(("outputs", table.outputs, (rows, stages, len(table.label_names) or 1)))
+    for name, value, shape in wanted:
+        if value is not None and np.shape(value) != shape:
+            raise ValueError(
+                f"`{name}` must have shape {shape} for {rows} examples and {stages} stages, but got {np.shape(value)}. "
+                "Give every column one entry for each example and stage."
+            )
+
+
+def check_names(table: StageTable) -> None:
+    """Refuse stages without a name of their own, and metrics that cannot be computed."""
+    names = [stage.name for stage in table.stages]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"`stages` must be one or more, each with its own name, but got {names}. Rename the repeated one."
+        )
+    known = [*METRICS, *table.statistics]
+    wrong = [name for name in table.metrics if name not in known]
+    if wrong or not table.metrics:
+        raise ValueError(
+            f"`metrics` must name one or more of: {', '.join(known)}; but got {wrong[0] if wrong else 'none'!r}. "
+            "Choose from these, or add the metric's statistic to the table."
+        )
+    for name in table.metrics:
+        if name in METRICS and name not in table.statistics and METRICS[name].regression != table.regression:
+            allowed = [key for key, metric in METRICS.items() if metric.regression == table.regression]
+            task = "regression (no `label_names`)" if table.regression else "classification"
+            raise ValueError(
+                f"`metrics` for {task} must be of: {', '.join(allowed)}; but got {name!r}. Choose from these."
+            )
+
+
+def check_labels(table: StageTable) -> None:
+    """Refuse labels that are no class, or not finite, and logits that do not fit the label names."""
+    label = np.asarray(table.label)
+    bad = ~np.isfinite(label)
+    allowed = "a finite number"
+    if not table.regression:
+        classes = len(table.label_names)
+        if table.outputs is not None and table.outputs.shape[-1] != classes:
+            raise ValueError(
+                f"`outputs` must have one logit for each of the {classes} labels {list(table.label_names)}, "
+                f"but got {table.outputs.shape[-1]}. Check the number of labels of every tier."
+            )
+        allowed = f"0 to {classes - 1}, for the labels {list(table.label_names)}"
+        bad |= (label != np.floor(label)) | (label < 0) | (label >= classes)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise ValueError(
+            f"`label` must be {allowed}, but got {label[row]} for sample_id {table.sample_id[row]} of split "
+            f"{str(table.split[row])!r}. Correct the label, or leave unlabelled rows out."
+        )
+
+
+def check_finite(table: StageTable) -> None:
+    """Refuse outputs, predictions and costs that are not finite, naming tier and example."""
+    for name in ("outputs", "predictions", "macs", "decide_macs"):
+        values = getattr(table, name)
+        # A sum is finite only if all its terms are: one cheap pass in the usual case.
+        if values is None or np.isfinite(np.sum(values, dtype=np.float64)):
+            continue
+        row, stage = np.argwhere(~np.isfinite(values))[0][:2]
+        raise ValueError(
+            f"`{name}` must be finite, but got {np.asarray(values[row, stage]).tolist()} from tier "
+            f"{table.stages[stage].tier!r} (stage {table.stages[stage].name!r}) for sample_id {table.sample_id[row]} "
+            f"of split {str(table.split[row])!r}. Check the tier's weights and dtype, or leave the row out."
+        )
