@@ -1,5 +1,6 @@
 """What operating points and scores do on the rows of one reported split, with intervals."""
 
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_modules.adaptive.calibration import Chooser, OperatingPoint
-from lightning_modules.adaptive.choices import Choice, Choices
+from lightning_modules.adaptive.choices import Choice, Choices, key_of
 from lightning_modules.adaptive.intervals import Resampled, bootstrap, percentile_interval
 from lightning_modules.adaptive.paths import Path, metric_of, quality_at
 from lightning_modules.adaptive.table import StageTable
@@ -83,6 +84,7 @@ class Analysis:
         paths["random"] = paths["threshold/random"]
         paths["oracle"] = paths["in_sample/oracle"] = Path.of(self.rows, "oracle", "oracle")
         decisions = {choice.key: choice.stages for choice in self._chosen}
+        decisions |= {f"in_sample/{key}/{target!r}": stages for (key, target), (_, stages) in self._again.items()}
         decisions |= {f"stage/{s}": np.full(len(self.rows), s) for s in range(self.last + 1)}
         settings = self.settings
         return bootstrap(self.rows, self.metric, decisions, paths, settings.targets, settings.bootstrap, settings.seed)
@@ -132,10 +134,9 @@ class Analysis:
                 entry["note"] = "; ".join(filter(None, [point.note, f"only the Super in {count} of {len(choice.folds)} folds"]))
         entry |= measured | intervals | {"held": self._held(kind, point.target, measured)}
         entry |= self._other_lengths(choice.stages)
-        if kind in ("expected", "per_stage"):
-            again = self._again.get((f"threshold/{point.score}" if kind == "per_stage" else f"{point.rule}/{point.score}", point.target))
-            if kind == "expected" and again is not None:
-                entry["selection_inflation"] = self.reference / again.macs - measured["speedup"]
+        if kind == "expected" and point.target is not None:
+            again, _ = self._again[f"{point.rule}/{point.score}", point.target]
+            entry["selection_inflation"] = self.reference / again.macs - measured["speedup"]
         return entry
 
     def _held(self, kind: str, target: float | None, measured: dict[str, Any]) -> bool | None:
@@ -152,26 +153,27 @@ class Analysis:
         return {"quality": point.quality, "kept": kept, "macs": point.macs, "margin_bound": point.bound}
 
     @cached_property
-    def _again(self) -> dict[tuple[str, float | None], OperatingPoint]:
-        """Points chosen on the reported rows, per path and target."""
-        targets = self.settings.targets
-        return {(key, t): chooser.expected(t, "in_sample") for key, chooser in self._choosers.items() for t in targets}
+    def _again(self) -> dict[tuple[str, float], tuple[OperatingPoint, np.ndarray]]:
+        """Points chosen on the reported rows themselves, as the papers do, and their stages, per path and target."""
+        found = {}
+        for key, chooser in {**self._choosers, "oracle": Chooser(self.rows, "oracle", "oracle")}.items():
+            for target in self.settings.targets:
+                point = chooser.expected(target, "in_sample")
+                # The oracle's dial orders moves of these very rows; it is no score that could be replayed.
+                stages = chooser.path.events.stages(point.thresholds[0]) if key == "oracle" else point.stages(self.rows)
+                found[key, target] = point, stages
+        return found
 
-    def _in_sample(self) -> list[dict[str, Any]]:
-        """Points chosen on the rows that they are reported on, as the papers do, and the oracle's."""
-        result = []
-        oracle = Chooser(self.rows, "oracle", "oracle")
-        points = {**self._again, **{("oracle", target): oracle.expected(target, "in_sample") for target in self.settings.targets}}
-        for (key, target), point in points.items():
-            chosen = self._resampled.chosen[f"in_sample/{key}"][self.settings.targets.index(target)]
-            path = (oracle if key == "oracle" else self._choosers[key]).path
-            stages = path.events.stages(point.thresholds[0]) if key == "oracle" else point.stages(self.rows)
+    def _in_sample(self) -> Iterator[dict[str, Any]]:
+        for (key, target), (point, stages) in self._again.items():
             entry = {"score": point.score, "rule": point.rule, "kind": "in_sample", "target": target}
             entry |= {"thresholds": [] if key == "oracle" else list(point.thresholds)}
             measured = self._measure(stages)
-            entry |= measured | {"speedup_interval": percentile_interval(chosen), "held": self._held("in_sample", target, measured)}
-            result.append(entry)
-        return result
+            chosen = self._resampled.chosen[f"in_sample/{key}"][self.settings.targets.index(target)]
+            entry |= measured | {"held": self._held("in_sample", target, measured)}
+            entry["kept_interval"] = percentile_interval(self._resampled.kept(f"in_sample/{key}/{target!r}"))
+            entry["speedup_interval"] = percentile_interval(chosen)  # chosen again on every resample
+            yield entry | self._other_lengths(stages)
 
     def _score(self, rule: str, score: str) -> dict[str, Any]:
         """Normalised area of one score, and which earlier score routes identically."""
@@ -193,7 +195,7 @@ class Analysis:
         entry["targets"] = []
         stages = {choice.key: choice.stages for choice in self._chosen}
         for target in self.settings.targets:
-            keys = [f"{key}/expected/{target:g}" for key in (first, second)]
+            keys = [key_of(*key.split("/"), "expected", target) for key in (first, second)]
             one, two = (self._measure(stages[key]) for key in keys)
             name = self.metric.name
             entry["targets"].append({

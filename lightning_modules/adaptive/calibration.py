@@ -145,6 +145,7 @@ class Chooser:
             raise ValueError(f"`budgets` must lie in [{low:.6g}, {high:.6g}] MACs per row, but got {macs:.6g}.")
         return self._point(_cheapest(allowed & (self.quality >= self.quality[allowed].max()), self.path.macs), "budget", macs)
 
+    @cached_property
     def crossings(self) -> list[Densities]:
         """Densities of each stage's score on the rows that it gets right and wrong, last stage left out."""
         right = self.table.predictions == self.table.label[:, None]
@@ -153,7 +154,7 @@ class Chooser:
 
     def crossing(self) -> OperatingPoint | str:
         """The point at E-LANG's crossing, or why there is none."""
-        found = self.crossings()
+        found = self.crossings
         if missing := [f"{stage.name}: {d.status}" for stage, d in zip(self.table.stages, found, strict=False) if d.threshold is None]:
             return "; ".join(missing)
         return self.at([d.threshold for d in found if d.threshold is not None], "crossing", None)

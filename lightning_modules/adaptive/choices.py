@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 Recipe = Callable[[Chooser], OperatingPoint]
 
 
+def key_of(rule: str, score: str, kind: str, target: float | None) -> str:
+    """Name of an operating point, unique in a sweep."""
+    return f"{rule}/{score}/{kind}" + ("" if target is None else f"/{float(target)!r}")
+
+
 @dataclass(frozen=True)
 class Choice:
     """One operating point and what it does on the reported rows.
@@ -91,7 +96,7 @@ class Choices:
         """Per score the densities of each stage but the last on the calibration rows; none for regression."""
         if self.rows.regression or len(self.rows.stages) == 1:
             return {}
-        return {score: self.choosers["threshold", score].crossings() for score in self.scores if score != "random"}
+        return {score: self.choosers["threshold", score].crossings for score in self.scores if score != "random"}
 
     def all(self) -> Iterator[Choice]:
         """Every rule, score, kind and target."""
@@ -99,7 +104,7 @@ class Choices:
             chooser = self.choosers[rule, score]
             others = [(mask, Chooser(table, score, rule)) for mask, table in self._folds]
             for kind, target, recipe in self._recipes(rule, score):
-                key = f"{rule}/{score}/{kind}" + ("" if target is None else f"/{target:g}")
+                key = key_of(rule, score, kind, target)
                 point = recipe(chooser)
                 stages, points = point.stages(self.rows), []
                 for mask, other in others:
@@ -111,7 +116,7 @@ class Choices:
         for target in self.settings.targets:
             yield "expected", target, lambda chooser, t=target: chooser.expected(t)
             yield "confident", target, lambda chooser, t=target: chooser.confident(t, self.settings.confidence)
-            if len(self.rows.stages) > 2 and rule == "threshold":
+            if len(self.rows.stages) > 2 and rule == "threshold" and score != "random":
                 yield "per_stage", target, lambda chooser, t=target: per_stage_thresholds(chooser, t)
         for budget in self.settings.budgets:
             yield "budget", budget, lambda chooser, b=budget: chooser.budget(b)

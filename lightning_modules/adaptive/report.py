@@ -50,8 +50,9 @@ class SweepSettings:
     calibration: str = "split"
 
     def __post_init__(self) -> None:
-        for name in ("scores", "targets", "budgets"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "scores", tuple(self.scores))
+        for name in ("targets", "budgets"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(float(value) for value in getattr(self, name))))
         checks = [
             ("targets", "shares of the Super's quality in (0, 1.5]", self.targets, all(0 < t <= 1.5 for t in self.targets)),
             ("confidence", "in (0.5, 1)", self.confidence, 0.5 < self.confidence < 1),
