@@ -11,6 +11,7 @@ STAMP := $(VENV)/.installed
 DATA ?= ../shared/data
 MODELS ?= ../shared/models
 PYTEST_ARGS ?=
+ONLY ?=
 export DATA MODELS
 export DIAL_DATA ?= $(DATA)
 export DIAL_MODELS ?= $(MODELS)
@@ -55,8 +56,8 @@ lint: $(STAMP)  ## ruff and mypy
 bench: $(STAMP)  ## speed and memory: every benchmarks/bench_*.py
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(PY) $$file; done
 
-results: $(STAMP)  ## the README's tables from real data: make results DATA=... MODELS=... (hours; resumes)
-	$(PY) scripts/results.py --data "$(DATA)" --models "$(MODELS)"
+results: $(STAMP)  ## the README's tables from real data (DATA=, MODELS=, ONLY=sst2; hours; resumes)
+	$(PY) scripts/results.py --data "$(DATA)" --models "$(MODELS)" --only "$(ONLY)"
 
 clean:  ## remove the demo's runs and caches; .venv and results stay
 	rm -rf runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

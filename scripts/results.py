@@ -157,7 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif not done:
             run(step)
     if not options.list:
-        run(Step("tables", "results/README.md", ("python", "scripts/results_table.py", "--data", options.data)))
+        folders = ("--data", options.data, "--models", options.models)
+        run(Step("tables", "results/README.md", ("python", "scripts/results_table.py", *folders)))
 
 
 if __name__ == "__main__":
