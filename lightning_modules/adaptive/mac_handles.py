@@ -184,18 +184,21 @@ NEGLIGIBLE = frozenset(
         "sigmoid_ silu silu_ softmax softplus softsign tanh tanh_ "
         # reductions and selection
         "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d all amax amin any argmax argmin argsort "
-        "avg_pool1d count_nonzero logsumexp max_pool1d mean min prod sort std std_mean sum topk var var_mean "
+        "avg_pool1d avg_pool2d count_nonzero logsumexp max_pool1d max_pool2d mean min prod sort std std_mean sum "
+        "topk var var_mean "
         # comparison and logic
         "__or__ __xor__ bitwise_and bitwise_or bitwise_xor isfinite isinf isnan le logical_and logical_not "
         "logical_or logical_xor lt ne where "
-        # look-ups, copies, shapes and types
+        # look-ups, copies, shapes, types and fillings
         "Bool Float _cast_Float _cast_Long _pack_padded_sequence _pad_packed_sequence _reshape_alias "
-        "_shape_as_tensor _to_copy _weight_norm alias bucketize clone dequantize diagonal embedding embedding_bag "
-        "empty_like expand_as fill fill_ flip index_add index_select lift lift_fresh lift_fresh_copy linspace "
-        "masked_fill_ masked_scatter masked_select meshgrid movedim new_ones numel numpy_T one_hot ones_like outer "
-        "pad quantize_per_tensor repeat repeat_interleave reshape_as resolve_conj rot90 scalar_tensor scatter "
-        "scatter_ scatter_add select_scatter slice_scatter swapaxes swapdims tensor_split tile tril triu unflatten "
-        "unfold unsafe_chunk unsafe_split view_as zero_ "
+        "_shape_as_tensor _to_copy _weight_norm alias as_strided bernoulli bernoulli_ bucketize clone col2im "
+        "complex dequantize diagonal embedding embedding_bag empty_like expand_as eye fill fill_ flip im2col imag "
+        "index_add index_select lift lift_fresh lift_fresh_copy linspace masked_fill_ masked_scatter masked_select "
+        "meshgrid movedim new_ones nonzero_numpy normal_ numel numpy_T one_hot ones_like outer pad "
+        "quantize_per_tensor rand rand_like randn randn_like random_ real repeat repeat_interleave reshape_as "
+        "resolve_conj rot90 scalar_tensor scatter scatter_ scatter_add select_scatter slice_scatter swapaxes "
+        "swapdims tensor_split tile tril triu unflatten unfold uniform_ unsafe_chunk unsafe_split view_as "
+        "view_as_complex view_as_real zero_ "
     ).split()
 )
 """Operators that count as zero beside those on fvcore's own list of shape operators."""

@@ -9,13 +9,14 @@ therefore multiplies smaller matrices, is counted as less.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lightning_modules.adaptive.mac_handles import HANDLES, NEGLIGIBLE, REMEDY
 
@@ -136,7 +137,24 @@ class _Keywords(nn.Module):
         self.call, self.names = (module,), names
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_tensors(self.call[0](**dict(zip(self.names, tensors, strict=True)))))
+        with _Results() as results:
+            output = self.call[0](**dict(zip(self.names, tensors, strict=True)))
+        return (*_tensors(output), *results.tensors)
+
+
+class _Results(TorchFunctionMode):
+    """Collects every result, to be an output: a trace forgets work that no output needs, though it was executed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.tensors.extend(_tensors(result))
+        return result
 
 
 def _copy(module: nn.Module, device: str | None) -> nn.Module:

@@ -55,6 +55,7 @@ PIECEWISE = {
     "padded to blocks": lambda n: quadratic(-(-n // 16) * 16),
     "one more at the end": lambda n: quadratic(n) + (n == 128),
     "jump in the middle": lambda n: quadratic(n) + 100 * (n > 60),
+    "bump between the fitted ones": lambda n: quadratic(n) + 100 * (20 < n < 60),
     "cubic": lambda n: n**3,
 }
 
@@ -69,6 +70,11 @@ def test_what_is_no_quadratic_is_counted_at_every_length_once(name: str) -> None
     assert cost(lengths).tolist() == [PIECEWISE[name](n) for n in lengths]
     with pytest.raises(ValueError, match=r"lengths must be among the 124 that were counted.*got also \[4, 200\]"):
         cost([4, 5, 200])
+
+
+def test_rounding_that_fits_at_every_even_length_is_noticed() -> None:
+    lengths = range(32, 129)  # the lengths fitted, and half-way between them, are all even
+    assert fit_cost(lambda n: 6 * (n // 2), lengths)(lengths).tolist() == [6 * (n // 2) for n in lengths]
 
 
 def test_short_lengths_are_counted_as_they_are() -> None:

@@ -322,6 +322,7 @@ class Product(torch.autograd.Function):
     [
         (torch.linalg.inv, r"aten::linalg_inv"),
         (lambda x: torch.cdist(x, x), r"aten::cdist"),
+        (lambda x: F.interpolate(x[None, None], scale_factor=2), r"aten::upsample_nearest2d"),  # fvcore has a handle
         (Product.apply, r"prim::PythonOp\.Product"),
     ],
 )
@@ -378,6 +379,34 @@ def test_dropout_is_off_and_data_dependent_parts_are_traced_for_real() -> None:
             return x[: int((x[:, 0] > 0).sum())] @ x.T  # needs values
 
     assert count_macs(Halves().train(), {"x": torch.tensor([[1.0, 1], [2, 1], [-1, 1]])}) == 2 * 2 * 3
+
+
+def test_counts_inside_a_test_loop() -> None:
+    """Lightning tests under inference mode, and often under autocast."""
+    encoder, lstm = build("bert", "sdpa"), Packed(nn.LSTM(5, 7, batch_first=True))
+    packed = {"x": torch.zeros(2, 9, 5), "lengths": torch.tensor([9, 4])}
+    expected = count_macs(encoder, tokens(12, True)), count_macs(lstm, packed)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (count_macs(encoder, tokens(12, True)), count_macs(lstm, packed)) == expected
+    assert count_macs(encoder.to(torch.bfloat16), tokens(12, True)) == expected[0]
+
+
+class UnusedHead(nn.Module):
+    """What an exit that is passed on the way, or a pooler that no head reads, looks like to a trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.state = nn.Linear(4, 4), nn.Linear(4, 2), nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.head(x)
+        self.state(x)
+        return self.body(x)
+
+
+def test_work_that_no_output_needs_is_executed_and_counted() -> None:
+    example = {"x": torch.zeros(2, 3, 4)}
+    assert count_macs(UnusedHead(), example) == 2 * 3 * (4 * 4 + 4 * 2 + 2 * 4 * 4 * 4)
 
 
 def test_outputs_may_be_nested() -> None:
