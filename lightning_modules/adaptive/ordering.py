@@ -17,7 +17,7 @@ def ascending(values: np.ndarray) -> np.ndarray:
     """
     if len(values) < FEW:
         return np.argsort(values)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         low = values.min()
         scale = (2.0**32 - 1) / (values.max() - low)
     if not (

@@ -124,20 +124,14 @@ class _Columns:
 
     def _lists(self, name: str, column: Any) -> np.ndarray:
         flat = column.flatten()
-        width = len(flat) // max(len(column), 1)
-        if not pa.types.is_fixed_size_list(column.type) and any(
-            size != width for size in column.value_lengths().unique().to_pylist()
-        ):
+        sizes = [column.type.list_size] if pa.types.is_fixed_size_list(column.type) else _sizes(column)
+        if len(sizes) > 1:
             raise ValueError(
-                f"`table` must have as many logits in every row, but column {name!r} of {self.path!r} differs. "
-                "Give one per class."
+                f"`table` must have as many logits in every row, but column {name!r} of {self.path!r} has rows of "
+                f"{sizes}. Give one per class."
             )
-        if flat.null_count:
-            raise ValueError(
-                f"`table` must have no missing values, but column {name!r} of {self.path!r} has some. "
-                "Fill in or drop these rows."
-            )
-        return flat.to_numpy(zero_copy_only=False).reshape(len(column), width)
+        # Some writers store NaN as missing; it comes back as NaN, and the table names its tier and example.
+        return flat.to_numpy(zero_copy_only=False).reshape(len(column), sizes[0] if sizes else 0)
 
     def per_stage(self, pattern: str, stages: Sequence[str]) -> np.ndarray:
         """Return ``(N, S)``, or ``(N, S, C)`` for lists."""
@@ -257,6 +251,10 @@ class _Columns:
 
 def _is_list(kind: Any) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _sizes(column: Any) -> list[int]:
+    return sorted(column.value_lengths().unique().to_pylist())
 
 
 def _classes(label: np.ndarray, outputs: np.ndarray | None, predictions: np.ndarray | None) -> tuple[str, ...]:
