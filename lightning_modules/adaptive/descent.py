@@ -10,14 +10,15 @@ from lightning_modules.adaptive.paths import midway
 from lightning_modules.adaptive.rules import replay
 
 ROUNDS = 20
+STARTS = 24  # in all, shared among the stages
 
 
 def per_stage_thresholds(chooser: Chooser, target: float, kind: str = "expected") -> OperatingPoint:
     """Cheapest thresholds found whose quality is at least ``target`` times the Super's on the chooser's rows.
 
     Every stage's threshold in turn is set to its best value given the others, all its values tried at once, until none
-    improves. Descent stops at corners of the constraint, so it starts from several places: the best shared dial, the best dial
-    of each cascade with one stage left out or alone, and points on the way down from a stricter target. The cheapest end counts.
+    improves. Descent stops at corners of the constraint, so it starts from several places: the best shared dial, and each
+    stage's threshold held in turn at values over its whole range while the others are set. The cheapest end counts.
 
     Args:
         chooser: calibration rows and the score.
@@ -43,6 +44,7 @@ class _Problem:
         self.chooser, self.target = chooser, target
         self.least = target * float(chooser.quality[-1]) - 1e-12
         self.rows = np.arange(len(self.macs))
+        self.orders = [np.argsort(self.scores[:, s], kind="stable") for s in range(self.scores.shape[1] - 1)]
         self.start = np.array(chooser.expected(target).thresholds)
 
     def cost(self, thresholds: np.ndarray) -> float:
@@ -56,23 +58,17 @@ class _Problem:
         """Thresholds to descend from; all satisfy the constraint."""
         yield self.start
         count = self.scores.shape[1] - 1
-        closed = np.full(count, np.inf)
+        levels = np.linspace(0, 1, max(2, STARTS // count + 1))
         for stage in range(count):
-            yield self.sweep(closed, stage)  # this stage and the Super alone
-            others = self.start.copy()
-            others[stage] = np.inf
-            if np.isfinite(self.cost(others)):
-                yield others
-        for share in (0.25, 0.5, 0.75):  # less than all slack spent on the shared dial leaves some for single stages
-            stricter = np.array(self.chooser.expected(self.target + share * (1 - self.target)).thresholds)
-            if np.isfinite(self.cost(stricter)):
-                yield stricter
-        for order in (range(count), range(count - 1, -1, -1)):  # every stage its part of the slack, first or last stage first
-            thresholds = closed
-            for step, stage in enumerate(order, start=1):
-                quality = float(self.chooser.quality[-1])
-                thresholds = self.sweep(thresholds, stage, least=quality - (quality - self.least) * step / count)
-            yield thresholds
+            others = [s for s in range(count) if s != stage]
+            for value in np.unique(np.quantile(self.scores[:, stage], levels, method="higher")):
+                for order in (others, others[::-1]) if count == 3 else (others,):
+                    thresholds = np.full(count, np.inf)
+                    thresholds[stage] = value
+                    for other in order:
+                        thresholds = self.sweep(thresholds, other)
+                    if np.isfinite(self.cost(thresholds)):
+                        yield thresholds
 
     def descend(self, thresholds: np.ndarray) -> np.ndarray:
         """Sweep stage after stage until a round changes nothing."""
@@ -85,27 +81,33 @@ class _Problem:
             cost = now
         return thresholds
 
-    def sweep(self, thresholds: np.ndarray, stage: int, least: float | None = None) -> np.ndarray:
-        """Best value of one threshold given the others, over all distinct scores of the rows that get there."""
+    def sweep(self, thresholds: np.ndarray, stage: int) -> np.ndarray:
+        """Best value of one threshold given the others, over all distinct scores of the rows that get there.
+
+        Where no value satisfies the constraint, the threshold stays as it is.
+        """
         otherwise = thresholds.copy()
         otherwise[stage] = np.inf
         onward = replay(self.scores, otherwise)
-        here = np.flatnonzero(onward > stage)
-        here = here[np.argsort(self.scores[here, stage], kind="stable")]
+        here = self.orders[stage][onward[self.orders[stage]] > stage]
+        if not len(here):
+            return otherwise
         score = self.scores[here, stage]
-        fixed = self.statistics[self.rows, onward].sum(axis=0), self.macs[self.rows, onward].sum()
-        # Rows stop here from the surest down: sums over suffixes of the sorted rows.
+        # Rows stop here from the surest down: sums over suffixes of the sorted rows, at the first row of each score.
+        first = np.append(np.flatnonzero(np.append(True, score[1:] != score[:-1])), len(here))
         gain = self.statistics[here, stage] - self.statistics[here, onward[here]]
         saving = self.macs[here, stage] - self.macs[here, onward[here]]
-        distinct, first = np.unique(score, return_index=True)
-        stopping = np.append(first, len(here))
-        sums = fixed[0] + np.concatenate([np.cumsum(gain[::-1], axis=0)[::-1], np.zeros((1, gain.shape[1]))])[stopping]
-        costs = fixed[1] + np.append(np.cumsum(saving[::-1])[::-1], 0.0)[stopping]
+        sums = self.statistics[self.rows, onward].sum(axis=0) + _suffix_sums(gain)[first]
+        costs = self.macs[self.rows, onward].sum() + _suffix_sums(saving)[first]
         quality = self.metric.value(sums)
-        allowed = quality >= (self.least if least is None else least)
+        allowed = quality >= self.least
         if not allowed.any():
             return thresholds
         best = np.flatnonzero(allowed & (costs <= costs[allowed].min() * (1 + 1e-12)))
-        result = thresholds.copy()
-        result[stage] = midway(distinct)[best[quality[best].argmax()]] if len(here) else np.inf
-        return result
+        otherwise[stage] = midway(score[first[:-1]])[best[quality[best].argmax()]]
+        return otherwise
+
+
+def _suffix_sums(values: np.ndarray) -> np.ndarray:
+    """Sum of ``values[i:]`` for every i up to the length, ``(M, ...) -> (M + 1, ...)``."""
+    return np.concatenate([np.cumsum(values[::-1], axis=0)[::-1], np.zeros((1, *values.shape[1:]))])

@@ -8,9 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from lightning_modules.adaptive.density import Densities
+from lightning_modules.adaptive.line_labels import label_lines
 from lightning_modules.adaptive.report_text import amount
 from lightning_modules.adaptive.thinning import thin
 from lightning_modules.adaptive.tradeoff import Curve
@@ -72,19 +74,20 @@ def _curve_panel(axis: Axes, report: "Report", split: str) -> None:
     best = last["quality"][metric]
     for share, dashes in LEVELS:
         axis.axhline(100 * share * best, color=INK, linewidth=0.8, linestyle=dashes, alpha=0.7)
-        axis.annotate(f"{100 * share:g} % of {last['name']}", (1, 100 * share * best), xycoords=("axes fraction", "data"),
-                      xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7.5, color=INK)  # fmt: skip
-    for stage in (result["stages"][0], last):
+        axis.annotate(f"{100 * share:g} %", (1, 100 * share * best), xycoords=("axes fraction", "data"), xytext=(3, 0),
+                      textcoords="offset points", va="center", fontsize=8, color=INK)  # fmt: skip
+    for stage, offset in ((result["stages"][0], (7, -11)), (last, (7, -3))):
         axis.plot(100 * stage["macs"] / reference, 100 * stage["quality"][metric], "o", color=INK, markersize=6, zorder=5)
-        axis.annotate(stage["name"], (100 * stage["macs"] / reference, 100 * stage["quality"][metric]), xytext=(7, -11),
+        axis.annotate(stage["name"], (100 * stage["macs"] / reference, 100 * stage["quality"][metric]), xytext=offset,
                       textcoords="offset points", fontsize=9, color=INK, weight="bold")  # fmt: skip
     axis.plot(100, 100 * best, "D", color=INK, markerfacecolor="white", markersize=6, zorder=5)
-    axis.annotate("alone", (100, 100 * best), xytext=(0, 8), textcoords="offset points", fontsize=8, ha="center")
+    axis.annotate(f"{last['name']} alone", (100, 100 * best), xytext=(-14, 30), textcoords="offset points", fontsize=8,
+                  ha="center", arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6, "shrinkB": 4})  # fmt: skip
     axis.set_xlabel("mean cost per row, % of the reference alone")
     axis.set_ylabel(f"{metric}, %")
     axis.set_title(f"{split} ({result['rows']:,} rows)", fontsize=10, loc="left")
-    _limit(axis, lines, reference, metric)
-    _direct_labels(axis, [(label, style["color"]) for label, _, style in lines])
+    _limit(axis, lines, reference, metric, room=0.05 + 0.013 * len(last["name"]))
+    label_lines(axis, [label for label, _, _ in lines], avoid=axis.texts)
     _speedup_axis(axis)
 
 
@@ -106,34 +109,14 @@ def _lines(report: "Report", split: str) -> Any:
             yield " = ".join(names), curve, {"color": next(colours), "linewidth": 1.8}
 
 
-def _limit(axis: Axes, lines: Sequence[tuple[str, Curve, dict[str, Any]]], reference: float, metric: str) -> None:
-    """Leave out the oracle's way below the first stage and such, but keep every score's whole line."""
+def _limit(axis: Axes, lines: Sequence[tuple[str, Curve, dict[str, Any]]], reference: float, metric: str, room: float) -> None:
+    """Show every line as a whole, with room for the last stage's name on the right."""
     shown = np.concatenate([100 * curve.quality[metric] for label, curve, _ in lines])
     low, high = np.nanmin(shown), np.nanmax(shown)
     margin = 0.06 * (high - low) or 1.0
     axis.set_ylim(low - margin, high + 1.5 * margin)
     costs = 100 * np.concatenate([curve.macs for _, curve, _ in lines]) / reference
-    axis.set_xlim(0, max(costs.max(), 100) * 1.04)
-
-
-def _direct_labels(axis: Axes, labels: Sequence[tuple[str, str]]) -> None:
-    """Write each line's name beside it, in the free corner below the lines, tied to its line by a thin leader."""
-    lines = {line.get_label(): line for line in axis.lines}
-    left, right = axis.get_xlim()
-    bottom, top = axis.get_ylim()
-    anchors = []
-    for position, (label, colour) in enumerate(labels):
-        x = left + (right - left) * (0.16 + 0.5 * position / max(len(labels) - 1, 1))
-        xs, ys = np.asarray(lines[label].get_xdata()), np.asarray(lines[label].get_ydata())
-        x = float(np.clip(x, xs.min(), xs.max()))
-        anchors.append((label, colour, x, float(np.interp(x, xs, ys))))
-    # Highest line at the anchor first: the column of names then reads in the order of the lines.
-    anchors.sort(key=lambda anchor: -anchor[3])
-    step = 0.062 * (top - bottom)
-    start = bottom + step * (len(anchors) + 0.3)
-    for row, (label, colour, x, y) in enumerate(anchors):
-        axis.annotate(label, (x, y), xytext=(left + 0.60 * (right - left), start - row * step), fontsize=8.5, color=colour,
-                      va="center", arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.7})  # fmt: skip
+    axis.set_xlim(0, max(costs.max(), 100) * (1 + room))
 
 
 def _speedup_axis(axis: Axes) -> None:
@@ -171,18 +154,18 @@ def _density_panel(axis: Axes, title: str, found: Densities) -> None:
         axis.text(0.5, 0.5, found.status, transform=axis.transAxes, ha="center", fontsize=9)
         return
     top = max(found.right.max(), found.wrong.max())
-    for values, colour, name, align in ((found.right, COLOURS[0], "right", "left"), (found.wrong, COLOURS[1], "wrong", "right")):
+    for values, colour, name in ((found.right, COLOURS[0], "right"), (found.wrong, COLOURS[1], "wrong")):
         axis.fill_between(found.grid, values, color=colour, alpha=0.25, linewidth=0)
         axis.plot(found.grid, values, color=colour, linewidth=1.6)
         mode = int(values.argmax())
-        axis.annotate(name, (found.grid[mode], values[mode]), xytext=(0, 3), textcoords="offset points", color=colour,
-                      fontsize=9, weight="bold", ha="center")  # fmt: skip
-        del align
+        axis.annotate(name, (found.grid[mode], values[mode]), xytext=(0, 3), textcoords="offset points", color=colour, fontsize=9,
+                      weight="bold", ha="center", path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
     for crossing in found.crossings:
         axis.axvline(crossing, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axis.annotate(f"t = {crossing:.3g}", (crossing, top * 1.13), xytext=(3, 0), textcoords="offset points", fontsize=8.5, va="top")
     if found.status != "one":
-        axis.text(0.02, 0.9, f"{found.status} crossing" + ("s" if found.status == "several" else ""), transform=axis.transAxes, fontsize=8)
+        said = {"none": "no crossing\nbetween the modes", "several": "several crossings\nbetween the modes"}[found.status]
+        axis.text(0.02, 0.98, said, transform=axis.transAxes, fontsize=8, va="top")
     axis.set_ylim(0, top * 1.16)
     axis.set_xlabel("score (higher = surer)", fontsize=9)
 

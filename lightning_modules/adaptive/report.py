@@ -12,6 +12,7 @@ import numpy as np
 from lightning_modules.adaptive.analysis import Analysis, Choices
 from lightning_modules.adaptive.density import Densities
 from lightning_modules.adaptive.files import atomic_write, plain, write_json
+from lightning_modules.adaptive.scores import ROUTING_SCORES
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.tradeoff import Curve, concat, thin
 
@@ -134,6 +135,51 @@ class Report:
             pyarrow.csv.write_csv(small, temporary)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A table made ready: rows once, with all scores.
+
+    Attributes:
+        table: the table.
+        scores: names of the scores to analyse, random last unless it was asked for.
+        reported: splits to report on.
+        partial: a trial run.
+        configuration: fingerprint of what the results depend on.
+    """
+
+    table: StageTable
+    scores: tuple[str, ...]
+    reported: tuple[str, ...]
+    partial: bool
+    configuration: str
+
+
+def prepare(table: StageTable, settings: SweepSettings) -> Prepared:
+    """Drop repeated rows, add missing scores, find the splits to report on.
+
+    Raises:
+        ValueError: no split to report on, no scores, or a score that cannot be computed.
+    """
+    table = table.without_repeats()
+    wanted = settings.scores or tuple(table.scores) or routing_scores(table)
+    missing = [name for name in (*wanted, "random") if name not in table.scores]
+    table = table.with_scores(missing, seed=settings.seed) if missing else table
+    reported = tuple(split for split in table.splits if split not in ROLES_NOT_REPORTED)
+    if not reported:
+        raise ValueError(f"`split` must name rows to report on beside {', '.join(table.splits)}, but none do; add a test split.")
+    names = tuple(dict.fromkeys((*wanted, "random")))
+    if names[0] == "random" and len(names) > 1 and "random" not in settings.scores:
+        names = (*names[1:], "random")
+    return Prepared(table, names, reported, bool(table.settings.get("partial", False)), configuration(table, settings))
+
+
+def routing_scores(table: StageTable) -> tuple[str, ...]:
+    """All scores that this kind of task admits and this table has the outputs for."""
+    if table.outputs is None:
+        return ("random",)
+    return ROUTING_SCORES["regression" if table.regression else "classification"]
+
+
 def build_report(table: StageTable, settings: SweepSettings, costs: "ModelCosts | None" = None) -> Report:
     """Choose operating points on calibration rows and state what they do on the others.
 
@@ -146,41 +192,31 @@ def build_report(table: StageTable, settings: SweepSettings, costs: "ModelCosts 
         ValueError: no rows to choose or to report on, too few rows or one class only to choose on, an unknown score, or a
             metric without sums in first place. Sizes and classes are not checked where the table is ``partial``.
     """
-    table = _with_scores(table.without_repeats(), settings)
-    names = tuple(dict.fromkeys((*(settings.scores or table.scores), "random")))
-    reported = [split for split in table.splits if split not in ROLES_NOT_REPORTED]
-    if not reported:
-        raise ValueError(f"`split` must name rows to report on beside {', '.join(table.splits)}, but there are none; add a test split.")
-    partial = bool(table.settings.get("partial", False))
+    prepared = prepare(table, settings)
+    table = prepared.table
     summary: dict[str, Any] = {
         "schema": SCHEMA,
-        "partial": partial,
-        "configuration": configuration(table, settings),
+        "partial": prepared.partial,
+        "configuration": prepared.configuration,
         "task": table.settings.get("task"),
         "metrics": list(table.metrics),
         "label_names": list(table.label_names),
-        "settings": asdict(settings) | {"scores": list(names)},
+        "settings": asdict(settings) | {"scores": list(prepared.scores)},
         "table": table.settings,
         "stages": [_describe(table, index) for index in range(len(table.stages))],
-        "calibration": _calibration(table, settings, reported, partial),
+        "calibration": _calibration(prepared, settings),
         "splits": {},
     }
     report = Report(table, settings, summary, costs=costs)
-    for split in reported:
+    for split in prepared.reported:
         rows = table.of_split(split)
         held_out = table.of_split("calibration") if settings.calibration == "split" and len(table.stages) > 1 else None
-        analysis = Analysis(rows, Choices(names, settings, held_out, rows, partial), settings, costs)
+        analysis = Analysis(rows, Choices(prepared.scores, settings, held_out, rows, prepared.partial), settings, costs)
         summary["splits"][split] = analysis.summary()
         report.curves += analysis.curves()
         report.densities = report.densities or analysis.choices.densities()
     report.summary = plain(summary)
     return report
-
-
-def _with_scores(table: StageTable, settings: SweepSettings) -> StageTable:
-    """Add scores that were asked for, and random routing, where the table lacks them."""
-    missing = [name for name in (*settings.scores, "random") if name not in table.scores]
-    return table.with_scores(missing, seed=settings.seed) if missing else table
 
 
 def _describe(table: StageTable, index: int) -> dict[str, Any]:
@@ -189,24 +225,24 @@ def _describe(table: StageTable, index: int) -> dict[str, Any]:
     return {"name": stage.name, "tier": stage.tier, "index": stage.index, "parameters": known.get("parameters"), "path": known.get("path")}
 
 
-def _calibration(table: StageTable, settings: SweepSettings, reported: list[str], partial: bool) -> dict[str, Any]:
+def _calibration(prepared: Prepared, settings: SweepSettings) -> dict[str, Any]:
     """How operating points are chosen, after checking that they can be."""
+    table = prepared.table
     if len(table.stages) == 1:
         return {"method": "none", "rows": 0}
     if settings.calibration == "split" and "calibration" not in table.splits:
         raise ValueError(f"`calibration` must be 'crossfit' where the table has only the splits {', '.join(table.splits)}, but got 'split'.")
-    used = ["calibration"] if settings.calibration == "split" else reported
-    for split in used:
-        label = table.of_split(split).label
-        if partial:
-            continue
+    used = ("calibration",) if settings.calibration == "split" else prepared.reported
+    rows = {split: table.of_split(split).label for split in used}
+    for split, label in rows.items() if not prepared.partial else ():
         if len(label) < MIN_ROWS:
             raise ValueError(f"`{split}` must have at least {MIN_ROWS} rows to choose thresholds on, but got {len(label)}; use more data.")
         if len(np.unique(label)) == 1:
             raise ValueError(f"`{split}` must have rows of more than one class to choose thresholds on, but all {len(label)} are {label[0]}.")
-    rows = {split: int((table.split == split).sum()) for split in used}
-    method = "split" if settings.calibration == "split" else "crossfit"
-    return {"method": method, "rows": rows if method == "crossfit" else rows["calibration"], "folds": settings.folds}
+    counts = {split: len(label) for split, label in rows.items()}
+    if settings.calibration == "split":
+        return {"method": "split", "rows": counts["calibration"]}
+    return {"method": "crossfit", "rows": counts, "folds": settings.folds}
 
 
 def configuration(table: StageTable, settings: SweepSettings) -> str:

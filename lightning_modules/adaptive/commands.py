@@ -1,0 +1,146 @@
+"""`dial sweep` and `dial compare`: results from saved tables, without any model."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from lightning_modules.adaptive.costs import ModelCosts
+    from lightning_modules.adaptive.table import StageTable
+
+FLOP_SUFFIX = "flop"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises what argparse would print with a page of usage, so that the caller shows one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting."""
+        raise ValueError(f"{message}; see `{self.prog} --help`.")
+
+
+def macs_of(text: str) -> float:
+    """A budget in MACs, or in FLOPs with the suffix ``flop``.
+
+    Example:
+        >>> macs_of("2e9"), macs_of("4e9flop")
+        (2000000000.0, 2000000000.0)
+    """
+    number, factor = (text[: -len(FLOP_SUFFIX)], 0.5) if text.lower().endswith(FLOP_SUFFIX) else (text, 1.0)
+    try:
+        return factor * float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be MACs such as 2e9, or FLOPs such as 4e9flop, but got {text!r}") from None
+
+
+def sweep_parser() -> Parser:
+    """Arguments of `dial sweep`."""
+    parser = Parser(prog="dial sweep", description="Exact curves, operating points and figures from a table of logits or scores.")
+    parser.add_argument("table", help="stages.parquet of a run, or a table of your own (output_<stage>, macs_<stage>, label, ...)")
+    parser.add_argument("--scores", nargs="+", default=[], help="scores to route by; missing ones are computed from the logits")
+    parser.add_argument("--targets", nargs="+", type=float, default=[1.0, 0.995, 0.99, 0.98], help="shares of the last stage's quality")
+    parser.add_argument("--metrics", nargs="+", help="metrics, the primary first")
+    parser.add_argument("--label-names", nargs="+", help="names of the classes of a foreign table, in the order of its logits")
+    parser.add_argument("--budgets", nargs="+", type=macs_of, default=[], help="mean MACs per row, or FLOPs as in 4e9flop")
+    parser.add_argument("--confidence", type=float, default=0.9, help="one-sided, of the confident operating points")
+    parser.add_argument("--calibration", choices=("auto", "split", "crossfit"), default="auto",
+                        help="auto: the calibration split if there is one, else cross-fitting")  # fmt: skip
+    parser.add_argument("--folds", type=int, default=5, help="of cross-fitting")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind each interval")
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples and of random routing")
+    parser.add_argument("--out", help="folder for the results; default: <table>-sweep beside the table")
+    return parser
+
+
+def sweep_command(argv: Sequence[str]) -> int:
+    """Run `dial sweep`; returns the exit code.
+
+    Raises:
+        ValueError: bad input, in one line.
+    """
+    options = sweep_parser().parse_args(list(argv))
+    from lightning_modules.adaptive.report import SweepSettings, build_report
+    from lightning_modules.adaptive.table import StageTable
+
+    path = Path(options.table)
+    table = StageTable.load(path, metrics=options.metrics, label_names=options.label_names, seed=options.seed)
+    table = _override(table, options)
+    calibration = options.calibration
+    if calibration == "auto":
+        calibration = "split" if "calibration" in table.splits else "crossfit"
+    names = ("targets", "confidence", "budgets", "bootstrap", "seed", "folds")
+    settings = SweepSettings(**{name: getattr(options, name) for name in names}, scores=options.scores, calibration=calibration)
+    out = Path(options.out) if options.out else path.with_name(f"{path.stem}-sweep")
+    _refuse(out, table, settings)
+    report = build_report(table, settings, costs=_costs_beside(path))
+    report.write(out)
+    print(report.text())
+    print(f"written to {out}")
+    return 0
+
+
+def _override(table: "StageTable", options: argparse.Namespace) -> "StageTable":
+    """Metrics and label names as typed, also for a table that has its own."""
+    from lightning_modules.adaptive.scores import check_score
+
+    changes: dict[str, Any] = {}
+    if options.metrics:
+        changes["metrics"] = tuple(options.metrics)
+    if options.label_names:
+        changes["label_names"] = tuple(options.label_names)
+    table = dataclasses.replace(table, **changes) if changes else table
+    for name in options.scores:
+        if name not in table.scores:
+            check_score(name, regression=not table.label_names, argument="--scores")
+    return table
+
+
+def _refuse(out: Path, table: "StageTable", settings: Any) -> None:
+    """Fail before the work, not after it, where the folder is taken."""
+    from lightning_modules.adaptive.report import check_folder, prepare
+
+    prepared = prepare(table, settings)
+    check_folder(out, prepared.configuration, prepared.partial)
+
+
+def _costs_beside(table: Path) -> "ModelCosts | None":
+    """Cost functions that a run left beside its table."""
+    path = table.with_name("costs.json")
+    if not path.is_file() or "answer" not in json.loads(path.read_text()):
+        return None
+    from lightning_modules.adaptive.costs import ModelCosts
+
+    return ModelCosts.load(path)
+
+
+def compare_parser() -> Parser:
+    """Arguments of `dial compare`."""
+    parser = Parser(prog="dial compare", description="Several runs on one plot and in one table, with the Pareto hull.")
+    parser.add_argument("runs", nargs="+", help="run folders (or their sweep/ folders)")
+    parser.add_argument("--points", help="CSV or JSON of published points: name, quality, cost, convention (mac, flop, "
+                        "flop_without_attention), and for the last if known length and hidden")  # fmt: skip
+    parser.add_argument("--split", help="reported split; default: each run's first")
+    parser.add_argument("--score", help="score of the curves; default: each run's first")
+    parser.add_argument("--out", default="runs/compare", help="folder for the results; default: %(default)s")
+    return parser
+
+
+def compare_command(argv: Sequence[str]) -> int:
+    """Run `dial compare`; returns the exit code.
+
+    Raises:
+        ValueError: bad input, in one line.
+    """
+    options = compare_parser().parse_args(list(argv))
+    from lightning_modules.adaptive.compare import Comparison, read_points, read_run
+
+    points = read_points(options.points) if options.points else []
+    runs = [read_run(folder, options.split, options.score) for folder in options.runs]
+    comparison = Comparison(runs, points)
+    out = comparison.write(options.out)
+    print(comparison.text())
+    print(f"written to {out}")
+    return 0
