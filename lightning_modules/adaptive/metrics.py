@@ -67,7 +67,7 @@ class Mean(Metric):
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """See :class:`Metric`; ``label`` is not read."""
         values = np.asarray(prediction, dtype=np.float64)
-        return np.stack([values, np.ones_like(values)], axis=-1)
+        return _columns(values, np.ones_like(values))
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
@@ -99,7 +99,7 @@ class F1(Metric):
         """See :class:`Metric`."""
         predicted = np.asarray(prediction) == 1
         labelled = np.broadcast_to(_beside(label, prediction) == 1, predicted.shape)
-        return np.stack([predicted & labelled, predicted, labelled], axis=-1).astype(np.float64)
+        return _columns(predicted & labelled, predicted, labelled)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
@@ -198,7 +198,7 @@ class Pearson(Metric):
         """See :class:`Metric`."""
         y = np.asarray(prediction, dtype=np.float64)
         x = np.broadcast_to(_beside(np.asarray(label, dtype=np.float64), y), y.shape)
-        return np.stack([np.ones_like(y), x, y, x * x, y * y, x * y], axis=-1)
+        return _columns(np.ones_like(y), x, y, x * x, y * y, x * y)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
@@ -276,6 +276,11 @@ def _beside(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Return labels ``(N,)`` as ``(N, 1)`` where predictions are ``(N, S)``."""
     label = np.asarray(label)
     return label[:, None] if np.ndim(prediction) == label.ndim + 1 else label
+
+
+def _columns(*statistics: np.ndarray) -> np.ndarray:
+    """Return ``K`` arrays ``(...)`` as ``(..., K)`` float64, each in one piece of memory: they are summed singly."""
+    return np.moveaxis(np.stack(statistics).astype(np.float64, copy=False), 0, -1)
 
 
 def _one_hot(label: np.ndarray, prediction: np.ndarray, classes: int | None) -> tuple[np.ndarray, np.ndarray]:
