@@ -121,6 +121,8 @@ class SequenceDataModule(LightningDataModule, ABC):
             else:
                 for name, part in self._cut().items():
                     self._keep(name, part)
+        if len(self._rows[role]) == 0:
+            raise ValueError(f"`{role}` must have at least one row, but got 0. Give more rows or a larger fraction.")
         return self._rows[role]
 
     def _keep(self, role: str, rows: Rows) -> None:
@@ -163,11 +165,6 @@ class SequenceDataModule(LightningDataModule, ABC):
         """Check the roles that this stage needs and load their encodings."""
         self._check_trainer()
         needed = self._roles_of_stage(stage)
-        for role in needed:
-            if len(self.rows(role)) == 0:
-                raise ValueError(
-                    f"`{role}` must have at least one row, but got 0. Give more rows or a larger `{role}_fraction`."
-                )
         if "calibration" in needed and not self._is_partial():
             self._check_calibration()
         for role in needed:
@@ -281,6 +278,10 @@ class SequenceDataModule(LightningDataModule, ABC):
         return ResumableLoader(
             data, sampler=sampler, **self._loader_options(data, persistent_workers=self.num_workers > 0)
         )
+
+    def train_batches(self) -> int:
+        """Batches of one training epoch on each rank."""
+        return -(-len(self.rows("train")) // (self.batch_size * self._rank()[1]))
 
     def inference_loader(self, role: str, key: str | None = None, shard: bool = True) -> DataLoader[Any]:
         """Length-grouped batches, longest first, always the same: this rank's share, or all (``shard=False``)."""

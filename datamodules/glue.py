@@ -99,8 +99,12 @@ class GLUEDataModule(SequenceDataModule):
     def test_roles(self) -> list[str]:
         """``test``, for MNLI ``test_matched`` and ``test_mismatched``."""
         if self._tests is None:
-            self._tests = list(self._task.tests)
-            if self.task == "mnli" and self.source != "hub" and self._find("validation_mismatched") is None:
+            self._tests = ["test"] if self._fractions["test"] else list(self._task.tests)
+            if (
+                "test_mismatched" in self._tests
+                and self.source != "hub"
+                and self._find("validation_mismatched") is None
+            ):
                 warnings.warn(
                     f"{self.source} has no validation_mismatched file: test_mismatched is skipped.", stacklevel=2
                 )

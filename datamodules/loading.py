@@ -95,7 +95,7 @@ class BucketSampler(Sampler[int]):
 class EpochSampler(Sampler[int]):
     """Random batches of rows of similar length; the order depends on ``(seed, epoch)`` only.
 
-    Rows are shuffled, sorted by length among each 50 batches (in small sets, an eighth of the epoch or 4), cut into
+    Rows are shuffled, sorted by length among each 50 batches (in small sets, a quarter of the epoch or 4), cut into
     batches, and the batches shuffled. A plain index sampler: the loader cuts its indices into the batches meant here.
     The short batch comes last and is not dropped.
 
@@ -126,7 +126,7 @@ class EpochSampler(Sampler[int]):
         shuffled = generator.permutation(len(self.lengths))
         size = self.batch_size * self.world_size
         whole = len(shuffled) - len(shuffled) % size
-        step = size * max(4, min(MEGA, whole // size // 8))
+        step = size * max(4, min(MEGA, whole // size // 4))
         batches = []
         for start in range(0, whole, step):
             mega = shuffled[start : min(start + step, whole)]

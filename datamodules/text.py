@@ -111,7 +111,7 @@ def infer_label_names(values: list[Any], column: str, where: str) -> list[str]:
     if numbers or len(distinct) > 1000 or None in distinct:
         shown = ", ".join(sorted(map(repr, distinct))[:3])
         raise ValueError(
-            f"`label_names` cannot be told from column {column!r} of {where}, which has {len(distinct)} different values "
-            f"such as {shown}. Give `label_names`; an empty list makes a regression."
+            f"`label_names` cannot be told from column {column!r} of {where}, which has {len(distinct)} different "
+            f"values such as {shown}. Give `label_names`; an empty list makes a regression."
         )
     return sorted(str(value) for value in distinct)

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datamodules.sources import column_names, read_columns, read_hub, tsv_rows
+
+TEXTS = ['a "quoted" word', "comma, here", "line\u2028separator", "", "ünïcode"]
+
+
+def write(folder: Path, suffix: str) -> Path:
+    path = folder / f"data{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"text": TEXTS, "y": list(range(5)), "more": [0.0] * 5}), path)
+    elif suffix == ".csv":
+        quoted = ['"' + text.replace('"', '""') + '"' for text in TEXTS]
+        path.write_text("text,y,more\n" + "".join(f"{text},{i},0\n" for i, text in enumerate(quoted)), encoding="utf-8")
+    elif suffix == ".tsv":
+        path.write_text(
+            "text\ty\tmore\n" + "".join(f"{text}\t{i}\t0\n" for i, text in enumerate(TEXTS)), encoding="utf-8"
+        )
+    else:
+        lines = [json.dumps({"text": text, "y": i}, ensure_ascii=False) for i, text in enumerate(TEXTS)]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")  # a byte order mark does no harm
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl", ".json"])
+def test_every_format_gives_the_same_texts(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path, suffix)
+    columns = read_columns(path, ["y", "text"], "train_file")
+    assert columns["text"] == TEXTS and [int(y) for y in columns["y"]] == [0, 1, 2, 3, 4]
+    assert column_names(path, "train_file")[:2] == ["text", "y"]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
+def test_a_missing_column_names_those_that_are_there(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(ValueError, match=r"`train_file` must have the column 'label', but .* has 'text', 'y'"):
+        read_columns(write(tmp_path, suffix), ["text", "label"], "train_file")
+
+
+def test_missing_file_and_unknown_format(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`a` must be a file that exists, but got .*none.csv"):
+        read_columns(tmp_path / "none.csv", ["text"], "a")
+    with pytest.raises(ValueError, match=r"`a` must be a file ending in .parquet, .jsonl.*, but got .*data.xlsx"):
+        read_columns(tmp_path / "data.xlsx", ["text"], "a")
+
+
+def test_broken_files_name_the_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,y\nfine,1\nan, unquoted comma,0\n")
+    with pytest.raises(ValueError, match=r"`a` must have 2 fields in every row, but .* has 3 .* line 3"):
+        read_columns(tmp_path / "a.csv", ["text"], "a")
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n\n{"text": \n')
+    with pytest.raises(ValueError, match=r"`a` must have one JSON object a line, but .*, line 3"):
+        read_columns(tmp_path / "a.jsonl", ["text"], "a")
+    (tmp_path / "b.jsonl").write_text('{"text": "x"}\n["text"]\n')
+    with pytest.raises(ValueError, match=r"line 2 has list"):
+        read_columns(tmp_path / "b.jsonl", ["text"], "a")
+    (tmp_path / "a.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match=r"`a` must be a parquet file"):
+        read_columns(tmp_path / "a.parquet", ["text"], "a")
+
+
+def test_short_tsv_rows_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("id\ttext\n1\tgood\n2\n3\t\n\n4\tmore\textra\r\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"1 rows have fewer than 2 fields and are left out, first row 1"):
+        header, rows = tsv_rows(path, has_header=True)
+    assert header == ["id", "text"] and [row[:2] for row in rows] == [["1", "good"], ["3", ""], ["4", "more"]]
+
+
+def test_a_hub_that_cannot_be_reached_names_source() -> None:
+    with pytest.raises(ValueError, match=r"`source` is 'hub', but nyu-mll/glue \(sst2, train\) could not be read"):
+        read_hub("nyu-mll/glue", "sst2", "train", ["sentence", "label"])
+
+
+def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    data = datasets.Dataset.from_dict({"sentence": ["a", "b"], "label": [1, 0], "idx": [0, 1]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda repository, name, split: data)
+    assert read_hub("nyu-mll/glue", "sst2", "train", ["sentence", "label"]) == {"sentence": ["a", "b"], "label": [1, 0]}

@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from datamodules import TextDataModule
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_own_columns_pairs_and_label_names(tmp_path: Path) -> None:
+    rows = [{"q": "who", "a": "me", "ok": "No"}, {"q": "what", "a": "", "ok": "yes"}]
+    data = TextDataModule(
+        test_file=write(tmp_path / "t.jsonl", rows),
+        text_column="q",
+        text_b_column="a",
+        label_column="ok",
+        label_names=["yes", "no"],
+        calibration="crossfit",
+    )
+    assert list(data.rows("test").units()) == [("who", "me"), ("what", "")]
+    assert data.rows("test").label.tolist() == [1, 0]
+    assert data.metrics == ["accuracy"] and data.task == "t" and data.test_splits == ["test"]
+
+
+def test_label_names_are_those_that_occur(tmp_path: Path) -> None:
+    names = write(tmp_path / "a.jsonl", [{"text": "x", "label": name} for name in ("pos", "neg", "pos")])
+    assert TextDataModule(train_file=names).label_names == ["neg", "pos"]
+    indices = write(tmp_path / "b.jsonl", [{"text": "x", "label": i} for i in (2, 0)])
+    assert TextDataModule(train_file=indices).label_names == ["0", "1", "2"]
+    numbers = write(tmp_path / "c.jsonl", [{"text": "x", "label": 0.5}])
+    with pytest.raises(ValueError, match=r"`label_names` cannot be told .* an empty list makes a regression"):
+        _ = TextDataModule(train_file=numbers).label_names
+    regression = TextDataModule(train_file=numbers, label_names=[])
+    assert regression.metrics == ["pearson", "spearman"] and regression.read("train").label.tolist() == [0.5]
+
+
+def test_given_files_are_taken_as_they_are(tmp_path: Path) -> None:
+    train = [{"text": f"train {i}", "label": i % 2} for i in range(200)]
+    other = [{"text": f"other {i}", "label": i % 2} for i in range(7)]
+    files = {"train_file": write(tmp_path / "a.jsonl", train), "calibration_file": write(tmp_path / "b.jsonl", other)}
+    data = TextDataModule(**files, validation_fraction=0.25)
+    assert len(data.rows("calibration")) == 7
+    assert len(data.rows("train")) + len(data.rows("validation")) == 200 and len(data.rows("validation")) > 20
+    assert len(TextDataModule(**files, validation_file=files["calibration_file"]).rows("train")) == 200
+
+
+def test_errors_name_the_argument(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`train_file` or `test_file` must be given"):
+        TextDataModule()
+    with pytest.raises(ValueError, match=r"`validation_file` must be a file that exists, but got '/none.csv'"):
+        TextDataModule(validation_file="/none.csv")
+    train = write(tmp_path / "a.jsonl", [{"text": "x", "label": 0}, {"text": "y", "label": 3}])
+    with pytest.raises(ValueError, match=r"`test_file` must be given for test rows, but got none.*`test_fraction`"):
+        TextDataModule(train_file=train).rows("test")
+    with pytest.raises(ValueError, match=r"`train_file` must have the column 'body', but"):
+        TextDataModule(train_file=train, text_column="body", label_names=["a", "b"]).rows("train")
+    with pytest.raises(ValueError, match=r"`label` must be one of 0 \(a\), 1 \(b\)"):
+        TextDataModule(train_file=train, label_names=["a", "b"]).rows("train")
+    with pytest.raises(ValueError, match=r"`train_file` must be given .* `calibration: crossfit`"):
+        TextDataModule(test_file=train).rows("calibration")
