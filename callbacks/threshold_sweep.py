@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.resume import gather
 from lightning_modules.adaptive import scores as routing
 from lightning_modules.adaptive.costs import charged_lengths
-from lightning_modules.adaptive.report import SweepSettings, build_report
+from lightning_modules.adaptive.metrics import evaluate
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.base import StagedModule
 from lightning_modules.inference.counting import network_costs
@@ -128,7 +128,7 @@ class ThresholdSweep(Callback):
             settings=self.settings(trainer, module),
         ).without_repeats()
         self._check_labels(module, table)
-        return table.with_scores(self.scores or routing.routing_scores(regression), seed=self.seed)
+        return table.with_scores(self.scores or list(routing.ROUTING_SCORES["regression" if regression else "classification"]), seed=self.seed)
 
     def settings(self, trainer: Trainer, module: StagedModule) -> dict[str, Any]:
         """What the table's numbers depend on, as plain values."""
@@ -158,6 +158,8 @@ class ThresholdSweep(Callback):
 
     def write(self, trainer: Trainer, module: StagedModule, table: StageTable) -> None:
         """Build the report, write it and print its table."""
+        from lightning_modules.adaptive.report import SweepSettings, build_report  # matplotlib: only when it is needed
+
         settings = SweepSettings(
             scores=tuple(table.scores),
             targets=tuple(self.targets),
@@ -200,8 +202,6 @@ def describe(tier: Any) -> dict[str, Any]:
 
 def routing_metric(name: str, rows: StageTable, stage: int) -> float:
     """One metric of one stage over the rows of a table."""
-    from lightning_modules.adaptive.metrics import evaluate
-
     return evaluate(name, rows.label, rows.predictions[:, stage])
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
@@ -161,7 +163,7 @@ class Classifier(StagedModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with decay groups, and a learning rate that rises over ``warmup`` and then follows ``schedule``."""
         optimizer = self.optimizer(decay_groups(self.network))
-        total = max(1, int(self.trainer.estimated_stepping_batches))
+        total = training_steps(self.trainer)
         factor = LearningRate(total, round(self.warmup * total), self.schedule)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -178,6 +180,26 @@ class LearningRate:
             return (step + 1) / (self.warmup + 1)
         left = max(0.0, (self.total - step) / max(1, self.total - self.warmup))
         return SCHEDULES[self.schedule](left)
+
+
+def training_steps(trainer: Trainer) -> int:
+    """Optimiser steps of the whole fit.
+
+    ``trainer.estimated_stepping_batches`` would build the loaders before a checkpoint's loop state is restored, and
+    Lightning then never hands that state to them: a resumed run would start its epoch again at the first batch.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    batches = data.train_batches()
+    limit = trainer.limit_train_batches
+    if trainer.overfit_batches:
+        limit = trainer.overfit_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = -(-batches // trainer.accumulate_grad_batches)
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    total = min(steps * epochs, math.inf if trainer.max_steps == -1 else trainer.max_steps)
+    if not math.isfinite(total):
+        raise ValueError("`trainer.max_epochs` or `trainer.max_steps` must be given: the schedule needs an end.")
+    return max(1, int(total))
 
 
 def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
