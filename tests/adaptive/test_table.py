@@ -52,6 +52,11 @@ def test_repeats_of_a_distributed_sampler_are_dropped() -> None:
     assert len(named.without_repeats()) == 13
 
 
+def test_the_same_id_in_two_splits_is_two_rows() -> None:
+    table = dataclasses.replace(random_table(2, splits=("test_matched", "test_mismatched")), sample_id=np.array([7, 7]))
+    assert table.without_repeats().splits == ("test_matched", "test_mismatched")
+
+
 def test_scores_of_the_table_are_those_of_inference() -> None:
     """A tier hands its logits to the score as a tensor; the table recomputes it from what was stored."""
     table = random_table(50, 2, 3).with_scores(SCORES)
