@@ -210,7 +210,13 @@ def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: 
             tier.model.save_pretrained(made)  # type: ignore[operator]
             tier.tokenizer.save_pretrained(made)
         (made / CARD).write_text(json.dumps(dict(card), indent=2, sort_keys=True) + "\n")
+        old = Path(scratch) / "old"
         if folder.exists():
-            folder.rename(Path(scratch) / "old")
-        made.rename(folder)
+            folder.rename(old)
+        try:
+            made.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
     return folder

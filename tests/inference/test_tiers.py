@@ -283,7 +283,9 @@ def test_max_length(tiny_bert: Path, caplog: pytest.LogCaptureFixture) -> None:
 def test_a_folder_keeps_its_length_and_its_key(make_tiny_bert: MakeBert, tmp_path: Path) -> None:
     folder = make_tiny_bert()
     tier = load_tier({"path": str(folder), "max_length": 8}, "t", DATA)
+    fresh = encoding_key(tier.tokenizer, 8)
     tier.tokenizer("a " * 50, truncation=True, max_length=5, padding="max_length")  # leaves traces in the backend
+    assert encoding_key(tier.tokenizer, 8) == fresh
     save_tier(tmp_path / "new", tier, {})
     again = load_tier(str(tmp_path / "new"), "t", DATA)
     assert again.max_length == 8 and again.encoding_key == tier.encoding_key
@@ -407,6 +409,20 @@ def test_a_failed_save_leaves_the_earlier_folder(tmp_path: Path, monkeypatch: py
         save_tier(folder, tier, {"n": 2}, replace=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["swift"]
+
+
+def test_a_failed_rename_brings_the_earlier_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rename = save_tier(tmp_path / "swift", words_tier(), {"n": 1}), Path.rename
+
+    def refuse_new(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_new)
+    with pytest.raises(OSError, match="Input/output"):
+        save_tier(folder, words_tier(), {"n": 2}, replace=True)
+    assert load_tier(str(folder), "t", DATA).card == {"n": 1}
 
 
 def test_loading_does_not_change_logging(tiny_bert: Path) -> None:
