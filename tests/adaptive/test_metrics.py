@@ -63,7 +63,10 @@ def statistics_of(name: str) -> np.ndarray:
     if METRICS[name].regression:
         label = random.normal(size=40)
         return METRICS[name].statistics(label, label + random.normal(size=40))
-    return METRICS[name].statistics(random.integers(2, size=40), random.integers(2, size=40), 2)
+    label = random.choice(3, size=40, p=[0.2, 0.5, 0.3])
+    prediction = np.where(random.random(40) < 0.5, label, random.choice(3, size=40, p=[0.6, 0.1, 0.3]))
+    assert len({*np.bincount(label).tolist(), *np.bincount(prediction).tolist()}) == 6  # nothing can be confused
+    return METRICS[name].statistics(label, prediction, 3)
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].additive])

@@ -78,6 +78,15 @@ def test_scores_are_computed_in_double_precision_whatever_comes_in() -> None:
         assert result[0] < result[1]
 
 
+@pytest.mark.parametrize("gap", [5.0, 20.0, 36.0, 45.0, 300.0])
+def test_entropy_keeps_its_digits_for_the_surest_rows(gap: float) -> None:
+    rest = math.exp(-gap)
+    expected = -(math.log1p(rest) + gap * rest / (1 + rest))
+    assert expected < 0
+    for logits in ([gap, 0.0], [0.0, gap], [0.0, gap, -1e4]):
+        assert compute("entropy", np.array([logits]))[0] == pytest.approx(expected, rel=1e-12)
+
+
 def test_released_energy_lies_in_the_range_of_the_published_thresholds() -> None:
     scores = compute("energy_released", np.random.default_rng(0).normal(size=(1000, 2)) * 20)
     assert scores.min() >= math.log(2 * math.exp(0.5)) - 1e-12  # 1.1931
