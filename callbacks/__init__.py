@@ -1,8 +1,9 @@
 """Callbacks; the names that YAML uses."""
 
 from callbacks.predictions import PredictionWriter
+from callbacks.progress import LogProgress
 from callbacks.resume import Resume
 from callbacks.threshold_sweep import ThresholdSweep
 from callbacks.tier_export import TierExport
 
-__all__ = ["PredictionWriter", "Resume", "ThresholdSweep", "TierExport"]
+__all__ = ["LogProgress", "PredictionWriter", "Resume", "ThresholdSweep", "TierExport"]

@@ -18,8 +18,6 @@ from lightning_modules.adaptive.table import StageTable
 from lightning_modules.base import StagedModule
 from lightning_modules.inference.counting import network_costs
 from lightning_modules.inference.labels import check_permutation
-from lightning_modules.inference.counting import network_costs
-from lightning_modules.inference.labels import check_permutation
 
 Length = Literal["true", "padded"] | int
 
@@ -75,7 +73,13 @@ class ThresholdSweep(Callback):
             raise ValueError(f"`sweep.reference` must be one of the tiers {names}, but got {self.reference!r}.")
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep one batch's rows, on the CPU."""
         split = trainer.datamodule.test_splits[dataloader_idx]  # type: ignore[attr-defined]
@@ -92,7 +96,9 @@ class ThresholdSweep(Callback):
             for name in module.metric_names:
                 for s, stage in enumerate(table.stages):
                     value = routing_metric(name, rows, s)
-                    pl_module.log(f"{split}/{name}/{stage.name}", torch.tensor(value, dtype=torch.float32), sync_dist=True)
+                    pl_module.log(
+                        f"{split}/{name}/{stage.name}", torch.tensor(value, dtype=torch.float32), sync_dist=True
+                    )
         if trainer.is_global_zero:
             self.write(trainer, module, table)
 
@@ -128,7 +134,10 @@ class ThresholdSweep(Callback):
             settings=self.settings(trainer, module),
         ).without_repeats()
         self._check_labels(module, table)
-        return table.with_scores(self.scores or list(routing.ROUTING_SCORES["regression" if regression else "classification"]), seed=self.seed)
+        return table.with_scores(
+            self.scores or list(routing.ROUTING_SCORES["regression" if regression else "classification"]),
+            seed=self.seed,
+        )
 
     def settings(self, trainer: Trainer, module: StagedModule) -> dict[str, Any]:
         """What the table's numbers depend on, as plain values."""
@@ -137,7 +146,7 @@ class ThresholdSweep(Callback):
         return {
             "task": getattr(data, "task", type(data).__name__),
             "calibration": data.calibration,
-            "temperatures": [tier.view.temperature for tier in module.network.tiers for _ in tier.exits],
+            "temperatures": {name: tier.view.temperature for tier in module.network.tiers for name in tier.stage_names},
             "length": self.length,
             "reference": self.reference or module.network.tiers[-1].name,
             "seed": self.seed,
@@ -184,7 +193,9 @@ def staged(module: LightningModule) -> StagedModule:
         ValueError: it is not.
     """
     if not isinstance(module, StagedModule):
-        raise ValueError(f"`model.class_path` must be a StagedModule (Classifier, Cascade), but got {type(module).__name__}.")
+        raise ValueError(
+            f"`model.class_path` must be a StagedModule (Classifier, Cascade), but got {type(module).__name__}."
+        )
     return module
 
 

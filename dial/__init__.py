@@ -45,8 +45,21 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("DIAL_DEBUG"):
             raise
-        print(f"dial {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"dial {command}: error: {' '.join(str(cause(error)).split())}", file=sys.stderr)
         return 2
+
+
+def cause(error: BaseException) -> BaseException:
+    """The error that a class of ours raised while jsonargparse tried every type that an argument may have.
+
+    jsonargparse reports such an error inside "does not validate against any subtype", with the whole configuration.
+    """
+    while str(error).startswith(("Does not validate", "Problem with given class_path")):
+        inner = error.__cause__ or error.__context__
+        if inner is None:
+            break
+        error = inner
+    return error
 
 
 def run(command: str, args: list[str]) -> int:
@@ -62,4 +75,3 @@ def run(command: str, args: list[str]) -> int:
         return 0
     known = ", ".join((*TRAINER_COMMANDS, "sweep", "compare"))
     raise ValueError(f"COMMAND must be one of {known}, but got {command!r}; see `dial --help`.")
-

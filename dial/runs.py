@@ -18,30 +18,37 @@ HARMLESS = (
 )  # fmt: skip
 
 
-def claim_run_folder(run: Path, command: str, config: dict[str, Any], write: bool = True) -> None:
-    """Write ``config-<command>.yaml`` into the run folder; refuse if another configuration lies there.
+def check_run_folder(run: Path, command: str, config: dict[str, Any]) -> bool:
+    """Whether the run folder holds this configuration already.
 
     Args:
-        run: the folder, created if need be.
+        run: the folder.
         command: ``fit``, ``test``, ...; each has its own configuration in a folder.
         config: the complete configuration, as plain values.
-        write: only rank 0 writes.
 
     Raises:
-        ValueError: the folder holds results of another configuration; names the first difference.
+        ValueError: it holds results of another configuration; names the first difference.
     """
     path = run / f"config-{command}.yaml"
-    if path.is_file():
-        before = yaml.safe_load(path.read_text())
-        difference = first_difference(without(before), without(config))
-        if difference:
-            raise ValueError(
-                f"`--run` {run} holds results of another configuration: {difference}; "
-                "name another folder, or remove that one."
-            )
-    elif write:
-        run.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as scratch:
+    if not path.is_file():
+        return False
+    difference = first_difference(without(yaml.safe_load(path.read_text())), without(config))
+    if difference:
+        raise ValueError(
+            f"`--run` {run} holds results of another configuration: {difference}; "
+            "name another folder, or remove that one."
+        )
+    return True
+
+
+def claim_run_folder(run: Path, command: str, config: dict[str, Any]) -> None:
+    """Write ``config-<command>.yaml`` into the run folder, unless it is there already.
+
+    Raises:
+        ValueError: as :func:`check_run_folder`.
+    """
+    if not check_run_folder(run, command, config):
+        with atomic_write(run / f"config-{command}.yaml") as scratch:
             scratch.write_text(yaml.safe_dump(config, sort_keys=False))
 
 

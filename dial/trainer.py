@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
+import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -17,12 +20,33 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 import callbacks
 import datamodules  # noqa: F401  (what is imported, YAML can name without a dotted path)
 from callbacks.resume import LAST
-from dial.runs import claim_run_folder
+from dial.runs import check_run_folder, claim_run_folder
 from lightning_modules import Cascade, Classifier
 
 MODULES = {module.__name__: module for module in (Classifier, Cascade)}
 
 LINKS = ("label_names", "metrics")
+
+
+class Claim(Callback):
+    """Writes the configuration into the run folder once everything has been built and checked.
+
+    A command that fails before leaves no configuration that would stand in the way of the corrected one.
+    """
+
+    def __init__(self, run: Path, command: str, config: dict[str, Any]) -> None:
+        self.run, self.command, self.config = run, command, config
+
+    def _claim(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            claim_run_folder(self.run, self.command, self.config)
+
+    on_fit_start = on_test_start = on_predict_start = _claim
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Of `dial validate`; within a fit there is nothing left to do."""
+        if self.command == "validate":
+            self._claim(trainer, pl_module)
 
 
 class DialCLI(LightningCLI):
@@ -35,6 +59,7 @@ class DialCLI(LightningCLI):
         parser.add_lightning_class_args(callbacks.TierExport, "export")
         parser.add_lightning_class_args(callbacks.PredictionWriter, "predictions")
         parser.add_lightning_class_args(callbacks.Resume, "resume")
+        parser.add_lightning_class_args(callbacks.LogProgress, "progress")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         monitor = {"monitor": "validation/quality", "mode": "max"}
@@ -55,10 +80,15 @@ class DialCLI(LightningCLI):
                 "class_path": "lightning.pytorch.loggers.CSVLogger",
                 "init_args": {"save_dir": run, "name": "logs"},
             }
-            config.trainer.logger = self._parser(self.subcommand).parse_object({"trainer": {"logger": config.trainer.logger}}, cfg_base=config, defaults=False).trainer.logger
+            config.trainer.logger = (
+                self._parser(self.subcommand)
+                .parse_object({"trainer": {"logger": config.trainer.logger}}, cfg_base=config, defaults=False)
+                .trainer.logger
+            )
         if not config.trainer.fast_dev_run:
             dumped = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_link_targets=False))
-            claim_run_folder(Path(run), str(self.subcommand), dumped, write=rank_zero_only.rank == 0)
+            check_run_folder(Path(run), str(self.subcommand), dumped)
+            self.trainer_defaults["callbacks"] = [Claim(Path(run), str(self.subcommand), dumped)]
 
     def before_fit(self) -> None:
         """Go on from the run's own last checkpoint, if it was killed before it finished."""
@@ -68,6 +98,10 @@ class DialCLI(LightningCLI):
             if rank_zero_only.rank == 0:
                 print(f"resuming from {last}")
             config.ckpt_path = str(last)
+
+    def before_test(self) -> None:
+        """The sweep prints a table of its own; Lightning's would show each number once per split."""
+        self.config_init[self.subcommand].verbose = False
 
     def _parse_ckpt_path(self) -> None:
         """Let Lightning merge the checkpoint's hyperparameters, but refuse where they contradict what was typed."""
@@ -106,13 +140,16 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in config.items():
         nested = value.as_dict() if hasattr(value, "as_dict") else value
-        leaves.update(flat(nested, f"{prefix}{key}.") if isinstance(nested, dict) and nested else {f"{prefix}{key}": nested})
+        leaves.update(
+            flat(nested, f"{prefix}{key}.") if isinstance(nested, dict) and nested else {f"{prefix}{key}": nested}
+        )
     return leaves
 
 
 def run_trainer_command(args: list[str]) -> None:
     """Run one of Lightning's commands with our defaults."""
     sys.argv = [sys.argv[0], *args]  # DDP starts the same command again; LightningCLI warns where argv and args differ
+    quiet_lightning()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers forked into loader workers would warn
     DialCLI(
         LightningModule,
@@ -124,4 +161,15 @@ def run_trainer_command(args: list[str]) -> None:
         seed_everything_default=0,
         trainer_class=Trainer,
         trainer_defaults={"use_distributed_sampler": False, "deterministic": True, "log_every_n_steps": 20},
+    )
+
+
+def quiet_lightning() -> None:
+    """Silence what Lightning says about itself: nothing that a user of `dial` could act on."""
+    warnings.filterwarnings("ignore", message=".*(LeafSpec|treespec).*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="Precision bf16-mixed is not supported by the model summary.*")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not re.search(r"litlogger|litmodels|TPU available", record.getMessage())
     )

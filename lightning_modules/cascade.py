@@ -56,7 +56,9 @@ class Cascade(StagedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """A cascade has nothing to train."""
-        raise ValueError("`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade.")
+        raise ValueError(
+            "`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade."
+        )
 
     def configure_optimizers(self) -> None:
         """A cascade has nothing to train."""

@@ -112,7 +112,9 @@ class Classifier(StagedModule):
             view = View(path=path, layers=layers, max_length=max_length)
             return load_tier(view, "model", self.label_names, "path", train=True)
         assert config is not None
-        return build_tier(config, tokenizer or "words", self.label_names, max_length, layers=layers, embeddings=embeddings)
+        return build_tier(
+            config, tokenizer or "words", self.label_names, max_length, layers=layers, embeddings=embeddings
+        )
 
     def tokenizers(self) -> dict[str, tuple[Any, int]]:
         """Those of the student and, for the pass over the training text, of the teacher."""
@@ -132,7 +134,7 @@ class Classifier(StagedModule):
         teacher = self._teacher.pop()
         ids, logits = teacher_logits(
             teacher,
-            loader=data.inference_loader("train", teacher.encoding_key, shard=False),
+            loader=data.inference_loader("train", teacher.encoding_key),
             rows=data.rows("train").sample_id,
             rows_fingerprint=data.fingerprint("train"),
             cache_dir=data.cache_dir,

@@ -36,7 +36,12 @@ def glue_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_arguments(glue_folder) -> list[str]:
-    return ["--data=GLUEDataModule", "--data.task=sst2", f"--data.source={glue_folder}", "--data.calibration_fraction=0.3"]
+    return [
+        "--data=GLUEDataModule",
+        "--data.task=sst2",
+        f"--data.source={glue_folder}",
+        "--data.calibration_fraction=0.3",
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def run_all() -> list[int]:
                 code = int(error.code or 0)
             except BaseException:
                 import traceback
-    
+
                 traceback.print_exc()
                 code = 70
             sys.stdout.flush()

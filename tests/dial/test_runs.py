@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from dial.runs import claim_run_folder
+from dial.runs import check_run_folder, claim_run_folder
 
 CONFIG = {
     "seed_everything": 0,
@@ -49,6 +49,6 @@ def test_each_command_has_its_own_configuration(tmp_path) -> None:
     claim_run_folder(tmp_path, "test", changed("model.init_args.layers", 7))
 
 
-def test_other_ranks_write_nothing(tmp_path) -> None:
-    claim_run_folder(tmp_path / "a", "fit", CONFIG, write=False)
+def test_checking_writes_nothing(tmp_path) -> None:
+    assert not check_run_folder(tmp_path / "a", "fit", CONFIG)
     assert not (tmp_path / "a").exists()
