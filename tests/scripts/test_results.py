@@ -27,7 +27,7 @@ def test_results_and_run_folders_are_not_shared() -> None:
 
 def test_plan_has_every_task_seed_and_first_tier() -> None:
     names = {step.name for step in results.plan("data", "models")}
-    assert {"sst2/seed0/cascade-bilstm-distilled", "sst2/seed0/cascade-layers1", "sst2/times"} <= names
+    assert {"sst2/seed0/cascade-bilstm-distilled", "sst2/seed0/cascade-layers2", "sst2/times"} <= names
     for task in ("cola", "mrpc", "rte"):
         for seed in (0, 1, 2):
             assert {f"{task}/seed{seed}/cascade-{name}" for name in ("layers2", "layers2-distilled")} <= names
