@@ -11,12 +11,12 @@ from lightning_modules.adaptive.calibration import Chooser, OperatingPoint
 from lightning_modules.adaptive.choices import Choice, Choices, key_of
 from lightning_modules.adaptive.intervals import Resampled, bootstrap, percentile_interval
 from lightning_modules.adaptive.paths import Path, metric_of, quality_at
+from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.tradeoff import Curve, curve, normalised_area
 
 if TYPE_CHECKING:
     from lightning_modules.adaptive.costs import ModelCosts
-    from lightning_modules.adaptive.report import SweepSettings
 
 FIXED_LENGTH = 128  # tokens at which the papers charge every GLUE row
 
@@ -31,7 +31,7 @@ class Analysis:
         costs: cost functions, for other length conventions.
     """
 
-    def __init__(self, rows: StageTable, choices: Choices, settings: "SweepSettings", costs: "ModelCosts | None") -> None:
+    def __init__(self, rows: StageTable, choices: Choices, settings: SweepSettings, costs: "ModelCosts | None") -> None:
         self.rows, self.choices, self.settings, self.costs = rows, choices, settings, costs
         self.metric = metric_of(rows)
         self.last = len(rows.stages) - 1
@@ -60,7 +60,10 @@ class Analysis:
         if not self.last:
             return {}
         pairs = self.choices.rules
-        found = {f"{rule}/{score}": curve(self.rows, score, rule, self.choices.quantiles(rule, score)) for rule, score in pairs}
+        found = {
+            f"{rule}/{score}": curve(self.rows, score, rule, self.choices.quantiles(rule, score))
+            for rule, score in pairs
+        }
         return found | {"oracle": curve(self.rows, "oracle")}
 
     @cached_property
@@ -106,7 +109,7 @@ class Analysis:
         }
 
     def _stages(self) -> list[dict[str, Any]]:
-        """Every stage answering all rows; `alone` is its cost without the stages before it, where the Super's is known."""
+        """Every stage answering all rows, at the cost of all that runs before it."""
         result = []
         for s, stage in enumerate(self.rows.stages):
             measured = self._measure(np.full(len(self.rows), s))
@@ -125,13 +128,15 @@ class Analysis:
             "speedup_interval": percentile_interval(self._resampled.speedup(choice.key)),
         }
         kind = choice.key.split("/")[2]
-        entry = {"score": point.score, "rule": point.rule, "kind": kind, "target": point.target}
+        entry: dict[str, Any] = {"score": point.score, "rule": point.rule, "kind": kind, "target": point.target}
         entry |= {"thresholds": list(point.thresholds), "calibration": self._promised(point)}
         entry |= {"only_super": point.only_super, "rows_needed": point.rows_needed, "note": point.note}
         if choice.folds:
             entry["folds"] = [{"thresholds": list(p.thresholds), **self._promised(p)} for p in choice.folds]
             if kind == "confident" and (count := sum(p.only_super for p in choice.folds)):
-                entry["note"] = "; ".join(filter(None, [point.note, f"only the Super in {count} of {len(choice.folds)} folds"]))
+                entry["note"] = "; ".join(
+                    filter(None, [point.note, f"only the Super in {count} of {len(choice.folds)} folds"])
+                )
         entry |= measured | intervals | {"held": self._held(kind, point.target, measured)}
         entry |= self._other_lengths(choice.stages)
         if kind == "expected" and point.target is not None:
@@ -181,36 +186,52 @@ class Analysis:
         area = normalised_area(self._curves[key], self._curves["threshold/random"], self._curves["oracle"])
         interval = None if area is None else percentile_interval(self._resampled.normalised_area(key))
         areas = self._resampled.areas[key]
-        same = [other for other in self._areas_of if other != key and np.array_equal(self._resampled.areas[other], areas)]
-        return {"score": score, "rule": rule, "normalised_area": area, "normalised_area_interval": interval, "same_as": same}
+        same = [
+            other for other in self._areas_of if other != key and np.array_equal(self._resampled.areas[other], areas)
+        ]
+        return {
+            "score": score,
+            "rule": rule,
+            "normalised_area": area,
+            "normalised_area_interval": interval,
+            "same_as": same,
+        }
 
     def _pair(self, first: str, second: str) -> dict[str, Any]:
-        """First minus second on the same resamples: normalised area, and speed-up and quality of the expected points."""
-        resampled, entry = self._resampled, {"first": first.split("/")[1], "second": second.split("/")[1]}
+        """First minus second on the same resamples: normalised area, speed-up and quality of the expected points."""
+        resampled = self._resampled
+        entry: dict[str, Any] = {"first": first.split("/")[1], "second": second.split("/")[1]}
         random, oracle = self._curves["threshold/random"], self._curves["oracle"]
         areas = [normalised_area(self._curves[key], random, oracle) for key in (first, second)]
         if areas[0] is not None and areas[1] is not None:
             entry["normalised_area"] = areas[0] - areas[1]
-            entry["normalised_area_interval"] = percentile_interval(resampled.normalised_area(first) - resampled.normalised_area(second))
+            entry["normalised_area_interval"] = percentile_interval(
+                resampled.normalised_area(first) - resampled.normalised_area(second)
+            )
         entry["targets"] = []
         stages = {choice.key: choice.stages for choice in self._chosen}
         for target in self.settings.targets:
-            keys = [key_of(*key.split("/"), "expected", target) for key in (first, second)]
+            keys = [f"{key}/{key_of('expected', target)}" for key in (first, second)]
             one, two = (self._measure(stages[key]) for key in keys)
             name = self.metric.name
-            entry["targets"].append({
-                "target": target,
-                "speedup": one["speedup"] - two["speedup"],
-                "speedup_interval": percentile_interval(resampled.speedup(keys[0]) - resampled.speedup(keys[1])),
-                "quality": one["quality"][name] - two["quality"][name],
-                "quality_interval": percentile_interval(resampled.quality[keys[0]] - resampled.quality[keys[1]]),
-            })  # fmt: skip
+            entry["targets"].append(
+                {
+                    "target": target,
+                    "speedup": one["speedup"] - two["speedup"],
+                    "speedup_interval": percentile_interval(resampled.speedup(keys[0]) - resampled.speedup(keys[1])),
+                    "quality": one["quality"][name] - two["quality"][name],
+                    "quality_interval": percentile_interval(resampled.quality[keys[0]] - resampled.quality[keys[1]]),
+                }
+            )
         return entry
 
     def _crossings(self) -> dict[str, Any]:
         names = self.rows.stage_names
         return {
-            score: {name: {"status": d.status, "crossings": list(d.crossings)} for name, d in zip(names, found, strict=False)}
+            score: {
+                name: {"status": d.status, "crossings": list(d.crossings)}
+                for name, d in zip(names, found, strict=False)
+            }
             for score, found in self.choices.densities().items()
         }
 
@@ -219,7 +240,11 @@ class Analysis:
         if not self._charged:
             return {}
         taken = np.arange(len(stages))
-        return {"speedup_by_length": {name: ref.mean() / macs[taken, stages].mean() for name, (macs, ref) in self._charged.items()}}
+        return {
+            "speedup_by_length": {
+                name: ref.mean() / macs[taken, stages].mean() for name, (macs, ref) in self._charged.items()
+            }
+        }
 
     @cached_property
     def _charged(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -16,10 +16,12 @@ GRID = 256
 def lower_bound(margin: np.ndarray, variance: np.ndarray, loss: np.ndarray | float, confidence: float) -> np.ndarray:
     """Lower bound of a margin whose rare losses may not have been seen yet.
 
-    The estimate is lowered by ``(z² + 2) / 3`` rows that the Super gets right and the cheaper point gets wrong, and one such
-    row is added to the variance. With only losses this is the Cornish-Fisher upper limit of a Poisson mean: with none seen it
-    allows for 2.5 of them at confidence 0.9 (the exact limit is 2.3), so that a point without a single observed difference
-    does not count as proven.
+    The estimate is lowered by ``(z² + 2) / 3`` rows that the Super gets right and the cheaper point gets wrong, and
+    one such
+    row is added to the variance. With only losses this is the Cornish-Fisher upper limit of a Poisson mean: with
+    none seen it
+    allows for 2.5 of them at confidence 0.9 (the exact limit is 2.3), so that a point without a single observed
+    difference does not count as proven.
 
     Args:
         margin: estimates ``(P,)`` of quality − target · Super.
@@ -48,7 +50,7 @@ def rows_needed(margin: float, variance: float, loss: float, rows: int, confiden
     if margin <= 0:
         return None
     z, spread, unit = norm.ppf(confidence), variance * rows, loss * rows
-    # In n rows: n·margin − shift·unit ≥ z·sqrt(n·spread + unit²). Squared it is a quadratic in n; the larger root counts.
+    # In n rows: n·margin − shift ≥ z·sqrt(n·spread + unit²). Squared it is a quadratic in n; the larger root counts.
     shift = (z**2 + 2) / 3 * unit
     a, b, c = margin**2, -(2 * margin * shift + z**2 * spread), shift**2 - (z * unit) ** 2
     return math.ceil((-b + math.sqrt(max(b**2 - 4 * a * c, 0.0))) / (2 * a) - 1e-9)
@@ -71,9 +73,10 @@ def worst_losses(metric: Metric, labels: np.ndarray, classes: int) -> np.ndarray
 class Margins:
     """Quality − target · Super along a path, with delta-method variances from cumulative second moments.
 
-    Both qualities come from the same rows, so what counts is the variance of their difference. With many sums (a confusion
-    matrix of many classes) a grid of points, evenly spaced over the dial's points and so fixed before any label is seen,
-    stands for all.
+    Both qualities come from the same rows, so what counts is the variance of their difference. With many sums (a
+    confusion
+    matrix of many classes) a grid of points, evenly spaced over the dial's points and so fixed before any label is
+    seen, stands for all.
 
     Args:
         path: points of the dial on calibration rows.
@@ -85,7 +88,9 @@ class Margins:
         self.path, self.statistics, self.metric = path, statistics, metric
         self.few = statistics.shape[2] <= MANY_SUMS
         count = len(path.applied)
-        self.points = np.arange(count) if self.few else np.unique(np.linspace(0, count - 1, GRID).round().astype(np.int64))
+        self.points = (
+            np.arange(count) if self.few else np.unique(np.linspace(0, count - 1, GRID).round().astype(np.int64))
+        )
         self.sums = path.sums(statistics)[self.points]
         self.quality = metric.value(self.sums)
 
@@ -106,7 +111,9 @@ class Margins:
     def _row_by_row(self, here: np.ndarray, there: np.ndarray) -> np.ndarray:
         rows = np.arange(len(self.statistics))
         fixed = self.statistics[:, -1] @ there
-        influences = (self.statistics[rows, self.path.stages(p)] @ g - fixed for p, g in zip(self.points, here, strict=True))
+        influences = (
+            self.statistics[rows, self.path.stages(p)] @ g - fixed for p, g in zip(self.points, here, strict=True)
+        )
         return np.array([np.square(influence).sum() for influence in influences])
 
     @cached_property

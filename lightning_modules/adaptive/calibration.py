@@ -1,4 +1,4 @@
-"""Operating points: a rule with its values, chosen on calibration rows, with what it promised there (DESIGN, section 4)."""
+"""Operating points: a rule with its values, chosen on calibration rows, with what it promised there."""
 
 import hashlib
 from collections.abc import Callable
@@ -111,19 +111,23 @@ class Chooser:
     def confident(self, target: float, confidence: float = 0.9) -> OperatingPoint:
         """Cheapest point reached from the Super down before the first whose lower bound is below zero.
 
-        The hypotheses "quality < target · Super" are tested in an order fixed before looking, so the chance that the point
-        returned misses the target is at most 1 − ``confidence``, however many are tested.
+        The hypotheses "quality < target · Super" are tested in an order fixed before looking, so the chance that the
+        point returned misses the target is at most 1 − ``confidence``, however many are tested.
         """
         tested, margin, variance, loss = self._margins.at(target)
         bound = lower_bound(margin, variance, loss, confidence)
         failed = np.flatnonzero(bound[:-1] < 0)  # the Super itself needs no test
         first = int(failed[-1]) + 1 if len(failed) else 0
-        best = first + _cheapest(np.ones(len(tested) - first, bool), self.path.macs[tested[first:]], self.quality[tested[first:]])
+        best = first + _cheapest(
+            np.ones(len(tested) - first, bool), self.path.macs[tested[first:]], self.quality[tested[first:]]
+        )
         if first < len(tested) - 1:
             return self._point(tested[best], "confident", target, bound=float(bound[best]))
         # Were no row of the first step lost, the margin would still be the Super's own, (1 − target) · quality.
-        own = (float(part[-1]) for part in (margin, variance, loss))
-        needed = rows_needed(*own, len(self.table.label), confidence) if first else None
+        rows = len(self.table.label)
+        needed = (
+            rows_needed(float(margin[-1]), float(variance[-1]), float(loss[-1]), rows, confidence) if first else None
+        )
         note = "only the Super qualifies; " + (
             "no number of rows shows more" if needed is None else f"a first saving needs {needed} rows or more"
         )
@@ -143,7 +147,9 @@ class Chooser:
         if not allowed.any():
             low, high = self.path.macs.min(), self.path.macs.max()
             raise ValueError(f"`budgets` must lie in [{low:.6g}, {high:.6g}] MACs per row, but got {macs:.6g}.")
-        return self._point(_cheapest(allowed & (self.quality >= self.quality[allowed].max()), self.path.macs), "budget", macs)
+        return self._point(
+            _cheapest(allowed & (self.quality >= self.quality[allowed].max()), self.path.macs), "budget", macs
+        )
 
     @cached_property
     def crossings(self) -> list[Densities]:
@@ -155,7 +161,11 @@ class Chooser:
     def crossing(self) -> OperatingPoint | str:
         """The point at E-LANG's crossing, or why there is none."""
         found = self.crossings
-        if missing := [f"{stage.name}: {d.status}" for stage, d in zip(self.table.stages, found, strict=False) if d.threshold is None]:
+        if missing := [
+            f"{stage.name}: {d.status}"
+            for stage, d in zip(self.table.stages, found, strict=False)
+            if d.threshold is None
+        ]:
             return "; ".join(missing)
         return self.at([d.threshold for d in found if d.threshold is not None], "crossing", None)
 
@@ -178,10 +188,14 @@ class Chooser:
     def _point(self, index: int, kind: str, target: float | None, **more: Any) -> OperatingPoint:
         quality, macs = float(self.quality[index]), float(self.path.macs[index])
         chosen = self.thresholds(index)
-        return OperatingPoint(self.score, self.rule, chosen, kind, target, quality, macs, float(self.quality[-1]), **more)
+        return OperatingPoint(
+            self.score, self.rule, chosen, kind, target, quality, macs, float(self.quality[-1]), **more
+        )
 
 
-def choose(table: StageTable, score: str, target: float, kind: str = "expected", confidence: float = 0.9) -> OperatingPoint:
+def choose(
+    table: StageTable, score: str, target: float, kind: str = "expected", confidence: float = 0.9
+) -> OperatingPoint:
     """Choose one operating point on the rows of ``table`` (see :class:`Chooser` for several at once)."""
     chooser = Chooser(table, score)
     if kind == "confident":
@@ -194,7 +208,7 @@ def choose(table: StageTable, score: str, target: float, kind: str = "expected",
 
 
 def folds_of(table: StageTable, folds: int) -> np.ndarray:
-    """Fold of each row by a hash of its group or, without groups, its ``sample_id``; ``(N,)``, the same in every run."""
+    """Fold of each row ``(N,)`` by a hash of its group or, without groups, its ``sample_id``: the same in every run."""
     keys = table.sample_id if table.group is None else table.group
     distinct, inverse = np.unique(keys, return_inverse=True)
     digests = [hashlib.blake2b(str(key).encode(), digest_size=8).digest() for key in distinct.tolist()]
@@ -222,7 +236,9 @@ def crossfit(
     for k in range(folds):
         inside = fold == k
         if not inside.any() or inside.all():
-            raise ValueError(f"`folds` must leave rows in each fold, but fold {k} of {folds} has {inside.sum()} of {len(fold)} rows.")
+            raise ValueError(
+                f"`folds` must leave rows in each fold, but fold {k} of {folds} has {inside.sum()} of {len(fold)} rows."
+            )
         point = choose_on(table.take(~inside))
         stages[inside] = point.stages(table.take(inside))
         points.append(point)

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -11,17 +10,15 @@ from lightning_modules.adaptive.calibration import Chooser, OperatingPoint, fold
 from lightning_modules.adaptive.density import Densities
 from lightning_modules.adaptive.descent import per_stage_thresholds
 from lightning_modules.adaptive.quantiles import Quantiles
+from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
-
-if TYPE_CHECKING:
-    from lightning_modules.adaptive.report import SweepSettings
 
 Recipe = Callable[[Chooser], OperatingPoint]
 
 
-def key_of(rule: str, score: str, kind: str, target: float | None) -> str:
-    """Name of an operating point, unique in a sweep."""
-    return f"{rule}/{score}/{kind}" + ("" if target is None else f"/{float(target)!r}")
+def key_of(kind: str, target: float | None) -> str:
+    """Name of an operating point among those of one rule and score."""
+    return kind if target is None else f"{kind}/{float(target)!r}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Choices:
     """
 
     scores: Sequence[str]
-    settings: "SweepSettings"
+    settings: SweepSettings
     held_out: StageTable | None
     rows: StageTable
     partial: bool = False
@@ -85,7 +82,9 @@ class Choices:
         if counts.min() == 0:
             if self.partial:
                 return []
-            raise ValueError(f"`folds` must leave rows in every fold, but got {self.settings.folds} for {len(fold)} rows; use fewer.")
+            raise ValueError(
+                f"`folds` must leave rows in every fold, but got {self.settings.folds} for {len(fold)} rows; use fewer."
+            )
         return [(fold == k, self.rows.take(fold != k)) for k in range(self.settings.folds)]
 
     def quantiles(self, rule: str, score: str) -> Quantiles | None:
@@ -104,7 +103,7 @@ class Choices:
             chooser = self.choosers[rule, score]
             others = [(mask, Chooser(table, score, rule)) for mask, table in self._folds]
             for kind, target, recipe in self._recipes(rule, score):
-                key = key_of(rule, score, kind, target)
+                key = f"{rule}/{score}/{key_of(kind, target)}"
                 point = recipe(chooser)
                 stages, points = point.stages(self.rows), []
                 for mask, other in others:
@@ -114,14 +113,14 @@ class Choices:
 
     def _recipes(self, rule: str, score: str) -> Iterator[tuple[str, float | None, Recipe]]:
         for target in self.settings.targets:
-            yield "expected", target, lambda chooser, t=target: chooser.expected(t)
-            yield "confident", target, lambda chooser, t=target: chooser.confident(t, self.settings.confidence)
+            yield "expected", target, partial(Chooser.expected, target=target)
+            yield "confident", target, partial(Chooser.confident, target=target, confidence=self.settings.confidence)
             if len(self.rows.stages) > 2 and rule == "threshold" and score != "random":
-                yield "per_stage", target, lambda chooser, t=target: per_stage_thresholds(chooser, t)
+                yield "per_stage", target, partial(per_stage_thresholds, target=target)
         for budget in self.settings.budgets:
-            yield "budget", budget, lambda chooser, b=budget: chooser.budget(b)
+            yield "budget", budget, partial(Chooser.budget, macs=budget)
         if rule == "threshold" and score != "random" and not self.rows.regression and self._crosses(score):
-            yield "crossing", None, lambda chooser: _crossing(chooser, self.choosers[rule, score])
+            yield "crossing", None, partial(_crossing, whole=self.choosers[rule, score])
 
     def _crosses(self, score: str) -> bool:
         return isinstance(self.choosers["threshold", score].crossing(), OperatingPoint)
@@ -132,5 +131,5 @@ def _crossing(chooser: Chooser, whole: Chooser) -> OperatingPoint:
     found = chooser.crossing()
     if isinstance(found, str):
         found = whole.crossing()
-    assert isinstance(found, OperatingPoint)  # noqa: S101  (asked before)
+    assert isinstance(found, OperatingPoint)
     return found

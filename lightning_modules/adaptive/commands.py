@@ -33,21 +33,39 @@ def macs_of(text: str) -> float:
     try:
         return factor * float(number)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be MACs such as 2e9, or FLOPs such as 4e9flop, but got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"must be MACs such as 2e9, or FLOPs such as 4e9flop, but got {text!r}"
+        ) from None
 
 
 def sweep_parser() -> Parser:
     """Arguments of `dial sweep`."""
-    parser = Parser(prog="dial sweep", description="Exact curves, operating points and figures from a table of logits or scores.")
-    parser.add_argument("table", help="stages.parquet of a run, or a table of your own (output_<stage>, macs_<stage>, label, ...)")
-    parser.add_argument("--scores", nargs="+", default=[], help="scores to route by; missing ones are computed from the logits")
-    parser.add_argument("--targets", nargs="+", type=float, default=[1.0, 0.995, 0.99, 0.98], help="shares of the last stage's quality")
+    parser = Parser(
+        prog="dial sweep", description="Exact curves, operating points and figures from a table of logits or scores."
+    )
+    parser.add_argument(
+        "table", help="stages.parquet of a run, or a table of your own (output_<stage>, macs_<stage>, label, ...)"
+    )
+    parser.add_argument(
+        "--scores", nargs="+", default=[], help="scores to route by; missing ones are computed from the logits"
+    )
+    parser.add_argument(
+        "--targets", nargs="+", type=float, default=[1.0, 0.995, 0.99, 0.98], help="shares of the last stage's quality"
+    )
     parser.add_argument("--metrics", nargs="+", help="metrics, the primary first")
-    parser.add_argument("--label-names", nargs="+", help="names of the classes of a foreign table, in the order of its logits")
-    parser.add_argument("--budgets", nargs="+", type=macs_of, default=[], help="mean MACs per row, or FLOPs as in 4e9flop")
+    parser.add_argument(
+        "--label-names", nargs="+", help="names of the classes of a foreign table, in the order of its logits"
+    )
+    parser.add_argument(
+        "--budgets", nargs="+", type=macs_of, default=[], help="mean MACs per row, or FLOPs as in 4e9flop"
+    )
     parser.add_argument("--confidence", type=float, default=0.9, help="one-sided, of the confident operating points")
-    parser.add_argument("--calibration", choices=("auto", "split", "crossfit"), default="auto",
-                        help="auto: the calibration split if there is one, else cross-fitting")  # fmt: skip
+    parser.add_argument(
+        "--calibration",
+        choices=("auto", "split", "crossfit"),
+        default="auto",
+        help="auto: the calibration split if there is one, else cross-fitting",
+    )
     parser.add_argument("--folds", type=int, default=5, help="of cross-fitting")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind each interval")
     parser.add_argument("--seed", type=int, default=0, help="of the resamples and of random routing")
@@ -72,7 +90,9 @@ def sweep_command(argv: Sequence[str]) -> int:
     if calibration == "auto":
         calibration = "split" if "calibration" in table.splits else "crossfit"
     names = ("targets", "confidence", "budgets", "bootstrap", "seed", "folds")
-    settings = SweepSettings(**{name: getattr(options, name) for name in names}, scores=options.scores, calibration=calibration)
+    settings = SweepSettings(
+        **{name: getattr(options, name) for name in names}, scores=options.scores, calibration=calibration
+    )
     out = Path(options.out) if options.out else path.with_name(f"{path.stem}-sweep")
     _refuse(out, table, settings)
     report = build_report(table, settings, costs=_costs_beside(path))
@@ -120,8 +140,11 @@ def compare_parser() -> Parser:
     """Arguments of `dial compare`."""
     parser = Parser(prog="dial compare", description="Several runs on one plot and in one table, with the Pareto hull.")
     parser.add_argument("runs", nargs="+", help="run folders (or their sweep/ folders)")
-    parser.add_argument("--points", help="CSV or JSON of published points: name, quality, cost, convention (mac, flop, "
-                        "flop_without_attention), and for the last if known length and hidden")  # fmt: skip
+    parser.add_argument(
+        "--points",
+        help="CSV or JSON of published points: name, quality, cost, convention (mac, flop, "
+        "flop_without_attention), and for the last if known length and hidden",
+    )
     parser.add_argument("--split", help="reported split; default: each run's first")
     parser.add_argument("--score", help="score of the curves; default: each run's first")
     parser.add_argument("--out", default="runs/compare", help="folder for the results; default: %(default)s")
@@ -135,7 +158,8 @@ def compare_command(argv: Sequence[str]) -> int:
         ValueError: bad input, in one line.
     """
     options = compare_parser().parse_args(list(argv))
-    from lightning_modules.adaptive.compare import Comparison, read_points, read_run
+    from lightning_modules.adaptive.compare import Comparison, read_run
+    from lightning_modules.adaptive.published import read_points
 
     points = read_points(options.points) if options.points else []
     runs = [read_run(folder, options.split, options.score) for folder in options.runs]

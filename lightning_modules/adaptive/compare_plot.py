@@ -20,17 +20,47 @@ def compare_figure(comparison: "Comparison") -> Figure:
     """Quality over FLOPs per row: a line for each run, a marker for each published point, and the hull of all."""
     figure, (axis,) = new_figure(1, size=(7.6, 5.0))
     hull = comparison.hull
-    axis.plot(comparison.flops[hull], 100 * comparison.quality[hull], color="#BBBBBB", linewidth=5, solid_capstyle="round",
-              label="_hull", zorder=1)  # fmt: skip
+    axis.plot(
+        comparison.flops[hull],
+        100 * comparison.quality[hull],
+        color="#BBBBBB",
+        linewidth=5,
+        solid_capstyle="round",
+        label="_hull",
+        zorder=1,
+    )
     for index, run in enumerate(comparison.runs):
         colour = COLOURS[index % len(COLOURS)]
         style = "-" if index < len(COLOURS) else "--"
         axis.plot(run.flops, 100 * run.quality, color=colour, linewidth=1.7, linestyle=style, label=run.name)
         reference = run.result["stages"][-1]["quality"][run.metric]
-        axis.plot(2 * run.result["reference_macs"], 100 * reference, "D", color=colour, markerfacecolor="white", markersize=6, zorder=4)
+        axis.plot(
+            2 * run.result["reference_macs"],
+            100 * reference,
+            "D",
+            color=colour,
+            markerfacecolor="white",
+            markersize=6,
+            zorder=4,
+        )
     for index, point in enumerate(comparison.points):
-        axis.plot(point.flops, 100 * point.quality, MARKERS[index % len(MARKERS)], color=INK, markersize=6, zorder=4, label="_point")
-        axis.annotate(point.name, (point.flops, 100 * point.quality), xytext=(6, -9), textcoords="offset points", fontsize=8.5, color=INK)
+        axis.plot(
+            point.flops,
+            100 * point.quality,
+            MARKERS[index % len(MARKERS)],
+            color=INK,
+            markersize=6,
+            zorder=4,
+            label="_point",
+        )
+        axis.annotate(
+            point.name,
+            (point.flops, 100 * point.quality),
+            xytext=(6, -9),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=INK,
+        )
     if comparison.flops.max() > LOG_FROM * comparison.flops.min() > 0:
         axis.set_xscale("log")
         axis.xaxis.set_minor_formatter(NullFormatter())

@@ -36,9 +36,10 @@ class Densities:
 def densities(score: np.ndarray, right: np.ndarray) -> Densities:
     """Estimate both densities and look for the crossing between their modes.
 
-    A crossing counts where the wrong rows' density is the higher one below it, as a threshold needs it: wrong answers are
-    sent on, right ones stay. Bandwidths follow Scott's rule. Where a score has a wall (a probability of one), the kernel
-    spills over it; only what lies between the modes matters here.
+    A crossing counts where the wrong rows' density is the higher one below it, as a threshold needs it: wrong
+    answers are
+    sent on, right ones stay. Bandwidths follow Scott's rule. Where a score has a wall (a probability of one), the
+    kernel spills over it; only what lies between the modes matters here.
 
     Args:
         score: ``(N,)``, higher = surer.
@@ -48,7 +49,9 @@ def densities(score: np.ndarray, right: np.ndarray) -> Densities:
     groups = [score[right], score[~right]]
     for name, group in zip(("right", "wrong"), groups, strict=True):
         if len(group) < 2 or np.ptp(group) <= 1e-12 * max(1.0, float(np.abs(group).max())):
-            return Densities(empty, empty, empty, (), f"no density: {len(group)} {name} rows, {len(np.unique(group))} scores")
+            return Densities(
+                empty, empty, empty, (), f"no density: {len(group)} {name} rows, {len(np.unique(group))} scores"
+            )
     kernels = [gaussian_kde(group) for group in groups]
     reach = TAIL * max(float(np.sqrt(kernel.covariance[0, 0])) for kernel in kernels)
     grid = np.linspace(score.min() - reach, score.max() + reach, GRID)

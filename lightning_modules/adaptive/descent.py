@@ -17,7 +17,8 @@ def per_stage_thresholds(chooser: Chooser, target: float, kind: str = "expected"
     """Cheapest thresholds found whose quality is at least ``target`` times the Super's on the chooser's rows.
 
     Every stage's threshold in turn is set to its best value given the others, all its values tried at once, until none
-    improves. Descent stops at corners of the constraint, so it starts from several places: the best shared dial, and each
+    improves. Descent stops at corners of the constraint, so it starts from several places: the best shared dial, and
+    each
     stage's threshold held in turn at values over its whole range while the others are set. The cheapest end counts.
 
     Args:

@@ -39,8 +39,8 @@ def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> Interva
     """Two-sided percentile interval of resampled values; None where a value is not a number.
 
     Example:
-        >>> percentile_interval(np.arange(1001.0), confidence=0.9)
-        (50.0, 950.0)
+        >>> [round(end, 6) for end in percentile_interval(np.arange(1001.0), confidence=0.9)]
+        [50.0, 950.0]
     """
     if not len(values) or not np.isfinite(values).all():
         return None
@@ -51,8 +51,8 @@ def percentile_interval(values: np.ndarray, confidence: float = 0.95) -> Interva
 class Nodes:
     """The points of a path at which its quality can change, ready to be re-weighted.
 
-    Between them only rows move whose answers do not differ, so quality is constant and cost goes up: no target has its cheapest
-    point, and no area its bend, anywhere else. A tenth of the rows or so is left.
+    Between them only rows move whose answers do not differ, so quality is constant and cost goes up: no target has
+    its cheapest point, and no area its bend, anywhere else. A tenth of the rows or so is left.
 
     Args:
         path: of the split that is resampled.
@@ -71,7 +71,9 @@ class Nodes:
         rows = np.arange(len(statistics))
         self.shape = (len(self.points), len(rows))
         index = (np.concatenate([np.zeros(len(rows), np.int64), node]), np.concatenate([rows, events.row]))
-        self._sums = [self._matrix(index, statistics[rows, events.start, k], change[:, k]) for k in range(change.shape[1])]
+        self._sums = [
+            self._matrix(index, statistics[rows, events.start, k], change[:, k]) for k in range(change.shape[1])
+        ]
         self._macs = self._matrix(index, path.table.macs[rows, events.start], cost)
 
     def _matrix(self, index: tuple[np.ndarray, np.ndarray], first: np.ndarray, change: np.ndarray) -> csr_array:
@@ -86,7 +88,7 @@ class Nodes:
 
 
 def cheapest(quality: np.ndarray, macs: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """Index of the cheapest point with at least the wanted quality, ``(M, b), (M, b), (b,) -> (b,)``; the last if none has."""
+    """Index of the cheapest point with the wanted quality, else the last; ``(M, b), (M, b), (b,) -> (b,)``."""
     allowed = quality >= least - 1e-12
     allowed[-1] = True
     return np.where(allowed, macs, np.inf).argmin(axis=0)
@@ -146,7 +148,8 @@ def bootstrap(
         table: rows of one split.
         metric: an additive metric.
         decisions: fixed stages ``(N,)`` by name.
-        paths: curves on which the cheapest point for each target is chosen again (the in-sample choice) and areas are measured.
+        paths: curves on which the cheapest point for each target is chosen again (the in-sample choice) and areas
+            are measured.
         targets: shares of the Super's quality.
         resamples: B.
         seed: of the resampling.
@@ -198,7 +201,8 @@ def _choose_again(
 def _distinct(decisions: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, int]]:
     """Equal decisions once, and where each name's is."""
     seen: dict[bytes, int] = {}
-    stages, which = [], {}
+    stages: list[np.ndarray] = []
+    which: dict[str, int] = {}
     for key, value in decisions.items():
         compact = np.asarray(value, dtype=np.int16)
         position = seen.setdefault(compact.tobytes(), len(stages))
@@ -211,7 +215,8 @@ def _distinct(decisions: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], di
 def _distinct_paths(paths: Mapping[str, Path]) -> tuple[list[Path], dict[str, int]]:
     """Paths with the same events in the same order once (softmax, margin and entropy of two classes are one path)."""
     seen: dict[bytes, int] = {}
-    distinct, which = [], {}
+    distinct: list[Path] = []
+    which: dict[str, int] = {}
     for key, path in paths.items():
         mark = np.concatenate([path.applied, path.events.row, path.events.after]).astype(np.int64).tobytes()
         position = seen.setdefault(mark, len(distinct))

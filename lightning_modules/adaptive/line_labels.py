@@ -27,8 +27,9 @@ def label_lines(axis: Axes, labels: Sequence[str], avoid: Sequence[Text] = ()) -
     left, right = axis.get_xlim()
     bottom, top = axis.get_ylim()
     box = axis.get_position()
-    assert axis.figure is not None  # noqa: S101
-    width_inches, height_inches = axis.figure.get_size_inches()
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    width_inches, height_inches = figure.get_size_inches()
     # Axes take less than their cell once ticks and titles are laid out; a tenth less room is on the safe side.
     points = 72 * 0.9 * np.array([box.width * width_inches, box.height * height_inches])
     unit = (right - left) / points[0], (top - bottom) / points[1]
@@ -61,15 +62,24 @@ def _extent(text: Annotation, unit: tuple[float, float]) -> tuple[float, float, 
     """About the rectangle of an annotation in data units: left, right, lower, upper."""
     (x, y), (right, up) = text.xy, text.get_position()
     size = float(text.get_fontsize())
-    low = x + right * unit[0] - (0.5 * WIDTH * size * len(text.get_text()) * unit[0] if text.get_ha() == "center" else 0)
+    low = (
+        x
+        + right * unit[0]
+        - (0.5 * WIDTH * size * len(text.get_text()) * unit[0] if text.get_horizontalalignment() == "center" else 0)
+    )
     width = WIDTH * size * len(text.get_text()) * unit[0]
     return low, low + width, y + up * unit[1], y + (up + HEIGHT * size) * unit[1]
 
 
 def _place(
-    label: str, heights: dict[str, np.ndarray], xs: np.ndarray, extent: tuple[float, float], pad: float,
-    limits: tuple[float, float], taken: list[tuple[float, float, float, float]],
-) -> tuple[float, float] | None:  # fmt: skip
+    label: str,
+    heights: dict[str, np.ndarray],
+    xs: np.ndarray,
+    extent: tuple[float, float],
+    pad: float,
+    limits: tuple[float, float],
+    taken: list[tuple[float, float, float, float]],
+) -> tuple[float, float] | None:
     """Lower left corner of the name's place with the most room to spare, or None."""
     own = heights[label]
     others = [values for name, values in heights.items() if name != label]
@@ -89,9 +99,13 @@ def _place(
 
 
 def _room(
-    corner: float, extent: tuple[float, float], x: float, others: list[np.ndarray], limits: tuple[float, float],
+    corner: float,
+    extent: tuple[float, float],
+    x: float,
+    others: list[np.ndarray],
+    limits: tuple[float, float],
     taken: list[tuple[float, float, float, float]],
-) -> float:  # fmt: skip
+) -> float:
     """Free space around a name in units of its height, at most 2; zero or less where something is in the way."""
     low, high = corner, corner + extent[1]
     if low < limits[0] or high > limits[1]:

@@ -38,7 +38,8 @@ def quality_at(table: StageTable, name: str, stages: np.ndarray) -> float:
 def midway(values: np.ndarray) -> np.ndarray:
     """Dials ``(D + 1,)`` between sorted distinct ``values`` ``(D,)``: −inf, the midpoints, +inf.
 
-    A midpoint of neighbouring floats may round to the lower one, which would count as reached; the upper one is taken then.
+    A midpoint of neighbouring floats may round to the lower one, which would count as reached; the upper one is
+    taken then.
     """
     middle = values[:-1] + (values[1:] - values[:-1]) / 2
     middle = np.where(middle > values[:-1], middle, values[1:])
@@ -77,7 +78,9 @@ class Path:
             raise ValueError(f"`rule` must be one of: {', '.join(RULES)}; but got {rule!r}. Choose one of these.")
         if score not in table.scores:
             have = ", ".join(table.scores)
-            raise ValueError(f"`scores` must be of those in the table: {have}; but got {score!r}. Add it with `with_scores`.")
+            raise ValueError(
+                f"`scores` must be of those in the table: {have}; but got {score!r}. Add it with `with_scores`."
+            )
         scores = table.scores[score]
         if quantiles is None and len(table.stages) > 2:
             quantiles = Quantiles.fit(scores)

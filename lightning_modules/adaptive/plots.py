@@ -25,7 +25,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 RANDOM, ORACLE, INK = "#8A8A8A", "#222222", "#222222"
 LEVELS = ((0.99, (0, (6, 3))), (0.98, (0, (1, 2))))
 DRAWN_POINTS = 1000
-STYLE = {"spines": ("top", "right"), "size": 9}
+TICKS = 9  # points
 
 
 def figures(report: "Report") -> dict[str, Figure]:
@@ -49,8 +49,8 @@ def new_figure(panels: int, columns: int = 3, size: tuple[float, float] = (5.6, 
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(panels)]
     for axis in axes:
-        axis.spines[list(STYLE["spines"])].set_visible(False)
-        axis.tick_params(labelsize=STYLE["size"])
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=TICKS)
     return figure, axes
 
 
@@ -74,15 +74,39 @@ def _curve_panel(axis: Axes, report: "Report", split: str) -> None:
     best = last["quality"][metric]
     for share, dashes in LEVELS:
         axis.axhline(100 * share * best, color=INK, linewidth=0.8, linestyle=dashes, alpha=0.7)
-        axis.annotate(f"{100 * share:g} %", (1, 100 * share * best), xycoords=("axes fraction", "data"), xytext=(3, 0),
-                      textcoords="offset points", va="center", fontsize=8, color=INK)  # fmt: skip
+        axis.annotate(
+            f"{100 * share:g} %",
+            (1, 100 * share * best),
+            xycoords=("axes fraction", "data"),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=INK,
+        )
     for stage, offset in ((result["stages"][0], (7, -11)), (last, (7, -3))):
-        axis.plot(100 * stage["macs"] / reference, 100 * stage["quality"][metric], "o", color=INK, markersize=6, zorder=5)
-        axis.annotate(stage["name"], (100 * stage["macs"] / reference, 100 * stage["quality"][metric]), xytext=offset,
-                      textcoords="offset points", fontsize=9, color=INK, weight="bold")  # fmt: skip
+        axis.plot(
+            100 * stage["macs"] / reference, 100 * stage["quality"][metric], "o", color=INK, markersize=6, zorder=5
+        )
+        axis.annotate(
+            stage["name"],
+            (100 * stage["macs"] / reference, 100 * stage["quality"][metric]),
+            xytext=offset,
+            textcoords="offset points",
+            fontsize=9,
+            color=INK,
+            weight="bold",
+        )
     axis.plot(100, 100 * best, "D", color=INK, markerfacecolor="white", markersize=6, zorder=5)
-    axis.annotate(f"{last['name']} alone", (100, 100 * best), xytext=(-14, 30), textcoords="offset points", fontsize=8,
-                  ha="center", arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6, "shrinkB": 4})  # fmt: skip
+    axis.annotate(
+        f"{last['name']} alone",
+        (100, 100 * best),
+        xytext=(-14, 30),
+        textcoords="offset points",
+        fontsize=8,
+        ha="center",
+        arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6, "shrinkB": 4},
+    )
     axis.set_xlabel("mean cost per row, % of the reference alone")
     axis.set_ylabel(f"{metric}, %")
     axis.set_title(f"{split} ({result['rows']:,} rows)", fontsize=10, loc="left")
@@ -109,7 +133,9 @@ def _lines(report: "Report", split: str) -> Any:
             yield " = ".join(names), curve, {"color": next(colours), "linewidth": 1.8}
 
 
-def _limit(axis: Axes, lines: Sequence[tuple[str, Curve, dict[str, Any]]], reference: float, metric: str, room: float) -> None:
+def _limit(
+    axis: Axes, lines: Sequence[tuple[str, Curve, dict[str, Any]]], reference: float, metric: str, room: float
+) -> None:
     """Show every line as a whole, with room for the last stage's name on the right."""
     shown = np.concatenate([100 * curve.quality[metric] for label, curve, _ in lines])
     low, high = np.nanmin(shown), np.nanmax(shown)
@@ -158,13 +184,31 @@ def _density_panel(axis: Axes, title: str, found: Densities) -> None:
         axis.fill_between(found.grid, values, color=colour, alpha=0.25, linewidth=0)
         axis.plot(found.grid, values, color=colour, linewidth=1.6)
         mode = int(values.argmax())
-        axis.annotate(name, (found.grid[mode], values[mode]), xytext=(0, 3), textcoords="offset points", color=colour, fontsize=9,
-                      weight="bold", ha="center", path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
+        axis.annotate(
+            name,
+            (found.grid[mode], values[mode]),
+            xytext=(0, 3),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            weight="bold",
+            ha="center",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
     for crossing in found.crossings:
         axis.axvline(crossing, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axis.annotate(f"t = {crossing:.3g}", (crossing, top * 1.13), xytext=(3, 0), textcoords="offset points", fontsize=8.5, va="top")
+        axis.annotate(
+            f"t = {crossing:.3g}",
+            (crossing, top * 1.13),
+            xytext=(3, 0),
+            textcoords="offset points",
+            fontsize=8.5,
+            va="top",
+        )
     if found.status != "one":
-        said = {"none": "no crossing\nbetween the modes", "several": "several crossings\nbetween the modes"}[found.status]
+        said = {"none": "no crossing\nbetween the modes", "several": "several crossings\nbetween the modes"}[
+            found.status
+        ]
         axis.text(0.02, 0.98, said, transform=axis.transAxes, fontsize=8, va="top")
     axis.set_ylim(0, top * 1.16)
     axis.set_xlabel("score (higher = surer)", fontsize=9)
@@ -193,8 +237,18 @@ def _shares_panel(axis: Axes, curve: Curve) -> None:
             x = np.clip(curve.macs[widest], *_inner(curve.macs))
             near = int(np.abs(curve.macs - x).argmin())
             middle = (lower[near, s] + upper[near, s]) / 2
-            axis.text(x, middle, curve.stages[s], ha="center", va="center", fontsize=8.5, color="white" if s / stages >= 0.45 else INK)
-    axis.set(xlim=(curve.macs.min(), curve.macs.max()), ylim=(0, 100), ylabel="rows, %", xlabel="mean cost, MACs per row")
+            axis.text(
+                x,
+                middle,
+                curve.stages[s],
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                color="white" if s / stages >= 0.45 else INK,
+            )
+    axis.set(
+        xlim=(curve.macs.min(), curve.macs.max()), ylim=(0, 100), ylabel="rows, %", xlabel="mean cost, MACs per row"
+    )
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -13,58 +12,29 @@ from lightning_modules.adaptive.analysis import Analysis, Choices
 from lightning_modules.adaptive.density import Densities
 from lightning_modules.adaptive.files import atomic_write, plain, write_json
 from lightning_modules.adaptive.scores import ROUTING_SCORES
+from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.tradeoff import Curve, concat, thin
 
 if TYPE_CHECKING:
     from lightning_modules.adaptive.costs import ModelCosts
 
+__all__ = ["Prepared", "Report", "SweepSettings", "build_report", "check_folder", "configuration", "prepare"]
+
 SCHEMA = 1
 MIN_ROWS = 20
 ROLES_NOT_REPORTED = ("train", "validation", "calibration")
 CSV_POINTS, CSV_TOLERANCE = 2000, 1e-4
-FILES = ("summary.json", "stages.parquet", "curve.parquet", "curve.csv", "costs.json", "curve.png", "scores.png", "shares.png")
-
-
-@dataclass(frozen=True)
-class SweepSettings:
-    """What to choose and how to state it.
-
-    Attributes:
-        scores: which scores route; () takes those in the table. ``random`` is always added as a line to compare with.
-        targets: shares of the Super's quality.
-        confidence: one-sided, of the ``confident`` reading.
-        budgets: mean MACs per row.
-        bootstrap: resamples behind each interval.
-        seed: of the resampling and of random routing.
-        folds: of cross-fitting.
-        calibration: "split" chooses on the split called calibration, "crossfit" on the other folds of each reported split.
-    """
-
-    scores: Sequence[str] = ()
-    targets: Sequence[float] = (1.0, 0.995, 0.99, 0.98)
-    confidence: float = 0.9
-    budgets: Sequence[float] = ()
-    bootstrap: int = 1000
-    seed: int = 0
-    folds: int = 5
-    calibration: str = "split"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scores", tuple(self.scores))
-        for name in ("targets", "budgets"):
-            object.__setattr__(self, name, tuple(dict.fromkeys(float(value) for value in getattr(self, name))))
-        checks = [
-            ("targets", "shares of the Super's quality in (0, 1.5]", self.targets, all(0 < t <= 1.5 for t in self.targets)),
-            ("confidence", "in (0.5, 1)", self.confidence, 0.5 < self.confidence < 1),
-            ("budgets", "positive mean MACs per row", self.budgets, all(budget > 0 for budget in self.budgets)),
-            ("bootstrap", "at least 100 resamples", self.bootstrap, self.bootstrap >= 100),
-            ("folds", "at least 2", self.folds, self.folds >= 2),
-            ("calibration", "'split' or 'crossfit'", self.calibration, self.calibration in ("split", "crossfit")),
-        ]
-        for name, allowed, got, fine in checks:
-            if not fine:
-                raise ValueError(f"`{name}` must be {allowed}, but got {got!r}.")
+FILES = (
+    "summary.json",
+    "stages.parquet",
+    "curve.parquet",
+    "curve.csv",
+    "costs.json",
+    "curve.png",
+    "scores.png",
+    "shares.png",
+)
 
 
 @dataclass
@@ -114,7 +84,10 @@ class Report:
         if self.costs is not None:
             self.costs.save(folder / "costs.json")
         else:
-            write_json(folder / "costs.json", {"schema": SCHEMA, "note": "cost functions unknown; see macs_<stage> in stages.parquet"})
+            write_json(
+                folder / "costs.json",
+                {"schema": SCHEMA, "note": "cost functions unknown; see macs_<stage> in stages.parquet"},
+            )
         for name, figure in plots.figures(self).items():
             with atomic_write(folder / name) as temporary:
                 figure.savefig(temporary, dpi=150, metadata={"Software": None})
@@ -166,7 +139,9 @@ def prepare(table: StageTable, settings: SweepSettings) -> Prepared:
     table = table.with_scores(missing, seed=settings.seed) if missing else table
     reported = tuple(split for split in table.splits if split not in ROLES_NOT_REPORTED)
     if not reported:
-        raise ValueError(f"`split` must name rows to report on beside {', '.join(table.splits)}, but none do; add a test split.")
+        raise ValueError(
+            f"`split` must name rows to report on beside {', '.join(table.splits)}, but none do; add a test split."
+        )
     names = tuple(dict.fromkeys((*wanted, "random")))
     if names[0] == "random" and len(names) > 1 and "random" not in settings.scores:
         names = (*names[1:], "random")
@@ -189,8 +164,8 @@ def build_report(table: StageTable, settings: SweepSettings, costs: "ModelCosts 
         costs: cost functions, for figures at other length conventions.
 
     Raises:
-        ValueError: no rows to choose or to report on, too few rows or one class only to choose on, an unknown score, or a
-            metric without sums in first place. Sizes and classes are not checked where the table is ``partial``.
+        ValueError: no rows to choose or to report on, too few rows or one class only to choose on, an unknown score,
+            or a metric without sums in first place. Sizes and classes are not checked where the table is ``partial``.
     """
     prepared = prepare(table, settings)
     table = prepared.table
@@ -222,7 +197,13 @@ def build_report(table: StageTable, settings: SweepSettings, costs: "ModelCosts 
 def _describe(table: StageTable, index: int) -> dict[str, Any]:
     stage = table.stages[index]
     known = table.settings.get("tiers", {}).get(stage.tier, {})
-    return {"name": stage.name, "tier": stage.tier, "index": stage.index, "parameters": known.get("parameters"), "path": known.get("path")}
+    return {
+        "name": stage.name,
+        "tier": stage.tier,
+        "index": stage.index,
+        "parameters": known.get("parameters"),
+        "path": known.get("path"),
+    }
 
 
 def _calibration(prepared: Prepared, settings: SweepSettings) -> dict[str, Any]:
@@ -231,14 +212,23 @@ def _calibration(prepared: Prepared, settings: SweepSettings) -> dict[str, Any]:
     if len(table.stages) == 1:
         return {"method": "none", "rows": 0}
     if settings.calibration == "split" and "calibration" not in table.splits:
-        raise ValueError(f"`calibration` must be 'crossfit' where the table has only the splits {', '.join(table.splits)}, but got 'split'.")
+        raise ValueError(
+            "`calibration` must be 'crossfit' where the table has no split of that name, "
+            f"but got 'split' with {', '.join(table.splits)}."
+        )
     used = ("calibration",) if settings.calibration == "split" else prepared.reported
     rows = {split: table.of_split(split).label for split in used}
     for split, label in rows.items() if not prepared.partial else ():
         if len(label) < MIN_ROWS:
-            raise ValueError(f"`{split}` must have at least {MIN_ROWS} rows to choose thresholds on, but got {len(label)}; use more data.")
+            raise ValueError(
+                f"`{split}` must have at least {MIN_ROWS} rows to choose thresholds on, "
+                f"but got {len(label)}; use more data."
+            )
         if len(np.unique(label)) == 1:
-            raise ValueError(f"`{split}` must have rows of more than one class to choose thresholds on, but all {len(label)} are {label[0]}.")
+            raise ValueError(
+                f"`{split}` must have rows of more than one class to choose thresholds on, "
+                f"but all {len(label)} are {label[0]}; use other rows."
+            )
     counts = {split: len(label) for split, label in rows.items()}
     if settings.calibration == "split":
         return {"method": "split", "rows": counts["calibration"]}
@@ -247,7 +237,11 @@ def _calibration(prepared: Prepared, settings: SweepSettings) -> dict[str, Any]:
 
 def configuration(table: StageTable, settings: SweepSettings) -> str:
     """Fingerprint of what the results depend on: settings, tiers and data; for a foreign table its own contents."""
-    identity: dict[str, Any] = {"settings": asdict(settings), "metrics": table.metrics, "stages": [asdict(s) for s in table.stages]}
+    identity: dict[str, Any] = {
+        "settings": asdict(settings),
+        "metrics": table.metrics,
+        "stages": [asdict(s) for s in table.stages],
+    }
     identity["rows"] = {split: int((table.split == split).sum()) for split in table.splits}
     if table.settings.get("tiers"):
         identity["table"] = {key: value for key, value in table.settings.items() if key != "partial"}
@@ -269,9 +263,14 @@ def check_folder(folder: FilePath, wanted: str, partial: bool) -> None:
     try:
         before = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"`out` {folder} must be a folder of results, but its summary.json is unreadable; remove it.") from error
+        raise ValueError(
+            f"`out` {folder} must be a folder of results, but its summary.json is unreadable; remove it."
+        ) from error
     if before.get("partial"):
         return
     if partial or before.get("configuration") != wanted:
         what = "whole results and these are partial" if partial else "results of another configuration"
-        raise ValueError(f"`out` must be a new folder or one of the same configuration, but {folder} holds {what}; choose another or remove it.")
+        raise ValueError(
+            "`out` must be a new folder or one of the same configuration, "
+            f"but {folder} holds {what}; choose another or remove it."
+        )

@@ -18,7 +18,12 @@ def render(summary: dict[str, Any]) -> str:
         parts.append(f"{split}: {result['rows']:,} rows")
         parts.append(_tiers(summary, result))
         if "points" in result:
-            parts += [_points(summary, result), _lines(summary, result), _scores(summary, result), _remarks(summary, result)]
+            parts += [
+                _points(summary, result),
+                _lines(summary, result),
+                _scores(summary, result),
+                _remarks(summary, result),
+            ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -34,7 +39,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
     lines = []
     for row in [header, *rows]:
-        cells = [str(cell).ljust(w) if i < left else str(cell).rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            str(cell).ljust(w) if i < left else str(cell).rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append(("  " + "  ".join(cells)).rstrip())
     return "\n".join(lines)
 
@@ -59,7 +67,9 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
-def with_interval(value: float | None, interval: Sequence[float] | None, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
+def with_interval(
+    value: float | None, interval: Sequence[float] | None, scale: float = 1.0, digits: int = 2, sign: str = ""
+) -> str:
     """A number with its interval in brackets.
 
     Example:
@@ -82,16 +92,28 @@ def select(result: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
 def _heading(summary: dict[str, Any]) -> str:
     chosen, settings = summary["calibration"], summary["settings"]
     task = f" of {summary['task']}" if summary["task"] else ""
-    lines = [f"Sweep{task}; quality is {summary['metrics'][0]} in %, costs are MACs per row, brackets are 95 % bootstrap intervals."]
+    lines = [
+        f"Sweep{task}; quality is {summary['metrics'][0]} in %, costs are MACs per row, "
+        "brackets are 95 % bootstrap intervals."
+    ]
     if summary["partial"]:
         lines.insert(0, "PARTIAL: a trial run on few rows; none of these numbers means anything.")
     if chosen["method"] == "split":
         lines.append(f"Operating points were chosen on the calibration split ({chosen['rows']:,} rows).")
     elif chosen["method"] == "crossfit":
-        lines.append(f"There is no calibration split: chosen by {chosen['folds']}-fold cross-fitting on the reported rows (crossfit).")
+        lines.append(
+            f"Operating points were chosen by {chosen['folds']}-fold cross-fitting on the reported rows (crossfit), "
+            "without a calibration split."
+        )
     if chosen["method"] != "none":
-        lines.append(f"`confident` holds on fresh rows with probability {settings['confidence']:g}, `expected` about half the time.")
-        lines.append("Speed-up is the mean cost of the reference alone over the mean cost; kept is quality relative to the Super's.")
+        lines.append(
+            f"`confident` holds on fresh rows with probability {settings['confidence']:g}, "
+            "`expected` about half the time."
+        )
+        lines.append(
+            "Speed-up is the mean cost of the reference alone over the mean cost; "
+            "kept is quality relative to the Super's."
+        )
     return "\n".join(lines)
 
 
@@ -103,10 +125,21 @@ def _tiers(summary: dict[str, Any], result: dict[str, Any]) -> str:
         interval = stage.get("quality_interval")
         between = "" if interval is None else f"[{percent(interval[0])}, {percent(interval[1])}]"
         values = [percent(stage["quality"][name]) for name in metrics]
-        rows.append([stage["name"], *values, between, amount(known["parameters"]), amount(stage["macs"]), f"{stage['speedup']:.2f}"])
+        rows.append(
+            [
+                stage["name"],
+                *values,
+                between,
+                amount(known["parameters"]),
+                amount(stage["macs"]),
+                f"{stage['speedup']:.2f}",
+            ]
+        )
     last = rows[-1]
     if len(rows) > 1:
-        rows.append(["reference alone", *last[1 : len(metrics) + 1], "", last[-3], amount(result["reference_macs"]), "1.00"])
+        rows.append(
+            ["reference alone", *last[1 : len(metrics) + 1], "", last[-3], amount(result["reference_macs"]), "1.00"]
+        )
     return table(header, rows)
 
 
@@ -125,8 +158,13 @@ def _points(summary: dict[str, Any], result: dict[str, Any]) -> str:
     rows = []
     for target in summary["settings"]["targets"]:
         for kind in ("expected", "confident", "per_stage", "in_sample"):
-            rows += [_row(point, f"{100 * target:g}", stages) for point in select(result, score=score, kind=kind, target=target)]
-    rows += [_row(point, amount(point["target"]) + "MAC", stages) for point in select(result, score=score, kind="budget")]
+            rows += [
+                _row(point, f"{100 * target:g}", stages)
+                for point in select(result, score=score, kind=kind, target=target)
+            ]
+    rows += [
+        _row(point, amount(point["target"]) + "MAC", stages) for point in select(result, score=score, kind="budget")
+    ]
     rows += [_row(point, "", stages) for point in select(result, score=score, kind="crossing")]
     inflation = [
         f"{100 * point['target']:g} %: {point['selection_inflation']:+.2f}"
@@ -162,7 +200,13 @@ def _scores(summary: dict[str, Any], result: dict[str, Any]) -> str:
     targets = [t for t in settings["targets"] if t in (0.99, 0.98)] or list(settings["targets"][-2:])
     pairs = {(pair["first"], pair["second"]): pair for pair in result["pairs"]}
     shown = [f"{100 * t:g} %: speed-up / kept %" for t in targets]
-    header = ["score", "normalised area", f"area − {first}", *shown, *(f"{100 * t:g} %: speed-up − {first}" for t in targets)]
+    header = [
+        "score",
+        "normalised area",
+        f"area − {first}",
+        *shown,
+        *(f"{100 * t:g} %: speed-up − {first}" for t in targets),
+    ]
     rows = []
     for entry in result["scores"]:
         score = entry["score"]
@@ -173,7 +217,11 @@ def _scores(summary: dict[str, Any], result: dict[str, Any]) -> str:
         rows.append([score, area if score != "random" else "0", *_difference(pair, "normalised_area"), *cells])
         compared = {each["target"]: each for each in pair["targets"]} if pair else {}
         rows[-1] += [cell for t in targets for cell in _difference(compared.get(t), "speedup")]
-    same = [f"{entry['score']} = {', '.join(key.split('/')[1] for key in entry['same_as'])}" for entry in result["scores"] if entry["same_as"]]
+    same = [
+        f"{entry['score']} = {', '.join(key.split('/')[1] for key in entry['same_as'])}"
+        for entry in result["scores"]
+        if entry["same_as"]
+    ]
     note = f"  Identical decisions: {same[0]}." if same else ""
     return "\n".join(filter(None, ["Scores, `expected` points (differences are paired):", table(header, rows), note]))
 
@@ -194,7 +242,10 @@ def _remarks(summary: dict[str, Any], result: dict[str, Any]) -> str:
             lines.append(f"  {100 * point['target']:g} % confident: {point['note']}.")
     for stage, found in result["crossings"].get(score, {}).items():
         places = ", ".join(f"{x:.4g}" for x in found["crossings"])
-        lines.append(f"  Crossing of the densities of `{score}` at {stage}: {found['status']}" + (f" ({places})." if places else "."))
+        lines.append(
+            f"  Crossing of the densities of `{score}` at {stage}: {found['status']}"
+            + (f" ({places})." if places else ".")
+        )
     if any(point["speedup"] < 1 for point in select(result, score=score, kind="expected")):
         lines.append("  A speed-up below 1 means that the reference alone is cheaper: nothing is to be saved there.")
     return "\n".join(["Remarks:", *lines]) if lines else ""

@@ -11,8 +11,8 @@ from lightning_modules.adaptive.table import Stage, StageTable
 class Population:
     """Two stages; a uniform surety u, and given it the chances that the Super alone or the Swift alone is right.
 
-    The Super alone is right with chance ``lost · (1 − u)^power``, the Swift alone with ``won · (1 − u)^power``, both with
-    ``both``. All integrals over u > t are closed forms.
+    The Super alone is right with chance ``lost · (1 − u)^power``, the Swift alone with ``won · (1 − u)^power``, both
+    with ``both``. All integrals over u > t are closed forms.
     """
 
     lost: float = 0.3
@@ -39,9 +39,15 @@ class Population:
 
 
 def table_of(
-    score: np.ndarray, right: np.ndarray, *, costs: tuple[float, ...] = (1.0, 11.0), split: str = "test", metric: str = "accuracy",
-    rng: np.random.Generator | None = None, positives: float = 0.5,
-) -> StageTable:  # fmt: skip
+    score: np.ndarray,
+    right: np.ndarray,
+    *,
+    costs: tuple[float, ...] = (1.0, 11.0),
+    split: str = "test",
+    metric: str = "accuracy",
+    rng: np.random.Generator | None = None,
+    positives: float = 0.5,
+) -> StageTable:
     """A two-class table with the given scores ``(N,)`` or ``(N, S)`` and correctness ``(N, S)``."""
     rows, stages = right.shape
     rng = rng or np.random.default_rng(0)
@@ -63,7 +69,9 @@ def table_of(
     )
 
 
-def cascade_logits(rows: int, seed: int, *, strengths: tuple[float, ...] = (1.2, 2.5), classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def cascade_logits(
+    rows: int, seed: int, *, strengths: tuple[float, ...] = (1.2, 2.5), classes: int = 2
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels (N,) and logits (N, S, C) of stages that see the same evidence more and more clearly."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, classes, rows)
@@ -75,8 +83,16 @@ def cascade_logits(rows: int, seed: int, *, strengths: tuple[float, ...] = (1.2,
     return label, strength * (truth * 2.5 - hard * (0.5 * shared + own) / np.sqrt(strength)) + 0.3
 
 
-def logits_table(rows: int, seed: int, *, splits: tuple[str, ...] = ("calibration", "test"), strengths: tuple[float, ...] = (1.2, 2.5),
-                 metrics: tuple[str, ...] = ("accuracy",), classes: int = 2, seeded: bool = True) -> StageTable:  # fmt: skip
+def logits_table(
+    rows: int,
+    seed: int,
+    *,
+    splits: tuple[str, ...] = ("calibration", "test"),
+    strengths: tuple[float, ...] = (1.2, 2.5),
+    metrics: tuple[str, ...] = ("accuracy",),
+    classes: int = 2,
+    seeded: bool = True,
+) -> StageTable:
     """A whole table with logits and every score, ``rows`` rows for each split."""
     total = rows * len(splits)
     label, logits = cascade_logits(total, seed, strengths=strengths, classes=classes)
@@ -95,8 +111,8 @@ def logits_table(rows: int, seed: int, *, splits: tuple[str, ...] = ("calibratio
         decide_macs=macs,
         macs=macs,
         macs_reference=own[:, -1],
-        lengths={name: lengths for name in names},
-        padded={name: lengths + 3 for name in names},
+        lengths=dict.fromkeys(names, lengths),
+        padded=dict.fromkeys(names, lengths + 3),
         metrics=metrics,
         label_names=tuple(f"class{c}" for c in range(classes)),
         settings={"task": "synthetic", "seed": seed, "partial": False},

@@ -89,7 +89,9 @@ def test_a_later_point_that_would_pass_does_not_count_after_a_failure():
     right[:30, 0] = False
     right[30:90, 1] = False
     table = table_of(np.linspace(1, 0, 400), right)
-    assert Chooser(table, "softmax").expected(0.95).macs == pytest.approx(1.0)  # all rows stay: more right than the Super
+    assert Chooser(table, "softmax").expected(0.95).macs == pytest.approx(
+        1.0
+    )  # all rows stay: more right than the Super
     point = choose(table, "softmax", 0.95, "confident")
     assert point.macs > 10
 
@@ -136,7 +138,15 @@ def test_confident_holds_for_mcc_with_rare_positives():
 def test_bound_is_exact_enough_for_every_number_of_rare_losses_and_wins(confidence):
     counts = np.arange(150)
     for wins in (0.0, 0.5, 3.0, 20.0):
-        for slack in (0.3, 1.0, 2.3, 2.5, 4.0, 8.0, 25.0):  # true margin just below zero: slack rows are lost on average
+        for slack in (
+            0.3,
+            1.0,
+            2.3,
+            2.5,
+            4.0,
+            8.0,
+            25.0,
+        ):  # true margin just below zero: slack rows are lost on average
             margin = (counts[:, None] - counts[None, :] + slack) / 1000
             variance = (counts[:, None] + counts[None, :]) / 1000**2
             passes = lower_bound(margin, variance, 1 / 1000, confidence) >= 0
@@ -173,7 +183,9 @@ def test_where_only_the_super_qualifies_the_rows_needed_are_told_and_suffice():
 
 def test_margins_row_by_row_equal_those_from_moments(monkeypatch):
     monkeypatch.setattr(bounds, "GRID", 50)
-    table = logits_table(200, seed=2, splits=("calibration",), strengths=(1.0, 1.6, 2.5), classes=3, metrics=("macro_f1",))
+    table = logits_table(
+        200, seed=2, splits=("calibration",), strengths=(1.0, 1.6, 2.5), classes=3, metrics=("macro_f1",)
+    )
     chooser = Chooser(table, "margin")
     fast = Margins(chooser.path, chooser.statistics, chooser.measured)
     monkeypatch.setattr(bounds, "MANY_SUMS", 0)

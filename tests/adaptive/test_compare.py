@@ -7,7 +7,8 @@ import pyarrow.csv
 import pytest
 
 from lightning_modules.adaptive.commands import compare_command
-from lightning_modules.adaptive.compare import Comparison, flops_of, pareto_hull, read_points, read_run
+from lightning_modules.adaptive.compare import Comparison, pareto_hull, read_run
+from lightning_modules.adaptive.published import flops_of, read_points
 from lightning_modules.adaptive.report import SweepSettings, build_report
 from tests.adaptive.population import logits_table
 
@@ -66,7 +67,14 @@ def test_conventions_are_converted_to_two_flops_a_multiply_add():
 def test_points_are_read_from_csv_and_json(tmp_path):
     rows = [
         {"name": "one", "quality": 93.0, "cost": 1e9, "convention": "mac"},
-        {"name": "two", "quality": 90, "cost": 2e9, "convention": "flop_without_attention", "length": 64, "hidden": 512},
+        {
+            "name": "two",
+            "quality": 90,
+            "cost": 2e9,
+            "convention": "flop_without_attention",
+            "length": 64,
+            "hidden": 512,
+        },
     ]
     (tmp_path / "points.json").write_text(json.dumps(rows))
     header = "name,quality,cost,convention,length,hidden\n"
@@ -123,8 +131,17 @@ def test_metrics_must_agree(runs):
 def test_command_writes_plot_table_and_hull_with_published_points(runs, tmp_path, capsys):
     run = read_run(runs / "a")
     best = 100 * run.quality.max() + 0.5
-    (tmp_path / "points.csv").write_text(f"name,quality,cost,convention\ngood,{best},{run.flops[0] / 2},mac\npoor,1.5,{run.flops[-1]},flop\n")
-    arguments = [str(runs / "a"), str(runs / "b"), "--points", str(tmp_path / "points.csv"), "--out", str(tmp_path / "out")]
+    (tmp_path / "points.csv").write_text(
+        f"name,quality,cost,convention\ngood,{best},{run.flops[0] / 2},mac\npoor,1.5,{run.flops[-1]},flop\n"
+    )
+    arguments = [
+        str(runs / "a"),
+        str(runs / "b"),
+        "--points",
+        str(tmp_path / "points.csv"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert compare_command(arguments) == 0
     out = capsys.readouterr().out
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}

@@ -14,7 +14,9 @@ def test_crossing_of_two_normal_densities_lies_where_the_formula_says():
     score, right = mixture(np.random.default_rng(0))
     found = densities(score, right)
     assert found.status == "one"
-    assert found.threshold == pytest.approx(1.5, abs=0.06)  # equal spreads: midway, whatever the shares of right and wrong
+    assert found.threshold == pytest.approx(
+        1.5, abs=0.06
+    )  # equal spreads: midway, whatever the shares of right and wrong
     area = np.trapezoid(found.right, found.grid)
     assert area == pytest.approx(1.0, abs=1e-3)
     spread = densities(*mixture(np.random.default_rng(1), spread=2.0))

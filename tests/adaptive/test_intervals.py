@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_bootstrap_equals_recomputing_everything_on_repeated_rows(metric, streng
         for t, target in enumerate(targets):
             cost = min([c for q, c in found if q >= target * super_quality - 1e-12], default=found[-1][1])
             assert got.chosen["softmax"][t, b] == pytest.approx(got.reference[b] / cost)
-        area = sum((c2 - c1) * (q1 + q2) / 2 for (q1, c1), (q2, c2) in zip(found, found[1:], strict=False))
+        area = sum((c2 - c1) * (q1 + q2) / 2 for (q1, c1), (q2, c2) in itertools.pairwise(found))
         assert got.areas["softmax"][b] == pytest.approx(area)
 
 
@@ -72,7 +73,11 @@ def test_normalised_area_of_the_rows_themselves_is_that_of_the_exact_curve():
     statistics = row_statistics(table, METRICS["accuracy"])
     ones = np.ones((300, 1))
     areas = {}
-    for key, path in {"softmax": Path.of(table, "softmax"), "random": Path.of(table, "random"), "oracle": Path.of(table, "", "oracle")}.items():
+    for key, path in {
+        "softmax": Path.of(table, "softmax"),
+        "random": Path.of(table, "random"),
+        "oracle": Path.of(table, "", "oracle"),
+    }.items():
         nodes = Nodes(path, statistics)
         quality, macs = nodes.evaluate(METRICS["accuracy"], ones)
         np.testing.assert_allclose(quality[:, 0], curve(table, key).quality["accuracy"][nodes.points])
@@ -90,7 +95,9 @@ def test_nodes_are_far_fewer_than_points():
 def test_differences_are_paired():
     table = logits_table(400, seed=2, splits=("test",))
     decisions = {name: choose(table, name, 0.97).stages(table) for name in ("energy", "softmax")}
-    got = bootstrap(table, METRICS["accuracy"], {**decisions, "twin": decisions["softmax"]}, {}, (), resamples=400, seed=0)
+    got = bootstrap(
+        table, METRICS["accuracy"], {**decisions, "twin": decisions["softmax"]}, {}, (), resamples=400, seed=0
+    )
     assert (got.speedup("twin") == got.speedup("softmax")).all()
     paired = np.std(got.quality["energy"] - got.quality["softmax"])
     apart = np.hypot(np.std(got.quality["energy"]), np.std(got.quality["softmax"]))
@@ -128,7 +135,10 @@ def test_percentile_interval_is_none_where_a_value_is_undefined():
 def test_kept_and_normalised_area_are_undefined_without_a_gain():
     table = logits_table(60, seed=1, splits=("test",))
     same = dataclasses.replace(table, predictions=np.repeat(table.predictions[:, :1], 2, axis=1))
-    paths = {name: Path.of(same, name, rule) for name, rule in (("random", "threshold"), ("oracle", "oracle"), ("softmax", "threshold"))}
+    paths = {
+        name: Path.of(same, name, rule)
+        for name, rule in (("random", "threshold"), ("oracle", "oracle"), ("softmax", "threshold"))
+    }
     got = bootstrap(same, METRICS["accuracy"], {}, paths, (), resamples=10, seed=0)
     assert np.isnan(got.normalised_area("softmax")).all()
 
@@ -136,7 +146,12 @@ def test_kept_and_normalised_area_are_undefined_without_a_gain():
 def test_metric_without_sums_is_refused():
     table = logits_table(30, seed=1, splits=("test",))
     regression = dataclasses.replace(
-        table, label=table.label.astype(float), predictions=table.scores["energy"], outputs=None, metrics=("spearman",), label_names=()
+        table,
+        label=table.label.astype(float),
+        predictions=table.scores["energy"],
+        outputs=None,
+        metrics=("spearman",),
+        label_names=(),
     )
     with pytest.raises(ValueError, match="must start with an additive metric"):
         bootstrap(regression, METRICS["spearman"], {}, {}, (), resamples=10, seed=0)

@@ -1,7 +1,7 @@
 import dataclasses
 import itertools
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 import pytest
 
@@ -39,15 +39,23 @@ def test_curve_shows_every_distinct_routing_random_oracle_and_the_ends(drawn, re
     swift, last = result["stages"]
     for name in ("energy", "oracle"):
         x, y = line(axis, name).get_xdata(), line(axis, name).get_ydata()
-        assert (x[0], y[0]) == pytest.approx((100 * swift["macs"] / result["reference_macs"], 100 * swift["quality"]["accuracy"]))
-        assert (x[-1], y[-1]) == pytest.approx((100 * last["macs"] / result["reference_macs"], 100 * last["quality"]["accuracy"]))
+        assert (x[0], y[0]) == pytest.approx(
+            (100 * swift["macs"] / result["reference_macs"], 100 * swift["quality"]["accuracy"])
+        )
+        assert (x[-1], y[-1]) == pytest.approx(
+            (100 * last["macs"] / result["reference_macs"], 100 * last["quality"]["accuracy"])
+        )
     texts = {text.get_text() for text in axis.texts}
     assert {"swift", "super", "super alone", "99 %", "98 %"} <= texts
 
 
 def test_levels_are_99_and_98_per_cent_of_the_super(drawn, report):
     best = report.summary["splits"]["test"]["stages"][-1]["quality"]["accuracy"]
-    flat = [each.get_ydata()[0] for each in drawn["curve.png"].axes[0].lines if len(set(each.get_ydata())) == 1 and len(each.get_ydata()) == 2]
+    flat = [
+        each.get_ydata()[0]
+        for each in drawn["curve.png"].axes[0].lines
+        if len(set(each.get_ydata())) == 1 and len(each.get_ydata()) == 2
+    ]
     assert {round(99 * best, 6), round(98 * best, 6)} <= {round(y, 6) for y in flat}
 
 
@@ -66,11 +74,11 @@ def test_names_do_not_cover_each_other_and_stay_in_the_picture(seed):
         overlap = max(0, min(one.x1, two.x1) - max(one.x0, two.x0)) * max(0, min(one.y1, two.y1) - max(one.y0, two.y0))
         assert overlap < 0.15 * min(one.width * one.height, two.width * two.height)
     width, height = figure.canvas.get_width_height()
-    assert all(-1 <= box.x0 and box.x1 <= width + 1 and -1 <= box.y0 and box.y1 <= height + 1 for box in found)
+    assert all(box.x0 >= -1 and box.x1 <= width + 1 and box.y0 >= -1 and box.y1 <= height + 1 for box in found)
 
 
 def test_names_without_room_go_to_a_list():
-    figure, (axis,) = new_figure(1, size=(3, 2))
+    _, (axis,) = new_figure(1, size=(3, 2))
     x = np.linspace(0, 1, 50)
     names = [f"a rather long name {i}" for i in range(12)]
     for i, name in enumerate(names):
@@ -106,7 +114,9 @@ def test_shares_fill_from_none_to_all(drawn):
 def test_three_tiers_two_splits_and_trial_runs_are_drawn():
     table = logits_table(60, seed=2, splits=("test_matched", "test_mismatched"), strengths=(1.0, 1.6, 2.5), classes=3)
     table = dataclasses.replace(table, settings={**table.settings, "partial": True})
-    made = figures(build_report(table, dataclasses.replace(SETTINGS, calibration="crossfit", scores=("energy", "margin"))))
+    made = figures(
+        build_report(table, dataclasses.replace(SETTINGS, calibration="crossfit", scores=("energy", "margin")))
+    )
     panels = [axis for axis in made["curve.png"].axes if axis.get_title(loc="left")]
     assert len(panels) == 2
     assert [axis.get_title(loc="left") for axis in made["scores.png"].axes] == ["energy of tier0", "energy of tier1"]
@@ -116,7 +126,10 @@ def test_three_tiers_two_splits_and_trial_runs_are_drawn():
 def test_colours_differ_in_lightness_or_hue_also_without_red_and_green():
     # Viénot's simulation of missing red cones: the pairs must stay apart.
     simulate = np.array([[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]])
-    colours = [matplotlib.colors.to_rgb(colour) for colour in (*COLOURS, RANDOM)]
+    colours = [mpl.colors.to_rgb(colour) for colour in (*COLOURS, RANDOM)]
     seen = [simulate @ np.power(colour, 2.2) for colour in colours]
-    distances = [np.linalg.norm(np.clip(a, 0, 1) ** (1 / 2.2) - np.clip(b, 0, 1) ** (1 / 2.2)) for a, b in itertools.combinations(seen, 2)]
+    distances = [
+        np.linalg.norm(np.clip(a, 0, 1) ** (1 / 2.2) - np.clip(b, 0, 1) ** (1 / 2.2))
+        for a, b in itertools.combinations(seen, 2)
+    ]
     assert min(distances) > 0.1

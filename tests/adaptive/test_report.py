@@ -90,8 +90,19 @@ def test_scores_are_compared_in_pairs_and_identical_ones_said_to_be(table):
 
 def test_text_shows_tiers_readings_lines_and_how_it_was_chosen(report):
     text = report.text()
-    for part in ("swift", "super", "reference alone", "expected", "confident", "in-sample", "random routing", "oracle",
-                 "calibration split (300 rows)", "normalised area", "Selection inflation"):  # fmt: skip
+    for part in (
+        "swift",
+        "super",
+        "reference alone",
+        "expected",
+        "confident",
+        "in-sample",
+        "random routing",
+        "oracle",
+        "calibration split (300 rows)",
+        "normalised area",
+        "Selection inflation",
+    ):
         assert part in text
     (point,) = points(report, score="energy", kind="expected", target=0.95)
     low, high = point["speedup_interval"]
@@ -159,7 +170,7 @@ def test_partial_results_are_marked_unchecked_and_give_way(table, tmp_path):
 
 
 def test_too_few_rows_or_one_class_to_choose_on_are_refused(table):
-    with pytest.raises(ValueError, match="`calibration` must have at least 20 rows .* but got 5"):
+    with pytest.raises(ValueError, match=r"`calibration` must have at least 20 rows .* but got 5"):
         build_report(table.take(np.r_[0:5, 300:400]), QUICK)
     one = np.flatnonzero((table.split == "test") | (table.label == 1))
     with pytest.raises(ValueError, match="`calibration` must have rows of more than one class"):
@@ -173,10 +184,14 @@ def test_too_few_rows_or_one_class_to_choose_on_are_refused(table):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"targets": (0.0,)}, "`targets` must be"), ({"confidence": 0.3}, "`confidence` must be"), ({"budgets": (-1.0,)}, "`budgets`"),
-        ({"bootstrap": 5}, "`bootstrap` must be"), ({"folds": 1}, "`folds` must be"), ({"calibration": "test"}, "`calibration` must be"),
+        ({"targets": (0.0,)}, "`targets` must be"),
+        ({"confidence": 0.3}, "`confidence` must be"),
+        ({"budgets": (-1.0,)}, "`budgets`"),
+        ({"bootstrap": 5}, "`bootstrap` must be"),
+        ({"folds": 1}, "`folds` must be"),
+        ({"calibration": "test"}, "`calibration` must be"),
     ],
-)  # fmt: skip
+)
 def test_bad_settings_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         SweepSettings(**change)
@@ -213,8 +228,16 @@ def test_regression_has_random_and_oracle_only():
     rng = np.random.default_rng(0)
     base = logits_table(200, seed=0)
     truth = rng.random(400) * 5
-    outputs = np.stack([truth + rng.normal(size=400), truth + 0.3 * rng.normal(size=400)], axis=1)[..., None].astype(np.float32)
-    changes = {"label": truth, "outputs": outputs, "predictions": outputs[..., 0].astype(float), "scores": {}, "label_names": ()}
+    outputs = np.stack([truth + rng.normal(size=400), truth + 0.3 * rng.normal(size=400)], axis=1)[..., None].astype(
+        np.float32
+    )
+    changes = {
+        "label": truth,
+        "outputs": outputs,
+        "predictions": outputs[..., 0].astype(float),
+        "scores": {},
+        "label_names": (),
+    }
     table = dataclasses.replace(base, metrics=("pearson", "spearman"), **changes)
     report = build_report(table, SweepSettings(bootstrap=100))
     assert {curve.score for curve in report.curves} == {"random", "oracle"}
@@ -237,7 +260,9 @@ def test_a_single_stage_has_quality_and_cost_only(table, tmp_path):
 
 
 def test_costs_at_true_padded_and_fixed_length(table):
-    linear = {name: {0: CostFunction(coefficients=(0, factor, 0))} for name, factor in (("swift", 10**6), ("super", 10**7))}
+    linear = {
+        name: {0: CostFunction(coefficients=(0, factor, 0))} for name, factor in (("swift", 10**6), ("super", 10**7))
+    }
     report = build_report(table, QUICK, costs=ModelCosts(linear))
     (point,) = points(report, score="softmax", kind="expected", target=0.95)
     test = table.of_split("test")
@@ -257,19 +282,36 @@ def test_sweep_command_on_a_saved_table_with_a_new_score(table, tmp_path, capsys
     assert "`margin`" in text
     folder = tmp_path / "stages-sweep"
     assert str(folder) in text
-    np.testing.assert_allclose(StageTable.load(folder / "stages.parquet").scores["margin"], table.scores["margin"], rtol=1e-12)
+    np.testing.assert_allclose(
+        StageTable.load(folder / "stages.parquet").scores["margin"], table.scores["margin"], rtol=1e-12
+    )
     with pytest.raises(ValueError, match="another configuration"):
         sweep_command([*arguments, "--seed", "3"])
 
 
 def test_sweep_command_crossfits_a_foreign_table_and_says_so(table, tmp_path, capsys):
     test = table.of_split("test")
-    columns = {"split": test.split, "sample_id": test.sample_id, "label": test.label, "macs_reference": test.macs_reference}
+    columns = {
+        "split": test.split,
+        "sample_id": test.sample_id,
+        "label": test.label,
+        "macs_reference": test.macs_reference,
+    }
     for s, name in enumerate(("small", "large")):
         columns[f"output_{name}"] = pa.array(list(test.outputs[:, s]), type=pa.list_(pa.float32()))
         columns[f"macs_{name}"] = test.macs[:, s]
     pq.write_table(pa.table(columns), tmp_path / "mine.parquet")
-    arguments = [str(tmp_path / "mine.parquet"), "--metrics", "mcc", "accuracy", "--label-names", "no", "yes", "--bootstrap", "100"]
+    arguments = [
+        str(tmp_path / "mine.parquet"),
+        "--metrics",
+        "mcc",
+        "accuracy",
+        "--label-names",
+        "no",
+        "yes",
+        "--bootstrap",
+        "100",
+    ]
     assert sweep_command([*arguments, "--out", str(tmp_path / "out")]) == 0
     assert "cross-fitting" in capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -281,11 +323,15 @@ def test_sweep_command_crossfits_a_foreign_table_and_says_so(table, tmp_path, ca
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--scores", "sharpness"], "--scores"), (["--metrics", "bleu"], "bleu"), (["--targets", "2"], "`targets`"),
-        (["--targets", "high"], "--targets"), (["--budgets", "cheap"], "--budgets"), (["--calibration", "test"], "--calibration"),
+        (["--scores", "sharpness"], "--scores"),
+        (["--metrics", "bleu"], "bleu"),
+        (["--targets", "2"], "`targets`"),
+        (["--targets", "high"], "--targets"),
+        (["--budgets", "cheap"], "--budgets"),
+        (["--calibration", "test"], "--calibration"),
         (["--colour", "red"], "--colour"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments_are_one_line_and_write_nothing(table, tmp_path, extra, message):
     table.save(tmp_path / "stages.parquet")
     with pytest.raises(ValueError, match=message) as caught:

@@ -1,0 +1,88 @@
+"""Points from papers, each counted in the convention of its paper, converted to one."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONVENTIONS = ("mac", "flop", "flop_without_attention")
+BERT_BASE = {"length": 128.0, "hidden": 768.0}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A point of a paper: quality as a fraction, cost in FLOPs (2 × MAC) per row."""
+
+    name: str
+    quality: float
+    flops: float
+
+
+def flops_of(
+    cost: float, convention: str, length: float = BERT_BASE["length"], hidden: float = BERT_BASE["hidden"]
+) -> float:
+    """Convert a published cost to FLOPs, one multiply-add counted as two.
+
+    A standard transformer layer has 12·n·d² multiply-adds in its weights and 2·n²·d in its attention products, so a
+    count that leaves the latter out is short by the factor 1 + n / 6d whatever the number of layers.
+
+    Args:
+        cost: as published.
+        convention: "mac" (a multiply-add is one), "flop", or "flop_without_attention" (flop, attention products left
+            out).
+        length: n, tokens per row; only for the last convention.
+        hidden: d, width of the model; only for the last convention.
+
+    Example:
+        >>> round(flops_of(10.872e9, "mac") / 1e9, 3), round(flops_of(21.744e9, "flop_without_attention") / 1e9, 2)
+        (21.744, 22.35)
+    """
+    factors = {"mac": 2.0, "flop": 1.0, "flop_without_attention": 1.0 + length / (6 * hidden)}
+    if convention not in factors:
+        raise ValueError(f"`convention` must be one of {', '.join(CONVENTIONS)}, but got {convention!r}.")
+    return cost * factors[convention]
+
+
+def read_points(path: str | Path) -> list[Published]:
+    """Read published points from CSV (with a header) or JSON (a list of objects).
+
+    Each has ``name``, ``quality`` (all fractions, or all in %), ``cost`` and ``convention``; ``length`` and
+    ``hidden`` may be added for ``flop_without_attention`` (else 128 and 768, BERT-base in the papers).
+
+    Raises:
+        ValueError: the file cannot be read, or a field is missing or not allowed (naming the line).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"`points` must be a CSV or JSON file, but {path} does not exist.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
+    except ValueError as error:
+        raise ValueError(f"`points` must be a CSV or JSON file, but {path} cannot be read: {error}.") from error
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"`points` must hold at least one point, but {path} holds none.")
+    points = [_point(row, number, path) for number, row in enumerate(rows, start=1)]
+    scale = 100 if any(point.quality > 1 for point in points) else 1
+    return [Published(point.name, point.quality / scale, point.flops) for point in points]
+
+
+def _point(row: dict[str, Any], number: int, path: Path) -> Published:
+    if missing := [name for name in ("name", "quality", "cost", "convention") if not str(row.get(name) or "").strip()]:
+        raise ValueError(
+            f"`points` must have name, quality, cost and convention, "
+            f"but point {number} of {path} lacks {', '.join(missing)}."
+        )
+    shape = {key: row[key] for key in BERT_BASE if str(row.get(key) or "").strip()}
+    try:
+        quality, cost = float(row["quality"]), float(row["cost"])
+        shape = {key: float(value) for key, value in shape.items()}
+    except ValueError as error:
+        raise ValueError(
+            f"`points` must have numbers as quality and cost, but point {number} of {path}: {error}."
+        ) from error
+    try:
+        return Published(str(row["name"]).strip(), quality, flops_of(cost, str(row["convention"]).strip(), **shape))
+    except ValueError as error:
+        raise ValueError(f"{error} Point {number} of {path}.") from error
