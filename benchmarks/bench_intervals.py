@@ -1,4 +1,4 @@
-"""Time of all bootstrap intervals of a 10,000 x 2 table, in-sample thresholds chosen again on every resample; target 5 s."""
+"""Time of all bootstrap intervals of a 10,000 x 2 table, in-sample points chosen again each time; the target is 5 s."""
 
 import argparse
 import time
