@@ -146,6 +146,13 @@ def test_oracle_of_equal_slopes_keeps_the_order_of_each_rows_moves() -> None:
         position[row] = after
 
 
+def test_oracle_goes_straight_to_the_last_of_stages_that_gain_alike() -> None:
+    table = random_table(rows=20, stages=4)
+    right = dataclasses.replace(table, predictions=np.repeat(table.label[:, None], 4, axis=1))
+    events = oracle_events(right, "accuracy")
+    assert (events.before.tolist(), events.after.tolist()) == ([0] * 20, [3] * 20)
+
+
 def test_oracle_of_regression_reduces_the_squared_error_fastest() -> None:
     table = regression_table()
     gain = (table.predictions[:, 0] - table.label) ** 2 - (table.predictions[:, 1] - table.label) ** 2

@@ -187,8 +187,10 @@ def test_normalised_area_is_zero_for_random_and_one_for_the_oracle() -> None:
 def test_normalised_area_is_undefined_where_the_super_is_not_better() -> None:
     table = random_table(50).with_scores(["softmax", "random"])
     same = dataclasses.replace(table, predictions=np.repeat(table.predictions[:, :1], 2, axis=1))
-    curves = [curve(same, name) for name in ("softmax", "random", "oracle")]
-    assert normalised_area(*curves) is None
+    worse = dataclasses.replace(table, predictions=table.predictions[:, ::-1])
+    for each in (same, worse):
+        curves = [curve(each, name) for name in ("softmax", "random", "oracle")]
+        assert normalised_area(*curves) is None
 
 
 def test_frames_hold_every_point_and_read_back() -> None:
