@@ -74,6 +74,8 @@ class DialCLI(LightningCLI):
         config = self.config[self.subcommand]
         run = config.run
         config.trainer.default_root_dir = run
+        if not sys.stdout.isatty():
+            config.trainer.enable_progress_bar = False  # LogProgress prints lines instead
         config.checkpoint.dirpath = str(Path(run) / "checkpoints")
         if config.trainer.logger is None:
             config.trainer.logger = {

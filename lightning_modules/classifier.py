@@ -143,7 +143,7 @@ class Classifier(StagedModule):
             world_size=self.trainer.world_size,
             barrier=self.trainer.strategy.barrier,
         )
-        self._teacher_ids, self._teacher_logits = torch.as_tensor(np.asarray(ids)), logits
+        self._teacher_ids, self._teacher_logits = torch.tensor(np.array(ids)), logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, a scalar."""
