@@ -141,12 +141,12 @@ class Grammar:
         return self._negated(positive) if self._chance(negated) else self._clause(PLAIN, positive)
 
     def _contrasted(self, positive: bool) -> str:
-        return self._pick(CONTRASTS).format(main=self._simple(positive, 0.2), other=self._simple(not positive, 0.2))
+        return self._pick(CONTRASTS).format(main=self._simple(positive, 0.4), other=self._simple(not positive, 0.4))
 
     def _nested(self, positive: bool, depth: int = 0) -> str:
         turning = self._chance(0.5)
         inner = positive != turning
-        claim = self._nested(inner, depth + 1) if depth == 0 and self._chance(0.2) else self._simple(inner, 0.3)
+        claim = self._nested(inner, depth + 1) if depth == 0 and self._chance(0.15) else self._simple(inner, 0.3)
         return self._pick(TURNING if turning else KEEPING).format(people=self._pick(PEOPLE), claim=claim)
 
 
