@@ -162,6 +162,21 @@ class Classifier(StagedModule):
             return logits_mse(logits, teacher)
         return soft_cross_entropy(logits, teacher, self.distillation_temperature)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as ``trainer.gradient_clip_val`` says, fused optimisers under bf16 included.
+
+        Lightning refuses a fused optimiser under any mixed precision, though only fp16 has gradients to unscale.
+        """
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with decay groups, and a learning rate that rises over ``warmup`` and then follows ``schedule``."""
         optimizer = self.optimizer(decay_groups(self.network))
