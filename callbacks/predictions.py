@@ -15,7 +15,9 @@ from lightning_modules.base import StagedModule
 
 
 class PredictionWriter(Callback):
-    """At the end of `dial predict` writes one JSON line a row: ``sample_id``, ``prediction``, ``label_name``, ``probabilities``.
+    """At the end of `dial predict` writes one JSON line a row.
+
+    It holds ``split``, ``sample_id``, ``prediction`` and, for classification, ``label_name`` and ``probabilities``.
 
     Args:
         path: the file. Default: ``predictions.jsonl`` in the run folder.
@@ -28,6 +30,13 @@ class PredictionWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to overwrite a file before any work is done."""
         self._rows = []
+        assert isinstance(pl_module, StagedModule)
+        if len(pl_module.network.tiers) > 1:
+            names = ", ".join(tier.name for tier in pl_module.network.tiers)
+            raise ValueError(
+                f"`model` must be one tier for `dial predict`, but got a cascade of {names}; "
+                "give --model=Classifier with the tier's folder as --model.path."
+            )
         if self._target(trainer).exists():
             raise ValueError(
                 f"`predictions.path` {self._target(trainer)} exists already; name another file or remove it."
@@ -44,13 +53,20 @@ class PredictionWriter(Callback):
     ) -> None:
         """Keep the last stage's answer for each row of the batch."""
         assert isinstance(pl_module, StagedModule)
+        split = trainer.datamodule.test_roles()[dataloader_idx]  # type: ignore[attr-defined]
         logits = outputs["logits"][:, -1].double()
-        for sample_id, row in zip(outputs["sample_id"].tolist(), logits):
-            self._rows.append({"sample_id": sample_id, **answer(row, pl_module.label_names)})
+        if not logits.isfinite().all():
+            row = int((~logits.isfinite().all(dim=1)).nonzero()[0])
+            raise ValueError(
+                f"`{pl_module.network.tiers[-1].name}` must give finite logits, but it does not for {split} row "
+                f"{int(outputs['sample_id'][row])}; check its weights, or load it in float32."
+            )
+        for sample_id, row in zip(outputs["sample_id"].tolist(), logits, strict=True):
+            self._rows.append({"split": split, "sample_id": sample_id, **answer(row, pl_module.label_names)})
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the processes' rows, drop repeats, and write them in the order of the data."""
-        rows = {row["sample_id"]: row for part in gather(self._rows) for row in part}
+        rows = {(row["split"], row["sample_id"]): row for part in gather(self._rows) for row in part}
         if trainer.is_global_zero:
             with atomic_write(self._target(trainer)) as scratch, scratch.open("w") as handle:
                 for key in sorted(rows):
@@ -69,5 +85,5 @@ def answer(logits: torch.Tensor, label_names: list[str]) -> dict[str, Any]:
     return {
         "prediction": index,
         "label_name": label_names[index],
-        "probabilities": dict(zip(label_names, logits.softmax(dim=-1).tolist())),
+        "probabilities": dict(zip(label_names, logits.softmax(dim=-1).tolist(), strict=True)),
     }

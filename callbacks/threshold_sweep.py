@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from callbacks.resume import gather
 from lightning_modules.adaptive import scores as routing
 from lightning_modules.adaptive.costs import charged_lengths
 from lightning_modules.adaptive.metrics import evaluate
+from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.base import StagedModule
 from lightning_modules.inference.counting import network_costs
@@ -54,11 +56,18 @@ class ThresholdSweep(Callback):
         folds: int = 5,
         out: str | None = None,
     ) -> None:
-        self.scores, self.targets, self.confidence, self.budgets = scores, list(targets), confidence, list(budgets)
-        self.length, self.reference, self.bootstrap = length, reference, bootstrap
-        self.seed, self.folds, self.out = seed, folds, out
+        self.scores, self.length, self.reference, self.seed, self.out = scores, length, reference, seed, out
         for name in scores or []:
             routing.check_score(name, regression=False, argument="sweep.scores")
+        self.choices = SweepSettings(
+            scores=tuple(scores or ()),
+            targets=tuple(targets),
+            confidence=confidence,
+            budgets=tuple(budgets),
+            bootstrap=bootstrap,
+            seed=seed,
+            folds=folds,
+        )
         self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -167,16 +176,11 @@ class ThresholdSweep(Callback):
 
     def write(self, trainer: Trainer, module: StagedModule, table: StageTable) -> None:
         """Build the report, write it and print its table."""
-        from lightning_modules.adaptive.report import SweepSettings, build_report  # matplotlib: only when it is needed
+        from lightning_modules.adaptive.report import build_report  # matplotlib: only when it is needed
 
-        settings = SweepSettings(
+        settings = dataclasses.replace(
+            self.choices,
             scores=tuple(table.scores),
-            targets=tuple(self.targets),
-            confidence=self.confidence,
-            budgets=tuple(self.budgets),
-            bootstrap=self.bootstrap,
-            seed=self.seed,
-            folds=self.folds,
             calibration="split" if "calibration" in table.splits else "crossfit",
         )
         report = build_report(table, settings, costs=self._costs)
