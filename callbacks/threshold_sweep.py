@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from argparse import ArgumentTypeError
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.resume import gather
+from callbacks.tier_export import is_partial
 from lightning_modules.adaptive import scores as routing
+from lightning_modules.adaptive.commands import macs_of
 from lightning_modules.adaptive.costs import charged_lengths
 from lightning_modules.adaptive.metrics import evaluate
 from lightning_modules.adaptive.settings import SweepSettings
@@ -34,7 +37,7 @@ class ThresholdSweep(Callback):
         scores: which scores route; default: all that the task admits.
         targets: qualities, as shares of the Super's, to choose operating points for.
         confidence: of the one-sided bound that a ``confident`` operating point rests on.
-        budgets: mean MACs per row to choose operating points for.
+        budgets: mean cost per row to choose operating points for: MACs such as 2e9, or FLOPs such as 4e9flop.
         length: tokens at which a row is charged: its own (``true``), those of its padded batch, or a fixed number.
         reference: tier whose cost is the reference of every speed-up; default: the last.
         bootstrap: resamples behind each interval.
@@ -48,7 +51,7 @@ class ThresholdSweep(Callback):
         scores: list[str] | None = None,
         targets: list[float] = [1.0, 0.995, 0.99, 0.98],  # noqa: B006  (a list, so that the command line can extend it)
         confidence: float = 0.9,
-        budgets: list[float] = [],  # noqa: B006
+        budgets: list[float | str] = [],  # noqa: B006
         length: Length = "true",
         reference: str | None = None,
         bootstrap: int = 1000,
@@ -59,15 +62,22 @@ class ThresholdSweep(Callback):
         self.scores, self.length, self.reference, self.seed, self.out = scores, length, reference, seed, out
         for name in scores or []:
             routing.check_score(name, regression=False, argument="sweep.scores")
-        self.choices = SweepSettings(
-            scores=tuple(scores or ()),
-            targets=tuple(targets),
-            confidence=confidence,
-            budgets=tuple(budgets),
-            bootstrap=bootstrap,
-            seed=seed,
-            folds=folds,
-        )
+        if isinstance(length, int) and length < 1:
+            raise ValueError(f"`sweep.length` must be true, padded or a number of tokens from 1, but got {length}.")
+        try:
+            self.choices = SweepSettings(
+                scores=tuple(scores or ()),
+                targets=tuple(targets),
+                confidence=confidence,
+                budgets=tuple(macs_of(str(budget)) for budget in budgets),
+                bootstrap=bootstrap,
+                seed=seed,
+                folds=folds,
+            )
+        except ArgumentTypeError as error:
+            raise ValueError(f"`sweep.budgets` {error}.") from error
+        except ValueError as error:
+            raise ValueError(str(error).replace("`", "`sweep.", 1)) from error
         self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -151,7 +161,6 @@ class ThresholdSweep(Callback):
     def settings(self, trainer: Trainer, module: StagedModule) -> dict[str, Any]:
         """What the table's numbers depend on, as plain values."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        limited = any(limit != 1.0 for limit in (trainer.limit_test_batches,))
         return {
             "task": getattr(data, "task", type(data).__name__),
             "calibration": data.calibration,
@@ -161,7 +170,7 @@ class ThresholdSweep(Callback):
             "seed": self.seed,
             "tiers": {tier.name: describe(tier) for tier in module.network.tiers},
             "truncated": {key: dict(value) for key, value in getattr(data, "truncated", {}).items()},
-            "partial": bool(trainer.fast_dev_run or limited),
+            "partial": is_partial(trainer),
         }
 
     def _check_labels(self, module: StagedModule, table: StageTable) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from lightning_modules.classifier import Classifier
 from lightning_modules.inference.counting import tier_costs
@@ -57,5 +58,19 @@ class TierExport(Callback):
             "parameters": sum(p.numel() for p in tier.model.parameters()),
             "macs": {"length": length, "per_row": int(macs)},
             "steps": trainer.global_step,
-            "partial": bool(trainer.limit_train_batches != 1.0),
+            "finished": not any(isinstance(c, Timer) and c.time_remaining() == 0 for c in trainer.callbacks),
+            "partial": is_partial(trainer),
         }
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a tier whose training came to its end, and was not stopped by ``trainer.max_time``."""
+    card = folder / "card.json"
+    return card.is_file() and bool(json.loads(card.read_text()).get("finished"))
+
+
+def is_partial(trainer: Trainer) -> bool:
+    """Whether the trainer leaves rows out of the training, validation or test loop (1 is one batch, 1.0 is all)."""
+    limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
+    limited = any(limit != 1.0 or isinstance(limit, int) for limit in limits)
+    return bool(trainer.fast_dev_run or trainer.overfit_batches or limited)

@@ -2,51 +2,62 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import re
 import sys
 import warnings
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 import callbacks
 import datamodules  # noqa: F401  (what is imported, YAML can name without a dotted path)
+import lightning_modules
 from callbacks.resume import LAST
+from callbacks.tier_export import is_finished, is_partial
+from dial.parsing import one_line, typed_arguments
+from dial.processes import failing_together
 from dial.runs import check_run_folder, claim_run_folder
-from lightning_modules import Cascade, Classifier
 
-MODULES = {module.__name__: module for module in (Classifier, Cascade)}
+lightning_modules.Cascade, lightning_modules.Classifier  # noqa: B018  (imported on first use; now YAML can name them)
 
 LINKS = ("label_names", "metrics")
 
 
-class Claim(Callback):
-    """Writes the configuration into the run folder once everything has been built and checked.
+class Finished(Exception):  # noqa: N818  (no error)
+    """The run folder holds the finished results of this very configuration."""
 
-    A command that fails before leaves no configuration that would stand in the way of the corrected one.
+
+class Claim(Callback):
+    """Writes the configuration into the run folder when there is something in it to protect.
+
+    That is the first checkpoint of a fit, and the end of any other command. A command that fails before leaves no
+    configuration that would stand in the way of the corrected one; neither does a trial run over a part of the rows.
     """
 
     def __init__(self, run: Path, command: str, config: dict[str, Any]) -> None:
         self.run, self.command, self.config = run, command, config
 
-    def _claim(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
+    def _claim(self, trainer: Trainer) -> None:
+        trial = is_partial(trainer) and self.command != "fit"
+        if trainer.is_global_zero and not trial:
             claim_run_folder(self.run, self.command, self.config)
 
-    on_fit_start = on_test_start = on_predict_start = _claim
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Of a fit."""
+        self._claim(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Of `dial validate`; within a fit there is nothing left to do."""
-        if self.command == "validate":
-            self._claim(trainer, pl_module)
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lightning calls this where the command did not fail."""
+        self._claim(trainer)
 
 
 class DialCLI(LightningCLI):
@@ -69,101 +80,143 @@ class DialCLI(LightningCLI):
         for name in LINKS:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; what cannot be parsed becomes one line.
+
+        Raises:
+            ValueError: naming the argument.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise ValueError(one_line(str(error), sys.argv[1])) from error
+
     def before_instantiate_classes(self) -> None:
-        """Point everything that writes at the run folder, and refuse a folder that holds another configuration."""
-        config = self.config[self.subcommand]
-        run = config.run
-        config.trainer.default_root_dir = run
+        """Point everything that writes at the run folder, and refuse a folder that holds another configuration.
+
+        Raises:
+            ValueError: the folder holds results of another configuration, or a folder was given that `--run` sets.
+            Finished: it holds the finished fit of this configuration.
+        """
+        config, command = self.config[self.subcommand], str(self.subcommand)
+        run = Path(config.run)
+        dumped = yaml.safe_load(self._parser(command).dump(config, skip_link_targets=False))
+        if command == "fit" and is_inside(config.get("ckpt_path"), run):
+            dumped["ckpt_path"] = None
+        if not config.trainer.fast_dev_run:
+            known = check_run_folder(run, command, dumped)
+            if known and command == "fit" and is_finished(run / "tier"):
+                raise Finished(f"{run} holds the finished run of this configuration; remove it to train again")
+            self.trainer_defaults["callbacks"] = [Claim(run, command, dumped)]
+        for key, value in (("trainer.default_root_dir", run), ("checkpoint.dirpath", run / "checkpoints")):
+            if config.get(key) not in (None, str(value)):
+                raise ValueError(f"`--{key}` must be left out, as `--run` {run} sets it, but got {config.get(key)}.")
+            config[key] = str(value)
         if not sys.stdout.isatty():
             config.trainer.enable_progress_bar = False  # LogProgress prints lines instead
-        config.checkpoint.dirpath = str(Path(run) / "checkpoints")
         if config.trainer.logger is None:
-            config.trainer.logger = {
-                "class_path": "lightning.pytorch.loggers.CSVLogger",
-                "init_args": {"save_dir": run, "name": "logs"},
-            }
-            config.trainer.logger = (
-                self._parser(self.subcommand)
-                .parse_object({"trainer": {"logger": config.trainer.logger}}, cfg_base=config, defaults=False)
-                .trainer.logger
-            )
-        if not config.trainer.fast_dev_run:
-            dumped = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_link_targets=False))
-            check_run_folder(Path(run), str(self.subcommand), dumped)
-            self.trainer_defaults["callbacks"] = [Claim(Path(run), str(self.subcommand), dumped)]
+            config.trainer.logger = self._csv_logger(config)
+
+    def _csv_logger(self, config: Any) -> Any:
+        logger = {
+            "class_path": "lightning.pytorch.loggers.CSVLogger",
+            "init_args": {"save_dir": config.run, "name": "logs"},
+        }
+        parser = self._parser(str(self.subcommand))
+        parsed = parser.parse_object({"trainer": {"logger": logger}}, cfg_base=config, defaults=False)
+        return parsed.trainer.logger
 
     def before_fit(self) -> None:
         """Go on from the run's own last checkpoint, if it was killed before it finished."""
         config = self.config_init[self.subcommand]
         last = Path(config.run) / "checkpoints" / LAST
         if config.ckpt_path is None and last.is_file() and not config.trainer.fast_dev_run:
-            if rank_zero_only.rank == 0:
-                print(f"resuming from {last}")
+            rank_zero_info(f"resuming from {last}")
             config.ckpt_path = str(last)
 
     def before_test(self) -> None:
         """The sweep prints a table of its own; Lightning's would show each number once per split."""
         self.config_init[self.subcommand].verbose = False
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        with failing_together(self.trainer):
+            super()._run_subcommand(subcommand)
+
     def _parse_ckpt_path(self) -> None:
-        """Let Lightning merge the checkpoint's hyperparameters, but refuse where they contradict what was typed."""
-        typed = flat(self.config[self.config.subcommand].get("model"))
-        defaults = flat(self._defaults_of_model())
-        super()._parse_ckpt_path()
-        merged = flat(self.config[self.config.subcommand].get("model"))
-        for key, value in typed.items():
-            if key in merged and merged[key] != value and value != defaults.get(key):
+        """Let Lightning put the checkpoint's hyperparameters over the model's, but not over what was typed.
+
+        Raises:
+            ValueError: a typed argument of the model has another value in the checkpoint.
+        """
+        command = self.config.subcommand
+        given = plain_model(self.config[command])
+        try:
+            super()._parse_ckpt_path()
+        except ArgumentError as error:
+            raise ValueError(
+                f"`--ckpt_path` {self.config[command].ckpt_path} must be a checkpoint of this model; "
+                f"{one_line(str(error), command)}"
+            ) from error
+        merged = plain_model(self.config[command])
+        for name in ("class_path", *typed_arguments(sys.argv[2:], "model")):
+            before, after = given.get(name), merged.get(name)
+            if name in given and before != after:
                 raise ValueError(
-                    f"`--model.{key}` is {value!r}, but the checkpoint `--ckpt_path` was trained with {merged[key]!r}, "
+                    f"`--model.{name}` is {before!r}, but the checkpoint of `--ckpt_path` was trained with {after!r}, "
                     "and a checkpoint's hyperparameters win; leave the argument out, or name another checkpoint."
                 )
 
-    def _defaults_of_model(self) -> dict[str, Any]:
-        """Default of every argument of the model's class: a value that equals it was not necessarily typed."""
-        model = self.config[self.config.subcommand].get("model")
-        name = str(model.class_path).rsplit(".", 1)[-1]
-        cls = MODULES.get(name)
-        if cls is None:
-            return {}
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        return {"init_args": {p.name: p.default for p in parameters if p.default is not p.empty}}
 
-
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves of a nested configuration by dotted key.
-
-    >>> flat({"a": {"b": 1}, "c": [2]})
-    {'a.b': 1, 'c': [2]}
-    """
-    if hasattr(config, "as_dict"):
-        config = config.as_dict()
-    if not isinstance(config, dict):
+def plain_model(config: Any) -> dict[str, Any]:
+    """Class and arguments of the model in a configuration, as plain values by name."""
+    model = config.get("model")
+    if model is None or "class_path" not in model:
         return {}
-    leaves: dict[str, Any] = {}
-    for key, value in config.items():
-        nested = value.as_dict() if hasattr(value, "as_dict") else value
-        leaves.update(
-            flat(nested, f"{prefix}{key}.") if isinstance(nested, dict) and nested else {f"{prefix}{key}": nested}
-        )
-    return leaves
+    values = model.get("init_args") or {}
+    values = values.as_dict() if hasattr(values, "as_dict") else values
+    return {"class_path": model["class_path"], **values}
+
+
+def is_inside(path: str | None, folder: Path) -> bool:
+    """Whether a path lies in a folder."""
+    return path is not None and Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def run_trainer_command(args: list[str]) -> None:
-    """Run one of Lightning's commands with our defaults."""
+    """Run one of Lightning's commands with our defaults.
+
+    Raises:
+        ValueError: bad input, in one line.
+    """
     sys.argv = [sys.argv[0], *args]  # DDP starts the same command again; LightningCLI warns where argv and args differ
     quiet_lightning()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers forked into loader workers would warn
-    DialCLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,  # the module takes an OptimizerCallable
-        save_config_callback=None,  # the run folder keeps the configuration, and compares
-        seed_everything_default=0,
-        trainer_class=Trainer,
-        trainer_defaults={"use_distributed_sampler": False, "deterministic": True, "log_every_n_steps": 20},
-    )
+    try:
+        DialCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,  # the module takes an OptimizerCallable
+            save_config_callback=None,  # the run folder keeps the configuration, and compares
+            seed_everything_default=0,
+            trainer_class=Trainer,
+            trainer_defaults={"use_distributed_sampler": False, "deterministic": True, "log_every_n_steps": 20},
+            parser_kwargs={"exit_on_error": False},
+        )
+    except Finished as finished:
+        print(finished)
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
+    except RuntimeError as error:
+        if str(error).startswith("Error(s) in loading state_dict"):
+            raise ValueError(f"`--ckpt_path` must be a checkpoint of this model and data; {error}") from error
+        if str(error).startswith("Early stopping conditioned on metric"):
+            raise ValueError(
+                "`--trainer.limit_val_batches` must leave validation rows for early stopping and for the choice of the "
+                "best checkpoint, but no metric came of it; raise it."
+            ) from error
+        raise
 
 
 def quiet_lightning() -> None:
@@ -172,6 +225,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Precision bf16-mixed is not supported by the model summary.*")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message="The dirpath has changed from.*")
+    warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: not re.search(r"litlogger|litmodels|TPU available", record.getMessage())
     )

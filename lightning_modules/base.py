@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -52,6 +53,7 @@ class StagedModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``validation/<metric>``, and ``validation/quality`` for the primary one, which checkpoints monitor."""
+        self._check_finite()
         values = self.validation_rows.evaluate(self.metric_names)
         self.validation_rows.reset()
         values = {f"validation/{name}": value for name, value in values.items()}
@@ -62,6 +64,16 @@ class StagedModule(LightningModule):
             quality = ", ".join(f"{name} {100 * value:.2f}" for name, value in values.items() if "quality" not in name)
             self.print(f"epoch {self.current_epoch}: {quality}")
 
+    def _check_finite(self) -> None:
+        """A diverged model would still have an argmax, and so an accuracy."""
+        ids, _, outputs = self.validation_rows.compute()
+        broken = ids[~np.isfinite(outputs).all(axis=1)]
+        if len(broken):
+            raise ValueError(
+                f"`{self.network.tiers[-1].name}` must give finite logits, but it does not for {len(broken)} of "
+                f"{len(ids)} validation rows, first sample_id {broken[0]}; lower the learning rate or clip gradients."
+            )
+
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Outputs of all stages, and what their costs depend on; callbacks receive this as ``outputs``."""
         return self.rows_of(batch)
@@ -71,7 +83,7 @@ class StagedModule(LightningModule):
         return self.rows_of(batch)
 
     def rows_of(self, batch: Batch) -> dict[str, Any]:
-        """``sample_id`` ``(B,)``, ``label`` ``(B,)``, ``logits`` ``(B, S, C)``, and per tier ``lengths`` and ``padded`` ``(B,)``."""
+        """Ids and labels ``(B,)``, ``logits`` ``(B, S, C)``, and per tier ``lengths`` and ``padded`` ``(B,)``."""
         encodings = batch["encodings"]
         lengths, padded = {}, {}
         for tier in self.network.tiers:

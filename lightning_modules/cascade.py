@@ -21,7 +21,8 @@ class Cascade(StagedModule):
     Args:
         tiers: folder or hub id of each tier, or a view ``{path, layers, dtype, max_length, batch_size, label_names,
             temperature}``.
-        names: what the tiers are called in tables and figures. Default: ``swift`` and ``super``, or ``tier1`` to ``tierN``.
+        names: what the tiers are called in tables and figures. Default: ``swift`` and ``super``, or ``tier1``,
+            ``tier2``, and so on.
         label_names: see :class:`StagedModule`.
         metrics: see :class:`StagedModule`.
 
@@ -54,11 +55,16 @@ class Cascade(StagedModule):
         check_tiers_agree({tier.name: tier.own_label_names for tier in loaded})
         self.network = StagedModel(loaded)
 
+    def setup(self, stage: str) -> None:
+        """Refuse to be trained before anything is read."""
+        if stage == "fit":
+            raise ValueError(
+                "`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade."
+            )
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """A cascade has nothing to train."""
-        raise ValueError(
-            "`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade."
-        )
+        raise NotImplementedError
 
     def configure_optimizers(self) -> None:
         """A cascade has nothing to train."""

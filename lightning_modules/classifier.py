@@ -13,6 +13,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules.base import Batch, StagedModule
+from lightning_modules.inference.sources import check_place, read_config
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.inference.teacher import teacher_logits
 from lightning_modules.inference.tiers import Tier, View, build_tier, load_tier
@@ -36,7 +37,8 @@ class Classifier(StagedModule):
     Args:
         path: folder or hub id of a pretrained encoder or classifier; give either this or ``config``.
         config: a transformers configuration (with ``model_type``) of a model to train from scratch.
-        tokenizer: folder or hub id; ``words`` builds a word-level one from the training text. Default: that of ``path``.
+        tokenizer: for ``config``: folder or hub id, or ``words`` (the default), which builds a word-level one from the
+            training text.
         layers: cut the encoder to its first layers.
         max_length: tokens kept of each text or pair.
         embeddings: file of word vectors (GloVe text, or parquet) that initialise a word-level model.
@@ -83,10 +85,16 @@ class Classifier(StagedModule):
                 "`path` (pretrained) or `config` (from scratch): give exactly one of them, "
                 f"but got path={path!r}, config={config!r}."
             )
+        if path is not None and (tokenizer or embeddings):
+            raise ValueError(
+                f"`tokenizer` and `embeddings` are for a model from `config`, but got tokenizer={tokenizer!r}, "
+                f"embeddings={embeddings!r} with `path`, which has its own; leave them out."
+            )
         self.optimizer, self.warmup, self.schedule = optimizer, warmup, schedule
         self.distillation, self.distillation_weight = distillation, distillation_weight
         self.distillation_temperature = distillation_temperature
         self.network = StagedModel([self._student(path, config, tokenizer, layers, max_length, embeddings)])
+        self._trained = path is not None and read_config(check_place(path, "path"), layers, self.label_names, "path")[1]
         # In a list, so that the teacher is neither trained, saved, nor moved with the student.
         self._teacher: list[Tier] = []
         if teacher is not None:
@@ -144,6 +152,25 @@ class Classifier(StagedModule):
             barrier=self.trainer.strategy.barrier,
         )
         self._teacher_ids, self._teacher_logits = torch.tensor(np.array(ids)), logits
+        data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Weights from a checkpoint are trained."""
+        self._trained = True
+
+    def _check_trained(self) -> None:
+        if not self._trained and not self.trainer.fast_dev_run:
+            raise ValueError(
+                "`--ckpt_path` must name a checkpoint of `dial fit`, or `--model.path` a tier that it left, but this "
+                "model has an untrained classification head."
+            )
+
+    on_test_start = on_predict_start = _check_trained
+
+    def on_validation_start(self) -> None:
+        """Refuse `dial validate` of a model that was never trained."""
+        if self.trainer.state.fn == "validate":
+            self._check_trained()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, a scalar."""
@@ -193,6 +220,7 @@ class LearningRate:
         self.total, self.warmup, self.schedule = total, warmup, schedule
 
     def __call__(self, step: int) -> float:
+        """Factor at a step, counted from 0."""
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
         left = max(0.0, (self.total - step) / max(1, self.total - self.warmup))

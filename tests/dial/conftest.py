@@ -1,10 +1,11 @@
-"""A small SST-2-like folder, and the `dial` command in a process of its own."""
+"""Small GLUE-like folders, trained tiers, and the `dial` command in forks of one process."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,37 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = "the a film plot cast is was not but good bad dull fine great poor very so and of".split()
+VALUE = {"good": 1, "fine": 1, "great": 1, "bad": -1, "dull": -1, "poor": -1}
+QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished command: its exit code, and what it printed."""
+
+    code: int
+    output: str
+
+    @property
+    def error(self) -> str:
+        """The one line that a refused command leaves; anything else fails."""
+        assert self.code == 2, f"exit code {self.code}:\n{self.output[-4000:]}"
+        lines = [line for line in self.output.splitlines() if ": error: " in line]
+        assert len(lines) == 1 and "Traceback" not in self.output, self.output[-4000:]
+        assert self.output.rstrip().endswith(lines[0]), self.output[-4000:]
+        return lines[0]
+
+    def ok(self) -> str:
+        """What it printed, if it succeeded."""
+        assert self.code == 0, f"exit code {self.code}:\n{self.output[-4000:]}"
+        return self.output
 
 
 def sentences(rows: int, seed: int) -> pd.DataFrame:
     """Random sentences of 2 to 12 words; the label says whether good words outnumber bad ones."""
     rng = np.random.default_rng(seed)
     texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 13))) for _ in range(rows)]
-    value = {"good": 1, "fine": 1, "great": 1, "bad": -1, "dull": -1, "poor": -1}
-    labels = [int(sum(value.get(word, 0) for word in text.split()) > 0) for text in texts]
+    labels = [int(sum(VALUE.get(word, 0) for word in text.split()) > 0) for text in texts]
     return pd.DataFrame({"sentence": texts, "label": labels, "idx": range(rows)})
 
 
@@ -49,32 +73,62 @@ def fit_arguments(tiny_bert, data_arguments) -> list[str]:
     """`dial fit` of a tiny BERT with dropout, two epochs of 31 steps."""
     return [
         *("fit", "--config=configs/model/finetune.yaml", *data_arguments, f"--model.path={tiny_bert}"),
-        *("--data.batch_size=8", "--trainer.max_epochs=2", "--trainer.accelerator=cpu"),
-        *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--model.max_length=32"),
+        *("--data.batch_size=8", "--trainer.max_epochs=2", "--model.max_length=32", *QUIET),
     ]
 
 
 @pytest.fixture(scope="session")
-def run_many() -> Callable[..., list[int]]:
-    """Run several `dial` commands, each in a fork of one process that has imported everything.
+def test_arguments(make_tiny_bert, data_arguments) -> list[str]:
+    """`dial test` of a cascade of two tiny BERTs, with few resamples."""
+    tiers = f"[{make_tiny_bert(layers=1, seed=1)}, {make_tiny_bert(layers=2, seed=2)}]"
+    return [
+        *("test", "--config=configs/model/cascade.yaml", *data_arguments, f"--model.tiers={tiers}"),
+        *("--sweep.bootstrap=100", *QUIET),
+    ]
 
-    Takes a list of `(arguments, kill)`, where `kill` is None or `"training_step:7"`: SIGKILL at the seventh call.
-    Gives the exit codes, -9 for a killed one.
+
+@pytest.fixture(scope="session")
+def dial() -> Iterator[Callable[..., Done]]:
+    """Function that runs one `dial` command in a fork of a process that has imported everything.
+
+    Takes the arguments and a `fault` (see forks.py).
     """
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "forks.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
 
-    def run(jobs: list[tuple[list[str], str | None]], timeout: float = 280) -> list[int]:
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).parent / "forks.py")],
-            input=json.dumps(jobs),
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            timeout=timeout,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        codes = json.loads(done.stdout.strip().splitlines()[-1])
-        run.output = done.stdout + done.stderr
-        return codes
+    def run(*arguments: object, fault: str | None = None) -> Done:
+        server.stdin.write(json.dumps({"arguments": [str(a) for a in arguments], "fault": fault}) + "\n")
+        server.stdin.flush()
+        answer = server.stdout.readline()
+        assert answer, "the process that runs the commands ended"
+        return Done(**json.loads(answer))
+
+    yield run
+    server.stdin.close()
+    server.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def run_many(dial) -> Callable[..., list[int]]:
+    """Run several commands, a list of `(arguments, fault)`; gives the exit codes, -9 for a killed one."""
+
+    def run(jobs: list[tuple[list[str], str | None]]) -> list[int]:
+        done = [dial(*arguments, fault=fault) for arguments, fault in jobs]
+        run.output = "\n".join(job.output for job in done)
+        return [job.code for job in done]
 
     return run
+
+
+@pytest.fixture
+def snapshot() -> Callable[[Path], dict[str, bytes]]:
+    """Function that gives the content of every file below a folder."""
+    return lambda folder: {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }

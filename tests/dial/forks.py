@@ -1,18 +1,32 @@
-"""Runs `dial` commands read from standard input, each in a fork, so that Lightning is imported once."""
+"""Runs `dial` commands, each in a fork of one process, so that Lightning is imported once.
 
+Reads one job a line from standard input, `{"arguments": [...], "fault": null}`, and answers with one line
+`{"code": 0, "output": "..."}`. A fault is `training_step:7` (SIGKILL at the seventh call of that method) or
+`enospc:summary.json` (the disk is full when a file of that name is written).
+"""
+
+import errno
 import json
 import os
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 
 torch.set_num_threads(1)
 
-from callbacks.resume import Resume  # noqa: E402,F401
+import fvcore.nn  # noqa: E402,F401  (and below: what every command would import again)
+import matplotlib.pyplot  # noqa: E402,F401
+import pyarrow.parquet  # noqa: E402,F401
+import transformers.models.auto.modeling_auto  # noqa: E402,F401
+import transformers.models.bert.modeling_bert  # noqa: E402,F401
+
+import dial.trainer  # noqa: E402,F401
 from dial import main  # noqa: E402
-from dial.trainer import DialCLI  # noqa: E402,F401
 from lightning_modules import Classifier  # noqa: E402
+from lightning_modules.adaptive import files, report  # noqa: E402,F401
 
 
 def kill_at(place: str) -> None:
@@ -28,28 +42,53 @@ def kill_at(place: str) -> None:
     setattr(Classifier, name, wrapped)
 
 
-def run_all() -> list[int]:
-    codes = []
-    for arguments, kill in json.load(sys.stdin):
-        child = os.fork()
-        if child == 0:
-            if kill:
-                kill_at(kill)
-            os.dup2(2, 1)  # the last line of standard output is the codes
-            try:
-                code = main(arguments)
-            except SystemExit as error:
-                code = int(error.code or 0)
-            except BaseException:
-                import traceback
+def fill_disk(name: str) -> None:
+    """Let the data of a file of this name not reach the disk."""
+    sync = files._sync
 
-                traceback.print_exc()
-                code = 70
-            sys.stdout.flush()
-            os._exit(code)
-        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    return codes
+    def full(path: Path) -> None:
+        if path.name.startswith(f".{Path(name).stem}.") and path.suffix == Path(name).suffix:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        sync(path)
+
+    files._sync = full
+
+
+def run_child(arguments: list[str], fault: str | None, output: Path) -> None:
+    """Run one command in this process and leave it."""
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if fault:
+        fill_disk(fault.removeprefix("enospc:")) if fault.startswith("enospc:") else kill_at(fault)
+    try:
+        code = main(arguments)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        code = 70
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def serve() -> None:
+    """Run jobs until standard input ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "output"
+        for line in sys.stdin:
+            job = json.loads(line)
+            output.unlink(missing_ok=True)
+            child = os.fork()
+            if child == 0:
+                run_child(job["arguments"], job["fault"], output)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            text = output.read_text(errors="replace") if output.exists() else ""
+            print(json.dumps({"code": code, "output": text}), flush=True)
 
 
 if __name__ == "__main__":
-    print(json.dumps(run_all()))
+    serve()

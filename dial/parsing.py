@@ -1,0 +1,72 @@
+"""What the user typed, and jsonargparse's errors in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def one_line(message: str, command: str) -> str:
+    r"""Shorten an error of jsonargparse to argument, reasons and value.
+
+    >>> one_line('Parser key "trainer.max_epochs":\n  Errors:\n    - Expected an int\n  Given value: abc', "fit")
+    '`--trainer.max_epochs`: Expected an int; got abc; see `dial fit --help`.'
+    """
+    key = re.search(r'Parser key "([^"]+)"', message)
+    reasons = re.findall(r"^ *- ?(.*(?:\n {6,}[^ -].*)*)", message, flags=re.MULTILINE)
+    reasons = [" ".join(reason.split()) for reason in reasons if "NoneType" not in reason]
+    # A union inside a union repeats itself; what says nothing of its own goes.
+    reasons = [r for r in dict.fromkeys(reasons) if not r.startswith(("Does not validate", "Subtypes"))]
+    if key is None or not reasons:
+        text = " ".join(message.split())
+        text = re.sub(r'Parser key "([^"]+)":', r"`--\1`:", text)
+        text = re.sub(rf"\b{command}\.(\w)", r"--\1", text)
+    else:
+        given = re.findall(r"Given value: (.*)", message)
+        nested = re.match(r"NestedArg\(key='(.*)', val='(.*)'", given[-1]) if given else None
+        value = f"{nested[1]}={nested[2]}" if nested else (given[-1] if given else "")
+        text = f"`--{key[1].removeprefix(command + '.')}`: {'; '.join(reasons)}" + (f"; got {value}" if value else "")
+        text = re.sub(r"<class '([\w.]*\.)?(\w+)'>", r"\2", text).replace("typing.", "")
+    text = re.sub(r"dial: error: |error: ", "", text)
+    return f"{text.rstrip('.')}; see `dial {command} --help`."
+
+
+def typed_arguments(arguments: Sequence[str], group: str) -> list[str]:
+    """Names of a class's arguments that a command line sets, itself or through its configuration files.
+
+    Args:
+        arguments: the command line behind the command.
+        group: ``model`` or ``data``.
+
+    >>> typed_arguments(["--model.warmup=0.2", "--model.init_args.layers", "2", "--data.task=sst2"], "model")
+    ['warmup', 'layers']
+    """
+    names: list[str] = []
+    following = [*arguments[1:], ""]
+    for argument, after in zip(arguments, following, strict=True):
+        key, separator, value = argument.partition("=")
+        value = value if separator else after
+        if key in ("-c", "--config"):
+            names += _arguments_of(_read(value).get(group))
+        elif key == f"--{group}":
+            names += _arguments_of(_read(value))
+        elif key.startswith(f"--{group}."):
+            names.append(key.removeprefix(f"--{group}.").removeprefix("init_args.").rstrip("+").split(".")[0])
+    return list(dict.fromkeys(names))
+
+
+def _read(text: str) -> dict[str, Any]:
+    """A configuration file, or the configuration itself."""
+    try:
+        content = yaml.safe_load(Path(text).read_text() if Path(text).is_file() else text)
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _arguments_of(spec: Any) -> list[str]:
+    return list((spec.get("init_args") or {}) if isinstance(spec, dict) else {})
