@@ -7,7 +7,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from lightning_modules.adaptive.calibration import Chooser, choose
+from lightning_modules.adaptive.calibration import Chooser, choose, crossfit
 from lightning_modules.adaptive.commands import macs_of, sweep_command
 from lightning_modules.adaptive.costs import CostFunction, ModelCosts
 from lightning_modules.adaptive.report import FILES, SweepSettings, build_report
@@ -213,6 +213,16 @@ def test_two_test_splits_and_three_tiers_by_crossfit():
         rows = table.of_split(split)
         assert shared["shares"].keys() == set(rows.stage_names)
         assert sum(shared["shares"].values()) == pytest.approx(1)
+
+
+def test_crossfit_decisions_of_the_report_are_those_of_crossfit():
+    rows = logits_table(120, seed=7, splits=("test",))
+    report = build_report(rows, dataclasses.replace(QUICK, calibration="crossfit", targets=(0.97,), folds=4))
+    for kind in ("expected", "confident"):
+        stages, chosen = crossfit(rows, lambda some, kind=kind: choose(some, "softmax", 0.97, kind), folds=4)
+        (point,) = points(report, score="softmax", kind=kind)
+        assert point["macs"] == pytest.approx(rows.macs[np.arange(120), stages].mean())
+        assert [fold["macs"] for fold in point["folds"]] == pytest.approx([each.macs for each in chosen])
 
 
 def test_budget_is_reported_with_whether_it_held(table):
