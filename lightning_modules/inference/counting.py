@@ -20,10 +20,12 @@ def tier_costs(tier: Tier, lengths: Iterable[int]) -> dict[int, CostFunction]:
         lengths: tokens that will be asked for; needed where the cost is no quadratic in the length.
     """
     wanted = sorted({int(length) for length in lengths})
-    return {
-        index: fit_cost(lambda length, path=tier.path(index): count_macs(path, tier.example(length)), wanted)
-        for index in range(len(tier.exits))
-    }
+
+    def cost(exit_index: int) -> CostFunction:
+        path = tier.path(exit_index)
+        return fit_cost(lambda length: count_macs(path, tier.example(length)), wanted)
+
+    return {index: cost(index) for index in range(len(tier.exits))}
 
 
 def network_costs(tiers: Iterable[Tier], lengths: Mapping[str, Iterable[Any]]) -> ModelCosts:
