@@ -85,9 +85,11 @@ def plan(data: str, models: str, runs: str = "runs/results") -> Iterator[Step]:
         models: folder with `minilm-l6-h384`.
         runs: folder of the run folders.
     """
+    for position in range(max(map(len, SEEDS.values()))):  # every task once before any task a second time
+        for task, seeds in SEEDS.items():
+            if position < len(seeds):
+                yield from cell_steps(data, models, runs, task, seeds[position])
     for task, seeds in SEEDS.items():
-        for seed in seeds:
-            yield from cell_steps(data, models, runs, task, seed)
         folder = cell(runs, task, seeds[0])
         tiers = [f"{name}={folder}/{name}/tier" for name in ["super", *(swift.name for swift in swifts_of(task))]]
         source = ("--task", task, "--source", f"{data}/glue", "--rows", str(TIMED_ROWS))
