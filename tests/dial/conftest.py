@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
+from tests.dial.glue_files import sentences
+
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = "the a film plot cast is was not but good bad dull fine great poor very so and of".split()
-VALUE = {"good": 1, "fine": 1, "great": 1, "bad": -1, "dull": -1, "poor": -1}
 QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 
 
@@ -38,14 +36,6 @@ class Done:
         """What it printed, if it succeeded."""
         assert self.code == 0, f"exit code {self.code}:\n{self.output[-4000:]}"
         return self.output
-
-
-def sentences(rows: int, seed: int) -> pd.DataFrame:
-    """Random sentences of 2 to 12 words; the label says whether good words outnumber bad ones."""
-    rng = np.random.default_rng(seed)
-    texts = [" ".join(rng.choice(WORDS, size=rng.integers(2, 13))) for _ in range(rows)]
-    labels = [int(sum(VALUE.get(word, 0) for word in text.split()) > 0) for text in texts]
-    return pd.DataFrame({"sentence": texts, "label": labels, "idx": range(rows)})
 
 
 @pytest.fixture(scope="session")
@@ -112,6 +102,7 @@ def dial() -> Iterator[Callable[..., Done]]:
     yield run
     server.stdin.close()
     server.wait(timeout=30)
+    server.stdout.close()
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,9 @@ import torch
 torch.set_num_threads(1)
 
 import fvcore.nn  # noqa: E402,F401  (and below: what every command would import again)
-import matplotlib.pyplot  # noqa: E402,F401
+import matplotlib.pyplot as plt  # noqa: E402,F401
 import pyarrow.parquet  # noqa: E402,F401
-import transformers.models.auto.modeling_auto  # noqa: E402,F401
+import transformers.models.auto.modeling_auto  # noqa: E402
 import transformers.models.bert.modeling_bert  # noqa: E402,F401
 
 import dial.trainer  # noqa: E402,F401

@@ -1,0 +1,61 @@
+"""jsonargparse's errors in one line, and what was typed."""
+
+import pytest
+
+from dial.parsing import one_line, typed_arguments
+
+UNION = """Parser key "trainer.max_epochs":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'int'>, <class 'NoneType'>]
+  Errors:
+    - Expected a <class 'int'>
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'str'>
+  Given value: abc"""
+NESTED = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'lightning.pytorch.core.module.LightningModule'>, <class 'NoneType'>]
+  Errors:
+    - Problem with given class_path 'lightning_modules.Classifier':
+        Option 'bogus' is not accepted
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'jsonargparse._util.NestedArg'>
+  Given value: NestedArg(key='bogus', val='1')"""
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (UNION, "`--trainer.max_epochs`: Expected a int; got abc; see `dial fit --help`."),
+        (
+            NESTED,
+            "`--model`: Problem with given class_path 'lightning_modules.Classifier': Option 'bogus' is not accepted; "
+            "got bogus=1; see `dial fit --help`.",
+        ),
+        ("unrecognized arguments: --nothing=abc", "unrecognized arguments: --nothing=abc; see `dial fit --help`."),
+        (
+            "the following arguments are required: fit.data, fit.model",
+            "the following arguments are required: --data, --model; see `dial fit --help`.",
+        ),
+        (
+            "Parser key \"config\": File does not exist: 'no.yaml'",
+            "`--config`: File does not exist: 'no.yaml'; see `dial fit --help`.",
+        ),
+    ],
+)
+def test_messages_become_one_line(message, expected) -> None:
+    assert one_line(message, "fit") == expected
+
+
+def test_typed_arguments_come_from_files_and_from_the_command_line(tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "model: {class_path: Classifier, init_args: {layers: 2, warmup: 0.1}}\ntrainer: {}"
+    )
+    (tmp_path / "b.yaml").write_text("class_path: Classifier\ninit_args: {max_length: 64}")
+    arguments = [
+        *("-c", str(tmp_path / "a.yaml"), f"--model={tmp_path / 'b.yaml'}", "--model.optimizer.init_args.lr=1"),
+        *("--model.path", "x", "--data.task=sst2", "--run=layers"),
+    ]
+    assert typed_arguments(arguments, "model") == ["layers", "warmup", "max_length", "optimizer", "path"]
+    assert typed_arguments(arguments, "data") == ["task"]
+    assert typed_arguments(["--config=none.yaml", "--model", "Classifier"], "model") == []
