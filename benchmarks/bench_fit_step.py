@@ -73,7 +73,13 @@ class BareLoop:
         return iter(DataLoader(examples, data.batch_size, sampler=sampler, collate_fn=collate))  # type: ignore[arg-type]
 
     def step(self) -> None:
-        """One optimiser step on the next batch."""
+        """One optimiser step on the next batch; `dial` sets deterministic algorithms, a bare loop does not."""
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(False)
+        self._step()
+        torch.use_deterministic_algorithms(deterministic)
+
+    def _step(self) -> None:
         ids, mask, label = next(self.batches)
         self.shape = ids.shape
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
