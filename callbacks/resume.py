@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class Resume(Callback):
         if every_n_steps < 1:
             raise ValueError(f"`resume.every_n_steps` must be at least 1, but got {every_n_steps}.")
         self.every_n_steps = every_n_steps
-        self._saved_at = -1
+        self._saved_at, self._step = 0, 0
         self._pending: dict[str, Any] | None = None
 
     @staticmethod
@@ -35,12 +36,23 @@ class Resume(Callback):
         """Where the checkpoints of a run lie."""
         return Path(trainer.default_root_dir) / "checkpoints"
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from the step at which this process goes on."""
+        self._saved_at = self._step = trainer.global_step
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save, where the step is due; collective, because every process contributes its random state."""
+        """Save, where a step is due; collective, because every process contributes its random state.
+
+        Never between two steps of accumulated gradients, and never just before a validation, which Lightning would
+        leave out when it goes on from there: the next step's end serves as well.
+        """
         step = trainer.global_step
-        if step % self.every_n_steps or step == self._saved_at or trainer.fast_dev_run:
+        stepped, self._step = step != self._step, step
+        every = trainer.val_check_batch or math.inf
+        validates = trainer.is_last_batch or (batch_idx + 1) % every == 0
+        if step - self._saved_at < self.every_n_steps or not stepped or validates or trainer.fast_dev_run:
             return
         self._saved_at = step
         trainer.save_checkpoint(self.folder(trainer) / LAST)
