@@ -1,0 +1,70 @@
+"""Validation counts every row once, by the task's own metric."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+from lightning_modules import Cascade, Classifier
+
+NAMES = ["negative", "positive"]
+
+
+def validate(module, batches):
+    """Feed batches to the validation loop's hooks; gives what was logged."""
+    logged = {}
+    module.log_dict = lambda values, **_: logged.update(values)
+    module._trainer = type("Stub", (), {"is_global_zero": False, "sanity_checking": False, "barebones": False})()
+    for index, batch in enumerate(batches):
+        module.validation_step(batch, index)
+    module.on_validation_epoch_end()
+    return {name: float(value) for name, value in logged.items()}
+
+
+def batches(module, labels, ids):
+    key = module.tier.encoding_key
+    torch.manual_seed(1)
+    ids_of_tokens = torch.randint(5, 20, (len(ids), 6))
+    for start in range(0, len(ids), 4):
+        rows = slice(start, start + 4)
+        encoding = {"input_ids": ids_of_tokens[ids[rows]], "attention_mask": torch.ones(len(ids[rows]), 6).long()}
+        yield {"sample_id": ids[rows], "label": labels[ids[rows]], "encodings": {key: encoding}}
+
+
+def test_quality_is_the_first_metric_over_distinct_rows(tiny_bert) -> None:
+    module = Classifier(path=str(tiny_bert), label_names=NAMES, metrics=["f1", "accuracy"]).eval()
+    ids = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 3])  # two repeats, as a distributed sampler gives
+    labels = torch.tensor([0, 1, 1, 0, 1, 1, 0, 1, 0, 1])
+    with torch.no_grad():
+        logged = validate(module, batches(module, labels, ids))
+        chosen = [
+            int(module(batch["encodings"])[row, -1].argmax())
+            for batch in batches(module, labels, ids[:10])
+            for row in range(len(batch["label"]))
+        ]
+    assert logged["validation/f1"] == pytest.approx(f1_score(labels, chosen))
+    assert logged["validation/accuracy"] == pytest.approx(accuracy_score(labels, chosen))
+    assert logged["validation/quality"] == logged["validation/f1"] != logged["validation/accuracy"]
+
+
+def test_a_model_that_diverged_is_named_with_the_row(tiny_bert) -> None:
+    module = Classifier(path=str(tiny_bert), label_names=NAMES).eval()
+    with torch.no_grad():
+        module.tier.model.classifier.bias[0] = float("inf")
+        with pytest.raises(ValueError, match=r"`model` must give finite logits.*10 of 10 validation rows.*sample_id 0"):
+            validate(module, batches(module, torch.zeros(10).long(), torch.arange(10)))
+
+
+def test_rows_have_lengths_per_tier(make_tiny_bert) -> None:
+    tiers = [{"path": str(make_tiny_bert(layers=1)), "max_length": 8}, str(make_tiny_bert(layers=2))]
+    module = Cascade(tiers, names=["small", "large"], label_names=NAMES).eval()
+    keys = [tier.encoding_key for tier in module.network.tiers]
+    assert list(module.tokenizers()) == keys and keys[0] != keys[1]
+    masks = [torch.tensor([[1, 1, 0], [1, 0, 0]]), torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])]
+    encodings = {k: {"input_ids": m * 6, "attention_mask": m} for k, m in zip(keys, masks, strict=True)}
+    with torch.no_grad():
+        rows = module.test_step({"sample_id": torch.arange(2), "label": torch.ones(2), "encodings": encodings}, 0)
+    assert rows["logits"].shape == (2, 2, 2) and rows["logits"].dtype == torch.float32
+    assert rows["lengths"]["small"].tolist() == [2, 1] and rows["lengths"]["large"].tolist() == [4, 5]
+    assert rows["padded"]["small"].tolist() == [3, 3] and rows["padded"]["large"].tolist() == [5, 5]
+    np.testing.assert_array_equal(rows["sample_id"], [0, 1])
