@@ -17,7 +17,7 @@ from lightning_modules.inference.tiers import View, load_tier
 
 
 class Spoil(Callback):
-    """Sets the classifier so that it answers the rarer class in epochs 0 and 2, and the more frequent one in epoch 1."""
+    """Has the classifier answer the rarer class in epochs 0 and 2, and the more frequent one in epoch 1."""
 
     def __init__(self, positive: float) -> None:
         sign = 1.0 if positive > 0.5 else -1.0

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from lightning_modules import Classifier
-from lightning_modules.training import LearningRate, decay_groups, training_steps
 from lightning_modules.inference.tier import Tier
+from lightning_modules.training import LearningRate, decay_groups, training_steps
 
 NAMES = ["negative", "positive"]
 
