@@ -1,0 +1,94 @@
+"""Slender encoders (COST-EFF, Shen et al. 2022, section 3.2): the same depth and hidden size, narrower inside."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from lightning_modules.models.slender_embeddings import FactorisedEmbedding, replace_word_embedding, word_embedding
+from lightning_modules.models.slender_masks import detach_masks, mask_of
+from lightning_modules.models.slender_structures import Kind, of_kind, per_layer, structures
+
+M = TypeVar("M", bound=nn.Module)
+FIELDS: dict[str, Kind] = {"heads": "heads", "intermediate": "neurons"}
+
+
+def cut(model: M) -> M:
+    """A copy of a model without its masked structures; its outputs are those of the masked model.
+
+    The copy has no masks, and ``heads``, ``intermediate`` and ``embedding_rank`` in its config say its shapes, with
+    which :func:`shape_model` makes room for its weights. A model without masks is copied as it is.
+
+    Raises:
+        ValueError: a layer would have no heads or no neurons.
+    """
+    slender = copy.deepcopy(model)
+    cut_in_place(slender)
+    return slender
+
+
+def cut_in_place(model: nn.Module) -> None:
+    """Like :func:`cut`, of the model itself, whose parameters are replaced: not while an optimiser holds them."""
+    axes = structures(model)
+    kept = {
+        number: mask.nonzero().flatten().cpu()
+        for number, axis in enumerate(axes)
+        if (mask := mask_of(axis)) is not None
+    }
+    for number, keep in kept.items():
+        if len(keep) == 0:
+            axis = axes[number]
+            raise ValueError(f"Layer {axis.layer} must keep at least one of its {axis.kind}, but all are masked.")
+    detach_masks(model)
+    for number, keep in kept.items():
+        if len(keep) < axes[number].count:
+            axes[number].reduce(keep)
+    note_shapes(model)
+
+
+def note_shapes(model: nn.Module) -> None:
+    """Write the widths of all layers and the rank of the word embeddings into a model's config."""
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        return
+    for field, kind in FIELDS.items():
+        setattr(config, field, per_layer(model, kind))
+    embedding = word_embedding(model)
+    config.embedding_rank = embedding.rank if isinstance(embedding, FactorisedEmbedding) else None
+
+
+def shape_model(model: nn.Module, config: Any) -> None:
+    """Give a model the shapes that a config notes, in place, before its weights load.
+
+    Each layer keeps its first heads and neurons; a factorised embedding is untrained. Meta tensors are fine. Fields
+    that are missing or None change nothing.
+
+    Args:
+        model: a model of the stock widths.
+        config: has ``heads`` and ``intermediate`` (numbers per layer) and ``embedding_rank``.
+
+    Raises:
+        ValueError: another number of layers, or a width that the model cannot have.
+    """
+    axes = structures(model) if any(getattr(config, field, None) is not None for field in FIELDS) else []
+    for field, kind in FIELDS.items():
+        widths = getattr(config, field, None)
+        if widths is None:
+            continue
+        layers = of_kind(axes, kind)
+        if len(widths) != len(layers):
+            raise ValueError(f"`{field}` must hold one number for each of {len(layers)} layers, but got {widths}.")
+        for axis, width in zip(layers, widths, strict=True):
+            if not 1 <= width <= axis.count:
+                raise ValueError(
+                    f"`{field}` of layer {axis.layer} must lie between 1 and {axis.count}, but got {width}."
+                )
+            if width < axis.count:
+                axis.reduce(torch.arange(width, device="cpu"))
+    rank = getattr(config, "embedding_rank", None)
+    embedding = word_embedding(model) if rank is not None else None
+    if isinstance(embedding, nn.Embedding):
+        replace_word_embedding(model, FactorisedEmbedding.like(embedding, rank))
