@@ -11,6 +11,7 @@ usage: dial COMMAND ...
 
 Train with one trainer, then trade quality for cost:
   fit        train a tier (a run folder with checkpoints and a loadable tier/)
+             (started again, a killed run goes on, and a finished one says so and is left alone)
   validate   metrics of a model on the validation rows
   test       run every tier once over calibration and test rows, then sweep: sweep/ in the run folder
   predict    write one tier's predictions to a file
