@@ -1,0 +1,198 @@
+"""What every module that trains one tier shares: teacher, optimiser, course of the learning rate, checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_modules.base import Batch, StagedModule
+from lightning_modules.inference.teacher import teacher_logits
+from lightning_modules.inference.tiers import Tier, View, load_tier
+
+Schedule = Literal["linear", "cosine", "constant"]
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda left: left,
+    "cosine": lambda left: 0.5 * (1.0 - float(np.cos(np.pi * left))),
+    "constant": lambda left: 1.0,
+}
+
+
+class TierModule(StagedModule):
+    """Trains the only tier of its network, with a teacher where one is given.
+
+    A subclass sets ``network``, loads its teacher with :meth:`_load_teacher`, and has a ``training_step``.
+
+    Args:
+        label_names: see :class:`StagedModule`.
+        metrics: see :class:`StagedModule`.
+        optimizer: maps parameter groups to an optimiser.
+        warmup: share of the steps over which the learning rate rises from 0.
+        schedule: course of the learning rate after the warm-up, down to 0 unless constant.
+
+    Raises:
+        ValueError: ``warmup`` is outside its range.
+    """
+
+    def __init__(
+        self,
+        label_names: list[str],
+        metrics: list[str],
+        optimizer: OptimizerCallable,
+        warmup: float,
+        schedule: Schedule,
+    ) -> None:
+        super().__init__(label_names, metrics)
+        check_range("warmup", warmup, 0.0, 1.0)
+        self.optimizer, self.warmup, self.schedule = optimizer, warmup, schedule
+        self._trained = False
+        # In a list, so that the teacher is neither trained, saved, nor moved with the student.
+        self._teacher: list[Tier] = []
+        self._teacher_ids: Tensor | None = None
+        self._teacher_logits: np.ndarray | None = None
+
+    @property
+    def tier(self) -> Tier:
+        """The model in training, with its tokenizer."""
+        return self.network.tiers[0]
+
+    def _load_teacher(self, teacher: str | dict[str, Any] | None) -> None:
+        if teacher is not None:
+            self._teacher = [load_tier(View.parse(teacher, "teacher"), "teacher", self.label_names, "teacher")]
+
+    def tokenizers(self) -> dict[str, tuple[Any, int]]:
+        """Those of the student and, for the pass over the training text, of the teacher."""
+        known = dict(super().tokenizers())
+        known.update({tier.encoding_key: (tier.tokenizer, tier.max_length) for tier in self._teacher})
+        return known
+
+    def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:
+        """Build a word-level tokenizer from the training text; does nothing for a model that has one."""
+        self.tier.fit_tokenizer(texts)
+
+    def on_fit_start(self) -> None:
+        """Let the teacher read the training text, unless its logits lie on disk already."""
+        if self._teacher:
+            self._read_teacher(self._teacher.pop())
+
+    def _read_teacher(self, teacher: Tier) -> None:
+        """Keep the teacher's logits of the training text, from here on without the teacher."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        ids, logits = teacher_logits(
+            teacher,
+            loader=data.inference_loader("train", teacher.encoding_key),
+            rows=data.rows("train").sample_id,
+            rows_fingerprint=data.fingerprint("train"),
+            cache_dir=data.cache_dir,
+            device=self.device,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+            barrier=self.trainer.strategy.barrier,
+        )
+        self._teacher_ids, self._teacher_logits = torch.tensor(np.array(ids)), logits
+        data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Weights from a checkpoint are trained."""
+        self._trained = True
+
+    def _check_trained(self) -> None:
+        if not self._trained and not self.trainer.fast_dev_run:
+            raise ValueError(
+                "`--ckpt_path` must name a checkpoint of `dial fit`, or `--model.path` a tier that it left, but this "
+                "model has an untrained classification head."
+            )
+
+    on_test_start = on_predict_start = _check_trained
+
+    def on_validation_start(self) -> None:
+        """Refuse `dial validate` of a model that was never trained."""
+        if self.trainer.state.fn == "validate":
+            self._check_trained()
+
+    def _teacher_of(self, batch: Batch, like: Tensor) -> Tensor:
+        """The teacher's logits ``(B, C)`` of a batch's rows, as numbers like those of ``like``."""
+        assert self._teacher_ids is not None and self._teacher_logits is not None
+        rows = torch.searchsorted(self._teacher_ids, batch["sample_id"].cpu())
+        return torch.from_numpy(self._teacher_logits[rows.numpy()]).to(like)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as ``trainer.gradient_clip_val`` says, fused optimisers under bf16 included.
+
+        Lightning refuses a fused optimiser under any mixed precision, though only fp16 has gradients to unscale.
+        """
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with decay groups, and a learning rate that rises over ``warmup`` and then follows ``schedule``."""
+        optimizer = self.optimizer(decay_groups(self.network))
+        factor = self.learning_rate(training_steps(self.trainer))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def learning_rate(self, total: int) -> Callable[[int], float]:
+        """Factor of the learning rate at each of ``total`` steps."""
+        return LearningRate(total, round(self.warmup * total), self.schedule)
+
+
+class LearningRate:
+    """Factor of the learning rate at a step: linear warm-up from 0, then the schedule down to 0."""
+
+    def __init__(self, total: int, warmup: int, schedule: Schedule) -> None:
+        self.total, self.warmup, self.schedule = total, warmup, schedule
+
+    def __call__(self, step: int) -> float:
+        """Factor at a step, counted from 0."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        left = max(0.0, (self.total - step) / max(1, self.total - self.warmup))
+        return SCHEDULES[self.schedule](left)
+
+
+def training_steps(trainer: Trainer) -> int:
+    """Optimiser steps of the whole fit.
+
+    ``trainer.estimated_stepping_batches`` would build the loaders before a checkpoint's loop state is restored, and
+    Lightning then never hands that state to them: a resumed run would start its epoch again at the first batch.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    batches = data.train_batches()
+    limit = trainer.limit_train_batches
+    if trainer.overfit_batches:
+        limit = trainer.overfit_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = -(-batches // trainer.accumulate_grad_batches)
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    total = min(steps * epochs, math.inf if trainer.max_steps == -1 else trainer.max_steps)
+    if not math.isfinite(total):
+        raise ValueError("`trainer.max_epochs` or `trainer.max_steps` must be given: the schedule needs an end.")
+    return max(1, int(total))
+
+
+def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Two optimiser groups: matrices, with the optimiser's weight decay, and vectors (biases, norms), without any."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def check_range(argument: str, value: float, low: float, high: float) -> None:
+    """Raise a ValueError that names ``argument`` if ``value`` is outside ``[low, high]``."""
+    if not low <= value <= high:
+        raise ValueError(f"`{argument}` must lie between {low:g} and {high:g}, but got {value}.")
