@@ -89,6 +89,5 @@ def shape_model(model: nn.Module, config: Any) -> None:
             if width < axis.count:
                 axis.reduce(torch.arange(width, device="cpu"))
     rank = getattr(config, "embedding_rank", None)
-    embedding = word_embedding(model) if rank is not None else None
-    if isinstance(embedding, nn.Embedding):
+    if rank is not None and isinstance(embedding := word_embedding(model), nn.Embedding):
         replace_word_embedding(model, FactorisedEmbedding.like(embedding, rank))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -151,7 +153,8 @@ def word_embedding(model: nn.Module) -> nn.Embedding | FactorisedEmbedding:
     Raises:
         ValueError: there is none.
     """
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    getter: Any = getattr(model, "get_input_embeddings", None)
+    embedding = None if getter is None else getter()
     if not isinstance(embedding, nn.Embedding | FactorisedEmbedding):
         raise ValueError(
             f"`model` must have word embeddings (nn.Embedding), but {type(model).__name__} has "

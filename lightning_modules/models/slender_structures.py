@@ -68,7 +68,7 @@ class Axis:
             total += part.blocks * self.size * other
         return total
 
-    def parameters(self) -> list[tuple[Slices, nn.Parameter]]:
+    def parameters(self) -> list[tuple[Slices, Tensor]]:
         """Every parameter of which the structures have a share; the bias of the reader belongs to none of them."""
         found = []
         for part in self.slices:
@@ -106,7 +106,7 @@ class Axis:
                     setattr(self.owner, name, value)
 
 
-def _selected(parameter: nn.Parameter, dim: int, positions: Tensor) -> nn.Parameter:
+def _selected(parameter: Tensor, dim: int, positions: Tensor) -> nn.Parameter:
     values = parameter.detach().index_select(dim, positions)
     return nn.Parameter(values, requires_grad=parameter.requires_grad)
 
