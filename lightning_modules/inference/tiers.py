@@ -12,6 +12,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
 from lightning_modules.inference.labels import match_labels
+from lightning_modules.inference.multi_exit_tier import MultiExitTier
 from lightning_modules.inference.precision import cast_encoder
 from lightning_modules.inference.sources import (
     CARD,
@@ -27,7 +28,7 @@ from lightning_modules.inference.sources import (
 )
 from lightning_modules.inference.tier import Encoding, GoOn, Tier, encoding_key, own_names
 from lightning_modules.inference.views import View
-from lightning_modules.models import BiLSTMConfig, word_vectors_width
+from lightning_modules.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
 
 __all__ = ["Encoding", "GoOn", "Tier", "View", "build_tier", "encoding_key", "load_tier", "save_tier"]
 
@@ -76,7 +77,8 @@ def load_tier(
     cast_encoder(model, view.dtype)
     max_length = _max_length(tokenizer, model, view.max_length, name)
     model.train(train)
-    return Tier(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
+    kind = _kind(model)
+    return kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
 
 
 def build_tier(
@@ -126,7 +128,12 @@ def build_tier(
         wanted = model.base_model.get_input_embeddings().embedding_dim
         raise ValueError(f"`embeddings` must have the model's embedding width {wanted}, but {embeddings} has {width}.")
     longest_text = _max_length(read, model, max_length, name)
-    return Tier(name, View(path=name), model.train(), read, longest_text, label_names, word_vectors=embeddings)
+    kind = _kind(model)
+    return kind(name, View(path=name), model.train(), read, longest_text, label_names, word_vectors=embeddings)
+
+
+def _kind(model: Any) -> type[Tier]:
+    return MultiExitTier if isinstance(model.config, MultiExitConfig) else Tier
 
 
 def _make_config(settings: dict[str, Any], tokenizer: Any, argument: str) -> Any:

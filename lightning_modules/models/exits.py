@@ -1,0 +1,240 @@
+"""What exits need of an encoder: its layers, a head, and hooks that see every layer and drop rows between them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Visit = Callable[[int, Tensor], Tensor | None]
+
+
+class ExitHead(nn.Module):
+    """Classifier of one exit: norm and dense layer with tanh where wanted, dropout, linear layer.
+
+    It computes without autocast in the precision of its own weights: bf16 logits hold three digits.
+
+    Args:
+        hidden_size: width of a hidden state.
+        outputs: number of classes, 1 for regression.
+        dropout: before the linear layer.
+        norm: the exit's own norm, for encoders that leave their hidden states without one; None for the others.
+        pooler: put a dense layer with tanh before the dropout, as BERT's pooler does.
+    """
+
+    def __init__(
+        self, hidden_size: int, outputs: int, dropout: float, norm: nn.Module | None = None, pooler: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm = norm
+        self.dense = nn.Linear(hidden_size, hidden_size) if pooler else None
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden_size, outputs)
+
+    def forward(self, token: Tensor) -> Tensor:
+        """Logits ``(B, C)`` from the hidden states ``(B, H)`` of the first token."""
+        with _without_autocast(token.device.type):
+            token = token.to(self.linear.weight.dtype)
+            if self.norm is not None:
+                token = self.norm(token)
+            if self.dense is not None:
+                token = torch.tanh(self.dense(token))
+            logits: Tensor = self.linear(self.dropout(token))
+            return logits
+
+    def linears(self) -> list[nn.Linear]:
+        """Its linear layers in order."""
+        return [self.linear] if self.dense is None else [self.dense, self.linear]
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    if not torch.amp.is_autocast_available(device):  # meta, where costs are counted
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
+def check_exits(exits: Sequence[int], depth: int) -> None:
+    """Refuse exits that are no layers, or that leave rows without an answer.
+
+    Args:
+        exits: layers, counted from 1.
+        depth: layers of the encoder.
+
+    Raises:
+        ValueError: no exits, one outside the depth, not ascending, or without the last layer.
+
+    Example:
+        >>> check_exits([2, 5], 6)
+        Traceback (most recent call last):
+            ...
+        ValueError: `exits` must end with the last layer 6, as rows that are unsure everywhere need an answer,
+        but got [2, 5]; add 6.
+    """
+    given = list(exits)
+    if not given or not all(isinstance(k, int) and not isinstance(k, bool) and 1 <= k <= depth for k in given):
+        raise ValueError(f"`exits` must be layers from 1 to {depth}, but got {given}; leave it out for all layers.")
+    if sorted(set(given)) != given:
+        raise ValueError(f"`exits` must be in ascending order, each layer once, but got {given}; sort them.")
+    if given[-1] != depth:
+        raise ValueError(
+            f"`exits` must end with the last layer {depth}, as rows that are unsure everywhere need an answer, "
+            f"but got {given}; add {depth}."
+        )
+
+
+def find_layers(encoder: nn.Module, depth: int) -> str:
+    """Name of the list of an encoder's layers.
+
+    Args:
+        encoder: a model of transformers.
+        depth: its number of layers.
+
+    Raises:
+        ValueError: there is no list of that many equal modules, as in ALBERT, whose layers are one.
+    """
+    found = [
+        name
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth and len({type(layer) for layer in module}) == 1
+    ]
+    if not found:
+        raise ValueError(
+            f"`encoder` must run {depth} layers in sequence (BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, ...), but "
+            f"{type(encoder).__name__} has no list of {depth} equal modules; take another encoder."
+        )
+    return min(found, key=lambda name: name.count("."))
+
+
+def find_final_norm(encoder: nn.Module, layers: str) -> str | None:
+    """Name of the norm that an encoder applies after its last layer; None for encoders that norm within each layer.
+
+    Args:
+        encoder: a model of transformers.
+        layers: name of the list of its layers.
+    """
+    parent = layers.rpartition(".")[0]
+    for prefix in dict.fromkeys((parent, "")):
+        module = encoder.get_submodule(prefix)
+        if hasattr(module, "norm_rel_ebd"):  # DeBERTa: the norm beside its layers is one of relative positions
+            continue
+        for name, child in module.named_children():
+            if type(child).__name__.lower().endswith("norm"):
+                return f"{prefix}.{name}".lstrip(".")
+    return None
+
+
+def take_out_norm(encoder: nn.Module, layers: str) -> nn.Module | None:
+    """Replace the final norm of a pre-norm encoder by the identity, in place; gives the norm.
+
+    Between the layers of such an encoder the hidden states are not normed, so that each exit needs a norm of its own;
+    the last exit then has one too, and the encoder's own would only be a second one.
+    """
+    name = find_final_norm(encoder, layers)
+    if name is None:
+        return None
+    norm = encoder.get_submodule(name)
+    parent, _, attribute = name.rpartition(".")
+    setattr(encoder.get_submodule(parent), attribute, nn.Identity())
+    return norm
+
+
+def first_layers(encoder: nn.Module, layers: str, count: int) -> Any:
+    """A copy of an encoder that has only its first layers and shares all weights with it."""
+    clone = copy.copy(encoder)
+    clone._modules = dict(encoder._modules)
+    first, _, rest = layers.partition(".")
+    child = encoder.get_submodule(first)
+    assert isinstance(child, nn.Module)
+    if rest:
+        clone._modules[first] = first_layers(child, rest, count)
+    else:
+        clone._modules[first] = nn.ModuleList(list(child.children())[:count])
+    return clone
+
+
+class Stop(Exception):  # noqa: N818  (no error: it unwinds the encoder when no row is left)
+    """No row needs a further layer."""
+
+
+class Visits:
+    """Shows ``H_0 ... H_L`` of one pass to ``visit``, and takes rows out of the pass where it says so.
+
+    Hooks before and after each stock layer do it. The encoder still hands the whole batch's mask to every layer;
+    whatever tensor has the batch as its first dimension is cut to the rows that are left. Rotary tensors, of batch 1,
+    stay as they are.
+
+    Args:
+        layers: the encoder's layers.
+        size: rows of the batch.
+        visit: gets ``k`` and ``H_k`` ``(R, T, H)`` of the rows that are left: the input of the first layer for 0, then
+            the output of layer ``k``; returns a bool ``(R,)``, which rows go on, or None for all (always for 0).
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], size: int, visit: Visit) -> None:
+        self.layers, self.size, self.visit = layers, size, visit
+        self.rows: Tensor | None = None  # None: the whole batch
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Hooks are there within this context, which also catches the :class:`Stop` of an empty batch."""
+        handles = []
+        for index, layer in enumerate(self.layers):
+            handles.append(layer.register_forward_pre_hook(self._before(index), with_kwargs=True))
+            handles.append(layer.register_forward_hook(self._after(index)))
+        try:
+            yield
+        except Stop:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _before(self, index: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if index == 0:
+                hidden = args[0] if args else kwargs["hidden_states"]
+                if hidden.shape[0] != self.size:
+                    raise ValueError(
+                        f"`encoder` must have the batch as the first dimension of its hidden states, but "
+                        f"{type(module).__name__} got {tuple(hidden.shape)} for {self.size} rows; take another encoder."
+                    )
+                self.visit(0, hidden)
+            if self.rows is None:
+                return None
+            return take(args, self.size, self.rows), take(kwargs, self.size, self.rows)
+
+        return hook
+
+    def _after(self, index: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            hidden = output if isinstance(output, Tensor) else output[0]
+            keep = self.visit(index + 1, hidden)
+            if keep is None or bool(keep.all()):
+                return None
+            rows = torch.arange(self.size, device=hidden.device) if self.rows is None else self.rows
+            self.rows = rows[keep]
+            if len(self.rows) == 0:
+                raise Stop
+            return take(output, len(rows), keep)
+
+        return hook
+
+
+def take(value: Any, size: int, rows: Tensor) -> Any:
+    """Rows of every tensor, also in nested containers, whose first dimension is ``size``; all else as it is.
+
+    Example:
+        >>> take((torch.zeros(3, 2), {"rotary": torch.zeros(1, 2)}, None), 3, torch.tensor([0, 2]))[0].shape
+        torch.Size([2, 2])
+    """
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim and value.shape[0] == size else value
+    if isinstance(value, dict):
+        return {key: take(item, size, rows) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(take(item, size, rows) for item in value)
+    return value

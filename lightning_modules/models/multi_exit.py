@@ -1,0 +1,229 @@
+"""Exits on any encoder of transformers whose layers run in sequence (DeeBERT, PABEE, ElasticBERT, COST-EFF)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import ModelOutput
+
+from lightning_modules.models.exit_weights import copy_weights, read_source
+from lightning_modules.models.exits import ExitHead, Visits, find_layers, first_layers, take_out_norm
+from lightning_modules.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
+
+GoOn = Callable[[int, Tensor, Tensor], Tensor]
+
+
+@dataclass
+class MultiExitOutput(ModelOutput):
+    """Logits ``(B, E, C)`` in float32, and where asked for ``H_0 ... H_L``, each ``(B, T, H)``."""
+
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class MultiExitForSequenceClassification(PreTrainedModel):
+    """A stock encoder with a classifier of the first token after each of the chosen layers.
+
+    No modelling code is copied: hooks on the stock layers see the hidden states. An encoder that norms only after its
+    last layer (ModernBERT) gives that norm away: every exit has one of its own. ``H_L`` is then un-normed, as the
+    others are.
+    """
+
+    config_class = MultiExitConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: MultiExitConfig) -> None:
+        asked = config._attn_implementation  # before PreTrainedModel puts its own default there
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.exits = list(config.exits)
+        self.encoder = _make_encoder(config.encoder_config(), asked)
+        self.layers_name = find_layers(self.encoder, config.num_hidden_layers)
+        norm = take_out_norm(self.encoder, self.layers_name)
+        self.heads = nn.ModuleList(
+            ExitHead(config.hidden_size, config.num_labels, config.dropout, copy.deepcopy(norm), config.pooler)
+            for _ in self.exits
+        )
+        self._accepted = set(inspect.signature(self.encoder.forward).parameters)
+        if config.slender:
+            from lightning_modules.models.slender import shape_model  # here, as it shapes models of this class
+
+            shape_model(self, config)
+        self.post_init()
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The encoder's stock layers."""
+        found = self.encoder.get_submodule(self.layers_name)
+        assert isinstance(found, nn.ModuleList)
+        return found
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of word embeddings."""
+        table: nn.Module = self.encoder.get_input_embeddings()
+        return table
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the table of word embeddings."""
+        self.encoder.set_input_embeddings(value)
+
+    def set_attn_implementation(self, attn_implementation: Any, **kwargs: Any) -> None:
+        """Change the encoder's attention (``eager``, ``sdpa``, ...)."""
+        self.encoder.set_attn_implementation(attn_implementation, **kwargs)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool = False,
+    ) -> MultiExitOutput:
+        """All exits of all rows.
+
+        Args:
+            input_ids: ``(B, T)``.
+            attention_mask: ``(B, T)`` or ``(B, 1, T, T)``, or None where nothing is padded.
+            token_type_ids: ``(B, T)``; encoders without segments do without.
+            output_hidden_states: also give ``H_0`` (the input of the first layer) to ``H_L``.
+        """
+        tokens: dict[int, Tensor] = {}
+        states: list[Tensor] = []
+
+        def visit(layer: int, hidden: Tensor) -> None:
+            if layer in self.exits:
+                # Not a view, which would keep the whole state; heads come later, outside of checkpointed layers.
+                tokens[layer] = hidden[:, 0].clone()
+            if output_hidden_states:
+                states.append(hidden)
+
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        self._encode(inputs, visit)
+        logits = [head(tokens[layer]) for layer, head in zip(self.exits, self.heads, strict=True)]
+        return MultiExitOutput(
+            logits=torch.stack(logits, dim=1), hidden_states=tuple(states) if output_hidden_states else None
+        )
+
+    def run(self, encoding: Mapping[str, Tensor | None], go_on: GoOn) -> None:
+        """Compute layer after layer, ask after each exit which rows go on, and drop the others.
+
+        Args:
+            encoding: the arguments of :meth:`forward`, tensors ``(B, T)``.
+            go_on: gets the exit's index, the rows ``(R,)`` that reached it and their logits ``(R, C)``; returns a bool
+                ``(R,)``. It is asked after the last exit too.
+        """
+        exit_of = {layer: index for index, layer in enumerate(self.exits)}
+        ids = encoding["input_ids"]
+        assert ids is not None
+        rows = torch.arange(len(ids), device=ids.device)
+
+        def visit(layer: int, hidden: Tensor) -> Tensor | None:
+            nonlocal rows
+            index = exit_of.get(layer)
+            if index is None:
+                return None
+            keep = go_on(index, rows, self.heads[index](hidden[:, 0])).to(device=rows.device, dtype=torch.bool)
+            # Nothing follows the last exit: the encoder need not finish.
+            keep = keep & (layer < self.exits[-1])
+            rows = rows[keep]
+            return keep
+
+        if len(ids):
+            self._encode(encoding, visit)
+
+    def _encode(self, inputs: Mapping[str, Tensor | None], visit: Callable[[int, Tensor], Tensor | None]) -> None:
+        ids = inputs["input_ids"]
+        assert ids is not None
+        given = {key: value for key, value in inputs.items() if value is not None and key in self._accepted}
+        with Visits(list(self.layers), len(ids), visit)():
+            self.encoder(**given)
+
+    def first_exits(self, count: int) -> MultiExitForSequenceClassification:
+        """The model up to one of its exits, sharing all weights: what a row that leaves there has been through.
+
+        Args:
+            count: exits that it has, from 1; layers after the last of them are gone.
+        """
+        clone = copy.copy(self)
+        clone._modules = dict(self._modules)
+        clone.exits = self.exits[:count]
+        clone.encoder = first_layers(self.encoder, self.layers_name, self.exits[count - 1])
+        clone.heads = nn.ModuleList(list(self.heads)[:count])
+        return clone
+
+    @classmethod
+    def from_encoder(
+        cls,
+        source: str | PreTrainedModel,
+        exits: Sequence[int] | None = None,
+        label_names: Sequence[str] | None = None,
+        pooler: bool = False,
+        layers: int | None = None,
+        **settings: Any,
+    ) -> MultiExitForSequenceClassification:
+        """Put exits on a pretrained encoder.
+
+        The head of a fine-tuned classifier initialises the last exit where the shapes of its linear layers are those
+        of the exit (BERT's with ``pooler``, which is then the same function); all other exits start at random.
+
+        Args:
+            source: folder or hub id of an encoder, a classifier or an ElasticBERT; or a loaded model.
+            exits: layers, counted from 1; the last must be among them. None: all layers.
+            label_names: names of the outputs; empty for regression. None: those of ``source``.
+            pooler: put a dense layer with tanh into each exit.
+            layers: keep only the first layers of the encoder.
+            settings: more of :class:`MultiExitConfig`.
+
+        Raises:
+            ValueError: the encoder has no layers in sequence, or the exits do not fit it.
+        """
+        if isinstance(source, str):
+            source = read_source(source, pooler)
+        config = source.config
+        if isinstance(config, MultiExitConfig):
+            encoder = dict(config.encoder)
+            settings = {**{key: getattr(config, key) for key in SHAPES}, **settings}
+        else:
+            encoder = encoder_settings(config)
+        names = {"num_labels": config.num_labels, "id2label": config.id2label, "label2id": config.label2id}
+        if label_names is not None:
+            names = {"num_labels": max(1, len(label_names))}
+            if label_names:
+                names["id2label"] = dict(enumerate(label_names))
+                names["label2id"] = {name: i for i, name in enumerate(label_names)}
+        made = MultiExitConfig(encoder=encoder, exits=None, pooler=pooler, **{**names, **settings})
+        made.cut(made.num_hidden_layers if layers is None else layers, exits)
+        model = cls(made)
+        copy_weights(source, model)
+        return model
+
+
+def _make_encoder(config: PretrainedConfig, attention: str | None) -> Any:
+    kind = MODEL_MAPPING[type(config)]
+    accepted = inspect.signature(kind.__init__).parameters
+    settings: dict[str, Any] = {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
+    if attention is not None:
+        settings["attn_implementation"] = attention
+    return AutoModel.from_config(config, **settings)
+
+
+AutoConfig.register(MultiExitConfig.model_type, MultiExitConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(MultiExitConfig, MultiExitForSequenceClassification, exist_ok=True)
