@@ -7,7 +7,8 @@
 4. nested: a judgement that is reported, believed, denied or refuted, perhaps twice ("those who said that the plot was
    superb were wrong").
 
-At levels 3 and 4 no word tells on its own: with each, both sentiments are equally likely.
+At level 3 no word tells on its own: with each, both sentiments are equally likely. At level 4 a word of praise or
+blame is right about 58 times in 100.
 """
 
 import random
@@ -141,12 +142,12 @@ class Grammar:
         return self._negated(positive) if self._chance(negated) else self._clause(PLAIN, positive)
 
     def _contrasted(self, positive: bool) -> str:
-        return self._pick(CONTRASTS).format(main=self._simple(positive, 0.4), other=self._simple(not positive, 0.4))
+        return self._pick(CONTRASTS).format(main=self._simple(positive, 0.3), other=self._simple(not positive, 0.3))
 
     def _nested(self, positive: bool, depth: int = 0) -> str:
-        turning = self._chance(0.5)
+        turning = self._chance(0.35)  # at one half there is no gradient until both halves of the rule are learned
         inner = positive != turning
-        claim = self._nested(inner, depth + 1) if depth == 0 and self._chance(0.15) else self._simple(inner, 0.3)
+        claim = self._nested(inner, depth + 1) if depth == 0 and self._chance(0.15) else self._simple(inner, 0.2)
         return self._pick(TURNING if turning else KEEPING).format(people=self._pick(PEOPLE), claim=claim)
 
 

@@ -59,7 +59,7 @@ def test_sentences_are_different_and_follow_the_seed() -> None:
     assert first != draw(2000, SHARES, 4)
     # Fixed for good: another Python or platform must draw the same.
     assert [(s.label, s.level, s.text) for s in draw(2, (1, 0, 0, 1), 0)] == [
-        (0, 4, "on the whole , i doubt the neighbours who think that i found the narration gorgeous ."),
+        (0, 4, "on the whole , i believe the neighbours who think that i found the narration flat ."),
         (1, 4, "everybody agrees that this film has a touching theme ."),
     ]
 
@@ -74,14 +74,22 @@ def test_levels_follow_the_shares_and_sentiments_are_even() -> None:
 
 
 def test_no_word_tells_at_the_hard_levels() -> None:
-    """The best single word gets level 1 right; at levels 3 and 4 no word's label share is far from one half."""
+    """At level 3 no word's share of positive labels is far from one half, at level 4 none is far above 58 %."""
     counts = defaultdict(lambda: np.zeros(2))
     for sentence in draw(20_000, (0, 0, 1, 1), 6):
         for word in set(sentence.text.split()):
             counts[sentence.level, word][sentence.label] += 1
-    for (_, word), (bad, good) in counts.items():
+    for (level, word), (bad, good) in counts.items():
         total = bad + good
-        assert abs(good / total - 0.5) < 5 * 0.5 / total**0.5 + 0.02, word
+        allowed = 0.02 if level == 3 else 0.1
+        assert abs(good / total - 0.5) < 5 * 0.5 / total**0.5 + allowed, word
+    judged = [
+        (good if word in GOOD else bad, good + bad)
+        for (level, word), (bad, good) in counts.items()
+        if level == 4 and word in {*GOOD, *BAD}
+    ]
+    right, total = np.sum(judged, axis=0)
+    assert 0.55 < right / total < 0.61
 
 
 def test_the_vocabulary_is_small_and_its_parts_are_apart() -> None:
