@@ -27,10 +27,11 @@ from lightning_modules.adaptive.table import StageTable
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = {"train": 48, "validation": 13, "calibration": 60, "test": 13}
 TRAINER = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.enable_progress_bar=false")
+pytestmark = pytest.mark.timeout(1500)  # some start six processes one after the other, perhaps on a busy machine
 SLURM = ROOT / "configs/cluster/slurm.sh"
 
 
-def start(*arguments: object, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
+def start(*arguments: object, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess:
     """Run `python -m dial` in a process group of its own; nothing of it outlives this call."""
     process = subprocess.Popen(
         [sys.executable, "-m", "dial", *map(str, arguments)],
