@@ -3,7 +3,8 @@
 from callbacks.predictions import PredictionWriter
 from callbacks.progress import LogProgress
 from callbacks.resume import Resume
+from callbacks.slenderise import Slenderise
 from callbacks.threshold_sweep import ThresholdSweep
 from callbacks.tier_export import TierExport
 
-__all__ = ["LogProgress", "PredictionWriter", "Resume", "ThresholdSweep", "TierExport"]
+__all__ = ["LogProgress", "PredictionWriter", "Resume", "Slenderise", "ThresholdSweep", "TierExport"]

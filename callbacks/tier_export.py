@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
-from lightning_modules.classifier import Classifier
 from lightning_modules.inference.counting import tier_costs
-from lightning_modules.inference.tiers import save_tier
+from lightning_modules.inference.tiers import Tier, save_tier
+from lightning_modules.models.slender import cut_in_place
+from lightning_modules.models.slender_masks import has_masks
+from lightning_modules.training import TierModule
 
 
 class TierExport(Callback):
@@ -29,7 +32,7 @@ class TierExport(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the best checkpoint's weights and save the tier; rank 0 writes."""
-        if trainer.fast_dev_run or not isinstance(pl_module, Classifier):
+        if trainer.fast_dev_run or not isinstance(pl_module, TierModule):
             return
         best = trainer.checkpoint_callback
         quality = None
@@ -40,12 +43,12 @@ class TierExport(Callback):
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / "tier"
-        save_tier(folder, pl_module.tier, self._card(trainer, pl_module, quality), replace=True)
+        tier = exported(pl_module.tier)
+        save_tier(folder, tier, self._card(trainer, pl_module, tier, quality), replace=True)
         print(f"tier saved to {folder}")
 
-    def _card(self, trainer: Trainer, module: Classifier, quality: float | None) -> dict[str, Any]:
+    def _card(self, trainer: Trainer, module: TierModule, tier: Tier, quality: float | None) -> dict[str, Any]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        tier = module.tier
         length = min(self.card_length, tier.max_length)
         macs = tier_costs(tier, [length])[len(tier.exits) - 1]([length])[0]
         return {
@@ -63,6 +66,15 @@ class TierExport(Callback):
         }
 
 
+def exported(tier: Tier) -> Tier:
+    """The tier, or a copy without the structures that slenderisation masked."""
+    if not has_masks(tier.model.state_dict()):
+        return tier
+    tier = copy.deepcopy(tier)
+    cut_in_place(tier.model)
+    return tier
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a tier whose training came to its end, and was not stopped by ``trainer.max_time``."""
     card = folder / "card.json"
@@ -73,4 +85,4 @@ def is_partial(trainer: Trainer) -> bool:
     """Whether the trainer leaves rows out of the training, validation or test loop (1 is one batch, 1.0 is all)."""
     limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
     limited = any(limit != 1.0 or isinstance(limit, int) for limit in limits)
-    return bool(trainer.fast_dev_run or trainer.overfit_batches or limited)
+    return bool(trainer.fast_dev_run or trainer.overfit_batches or limited)  # type: ignore[attr-defined]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from lightning_modules.models.slender_embeddings import FactorisedEmbedding, replace_word_embedding, word_embedding
-from lightning_modules.models.slender_masks import detach_masks, mask_of
+from lightning_modules.models.slender_masks import attach_masks, detach_masks, has_masks, mask_of
 from lightning_modules.models.slender_structures import Kind, of_kind, per_layer, structures
 
 M = TypeVar("M", bound=nn.Module)
+TABLE = "_embeddings.table.weight"  # word_embeddings, tok_embeddings
 FIELDS: dict[str, Kind] = {"heads": "heads", "intermediate": "neurons"}
 
 
@@ -91,3 +93,19 @@ def shape_model(model: nn.Module, config: Any) -> None:
     rank = getattr(config, "embedding_rank", None)
     if rank is not None and isinstance(embedding := word_embedding(model), nn.Embedding):
         replace_word_embedding(model, FactorisedEmbedding.like(embedding, rank))
+
+
+def make_room(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give a model what a checkpoint of a run with slenderisation holds, in place, before it loads.
+
+    That is masks, and a factorised word embedding. Other checkpoints change nothing.
+
+    Args:
+        model: the model as it was before slenderisation.
+        state: state dict of the model, or of a module around it.
+    """
+    ranks = [value.shape[1] for name, value in state.items() if name.endswith(TABLE)]
+    if ranks and isinstance(embedding := word_embedding(model), nn.Embedding):
+        replace_word_embedding(model, FactorisedEmbedding.like(embedding, ranks[0]))
+    if has_masks(state):
+        attach_masks(model)

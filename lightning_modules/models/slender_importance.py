@@ -57,10 +57,15 @@ class TaylorImportance:
             losses: scalar loss of each exit of the batch, with their graph, or a tensor ``(E,)``.
 
         Raises:
-            ValueError: the importance of a layer is not finite; the sums stay as they were.
+            ValueError: the importance of a layer is not finite, or weights are frozen; the sums stay as they were.
         """
         total = losses.sum() if isinstance(losses, Tensor) else torch.stack(list(losses)).sum()
         wanted = [parameter for shares in self.shares for _, parameter in shares]
+        if not all(parameter.requires_grad for parameter in wanted):
+            raise ValueError(
+                "The encoder must be trained while its importance is taken, but some of its weights are frozen; make "
+                "the model slender before its heads are trained alone."
+            )
         # A layer above the last exit whose loss is taken has no gradient, and no importance.
         gradients = iter(torch.autograd.grad(total, wanted, allow_unused=True))
         values = [self._of_axis(axis, shares, gradients) for axis, shares in zip(self.axes, self.shares, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ def set_masks(model: nn.Module, values: Sequence[Tensor]) -> None:
         mask.copy_(value)
 
 
-def has_masks(state: dict[str, Any]) -> bool:
+def has_masks(state: Mapping[str, Any]) -> bool:
     """Whether a state dict was saved from a model with masks, which must be attached before it loads."""
     return any(name.rpartition(".")[2] == MASK for name in state)
 

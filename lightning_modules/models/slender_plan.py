@@ -176,16 +176,12 @@ class Schedule:
         """Structures of a layer that a pruning (from 1) leaves.
 
         >>> [Schedule(0, 100, 4).kept(i, 12, 2) for i in range(1, 5)]
-        [10, 7, 4, 2]
+        [10, 7, 5, 2]
         """
         left = 1 - pruning / self.prunings
         if self.course == "cubic":
             left = left**3
         return target + int((count - target) * left + 0.5 * (left > 0))
-
-    def due(self, step: int) -> int:
-        """Prunings that have taken place when a step is computed."""
-        return sum(self.step(pruning) <= step for pruning in range(1, self.prunings + 1))
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
