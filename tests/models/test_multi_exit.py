@@ -62,7 +62,11 @@ def stock(name: str, **settings: Any) -> Any:
         if name in ("electra", "distilbert", "modernbert", "deberta-v2", "eurobert")
         else {"add_pooling_layer": False}
     )
-    return AutoModel.from_config(config, **pooler).eval()
+    encoder = AutoModel.from_config(config, **pooler).eval()
+    for weight in encoder.parameters():
+        if weight.ndim == 1:  # norms are all alike at first
+            weight.data += 0.3 * torch.randn_like(weight)
+    return encoder
 
 
 def multi_exit(name: str = "bert", exits: list[int] | None = None, **settings: Any) -> Any:
