@@ -60,7 +60,9 @@ def test_tables_hold_medians_and_time(runs: Path, tmp_path: Path) -> None:
     text = (tmp_path / "out" / "README.md").read_text()
     # half of the rows pay 4 ms, the others 4 + 10: 9 ms against 10
     point = "1.60× (99.0 %, 3/3)"
-    assert text.count(f"| 1 | cola | layers2 | energy | {point} | {point} | {point} | 1.11× | 1.11× | 0, 1, 2 |") == 2
+    assert (
+        text.count(f"| 1 | cola | layers2 | energy | {point} | {point} | – | {point} | 1.11× | 1.11× | 0, 1, 2 |") == 2
+    )
     assert "| cola | super | mcc | 50.0 (50.0 to 50.0) | 200.0 | 10.00 (10.00 to 10.00) |" in text
     assert "| cola | layers2 | mcc | 30.0 (30.0 to 30.0) | 50.0 | 4.00 (4.00 to 4.00) |" in text
     assert "energy routes better than softmax in 3 and worse in 0 of 3 seeds (normalised area +0.100, median)." in text
@@ -83,7 +85,7 @@ def test_super_alone_is_no_loss_and_said_so(runs: Path, tmp_path: Path) -> None:
         path.write_text(json.dumps(summary(0.8, shares=(0.0, 1.0), gap=0.0, only_super=True)))
     tables.write(runs, tmp_path / "out", "data", "models")
     text = (tmp_path / "out" / "README.md").read_text()
-    assert "| 1 | cola | layers2 | energy | Super alone | Super alone | Super alone |" in text
+    assert "| 1 | cola | layers2 | energy | Super alone | Super alone | – | Super alone |" in text
     assert "energy does not differ from softmax beyond noise in any of 3 seeds" in text
     assert "nothing to be saved with confidence at 99 % and 98 % of the Super" in text
 
