@@ -121,7 +121,7 @@ def cell_steps(data: str, models: str, runs: str, task: str, seed: int) -> Itera
         command = ("dial", "test", "--config", "configs/model/cascade.yaml", "--model.tiers", tiers, *source)
         name = f"{task}/seed{seed}/cascade-{swift.name}"
         yield Step(name, f"{run}/sweep/summary.json", (*command, "--run", run))
-        # The training split of SST-2 are phrases, its test rows sentences: thresholds from the one mislead on the other.
+        # SST-2 trains on phrases and tests on sentences: thresholds from the one mislead on the other.
         command = (
             "dial",
             "sweep",
@@ -131,7 +131,7 @@ def cell_steps(data: str, models: str, runs: str, task: str, seed: int) -> Itera
             "--out",
             f"{run}/crossfit",
         )
-        yield Step(name.replace("cascade", "crossfit"), f"{run}/crossfit/summary.json", command)
+        yield Step(name.replace("cascade", "crossfit"), f"{out}/summary.json", command)
 
 
 def run(step: Step) -> None:
