@@ -39,7 +39,8 @@ class ThresholdSweep(Callback):
         confidence: of the one-sided bound that a ``confident`` operating point rests on.
         budgets: mean cost per row to choose operating points for: MACs such as 2e9, or FLOPs such as 4e9flop.
         length: tokens at which a row is charged: its own (``true``), those of its padded batch, or a fixed number.
-        reference: tier whose cost is the reference of every speed-up; default: the last.
+        reference: tier whose cost is the reference of every speed-up; default: the last. Of a multi-exit model it is
+            that of its encoder unpruned, with one classifier behind the last layer.
         bootstrap: resamples behind each interval.
         seed: of random routing and of the bootstrap.
         folds: of cross-fitting, where the data has no calibration rows.
@@ -161,12 +162,15 @@ class ThresholdSweep(Callback):
     def settings(self, trainer: Trainer, module: StagedModule) -> dict[str, Any]:
         """What the table's numbers depend on, as plain values."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        return {
+        reference = self.reference or module.network.tiers[-1].name
+        # Only where it applies: the settings are part of a report's fingerprint.
+        plain = {"reference_without_exits": True} if reference in self._costs.reference else {}
+        return plain | {
             "task": getattr(data, "task", type(data).__name__),
             "calibration": data.calibration,
             "temperatures": {name: tier.view.temperature for tier in module.network.tiers for name in tier.stage_names},
             "length": self.length,
-            "reference": self.reference or module.network.tiers[-1].name,
+            "reference": reference,
             "seed": self.seed,
             "tiers": {tier.name: describe(tier) for tier in module.network.tiers},
             "truncated": {key: dict(value) for key, value in getattr(data, "truncated", {}).items()},
@@ -176,7 +180,7 @@ class ThresholdSweep(Callback):
     def _check_labels(self, module: StagedModule, table: StageTable) -> None:
         """Generic label names count as the data's order; held-out rows must not contradict that."""
         rows = table.of_split("calibration") if "calibration" in table.splits else table
-        if not module.label_names or table.settings["partial"]:
+        if rows.outputs is None or not module.label_names or table.settings["partial"]:
             return
         for tier in module.network.tiers:
             if tier.labels_assumed:
@@ -207,7 +211,8 @@ def staged(module: LightningModule) -> StagedModule:
     """
     if not isinstance(module, StagedModule):
         raise ValueError(
-            f"`model.class_path` must be a StagedModule (Classifier, Cascade), but got {type(module).__name__}."
+            "`model.class_path` must be a StagedModule (Classifier, MultiExit, Cascade), "
+            f"but got {type(module).__name__}."
         )
     return module
 

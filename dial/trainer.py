@@ -28,7 +28,8 @@ from dial.parsing import one_line, typed_arguments
 from dial.processes import failing_together
 from dial.runs import check_run_folder, claim_run_folder
 
-lightning_modules.Cascade, lightning_modules.Classifier  # noqa: B018  (imported on first use; now YAML can name them)
+# Imported on first use; now YAML can name them.
+lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
 
 LINKS = ("label_names", "metrics")
 

@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-__all__ = ["Cascade", "Classifier", "StagedModule"]
+__all__ = ["Cascade", "Classifier", "MultiExit", "StagedModule"]
 
 if TYPE_CHECKING:
     from lightning_modules.base import StagedModule
     from lightning_modules.cascade import Cascade
     from lightning_modules.classifier import Classifier
+    from lightning_modules.multi_exit import MultiExit
 
 
 def __getattr__(name: str) -> object:
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> object:
         from lightning_modules.classifier import Classifier
 
         return Classifier
+    if name == "MultiExit":
+        from lightning_modules.multi_exit import MultiExit
+
+        return MultiExit
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

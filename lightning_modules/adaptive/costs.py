@@ -187,10 +187,13 @@ class ModelCosts:
             where the path runs them.
         decide: the same up to the decision, for exits where deciding takes less than answering (E-LANG's energy head on
             a T5 encoder decides before any decoding); an exit that is absent decides by its answer.
+        reference: tier -> what it is compared with, where that is not its own last exit: for a multi-exit model the
+            encoder without exits, and unpruned.
     """
 
     answer: Mapping[str, Mapping[int, CostFunction]]
     decide: Mapping[str, Mapping[int, CostFunction]] = field(default_factory=dict)
+    reference: Mapping[str, CostFunction] = field(default_factory=dict)
 
     def stage_macs(self, stages: Sequence["Stage"], lengths: Mapping[str, ArrayLike]) -> tuple[Float, Float]:
         """MACs per example up to the decision at each stage, and of answering there.
@@ -224,14 +227,17 @@ class ModelCosts:
         return np.stack(decide, axis=1), np.stack(answer, axis=1)
 
     def alone(self, tier: str, lengths: ArrayLike) -> Float:
-        """MACs per example (N,) of one tier run to its last exit without routing: the usual reference."""
+        """MACs per example (N,) of one tier without routing: of its reference, else of its path to the last exit."""
+        if tier in self.reference:
+            return self.reference[tier](lengths)
         last = max(self.answer[tier]) if self.answer.get(tier) else 0
         return self._function(tier, last)(lengths)
 
     def to_json(self) -> dict[str, Any]:
         """A value that ``json`` writes and :meth:`from_json` reads back unchanged."""
         parts = {"answer": self.answer, "decide": self.decide}
-        return {"schema": SCHEMA, "unit": "MACs per example"} | {
+        reference = {tier: cost.to_json() for tier, cost in self.reference.items()}
+        return {"schema": SCHEMA, "unit": "MACs per example", "reference": reference} | {
             name: {tier: {str(k): cost.to_json() for k, cost in exits.items()} for tier, exits in part.items()}
             for name, part in parts.items()
         }
@@ -252,7 +258,8 @@ class ModelCosts:
             }
             for name in ("answer", "decide")
         )
-        return cls(*parts)
+        reference = {tier: CostFunction.from_json(cost) for tier, cost in value.get("reference", {}).items()}
+        return cls(*parts, reference)
 
     def save(self, path: str | Path) -> None:
         """Write ``costs.json``, whole or not at all."""

@@ -137,9 +137,11 @@ def _tiers(summary: dict[str, Any], result: dict[str, Any]) -> str:
         )
     last = rows[-1]
     if len(rows) > 1:
-        rows.append(
-            ["reference alone", *last[1 : len(metrics) + 1], "", last[-3], amount(result["reference_macs"]), "1.00"]
-        )
+        cost = [amount(result["reference_macs"]), "1.00"]
+        if summary["table"].get("reference_without_exits"):  # another model, whose quality nobody has measured here
+            rows.append(["reference (unpruned, no exits)", *["–"] * len(metrics), "", "–", *cost])
+        else:
+            rows.append(["reference alone", *last[1 : len(metrics) + 1], "", last[-3], *cost])
     return table(header, rows)
 
 

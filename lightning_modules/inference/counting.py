@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from lightning_modules.adaptive.costs import CostFunction, ModelCosts, fit_cost
 from lightning_modules.adaptive.macs import count_macs
+from lightning_modules.inference.multi_exit_tier import MultiExitTier
 from lightning_modules.inference.tier import Tier
 
 
@@ -20,12 +22,12 @@ def tier_costs(tier: Tier, lengths: Iterable[int]) -> dict[int, CostFunction]:
         lengths: tokens that will be asked for; needed where the cost is no quadratic in the length.
     """
     wanted = sorted({int(length) for length in lengths})
+    return {index: path_cost(tier, tier.path(index), wanted) for index in range(len(tier.exits))}
 
-    def cost(exit_index: int) -> CostFunction:
-        path = tier.path(exit_index)
-        return fit_cost(lambda length: count_macs(path, tier.example(length)), wanted)
 
-    return {index: cost(index) for index in range(len(tier.exits))}
+def path_cost(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFunction:
+    """MACs per example of a module that takes the tier's encodings."""
+    return fit_cost(lambda length: count_macs(path, tier.example(length)), lengths)
 
 
 def network_costs(tiers: Iterable[Tier], lengths: Mapping[str, Iterable[Any]]) -> ModelCosts:
@@ -35,9 +37,12 @@ def network_costs(tiers: Iterable[Tier], lengths: Mapping[str, Iterable[Any]]) -
         tiers: of a staged model.
         lengths: per tier the true, padded and charged lengths of all rows, in any order.
     """
-    return ModelCosts(
-        {
-            tier.name: tier_costs(tier, np.unique(np.concatenate([np.asarray(x) for x in lengths[tier.name]])))
-            for tier in tiers
-        }
-    )
+    tiers = list(tiers)
+    wanted = {t.name: np.unique(np.concatenate([np.asarray(x) for x in lengths[t.name]])).tolist() for t in tiers}
+    answer = {tier.name: tier_costs(tier, wanted[tier.name]) for tier in tiers}
+    reference = {
+        tier.name: path_cost(tier, tier.reference_path(), wanted[tier.name])
+        for tier in tiers
+        if isinstance(tier, MultiExitTier)
+    }
+    return ModelCosts(answer, reference=reference)

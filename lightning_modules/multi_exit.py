@@ -1,0 +1,272 @@
+"""Training of multi-exit encoders: exit policies, and distillation of every exit and layer."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lightning_modules.adaptive import metrics as metric_functions
+from lightning_modules.base import Batch
+from lightning_modules.inference.layers import all_layers, check_same_layers, tier_with_exits
+from lightning_modules.inference.staged import StagedModel
+from lightning_modules.losses import at_exits, exit_distillation, hidden_mse, logits_mse, task_loss
+from lightning_modules.policies import ExitPolicy, JointSum
+from lightning_modules.policies.policy import Parts
+from lightning_modules.rows import DistinctRows
+from lightning_modules.training import LearningRate, Schedule, TierModule, check_range
+
+
+class MultiExit(TierModule):
+    """One encoder with several exits, trained by a policy on labels and, if a teacher is given, on what it says.
+
+    The loss of an exit is ``(1 - w) * task + w * distillation``; the policy makes one loss of those of all exits, to
+    which ``hidden_weight`` times Eq. 5 of COST-EFF is added. A teacher with one exit teaches all exits (COST-EFF's
+    teaching assistant is made so); one with several (the teaching assistant) teaches each exit by the exit of the same
+    layer (Eq. 4), and for Eq. 5 each layer by the same layer. Where layers teach layers the teacher runs beside the
+    student; else it reads the training text once, and its logits lie on disk.
+
+    Args:
+        path: folder or hub id of a pretrained encoder, a fine-tuned classifier, or a multi-exit model.
+        exits: layers, counted from 1, after which there is an exit; the last must be the depth. Default: every layer,
+            or the exits that a multi-exit model has.
+        pooler: give each exit a dense layer with tanh; COST-EFF does without.
+        layers: cut the encoder to its first layers.
+        max_length: tokens kept of each text or pair.
+        policy: how the exits' losses train the encoder (JointSum, LayerWeighted, GradientEquilibrium, TwoStage).
+        quality_of: which exit the best checkpoint and early stopping go by: ``last``, a layer with an exit, or ``mean``
+            over all exits.
+        teacher: tier (folder, or view with ``path``) to distil from.
+        distillation: which distillation loss of the logits.
+        distillation_weight: weight ``w`` between 0 and 1 of the distillation loss; 1 is COST-EFF's Eq. 4 alone.
+        distillation_temperature: softens both distributions of ``soft_cross_entropy``.
+        hidden_weight: weight of the distillation of hidden states (Eq. 5); 0 leaves it out.
+        optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
+        warmup: share of the steps over which the learning rate rises from 0, in each stage of the policy.
+        schedule: course of the learning rate after the warm-up, down to 0 unless constant.
+        label_names: see :class:`StagedModule`.
+        metrics: see :class:`StagedModule`.
+
+    Raises:
+        ValueError: an argument is outside its range, exits and encoder do not fit, or student and teacher do not.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        exits: list[int] | None = None,
+        pooler: bool = False,
+        layers: int | None = None,
+        max_length: int = 128,
+        policy: ExitPolicy | None = None,
+        quality_of: Literal["last", "mean"] | int = "last",
+        teacher: str | dict[str, Any] | None = None,
+        distillation: Literal["soft_cross_entropy", "logits_mse"] = "soft_cross_entropy",
+        distillation_weight: float = 1.0,
+        distillation_temperature: float = 1.0,
+        hidden_weight: float = 0.0,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup: float = 0.1,
+        schedule: Schedule = "linear",
+        label_names: list[str] | None = None,
+        metrics: list[str] | None = None,
+    ) -> None:
+        super().__init__(label_names or [], metrics or ["accuracy"], optimizer, warmup, schedule)
+        self.save_hyperparameters(ignore=["optimizer", "policy"])
+        check_range("distillation_weight", distillation_weight, 0.0, 1.0)
+        check_range("hidden_weight", hidden_weight, 0.0, float("inf"))
+        if distillation_temperature <= 0:
+            raise ValueError(f"`distillation_temperature` must be above 0, but got {distillation_temperature}.")
+        if hidden_weight and teacher is None:
+            raise ValueError(f"`hidden_weight` {hidden_weight:g} needs a `teacher`, but got none; name one, or use 0.")
+        self.policy = policy or JointSum()
+        self.distillation_weight, self.hidden_weight = distillation_weight, hidden_weight
+        self._distillation = partial(exit_distillation, temperature=distillation_temperature)
+        if distillation == "logits_mse":
+            self._distillation = partial(at_exits, logits_mse)
+        tier, self._trained = tier_with_exits(path, exits, pooler, layers, max_length, self.label_names)
+        self.network = StagedModel([tier])
+        self.validation_rows = DistinctRows(self.width * len(tier.exits))
+        self.quality_of = self._check_quality_of(quality_of)
+        self._beside: list[Any] = []  # a teacher that runs beside the student; in a list, as the other one
+        self._load_teacher(teacher)
+        self._stage: int | None = None
+        self._attached = False
+
+    def _check_quality_of(self, wanted: str | int) -> str | int:
+        exits = self.tier.model.exits
+        if wanted not in ("last", "mean", *exits):
+            raise ValueError(f"`quality_of` must be last, mean or a layer with an exit {exits}, but got {wanted!r}.")
+        return wanted
+
+    def _load_teacher(self, teacher: str | dict[str, Any] | None) -> None:
+        super()._load_teacher(teacher)
+        if self._teacher and (self.hidden_weight or len(self._teacher[0].exits) > 1):
+            self._columns = check_same_layers(self.tier, self._teacher[0], "teacher")
+            self._beside = [self._teacher.pop().eval().requires_grad_(False)]
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to work, and the policy to the model."""
+        super().on_fit_start()
+        for teacher in self._beside:
+            teacher.to(self.device)
+        if not self._attached:
+            self.policy.attach(self.parts)
+            self._attached = True
+        self._stage = None
+
+    @property
+    def parts(self) -> Parts:
+        """The model as policies see it."""
+        model = self.tier.model
+        return Parts.of(model.encoder, list(model.layers), list(model.heads), model.exits)
+
+    def _starts(self, total: int) -> list[int]:
+        """First step of each of the policy's stages but the first, and the end."""
+        return [round(share * total) for share in accumulate(self.policy.stages())]
+
+    def learning_rate(self, total: int) -> Callable[[int], float]:
+        """Factor of the learning rate at each step; every stage of the policy has a course of its own."""
+        self._ends = self._starts(total)
+        return StagedRate(self._ends, self.warmup, self.schedule)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Enter the policy's stage of this step."""
+        stage = min(bisect_right(self._ends, self.global_step), len(self._ends) - 1)
+        if stage == self._stage:
+            return
+        self._stage = stage
+        self.policy.enter(stage)
+        if stage and self.global_step == self._ends[stage - 1]:
+            self._forget_best()
+        if self.trainer.world_size == 1:  # DDP counts on the gradients that it saw at the start; there they are dropped
+            frozen = {id(parameter) for parameter in self.policy.frozen()}
+            for parameter in self.network.parameters():
+                parameter.requires_grad_(id(parameter) not in frozen)
+
+    def _forget_best(self) -> None:
+        """What was best before all exits were trained must not win over what comes now."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ModelCheckpoint) and callback.monitor:
+                worst = torch.tensor(-torch.inf if callback.mode == "max" else torch.inf)
+                callback.best_k_models, callback.kth_best_model_path = {}, ""
+                callback.best_model_score, callback.kth_value, callback.best_model_path = None, worst, ""
+            if isinstance(callback, EarlyStopping):
+                callback.wait_count = 0
+                callback.best_score = torch.tensor(-torch.inf if callback.mode == "max" else torch.inf)
+
+    def on_train_end(self) -> None:
+        """Refuse to go on with exits that early stopping left untrained."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        stopped = any(isinstance(c, EarlyStopping) and c.wait_count >= c.patience for c in callbacks)
+        if stopped and self._stage is not None and self._stage < len(self._ends) - 1:
+            raise ValueError(
+                f"`early_stopping.patience` must let the policy come to its stage {len(self._ends)}, which trains the "
+                f"other exits, but the fit was stopped in stage {self._stage + 1}; raise it."
+            )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch, a scalar."""
+        encoding = batch["encodings"][self.tier.encoding_key]
+        logits, states = all_layers(self.tier, encoding) if self.hidden_weight else (self.tier(encoding), [])
+        losses = self._weigh(logits, batch)
+        if self._beside:
+            with torch.no_grad():
+                taught, of_teacher = all_layers(self._beside[0], encoding)
+            taught = taught[:, self._columns]
+        elif self._teacher_logits is not None:
+            taught = self._teacher_of(batch, logits)
+        if self._beside or self._teacher_logits is not None:
+            losses = losses + self.distillation_weight * self._distillation(logits, taught)
+        loss = self.policy.loss(losses)
+        if states:
+            hidden = hidden_mse(states, of_teacher, encoding["attention_mask"])
+            self.log("train/hidden", hidden, batch_size=len(logits))
+            loss = loss + self.hidden_weight * hidden
+        if self.trainer.world_size > 1 and self.policy.frozen():
+            loss = loss + 0.0 * losses.sum()  # DDP waits for a gradient of every parameter
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
+        return loss
+
+    def _weigh(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The task's share of the exits' losses, ``(E,)``."""
+        taught = bool(self._beside) or self._teacher_logits is not None
+        share = 1 - self.distillation_weight if taught else 1.0
+        return share * at_exits(task_loss, logits, batch["label"]) if share else logits.new_zeros(logits.shape[1])
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Without a gradient no optimiser touches a parameter, neither by momentum nor by weight decay."""
+        for parameter in self.policy.frozen():
+            parameter.grad = None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the outputs of all exits; the metrics are computed over all rows at the end of the epoch."""
+        self.validation_rows.update(batch["sample_id"], batch["label"], self(batch["encodings"]).flatten(1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the quality of every exit, and ``validation/quality`` as ``quality_of`` says."""
+        self._check_finite()
+        table = self._exit_quality()
+        self.validation_rows.reset()
+        chosen = {name: self._choose(values) for name, values in table.items()}
+        logged = {f"validation/{name}": value for name, value in chosen.items()}
+        logged["validation/quality"] = next(iter(chosen.values()))
+        for name, values in table.items():
+            logged |= {f"validation/{name}/{exit_}": v for exit_, v in zip(self.tier.exits, values, strict=True)}
+        # Every rank computes the same numbers from the gathered rows; sync_dist only keeps Lightning from warning.
+        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in logged.items()}, sync_dist=True)
+        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            for name, values in table.items():
+                each = ", ".join(f"{e} {100 * v:.2f}" for e, v in zip(self.tier.exits, values, strict=True))
+                self.print(f"epoch {self.current_epoch}: {name} {100 * chosen[name]:.2f} ({each})")
+
+    def _exit_quality(self) -> dict[str, list[float]]:
+        """Each metric at each exit over the distinct rows."""
+        _, labels, outputs = self.validation_rows.compute()
+        outputs = outputs.reshape(len(labels), -1, self.width)
+        regression = not self.label_names
+        gold = labels if regression else labels.astype(np.int64)
+        predictions = outputs[..., 0].astype(np.float64) if regression else outputs.argmax(axis=-1)
+        return {
+            name: [metric_functions.evaluate(name, gold, column) for column in predictions.T]
+            for name in self.metric_names
+        }
+
+    def _choose(self, values: list[float]) -> float:
+        if self.quality_of == "mean":
+            return float(np.mean(values))
+        return values[-1] if self.quality_of == "last" else values[self.tier.model.exits.index(self.quality_of)]
+
+
+class StagedRate:
+    """Factor of the learning rate where each stage warms up and falls by itself.
+
+    Args:
+        ends: step after the last of each stage.
+        warmup: share of a stage's steps.
+        schedule: see :class:`LearningRate`.
+
+    Example:
+        >>> rate = StagedRate([2, 4], 0.0, "linear")
+        >>> [rate(step) for step in range(4)]
+        [1.0, 0.5, 1.0, 0.5]
+    """
+
+    def __init__(self, ends: list[int], warmup: float, schedule: Schedule) -> None:
+        # Plain values: checkpoints keep the attributes of a scheduler's function.
+        self.ends, self.warmup, self.schedule = list(ends), warmup, schedule
+
+    def __call__(self, step: int) -> float:
+        """Factor at a step, counted from 0."""
+        stage = min(bisect_right(self.ends, step), len(self.ends) - 1)
+        begin = self.ends[stage - 1] if stage else 0
+        total = self.ends[stage] - begin
+        return LearningRate(total, round(self.warmup * total), self.schedule)(step - begin)
