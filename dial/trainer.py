@@ -231,5 +231,7 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message="The dirpath has changed from.*")
     warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not re.search(r"litlogger|litmodels|TPU available", record.getMessage())
+        lambda record: (
+            not re.search(r"litlogger|litmodels|TPU available|`weights_only` was not set", record.getMessage())
+        )
     )

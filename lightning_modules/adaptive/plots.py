@@ -101,10 +101,10 @@ def _curve_panel(axis: Axes, report: "Report", split: str) -> None:
     axis.annotate(
         f"{last['name']} alone",
         (100, 100 * best),
-        xytext=(-14, 30),
+        xytext=(4, -34),
         textcoords="offset points",
         fontsize=8,
-        ha="center",
+        ha="left",
         arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6, "shrinkB": 4},
     )
     axis.set_xlabel("mean cost per row, % of the reference alone")
@@ -197,19 +197,9 @@ def _density_panel(axis: Axes, title: str, found: Densities) -> None:
         )
     for crossing in found.crossings:
         axis.axvline(crossing, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axis.annotate(
-            f"t = {crossing:.3g}",
-            (crossing, top * 1.13),
-            xytext=(3, 0),
-            textcoords="offset points",
-            fontsize=8.5,
-            va="top",
-        )
-    if found.status != "one":
-        said = {"none": "no crossing\nbetween the modes", "several": "several crossings\nbetween the modes"}[
-            found.status
-        ]
-        axis.text(0.02, 0.98, said, transform=axis.transAxes, fontsize=8, va="top")
+    values = ", ".join(f"{crossing:.3g}" for crossing in found.crossings)
+    said = {"none": "no crossing", "one": f"crossing at {values}", "several": f"crossings at {values}"}
+    axis.set_title(said[found.status], fontsize=8, loc="right")
     axis.set_ylim(0, top * 1.16)
     axis.set_xlabel("score (higher = surer)", fontsize=9)
 
