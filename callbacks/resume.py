@@ -52,7 +52,8 @@ class Resume(Callback):
         stepped, self._step = step != self._step, step
         every = trainer.val_check_batch or math.inf
         validates = trainer.is_last_batch or (batch_idx + 1) % every == 0
-        if step - self._saved_at < self.every_n_steps or not stepped or validates or trainer.fast_dev_run:
+        trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector
+        if step - self._saved_at < self.every_n_steps or not stepped or validates or trial:
             return
         self._saved_at = step
         trainer.save_checkpoint(self.folder(trainer) / LAST)

@@ -32,7 +32,8 @@ class TierExport(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the best checkpoint's weights and save the tier; rank 0 writes."""
-        if trainer.fast_dev_run or not isinstance(pl_module, TierModule):
+        trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector
+        if trial or not isinstance(pl_module, TierModule):
             return
         best = trainer.checkpoint_callback
         quality = None
@@ -51,6 +52,7 @@ class TierExport(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         length = min(self.card_length, tier.max_length)
         macs = tier_costs(tier, [length])[len(tier.exits) - 1]([length])[0]
+        stopped = any(isinstance(c, Timer) and c.time_remaining() == 0 for c in trainer.callbacks)  # type: ignore[attr-defined]
         return {
             "task": getattr(data, "task", type(data).__name__),
             "label_names": module.label_names,
@@ -61,7 +63,7 @@ class TierExport(Callback):
             "parameters": sum(p.numel() for p in tier.model.parameters()),
             "macs": {"length": length, "per_row": int(macs)},
             "steps": trainer.global_step,
-            "finished": not any(isinstance(c, Timer) and c.time_remaining() == 0 for c in trainer.callbacks),
+            "finished": not stopped,
             "partial": is_partial(trainer),
         }
 

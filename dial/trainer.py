@@ -192,7 +192,8 @@ def run_trainer_command(args: list[str]) -> None:
     """
     sys.argv = [sys.argv[0], *args]  # DDP starts the same command again; LightningCLI warns where argv and args differ
     quiet_lightning()
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it, and it costs 2 % of a step
+    # Nothing reads it, and it costs 2 % of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers forked into loader workers would warn
     try:
         DialCLI(

@@ -103,7 +103,7 @@ class TierModule(StagedModule):
         self._trained = True
 
     def _check_trained(self) -> None:
-        if not self._trained and not self.trainer.fast_dev_run:
+        if not self._trained and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise ValueError(
                 "`--ckpt_path` must name a checkpoint of `dial fit`, or `--model.path` a tier that it left, but this "
                 "model has an untrained classification head."
@@ -137,7 +137,7 @@ class TierModule(StagedModule):
         elif gradient_clip_val:
             nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW with decay groups, and a learning rate that rises over ``warmup`` and then follows ``schedule``."""
         optimizer = self.optimizer(decay_groups(self.network))
         factor = self.learning_rate(training_steps(self.trainer))
@@ -172,8 +172,7 @@ def training_steps(trainer: Trainer) -> int:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batches = data.train_batches()
     limit = trainer.limit_train_batches
-    if trainer.overfit_batches:
-        limit = trainer.overfit_batches
+    limit = trainer.overfit_batches or limit  # type: ignore[attr-defined]  # set by a connector
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     steps = -(-batches // trainer.accumulate_grad_batches)
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
@@ -188,7 +187,7 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
     trained = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1]
     vectors = [p for p in trained if p.ndim <= 1]
-    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 

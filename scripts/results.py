@@ -123,8 +123,8 @@ def cell_steps(data: str, models: str, runs: str, task: str, seed: int) -> Itera
         yield Step(name, f"{run}/sweep/summary.json", (*command, "--run", run))
         # SST-2 trains on phrases and tests on sentences: thresholds from the one mislead on the other.
         table, out = f"{run}/sweep/stages.parquet", f"{run}/crossfit"
-        command = ("dial", "sweep", table, "--calibration", "crossfit", "--out", out)
-        yield Step(name.replace("cascade", "crossfit"), f"{out}/summary.json", command)
+        again = ("dial", "sweep", table, "--calibration", "crossfit", "--out", out)
+        yield Step(name.replace("cascade", "crossfit"), f"{out}/summary.json", again)
 
 
 def run(step: Step) -> None:

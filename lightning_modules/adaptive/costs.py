@@ -251,7 +251,7 @@ class ModelCosts:
         """
         if value.get("schema") != SCHEMA:
             raise ValueError(f"costs.json must have schema {SCHEMA}; got {value.get('schema')!r}. Run the sweep again.")
-        parts = (
+        answer, decide = (
             {
                 tier: {int(k): CostFunction.from_json(cost) for k, cost in exits.items()}
                 for tier, exits in value.get(name, {}).items()
@@ -259,7 +259,7 @@ class ModelCosts:
             for name in ("answer", "decide")
         )
         reference = {tier: CostFunction.from_json(cost) for tier, cost in value.get("reference", {}).items()}
-        return cls(*parts, reference)
+        return cls(answer, decide, reference)
 
     def save(self, path: str | Path) -> None:
         """Write ``costs.json``, whole or not at all."""

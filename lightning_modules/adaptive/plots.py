@@ -197,8 +197,8 @@ def _density_panel(axis: Axes, title: str, found: Densities) -> None:
         )
     for crossing in found.crossings:
         axis.axvline(crossing, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    values = ", ".join(f"{crossing:.3g}" for crossing in found.crossings)
-    said = {"none": "no crossing", "one": f"crossing at {values}", "several": f"crossings at {values}"}
+    where = ", ".join(f"{crossing:.3g}" for crossing in found.crossings)
+    said = {"none": "no crossing", "one": f"crossing at {where}", "several": f"crossings at {where}"}
     axis.set_title(said[found.status], fontsize=8, loc="right")
     axis.set_ylim(0, top * 1.16)
     axis.set_xlabel("score (higher = surer)", fontsize=9)

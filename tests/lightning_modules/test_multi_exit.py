@@ -317,6 +317,23 @@ def test_two_stages_leave_what_they_freeze_bit_identical(fit) -> None:
     assert best["global_step"] > middle
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_with_several_processes_every_parameter_has_a_gradient_until_the_step(make, batch, stage: int) -> None:
+    # DDP waits for all gradients that it saw at the start, so nothing may be switched off; the step must not see them.
+    policy = TwoStage()
+    module = make(policy=policy)
+    module._trainer.world_size = 2
+    policy.enter(stage)
+    module.training_step(batch, 0).backward()
+    assert all(p.grad is not None for p in module.parameters())
+    module.on_before_optimizer_step(None)
+    names = {name for name, p in module.tier.model.named_parameters() if p.grad is not None}
+    heads = {name for name, _ in module.tier.model.named_parameters() if name.startswith("heads")}
+    last = {name for name in heads if name.startswith("heads.3")}
+    everything = {name for name, _ in module.tier.model.named_parameters()}
+    assert names == (everything - heads | last if stage == 0 else heads)
+
+
 def test_early_stopping_before_the_exits_were_trained_is_an_error(fit) -> None:
     stopping = EarlyStopping("validation/quality", mode="max", patience=1, min_delta=2.0)
     with pytest.raises(ValueError, match=r"`early_stopping.patience` must let the policy come to its stage 2"):
