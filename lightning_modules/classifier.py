@@ -32,7 +32,7 @@ class Classifier(TierModule):
         max_length: tokens kept of each text or pair.
         embeddings: file of word vectors (GloVe text, or parquet) that initialise a word-level model.
         teacher: tier (folder, or view with ``path``) to distil from.
-        distillation: which distillation loss.
+        distillation: which distillation loss; with a teacher, ``soft_cross_entropy`` where none is named.
         distillation_weight: weight ``w`` between 0 and 1 of the distillation loss.
         distillation_temperature: softens both distributions of ``soft_cross_entropy``.
         optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
@@ -54,7 +54,7 @@ class Classifier(TierModule):
         max_length: int = 128,
         embeddings: str | None = None,
         teacher: str | dict[str, Any] | None = None,
-        distillation: Literal["soft_cross_entropy", "logits_mse"] = "soft_cross_entropy",
+        distillation: Literal["soft_cross_entropy", "logits_mse"] | None = None,
         distillation_weight: float = 0.5,
         distillation_temperature: float = 2.0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -77,6 +77,11 @@ class Classifier(TierModule):
             raise ValueError(
                 f"`tokenizer` and `embeddings` are for a model from `config`, but got tokenizer={tokenizer!r}, "
                 f"embeddings={embeddings!r} with `path`, which has its own; leave them out."
+            )
+        if distillation and teacher is None:
+            raise ValueError(
+                f"`teacher` must name a trained tier to distil from, as `distillation` is {distillation}, but it was "
+                "left out; give `--model.teacher FOLDER`, or leave `distillation` out."
             )
         self.distillation, self.distillation_weight = distillation, distillation_weight
         self.distillation_temperature = distillation_temperature

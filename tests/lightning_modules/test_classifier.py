@@ -206,6 +206,7 @@ def test_batches_hold_no_encoding_of_a_teacher_that_is_done(fit, tiny_bert, teac
         ({"tokenizer": "words"}, r"`tokenizer` and `embeddings` are for a model from `config`"),
         ({"warmup": 1.5}, r"`warmup` must lie between 0 and 1, but got 1\.5"),
         ({"distillation_weight": -0.1}, r"`distillation_weight` must lie between 0 and 1, but got -0\.1"),
+        ({"distillation": "logits_mse"}, r"`teacher` must name a trained tier.*`distillation` is logits_mse"),
         ({"distillation_temperature": 0.0}, r"`distillation_temperature` must be above 0, but got 0\.0"),
     ],
 )

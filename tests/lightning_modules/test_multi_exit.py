@@ -113,10 +113,10 @@ def test_equilibrium_divides_the_gradient_of_a_real_encoder(make, batch, exits) 
         torch.testing.assert_close(parameter.grad, expected, atol=1e-6, rtol=1e-4, msg=name)
 
 
-def test_layers_teach_layers(make, batch, encoder, tmp_path) -> None:
+def test_layers_teach_layers(make, batch, other, tmp_path) -> None:
     from lightning_modules.inference.tiers import save_tier
 
-    assistant = make()
+    assistant = make(path=str(other))
     save_tier(tmp_path / "ta", assistant.tier, {})
     module = make(
         exits=[2, 4], teacher=str(tmp_path / "ta"), distillation_weight=0.75, hidden_weight=0.5, policy=LayerWeighted()
