@@ -30,6 +30,7 @@ def overrides(make_tiny_bert):
             "demo_super": [],
             "demo_swift": [f"--model.teacher={tier}"],
             "distil": [f"--model.path={tier}", f"--model.teacher={tier}"],
+            "teaching_assistant": [f"--model.path={tier}", f"--model.teacher={tier}"],
         }.get(name, [f"--model.path={tier}"])
 
     return of
