@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.results_exits import exit_steps
+from scripts.results_steps import ROOT, Step, cell, glue, run, run_test
+
 SEEDS = {"sst2": (0,), "cola": (0, 1, 2), "mrpc": (0, 1, 2), "rte": (0, 1, 2)}
 # At most about 25 minutes a step on two cores; the best epoch on validation rows counts.
 EPOCHS = {"sst2": 2, "cola": 3, "mrpc": 4, "rte": 4}
@@ -52,26 +54,6 @@ SWIFTS = (
 )
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command.
-
-    Attributes:
-        name: such as `sst2/seed0/super`.
-        result: relative path of the file that marks the step as done.
-        command: program and arguments, to be run in the repository root.
-    """
-
-    name: str
-    result: str
-    command: tuple[str, ...]
-
-
-def cell(runs: str, task: str, seed: int) -> str:
-    """Folder of one task and seed."""
-    return f"{runs}/{task}/seed{seed}"
-
-
 def swifts_of(task: str) -> list[Swift]:
     """First tiers that are trained on a task."""
     return [swift for swift in SWIFTS if task in swift.tasks]
@@ -89,6 +71,8 @@ def plan(data: str, models: str, runs: str = "runs/results") -> Iterator[Step]:
         for task, seeds in SEEDS.items():
             if position < len(seeds):
                 yield from cell_steps(data, models, runs, task, seeds[position])
+    for task in SEEDS:
+        yield from exit_steps(data, models, runs, task)
     for task, seeds in SEEDS.items():
         folder = cell(runs, task, seeds[0])
         tiers = [f"{name}={folder}/{name}/tier" for name in ["super", *(swift.name for swift in swifts_of(task))]]
@@ -99,8 +83,7 @@ def plan(data: str, models: str, runs: str = "runs/results") -> Iterator[Step]:
 
 def cell_steps(data: str, models: str, runs: str, task: str, seed: int) -> Iterator[Step]:
     """Fit the Super and every Swift of one task and seed, then test each cascade."""
-    folder, encoder = cell(runs, task, seed), f"{models}/minilm-l6-h384"
-    source = ("--data", "GLUEDataModule", "--data.task", task, "--data.source", f"{data}/glue")
+    folder, encoder, source = cell(runs, task, seed), f"{models}/minilm-l6-h384", glue(task, data)
     seeds = ("--data.seed", str(seed), "--seed_everything", str(seed))
 
     def fit(name: str, config: str, arguments: Sequence[str]) -> Step:
@@ -116,31 +99,9 @@ def cell_steps(data: str, models: str, runs: str, task: str, seed: int) -> Itera
         teacher = ("--model.teacher", f"{folder}/super/tier") if swift.distilled else ()
         yield fit(swift.name, swift.config, (*(pretrained if swift.pretrained else ()), *swift.arguments, *teacher))
     for swift in swifts_of(task):
-        run = f"{folder}/cascade-{swift.name}"
         tiers = f"[{folder}/{swift.name}/tier, {folder}/super/tier]"
-        command = ("dial", "test", "--config", "configs/model/cascade.yaml", "--model.tiers", tiers, *source)
-        name = f"{task}/seed{seed}/cascade-{swift.name}"
-        yield Step(name, f"{run}/sweep/summary.json", (*command, "--run", run))
-        # SST-2 trains on phrases and tests on sentences: thresholds from the one mislead on the other.
-        table, out = f"{run}/sweep/stages.parquet", f"{run}/crossfit"
-        again = ("dial", "sweep", table, "--calibration", "crossfit", "--out", out)
-        yield Step(name.replace("cascade", "crossfit"), f"{out}/summary.json", again)
-
-
-def run(step: Step) -> None:
-    """Print the command and run it with this interpreter's `dial`.
-
-    Raises:
-        SystemExit: the command failed or left no result.
-    """
-    print(f"\n# {step.name}\n$ {shlex.join(step.command)}", flush=True)
-    program = {"dial": [sys.executable, "-m", "dial"], "python": [sys.executable]}[step.command[0]]
-    start = time.monotonic()
-    code = subprocess.run([*program, *step.command[1:]], cwd=ROOT, check=False).returncode
-    if code or not (ROOT / step.result).is_file():
-        left = "" if code else f" and left no {step.result}"
-        raise SystemExit(f"{step.name} ended with code {code}{left}; run `make results` again to go on from here.")
-    print(f"# {step.name}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
+        arguments = ("--config", "configs/model/cascade.yaml", "--model.tiers", tiers, *source)
+        yield from run_test(f"{task}/seed{seed}", folder, f"cascade-{swift.name}", arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,111 @@
+"""Steps of `make results` for models with exits: COST-EFF, what it is compared with, and its ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from scripts.results_steps import Step, cell, glue, run_test
+
+SEED = 0
+# On SST-2 an epoch of MiniLM-L6 takes about ten minutes on one core; no step takes more than half an hour.
+EPOCHS = {"sst2": 2, "cola": 3, "mrpc": 4, "rte": 4}
+SHORT = {"sst2": 1, "cola": 3, "mrpc": 4, "rte": 4}  # of models that start from trained ones
+CASCADE = "costeff-4x"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one model with exits comes about.
+
+    Attributes:
+        name: of its folder, and in the tables.
+        config: in `configs/model`.
+        path: what it starts from: `encoder`, or the name of another run of the same task.
+        teacher: the run that teaches it.
+        arguments: further arguments of `dial fit`.
+        short: starts from a trained model, and trains for fewer epochs.
+        tasks: where it is trained; empty: everywhere.
+        tested: is swept (what only is a way to another model is not).
+    """
+
+    name: str
+    config: str
+    path: str = "encoder"
+    teacher: str | None = None
+    arguments: tuple[str, ...] = ()
+    short: bool = False
+    tasks: tuple[str, ...] = ()
+    tested: bool = True
+
+
+def slender(factor: int) -> Iterator[Method]:
+    """Slenderisation of the teaching assistant and recovery, as COST-EFF does."""
+    size = ("--slenderise.compression", str(factor))
+    yield Method(f"slender-{factor}x", "slenderise", "ta", "ta", size, short=True, tested=False)
+    yield Method(f"costeff-{factor}x", "recover", f"slender-{factor}x", "ta", short=True)
+
+
+def ablations(factor: int) -> Iterator[Method]:
+    """COST-EFF's Table 4 (a loss left out of the distillation) and Fig. 6 (exit losses left out)."""
+    size, only = ("--slenderise.compression", str(factor)), {"short": True, "tasks": ("sst2",)}
+    no_hidden, no_logits = ("--model.hidden_weight", "0"), ("--model.distillation_weight", "0")
+    for name, path, arguments, later in (
+        ("no-hidden", "ta", no_hidden, no_hidden),
+        ("no-logits", "ta", no_logits, no_logits),
+        ("last-during", "ta", ("--slenderise.exits", "last"), ()),
+        ("last-before", "super", (), ()),
+    ):
+        first = f"slender-{factor}x-{name}"
+        yield Method(first, "slenderise", path, "ta", (*size, *arguments), tested=False, **only)
+        yield Method(f"costeff-{factor}x-{name}", "recover", first, "ta", later, **only)
+    two_stage = ("--model.policy", "TwoStage", "--model.quality_of", "mean")
+    yield Method(f"costeff-{factor}x-two-stage", "recover", f"slender-{factor}x", "ta", two_stage, **only)
+
+
+METHODS = (
+    Method("ta", "teaching_assistant", "super", "super", short=True),
+    Method("equilibrium", "equilibrium"),
+    Method("pabee", "pabee"),
+    Method("deebert", "deebert"),
+    *slender(4),
+    *slender(2),
+    *ablations(4),
+)
+
+
+def exit_steps(data: str, models: str, runs: str, task: str) -> Iterator[Step]:
+    """Fit every model with exits of a task, test it, then test the slender one in front of the Super.
+
+    Args:
+        data: folder with `glue/<task>`.
+        models: folder with `minilm-l6-h384`.
+        runs: folder of the run folders.
+        task: which.
+    """
+    folder, prefix, source = cell(runs, task, SEED), f"{task}/seed{SEED}", glue(task, data)
+    places = {"encoder": f"{models}/minilm-l6-h384"}
+
+    def tier(name: str) -> str:
+        return places.get(name, f"{folder}/{name}/tier")
+
+    for method in METHODS:
+        if method.tasks and task not in method.tasks:
+            continue
+        run, config = f"{folder}/{method.name}", f"configs/model/{method.config}.yaml"
+        teacher: Sequence[str] = ("--model.teacher", tier(method.teacher)) if method.teacher else ()
+        epochs = str((SHORT if method.short else EPOCHS)[task])
+        command = ("dial", "fit", "--config", config, *source, "--model.path", tier(method.path), *teacher)
+        command = (*command, *method.arguments, "--trainer.max_epochs", epochs, "--trainer.precision", "bf16-mixed")
+        seeds = ("--data.seed", str(SEED), "--seed_everything", str(SEED))
+        yield Step(f"{prefix}/{method.name}", f"{run}/tier/card.json", (*command, *seeds, "--run", run))
+        if method.tested:
+            yield from run_test(prefix, folder, f"exits-{method.name}", (*tested(tier(method.name)), *source))
+    tiers = f"[{tier(CASCADE)}, {tier('super')}]"
+    cascade = ("--config", "configs/model/cascade.yaml", "--model.tiers", tiers, *source)
+    yield from run_test(prefix, folder, f"cascade-{CASCADE}", cascade)
+
+
+def tested(tier: str) -> tuple[str, ...]:
+    """Arguments of `dial test` for one model with exits."""
+    return ("--config", "configs/model/joint.yaml", "--model.path", tier)
