@@ -19,6 +19,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lightning_modules.adaptive.files import atomic_write
+from scripts.readme_tables import cascade_lines, fill
 from scripts.results import ROOT, SEEDS, cell, plan, swifts_of
 
 TARGETS, SCORES = (0.99, 0.98), ("energy", "softmax", "random")
@@ -213,8 +214,8 @@ rows themselves. ms: speed-up in measured time. *Super alone*: no cheaper point 
 """
 
 
-def write(runs: Path, out: Path, data: str, models: str) -> None:
-    """Write both files.
+def write(runs: Path, out: Path, data: str, models: str, readme: Path | None = None) -> None:
+    """Write both files, and the tables of the README if one is given.
 
     Raises:
         ValueError: no cascade is done.
@@ -237,6 +238,8 @@ def write(runs: Path, out: Path, data: str, models: str) -> None:
         frame.to_csv(temporary, index=False, float_format="%.6g")
     with atomic_write(out / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
+    if readme is not None:
+        fill(readme, {"cascades": cascade_lines(frame, times)})
 
 
 if __name__ == "__main__":
@@ -245,5 +248,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", default=str(ROOT / "results"))
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--models", default="../shared/models")
+    parser.add_argument("--readme", default=str(ROOT / "README.md"), help="file whose marked tables are written anew")
     options = parser.parse_args()
-    write(Path(options.runs), Path(options.out), options.data, options.models)
+    write(Path(options.runs), Path(options.out), options.data, options.models, Path(options.readme))

@@ -94,3 +94,25 @@ def test_nothing_done_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run `make results` first"):
         tables.write(tmp_path, tmp_path / "out", "data", "models")
     assert not (tmp_path / "out").exists()
+
+
+def test_readme_tables_are_written_between_their_markers(runs: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- cascades -->\nold\n<!-- end cascades -->\nafter\n")
+    tables.write(runs, tmp_path / "out", "data", "models", readme)
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- cascades -->\n| task, Swift |")
+    assert text.endswith("|\n<!-- end cascades -->\nafter\n")
+    # Three seeds of 1.2, 2.0 and 1.6; no crossfit was run. Half of the rows take 4 ms, the others 14, the Super 10.
+    cell = "1.60× (99.0, 3/3)"
+    quality = "| cola, layers2 (3 seeds) | 30.0 / 50.0 (mcc) | 4.0 / 10.0 |"
+    assert f"{quality} energy | {cell} | {cell} | – | {cell} | – |" in text
+    assert "old" not in text
+
+
+def test_a_readme_without_markers_is_left_as_it_is(runs: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing here\n<!-- cascades -->\n")
+    with pytest.raises(ValueError, match=r"`readme` must hold <!-- cascades -->"):
+        tables.write(runs, tmp_path / "out", "data", "models", readme)
+    assert readme.read_text() == "nothing here\n<!-- cascades -->\n"
