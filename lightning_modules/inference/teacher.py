@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from lightning_modules.inference.tier import Tier
+
+TELL_EVERY = 30.0  # seconds
 
 
 def teacher_logits(
@@ -61,7 +64,8 @@ def teacher_logits(
     barrier()  # every rank passes the same barriers, whatever it saw: another run may finish the same folder meanwhile
     if not there:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _write_part(_part(folder, rank), *_compute(tier, loader, torch.device(device)))
+        batches = told(loader, len(ids) // world_size) if rank == 0 else loader
+        _write_part(_part(folder, rank), *_compute(tier, batches, torch.device(device)))
     barrier()
     if rank == 0 and not folder.is_dir():
         _join(folder, [_part(folder, r) for r in range(world_size)], ids, about)
@@ -72,6 +76,25 @@ def teacher_logits(
 
 def _part(folder: Path, rank: int) -> Path:
     return folder.with_name(f"{folder.name}.part{rank}.npz")
+
+
+def told(loader: Iterable[Mapping[str, Any]], rows: int) -> Iterator[Mapping[str, Any]]:
+    """The batches of a loader; every half a minute a line says how far the reading is.
+
+    Args:
+        loader: batches with ``sample_id`` ``(B,)``.
+        rows: how many there are.
+    """
+    begin = last = time.monotonic()
+    done = 0
+    for batch in loader:
+        yield batch
+        done += len(batch["sample_id"])
+        now = time.monotonic()
+        if now - last >= TELL_EVERY:
+            last, pace = now, done / (now - begin)
+            left = max(0, rows - done) / pace / 60
+            print(f"teacher: {done:,} of {rows:,} rows, {pace:,.0f} rows/s, {left:.1f} minutes left", flush=True)
 
 
 @torch.inference_mode()

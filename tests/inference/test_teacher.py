@@ -132,3 +132,13 @@ def test_missing_rows_and_broken_logits_are_errors(teacher: Tier, tmp_path: Path
     with pytest.raises(ValueError, match=r"`teacher` must give finite logits, but it does not for 1 rows, .* 136"):
         teacher_logits(teacher, Loader(teacher), IDS, "rows", tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_long_reading_says_how_far_it_is(
+    teacher: Tier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lightning_modules.inference.teacher.TELL_EVERY", 0.0)
+    teacher_logits(teacher, Loader(teacher), IDS, "rows", tmp_path)
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(" rows,")[0] for line in told] == [f"teacher: {n} of 13" for n in (3, 6, 9, 12, 13)]
+    assert told[-1].endswith("0.0 minutes left")
