@@ -83,17 +83,22 @@ class StagedModule(LightningModule):
         return self.rows_of(batch)
 
     def rows_of(self, batch: Batch) -> dict[str, Any]:
-        """Ids and labels ``(B,)``, ``logits`` ``(B, S, C)``, and per tier ``lengths`` and ``padded`` ``(B,)``."""
+        """Ids and labels ``(B,)``, ``logits`` ``(B, S, C)``, and per tier ``lengths`` and ``padded`` ``(B,)``.
+
+        With them, by name, the scores ``decisions`` ``(B, S)`` that stages give themselves.
+        """
         encodings = batch["encodings"]
         lengths, padded = {}, {}
         for tier in self.network.tiers:
             mask = encodings[tier.encoding_key]["attention_mask"]
             lengths[tier.name] = mask.sum(dim=1)
             padded[tier.name] = torch.full_like(lengths[tier.name], mask.shape[1])
+        logits, decisions = self.network.decide(encodings)
         return {
             "sample_id": batch["sample_id"],
             "label": batch["label"],
-            "logits": self(encodings),
+            "logits": logits,
+            "decisions": decisions,
             "lengths": lengths,
             "padded": padded,
         }

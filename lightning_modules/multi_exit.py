@@ -18,7 +18,15 @@ from lightning_modules.adaptive import metrics as metric_functions
 from lightning_modules.base import Batch
 from lightning_modules.inference.layers import all_layers, check_same_layers, tier_with_exits
 from lightning_modules.inference.staged import StagedModel
-from lightning_modules.losses import at_exits, exit_distillation, hidden_mse, logits_mse, task_loss
+from lightning_modules.losses import (
+    at_exits,
+    certainty_loss,
+    certainty_target,
+    exit_distillation,
+    hidden_mse,
+    logits_mse,
+    task_loss,
+)
 from lightning_modules.policies import ExitPolicy, JointSum
 from lightning_modules.policies.policy import Parts
 from lightning_modules.rows import DistinctRows
@@ -33,6 +41,12 @@ class MultiExit(TierModule):
     teaching assistant is made so); one with several (the teaching assistant) teaches each exit by the exit of the same
     layer (Eq. 4), and for Eq. 5 each layer by the same layer. Where layers teach layers the teacher runs beside the
     student; else it reads the training text once, and its logits lie on disk.
+
+    With ``certainty`` the model also learns to exit (BERxiT, Xin et al. 2021): a linear layer, shared by all exits,
+    predicts from the hidden state whether the exit is right, or how near it comes for regression
+    (``1 - tanh(|output - label|)``); the mean squared error is added to the exit's loss. That gives the score
+    ``learned``, with which regression can exit, too. As in the paper it is learnt jointly: its gradient reaches the
+    encoder, but not through the exit's answer, which is a constant target.
 
     Args:
         path: folder or hub id of a pretrained encoder, a fine-tuned classifier, or a multi-exit model.
@@ -49,6 +63,8 @@ class MultiExit(TierModule):
         distillation_weight: weight ``w`` between 0 and 1 of the distillation loss; 1 is COST-EFF's Eq. 4 alone.
         distillation_temperature: softens both distributions of ``soft_cross_entropy``.
         hidden_weight: weight of the distillation of hidden states (Eq. 5); 0 leaves it out.
+        certainty: learn to exit: ``joint`` as in BERxiT, or ``detached``, which leaves the encoder to the other losses.
+            Default: not at all, but for a model that already does, which goes on jointly.
         optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
         warmup: share of the steps over which the learning rate rises from 0, in each stage of the policy.
         schedule: course of the learning rate after the warm-up, down to 0 unless constant.
@@ -73,6 +89,7 @@ class MultiExit(TierModule):
         distillation_weight: float = 1.0,
         distillation_temperature: float = 1.0,
         hidden_weight: float = 0.0,
+        certainty: Literal["joint", "detached"] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup: float = 0.1,
         schedule: Schedule = "linear",
@@ -92,7 +109,10 @@ class MultiExit(TierModule):
         self._distillation = partial(exit_distillation, temperature=distillation_temperature)
         if distillation == "logits_mse":
             self._distillation = partial(at_exits, logits_mse)
-        tier, self._trained = tier_with_exits(path, exits, pooler, layers, max_length, self.label_names)
+        tier, self._trained = tier_with_exits(
+            path, exits, pooler, layers, max_length, self.label_names, certainty is not None
+        )
+        tier.model.certainty_detached = certainty == "detached"
         self.network = StagedModel([tier])
         self.validation_rows = DistinctRows(self.width * len(tier.exits))
         self.quality_of = self._check_quality_of(quality_of)
@@ -176,7 +196,8 @@ class MultiExit(TierModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, a scalar."""
         encoding = batch["encodings"][self.tier.encoding_key]
-        logits, states = all_layers(self.tier, encoding) if self.hidden_weight else (self.tier(encoding), [])
+        output = self.tier.outputs(encoding, hidden_states=bool(self.hidden_weight))
+        logits, states = output.logits, output.hidden_states
         losses = self._weigh(logits, batch)
         if self._beside:
             with torch.no_grad():
@@ -186,8 +207,10 @@ class MultiExit(TierModule):
             taught = self._teacher_of(batch, logits)
         if self._beside or self._teacher_logits is not None:
             losses = losses + self.distillation_weight * self._distillation(logits, taught)
+        if output.certainty is not None:
+            losses = losses + self._certainty(output.certainty, logits, batch)
         loss = self.policy.loss(losses)
-        if states:
+        if states is not None:
             hidden = hidden_mse(states, of_teacher, encoding["attention_mask"])
             self.log("train/hidden", hidden, batch_size=len(logits))
             loss = loss + self.hidden_weight * hidden
@@ -195,6 +218,12 @@ class MultiExit(TierModule):
             loss = loss + 0.0 * losses.sum()  # DDP waits for a gradient of every parameter
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         return loss
+
+    def _certainty(self, certainty: Tensor, logits: Tensor, batch: Batch) -> Tensor:
+        """Losses ``(E,)`` of what learns to exit."""
+        losses = certainty_loss(certainty, certainty_target(logits, batch["label"]))
+        self.log("train/certainty", losses.mean(), batch_size=len(logits))
+        return losses
 
     def _weigh(self, logits: Tensor, batch: Batch) -> Tensor:
         """The task's share of the exits' losses, ``(E,)``."""

@@ -28,6 +28,7 @@ def tier_with_exits(
     layers: int | None,
     max_length: int | None,
     label_names: list[str],
+    certainty: bool = False,
 ) -> tuple[Tier, bool]:
     """A multi-exit tier in training mode, and whether all its exits were trained before.
 
@@ -38,6 +39,7 @@ def tier_with_exits(
         layers: keep only the first layers.
         max_length: tokens kept of a text or pair.
         label_names: the data's names in the order of its integers; empty for regression.
+        certainty: add what learns to exit, if the model does not have it.
 
     Raises:
         ValueError: the model cannot be read, or exits, layers or labels do not fit it.
@@ -48,8 +50,14 @@ def tier_with_exits(
     if config.model_type == "multi_exit":
         depth = layers or config.num_hidden_layers
         if exits is None or list(exits) == [k for k in config.exits if k <= depth]:
-            return load_tier(view, "model", label_names, "path", train=True), declared
+            tier = load_tier(view, "model", label_names, "path", train=True)
+            if certainty and not config.certainty:
+                tier.model.add_certainty()
+                declared = False
+            return tier, declared
     model = _put_exits(place, exits, pooler, layers, label_names)
+    if certainty:
+        model.add_certainty()
     if declared and label_names:  # the head of a classifier is in its own order of labels
         _reorder(model, match_labels(own_names(config), label_names, "path")[0])
     tokenizer = read_tokenizer(place, "path")

@@ -28,6 +28,11 @@ class MultiExitTier(Tier):
         super().__init__(*args, **settings)
         self.exits = [f"layer{layer}" for layer in self.model.exits]
 
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """``learned`` for a model that learnt to exit (BERxiT), whose certainty is a score of its own."""
+        return () if self.model.certainty is None else ("learned",)
+
     def forward(self, encoding: Encoding) -> Tensor:
         """Logits of all exits, ``(B, E, C)`` in float32 and in the data's order of labels; regression has ``C = 1``."""
         logits = self.outputs(encoding).logits
@@ -44,16 +49,30 @@ class MultiExitTier(Tier):
         inputs = {key: value for key, value in encoding.items() if key in self._accepted}
         output: MultiExitOutput = self.model(**inputs, output_hidden_states=hidden_states)
         assert output.logits is not None
-        return MultiExitOutput(logits=self._in_order(output.logits), hidden_states=output.hidden_states)
+        return MultiExitOutput(
+            logits=self._in_order(output.logits), hidden_states=output.hidden_states, certainty=output.certainty
+        )
 
-    def run(self, encoding: Encoding, go_on: GoOn) -> None:
+    def decide(self, encoding: Encoding) -> tuple[Tensor, dict[str, Tensor]]:
+        """What :meth:`forward` gives, and the scores ``(B, E)`` of :attr:`decisions` in float64."""
+        output = self.outputs(encoding)
+        assert output.logits is not None
+        return output.logits, {name: _score(output.certainty) for name in self.decisions}
+
+    def run(self, encoding: Encoding, go_on: GoOn, decisions: bool = False) -> None:
         """Compute layer after layer; rows that leave at an exit are in no later layer.
 
         Args:
             encoding: tensors ``(B, T)``.
             go_on: as for :meth:`Tier.run`.
+            decisions: give ``go_on`` a fourth argument, the scores ``(R,)`` of :attr:`decisions` by name.
         """
-        self.model.run(encoding, lambda exit_index, rows, logits: go_on(exit_index, rows, self._in_order(logits)))
+
+        def ask(exit_index: int, rows: Tensor, logits: Tensor, *certainty: Tensor) -> Tensor:
+            more = ({"learned": _score(certainty[0])} if certainty else {},) if decisions else ()
+            return go_on(exit_index, rows, self._in_order(logits), *more)
+
+        self.model.run(encoding, ask, certainty=decisions)
 
     def _in_order(self, logits: Tensor) -> Tensor:
         logits = logits.float()
@@ -68,18 +87,37 @@ class MultiExitTier(Tier):
             raise ValueError(f"`exit_index` must be below {len(self.exits)}, but got {exit_index}.")
         return LastExit(self.model.first_exits(exit_index + 1))
 
+    def reference_parameters(self) -> tuple[int, int]:
+        """Parameters of what :meth:`reference_path` gives: all, and those outside its table of word embeddings."""
+        with torch.device("meta"):
+            model = self._reference()
+        total = sum(parameter.numel() for parameter in model.parameters())
+        return total, total - sum(parameter.numel() for parameter in model.get_input_embeddings().parameters())
+
     def reference_path(self) -> nn.Module:
         """The unpruned encoder with one exit, untrained: what speed-ups of a multi-exit model refer to."""
+        with torch.random.fork_rng():
+            model = self._reference()
+        return LastExit(model.to(self.model.device).eval())
+
+    def _reference(self) -> MultiExitForSequenceClassification:
         own = self.model.config
         depth = own.num_hidden_layers
         config = MultiExitConfig(encoder=own.encoder, exits=[depth], pooler=own.pooler, num_labels=own.num_labels)
-        with torch.random.fork_rng():
-            model = MultiExitForSequenceClassification(config)
-        return LastExit(model.to(self.model.device).eval())
+        return MultiExitForSequenceClassification(config)
+
+
+def _score(certainty: Tensor | None) -> Tensor:
+    """Certainty in (0, 1); in float64, where the surest rows still differ."""
+    assert certainty is not None
+    return torch.sigmoid(certainty.double())
 
 
 class LastExit(nn.Module):
-    """A multi-exit model as a plain module from an encoding's tensors to the logits of its last exit."""
+    """A multi-exit model as a plain module from an encoding's tensors to the logits of its last exit.
+
+    A model with ``certainty`` gives the last exit's beside them, so that it is counted.
+    """
 
     def __init__(self, model: MultiExitForSequenceClassification) -> None:
         super().__init__()
@@ -87,7 +125,8 @@ class LastExit(nn.Module):
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        """Logits ``(B, C)`` in the model's own order."""
-        logits: Tensor = self.model(input_ids, attention_mask, token_type_ids).logits
-        return logits[:, -1]
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits ``(B, C)`` in the model's own order; and where there is one the certainty of all exits ``(B, E)``."""
+        output = self.model(input_ids, attention_mask, token_type_ids)
+        logits: Tensor = output.logits[:, -1]
+        return logits if output.certainty is None else (logits, output.certainty)

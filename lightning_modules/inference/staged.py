@@ -58,25 +58,52 @@ class StagedModel(nn.Module):
         """
         return torch.cat([tier(encodings[tier.encoding_key]) for tier in self.tiers], dim=1)
 
-    def run(self, encodings: dict[str, Encoding], go_on: GoOn) -> tuple[Tensor, Tensor]:
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """Scores that a tier gives itself, where what decides is no function of what answers (BERxiT's certainty)."""
+        return tuple(dict.fromkeys(name for tier in self.tiers for name in decisions_of(tier)))
+
+    def decide(self, encodings: dict[str, Encoding]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What :meth:`forward` gives, and with it the scores of :attr:`decisions`, from one pass.
+
+        Args:
+            encodings: as for :meth:`forward`.
+
+        Returns:
+            Logits ``(B, S, C)`` in float32, and by name the scores ``(B, S)`` in float64, higher = surer; NaN at the
+            stages of tiers that do not give them.
+        """
+        outputs: list[Tensor] = []
+        scores: dict[str, list[Tensor]] = {name: [] for name in self.decisions}
+        for tier in self.tiers:
+            encoding = encodings[tier.encoding_key]
+            logits, own = tier.decide(encoding) if decisions_of(tier) else (tier(encoding), {})
+            outputs.append(logits)
+            for name, parts in scores.items():
+                parts.append(own.get(name, torch.full_like(logits[..., 0], torch.nan, dtype=torch.float64)))
+        return torch.cat(outputs, dim=1), {name: torch.cat(parts, dim=1) for name, parts in scores.items()}
+
+    def run(self, encodings: dict[str, Encoding], go_on: GoOn, decisions: bool = False) -> tuple[Tensor, Tensor]:
         """Visit the stages in order; after each only the rows that ``go_on`` names are computed further.
 
         Args:
             encodings: as for :meth:`forward`. Each tier reads only its own rows, trimmed to their longest.
             go_on: gets the stage's index, the rows ``(R,)`` of the batch that reached it and their outputs ``(R, C)``;
                 returns a bool ``(R,)``, True for rows that continue. It is not asked at the last stage.
+            decisions: give ``go_on`` a fourth argument, by name the scores ``(R,)`` that the stage gives itself.
 
         Returns:
             Outputs ``(B, C)`` of the stage that answered each row, and that stage ``(B,)``.
         """
         first = encodings[self.tiers[0].encoding_key]["input_ids"]
-        answers = Answers(go_on, last=len(self.stages) - 1, rows=len(first), device=first.device)
+        answers = Answers(go_on, len(self.stages) - 1, len(first), first.device, decisions)
         offset = 0
         for tier in self.tiers:
             if len(answers.active) == 0:
                 break
             answers.enter(offset)
-            tier.run(take_rows(encodings[tier.encoding_key], answers.active_of(len(first))), answers.ask)
+            more = {"decisions": True} if decisions and decisions_of(tier) else {}
+            tier.run(take_rows(encodings[tier.encoding_key], answers.active_of(len(first))), answers.ask, **more)
             answers.leave()
             offset += len(tier.exits)
         return answers.outputs(len(self.tiers[-1].label_names) or 1), answers.stage
@@ -90,10 +117,11 @@ class Answers:
         last: index of the last stage.
         rows: size of the batch.
         device: where the rows' indices live.
+        decisions: whether the caller wants the scores that stages give themselves.
     """
 
-    def __init__(self, go_on: GoOn, last: int, rows: int, device: torch.device) -> None:
-        self.go_on, self.last = go_on, last
+    def __init__(self, go_on: GoOn, last: int, rows: int, device: torch.device, decisions: bool = False) -> None:
+        self.go_on, self.last, self.decisions = go_on, last, decisions
         self.active = torch.arange(rows, device=device)
         self.stage = torch.zeros(rows, dtype=torch.long, device=device)
         self._latest: Tensor | None = None
@@ -107,7 +135,7 @@ class Answers:
         """A tier whose first stage is ``offset`` starts on the active rows."""
         self._entered, self._survivors, self._offset = self.active, self.active[:0], offset
 
-    def ask(self, exit_index: int, rows: Tensor, outputs: Tensor) -> Tensor:
+    def ask(self, exit_index: int, rows: Tensor, outputs: Tensor, decisions: dict[str, Tensor] | None = None) -> Tensor:
         """Record the outputs ``(R, C)`` of a tier's rows ``(R,)`` at one of its exits; which of them go on?"""
         stage = self._offset + exit_index
         batch_rows = self._entered[rows]
@@ -118,7 +146,8 @@ class Answers:
         if stage == self.last:
             keep = torch.zeros_like(batch_rows, dtype=torch.bool)
         else:
-            keep = self.go_on(stage, batch_rows, outputs).to(device=batch_rows.device, dtype=torch.bool)
+            more = (decisions or {},) if self.decisions else ()
+            keep = self.go_on(stage, batch_rows, outputs, *more).to(device=batch_rows.device, dtype=torch.bool)
         self._survivors = batch_rows[keep]
         return keep
 
@@ -129,6 +158,11 @@ class Answers:
     def outputs(self, width: int) -> Tensor:
         """Outputs ``(B, C)`` of the stages that answered."""
         return torch.zeros(0, width) if self._latest is None else self._latest
+
+
+def decisions_of(tier: Tier) -> tuple[str, ...]:
+    """Names of the scores that a tier gives itself; whatever takes a tier's place may have none."""
+    return getattr(tier, "decisions", ())
 
 
 def take_rows(encoding: Encoding, rows: Tensor | None) -> Encoding:

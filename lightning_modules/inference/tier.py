@@ -17,7 +17,7 @@ from lightning_modules.inference.views import View
 from lightning_modules.models import BiLSTMConfig, build_word_tokenizer, copy_word_vectors, read_word_vectors
 
 Encoding = dict[str, Tensor]
-GoOn = Callable[[int, Tensor, Tensor], Tensor]
+GoOn = Callable[..., Tensor]  # (exit or stage, rows, outputs), and where asked for decisions, to a bool for each row
 
 
 class Tier(nn.Module):
@@ -40,6 +40,7 @@ class Tier(nn.Module):
     """
 
     model: Any  # a PreTrainedModel, whose attributes differ by class
+    decisions: tuple[str, ...] = ()  # scores that the model gives itself, beside those of its outputs
 
     def __init__(
         self,

@@ -46,6 +46,8 @@ def copy_weights(source: Any, model: Any) -> None:
         for layer, head in zip(model.exits, model.heads, strict=True):
             if layer in known and _shapes(known[layer]) == _shapes(head):
                 head.load_state_dict(known[layer].state_dict())
+        if source.certainty is not None and model.certainty is not None:
+            model.certainty.load_state_dict(source.certainty.state_dict())
         return
     norm = find_final_norm(encoder, model.layers_name)
     for head in model.heads if norm is not None else ():

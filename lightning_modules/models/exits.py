@@ -51,6 +51,33 @@ class ExitHead(nn.Module):
         return [self.linear] if self.dense is None else [self.dense, self.linear]
 
 
+class CertaintyHead(nn.Module):
+    """Says from a hidden state how far the exit there is to be trusted; one for all exits of a model.
+
+    That is the learning-to-exit module of BERxiT (Xin et al. 2021): ``u = sigmoid(c · h + b)`` with ``c`` and ``b``
+    shared by all layers. It computes without autocast, as the exits do.
+
+    Args:
+        hidden_size: width of a hidden state.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+
+    def forward(self, token: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """``c · h + b`` ``(B,)``, before the sigmoid, from the hidden states ``(B, H)`` of the first token.
+
+        Args:
+            token: the hidden states.
+            norm: that of the exit, if it has one.
+        """
+        with _without_autocast(token.device.type):
+            token = token.to(self.linear.weight.dtype)
+            output: Tensor = self.linear(token if norm is None else norm(token))
+            return output[:, 0]
+
+
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
     if not torch.amp.is_autocast_available(device):  # meta, where costs are counted
         return nullcontext()

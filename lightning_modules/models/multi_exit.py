@@ -21,18 +21,22 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from lightning_modules.models.exit_weights import copy_weights, read_source
-from lightning_modules.models.exits import ExitHead, Visits, find_layers, first_layers, take_out_norm
+from lightning_modules.models.exits import CertaintyHead, ExitHead, Visits, find_layers, first_layers, take_out_norm
 from lightning_modules.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
 
-GoOn = Callable[[int, Tensor, Tensor], Tensor]
+GoOn = Callable[..., Tensor]  # (exit, rows, logits) or (exit, rows, logits, certainty) to a bool for each row
 
 
 @dataclass
 class MultiExitOutput(ModelOutput):
-    """Logits ``(B, E, C)`` in float32, and where asked for ``H_0 ... H_L``, each ``(B, T, H)``."""
+    """Logits ``(B, E, C)`` in float32, and where asked for ``H_0 ... H_L``, each ``(B, T, H)``.
+
+    A model with ``certainty`` also says how far each exit is to be trusted, ``(B, E)`` before the sigmoid.
+    """
 
     logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    certainty: Tensor | None = None
 
 
 class MultiExitForSequenceClassification(PreTrainedModel):
@@ -63,6 +67,8 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             ExitHead(config.hidden_size, config.num_labels, config.dropout, copy.deepcopy(norm), config.pooler)
             for _ in self.exits
         )
+        self.certainty = CertaintyHead(config.hidden_size) if config.certainty else None
+        self.certainty_detached = False  # True: learning it leaves the encoder alone
         self._accepted = set(inspect.signature(self.encoder.forward).parameters)
         if config.slender:
             from lightning_modules.models.slender import shape_model  # here, as it shapes models of this class
@@ -119,16 +125,36 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         self._encode(inputs, visit)
         logits = [head(tokens[layer]) for layer, head in zip(self.exits, self.heads, strict=True)]
         return MultiExitOutput(
-            logits=torch.stack(logits, dim=1), hidden_states=tuple(states) if output_hidden_states else None
+            logits=torch.stack(logits, dim=1),
+            hidden_states=tuple(states) if output_hidden_states else None,
+            certainty=self._certainty([tokens[layer] for layer in self.exits]),
         )
 
-    def run(self, encoding: Mapping[str, Tensor | None], go_on: GoOn) -> None:
+    def _certainty(self, tokens: Sequence[Tensor]) -> Tensor | None:
+        """How far the exits are to be trusted, ``(B, E)``, from the hidden states ``(B, H)`` at each."""
+        if self.certainty is None:
+            return None
+        seen = [token.detach() for token in tokens] if self.certainty_detached else tokens
+        found = [self.certainty(token, head.norm) for token, head in zip(seen, self.heads, strict=True)]
+        return torch.stack(found, dim=1)
+
+    def add_certainty(self) -> None:
+        """Give the model an untrained :class:`CertaintyHead`, unless it has one."""
+        if self.certainty is None:
+            made = CertaintyHead(self.config.hidden_size)
+            nn.init.normal_(made.linear.weight, std=self.config.initializer_range)
+            nn.init.zeros_(made.linear.bias)
+            self.certainty = made.to(self.device)
+            self.config.certainty = True
+
+    def run(self, encoding: Mapping[str, Tensor | None], go_on: GoOn, certainty: bool = False) -> None:
         """Compute layer after layer, ask after each exit which rows go on, and drop the others.
 
         Args:
             encoding: the arguments of :meth:`forward`, tensors ``(B, T)``.
             go_on: gets the exit's index, the rows ``(R,)`` that reached it and their logits ``(R, C)``; returns a bool
                 ``(R,)``. It is asked after the last exit too.
+            certainty: give ``go_on`` a fourth argument: how far the exit is to be trusted, ``(R,)`` before the sigmoid.
         """
         exit_of = {layer: index for index, layer in enumerate(self.exits)}
         ids = encoding["input_ids"]
@@ -140,7 +166,9 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             index = exit_of.get(layer)
             if index is None:
                 return None
-            keep = go_on(index, rows, self.heads[index](hidden[:, 0])).to(device=rows.device, dtype=torch.bool)
+            head, token = self.heads[index], hidden[:, 0]
+            more = (self.certainty(token, head.norm),) if certainty and self.certainty is not None else ()
+            keep = go_on(index, rows, head(token), *more).to(device=rows.device, dtype=torch.bool)
             # Nothing follows the last exit: the encoder need not finish.
             keep = keep & (layer < self.exits[-1])
             rows = rows[keep]
@@ -200,7 +228,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         config = source.config
         if isinstance(config, MultiExitConfig):
             encoder = dict(config.encoder)
-            settings = {**{key: getattr(config, key) for key in SHAPES}, **settings}
+            settings = {**{key: getattr(config, key) for key in (*SHAPES, "certainty")}, **settings}
         else:
             encoder = encoder_settings(config)
         names = {"num_labels": config.num_labels, "id2label": config.id2label, "label2id": config.label2id}

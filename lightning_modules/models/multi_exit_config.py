@@ -30,6 +30,7 @@ class MultiExitConfig(PretrainedConfig):
         heads: attention heads kept in each layer; None: all.
         intermediate: width of the feed-forward network of each layer; None: the encoder's.
         embedding_rank: rank of the factorised word embeddings; None: not factorised.
+        certainty: have one more output that says how far each exit is to be trusted (BERxiT's learning-to-exit).
 
     Raises:
         ValueError: an unknown encoder, exits outside its depth or without its last layer, or shapes that no encoder of
@@ -47,6 +48,7 @@ class MultiExitConfig(PretrainedConfig):
         heads: list[int] | None = None,
         intermediate: list[int] | None = None,
         embedding_rank: int | None = None,
+        certainty: bool = False,
         pad_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -64,7 +66,7 @@ class MultiExitConfig(PretrainedConfig):
             )
         self.exits = list(range(1, depth + 1)) if exits is None else list(exits)
         check_exits(self.exits, depth)
-        self.pooler, self.dropout = pooler, dropout
+        self.pooler, self.dropout, self.certainty = pooler, dropout, certainty
         self.heads, self.intermediate, self.embedding_rank = heads, intermediate, embedding_rank
         super().__init__(pad_token_id=config.pad_token_id, **kwargs)
         self._check_shapes(config)
