@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -30,7 +31,8 @@ class Slenderise(Callback):
     zero as long as the student equals its teacher. What is removed is masked until the fit ends; ``cut`` removes it
     from the exported model. Every process adds its batches, so all keep the same structures.
 
-    Until the last pruning early stopping waits, and only checkpoints after it count as the best.
+    Until the last pruning early stopping waits, and only checkpoints after it count as the best. Without a target (a
+    size or ``compression``) the callback does nothing.
 
     Args:
         heads: attention heads to keep per layer; None: all. This, ``intermediate`` and ``embedding_rank``, or
@@ -50,7 +52,7 @@ class Slenderise(Callback):
         head_weights: ``all`` matrices of a head; ``output`` as in the authors' code.
 
     Raises:
-        ValueError: neither sizes nor a compression, or both; a number below 1.
+        ValueError: sizes and a compression; a schedule without either; a number below 1.
     """
 
     def __init__(
@@ -69,17 +71,11 @@ class Slenderise(Callback):
         variant: Variant = "signed",
         head_weights: HeadWeights = "all",
     ) -> None:
-        sizes = (heads, intermediate, embedding_rank)
-        if (compression is None) == (sizes == (None, None, None)):
-            raise ValueError(
-                "`compression`, or at least one of `heads`, `intermediate` and `embedding_rank`: give one or the "
-                f"other, but got compression={compression}, heads={heads}, intermediate={intermediate}, "
-                f"embedding_rank={embedding_rank}."
-            )
-        for name, value in (("prunings", prunings), ("window", window)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, but got {value}.")
-        self.sizes, self.compression = sizes, compression
+        sizes = {"heads": heads, "intermediate": intermediate, "embedding_rank": embedding_rank}
+        plan = {"start": start, "stop": stop, "prunings": prunings, "course": course, "window": window}
+        plan |= {"scope": scope, "exits": exits, "variant": variant, "head_weights": head_weights}
+        check_settings(sizes, compression, plan)
+        self.sizes, self.compression = tuple(sizes.values()), compression
         self.start, self.stop, self.prunings, self.course = start, stop, prunings, course
         self.window, self.scope, self.exits = window, scope, exits
         self.variant, self.head_weights = variant, head_weights
@@ -90,6 +86,11 @@ class Slenderise(Callback):
         self._importance: TaylorImportance | None = None
         self._loaded: dict[str, Any] | None = None
         self._hook: Any = None
+
+    @property
+    def active(self) -> bool:
+        """Whether a target was given."""
+        return self.compression is not None or any(size is not None for size in self.sizes)
 
     @property
     def finished(self) -> bool:
@@ -107,7 +108,7 @@ class Slenderise(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Factorise the word embeddings and attach masks, so that the optimiser and a checkpoint find their places."""
-        if stage != "fit" or self._target is not None:
+        if stage != "fit" or not self.active or self._target is not None:
             return
         model = model_of(pl_module)
         sizes = Sizes(model)
@@ -146,6 +147,8 @@ class Slenderise(Callback):
         if self._hook is not None:  # from here on weights are restored
             self._hook.remove()
             self._hook = None
+        if not self.active:
+            return
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._schedule = None  # everything at once, on the first batch
         else:
@@ -161,8 +164,7 @@ class Slenderise(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune if it is time, then take the batch's importance if the next pruning is near."""
-        assert self._importance is not None
-        if self.finished:
+        if not self.active or self.finished:
             return
         if self._schedule is None:
             self._add(trainer, pl_module, batch)
@@ -234,14 +236,14 @@ class Slenderise(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep early stopping from counting: quality falls while structures go."""
-        if trainer.state.fn == "fit" and not self.finished:
+        if self.active and trainer.state.fn == "fit" and not self.finished:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, EarlyStopping):
                     callback.wait_count = -1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the run ended before the schedule did, as with ``trainer.max_time``."""
-        if not self.finished and self._schedule is not None:
+        if self.active and not self.finished and self._schedule is not None:
             pl_module.print(
                 f"stopped after {self.done} of {self._schedule.prunings} prunings: the model is not yet as slender as "
                 "asked for; run the same command again to go on"
@@ -299,6 +301,27 @@ class Slenderise(Callback):
                 f"Slenderise must resume with the {what} of the checkpoint, but it has {'; '.join(changed)}; restore "
                 "them, or start a new run."
             )
+
+
+def check_settings(sizes: dict[str, int | None], compression: float | None, plan: dict[str, Any]) -> None:
+    """Raise a ValueError where sizes, compression and schedule do not go together."""
+    given = [f"`slenderise.{name}` {value}" for name, value in sizes.items() if value is not None]
+    if compression is not None and given:
+        raise ValueError(
+            f"`slenderise.compression` sets the sizes itself, but {' and '.join(given)} came with it; set one of them "
+            "to null."
+        )
+    if compression is None and not given:
+        defaults = {name: parameter.default for name, parameter in signature(Slenderise).parameters.items()}
+        for name, value in plan.items():
+            if value != defaults[name]:
+                raise ValueError(
+                    f"`slenderise.{name}` {value} needs a target, but there is none; give `slenderise.compression`, or "
+                    "at least one of `slenderise.heads`, `slenderise.intermediate` and `slenderise.embedding_rank`."
+                )
+    for name in ("prunings", "window"):
+        if plan[name] < 1:
+            raise ValueError(f"`slenderise.{name}` must be at least 1, but got {plan[name]}.")
 
 
 def model_of(module: LightningModule) -> Any:

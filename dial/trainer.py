@@ -69,6 +69,7 @@ class DialCLI(LightningCLI):
         """Add the run folder, our callbacks, and what the module learns from the data."""
         parser.add_argument("--run", type=str, default="runs/latest", help="Folder that this run writes into.")
         parser.add_lightning_class_args(callbacks.ThresholdSweep, "sweep")
+        parser.add_lightning_class_args(callbacks.Slenderise, "slenderise")
         parser.add_lightning_class_args(callbacks.TierExport, "export")
         parser.add_lightning_class_args(callbacks.PredictionWriter, "predictions")
         parser.add_lightning_class_args(callbacks.Resume, "resume")

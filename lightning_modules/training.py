@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_modules.base import Batch, StagedModule
 from lightning_modules.inference.teacher import teacher_logits
 from lightning_modules.inference.tiers import Tier, View, load_tier
+from lightning_modules.models.slender import make_room
 
 Schedule = Literal["linear", "cosine", "constant"]
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -99,7 +100,8 @@ class TierModule(StagedModule):
         data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Weights from a checkpoint are trained."""
+        """Weights from a checkpoint are trained; those of a run with slenderisation need room for their masks."""
+        make_room(self.tier.model, checkpoint["state_dict"])
         self._trained = True
 
     def _check_trained(self) -> None:
