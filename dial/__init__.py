@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_modules.inference.adaptive_classifier import AdaptiveClassifier, Prediction
+
+__all__ = ["AdaptiveClassifier", "Prediction", "main"]
 
 USAGE = """\
 usage: dial COMMAND ...
@@ -24,6 +30,15 @@ From saved tables alone, without a model:
   dial --version         version of the package
 """
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def __getattr__(name: str) -> object:
+    """Import what Python users take from here on first use: the command itself must start quickly."""
+    if name in ("AdaptiveClassifier", "Prediction"):
+        from lightning_modules.inference import adaptive_classifier
+
+        return getattr(adaptive_classifier, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main(args: Sequence[str] | None = None) -> int:

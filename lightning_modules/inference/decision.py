@@ -1,0 +1,212 @@
+"""From a rule with its values to the question that a staged model asks after each stage: which rows go on?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.adaptive import scores as routing
+
+RULES = ("threshold", "per_stage", "patience")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A rule with its values. What it decides is what :func:`~lightning_modules.adaptive.rules.replay` decides.
+
+    Scores are computed in float64 by the functions that computed the stage table's.
+
+    Args:
+        stages: names of all stages, in order.
+        rule: ``threshold`` or ``per_stage`` (stay at the first stage whose score reaches its threshold), or
+            ``patience`` (stay once as many stages as the threshold says have repeated their predecessor's answer).
+        score: one of :data:`~lightning_modules.adaptive.scores.SCORES`, ``random``, or one that tiers give themselves
+            (``learned``); not read by ``patience``.
+        thresholds: raw scores, one for each stage but the last.
+        temperatures: one for each stage; all 1 if not given.
+        seed: of ``random``.
+
+    Raises:
+        ValueError: an unknown rule, or another number of thresholds or temperatures than stages.
+
+    Example:
+        >>> decision = Decision(("swift", "super"), "threshold", "softmax", (0.9,))
+        >>> course = decision.course(np.arange(2))
+        >>> course(0, torch.arange(2), torch.tensor([[4.0, 0.0], [0.1, 0.0]]))
+        tensor([False,  True])
+    """
+
+    stages: tuple[str, ...]
+    rule: str
+    score: str
+    thresholds: tuple[float, ...]
+    temperatures: tuple[float, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"`rule` must be one of {', '.join(RULES)}, but got {self.rule!r}.")
+        if not self.temperatures:
+            object.__setattr__(self, "temperatures", (1.0,) * len(self.stages))
+        for name, wanted in (("thresholds", len(self.stages) - 1), ("temperatures", len(self.stages))):
+            values = getattr(self, name)
+            if len(values) != wanted or any(np.isnan(value) for value in values):
+                raise ValueError(
+                    f"`{name}` must be {wanted} numbers for the stages {', '.join(self.stages)}, "
+                    f"but got {list(values)}."
+                )
+
+    @property
+    def given_by_tiers(self) -> bool:
+        """Whether the score is one that a tier computes itself, beside its outputs."""
+        return self.rule != "patience" and self.score != "random" and self.score not in routing.SCORES
+
+    def scores(
+        self, stage: int, ids: np.ndarray, outputs: np.ndarray, decisions: Mapping[str, Tensor] | None = None
+    ) -> np.ndarray:
+        """The score of each row ``(R,)`` at a stage, float64; not for the rule ``patience``.
+
+        Args:
+            stage: its position.
+            ids: ``(R,)`` what ``random`` hashes.
+            outputs: ``(R, C)`` logits.
+            decisions: scores ``(R,)`` that the tier gives itself, by name.
+
+        Raises:
+            ValueError: the tier does not give the score.
+        """
+        if self.score == "random":
+            return routing.random_score(ids, stage, self.seed)
+        if self.score in routing.SCORES:
+            return routing.compute(self.score, outputs, self.temperatures[stage])
+        if not decisions or self.score not in decisions:
+            raise ValueError(
+                f"`score` must be one that stage {self.stages[stage]} has, but it does not give {self.score!r}; "
+                "choose another score."
+            )
+        return np.asarray(decisions[self.score].detach().cpu().numpy(), dtype=np.float64)
+
+    def course(self, ids: np.ndarray, counts: tuple[np.ndarray, np.ndarray] | None = None) -> Course:
+        """The ``go_on`` of :meth:`StagedModel.run` for one batch.
+
+        Args:
+            ids: ``(B,)`` what ``random`` hashes, and what errors call a row.
+            counts: the :attr:`Course.counts` of these rows where they have been through earlier stages elsewhere.
+        """
+        return Course(self, ids, counts)
+
+
+class Course:
+    """One batch on its way through the stages: asked after each, it remembers where each row is and what it said.
+
+    Args:
+        decision: the rule.
+        ids: ``(B,)`` of the rows.
+        counts: predictions and agreements so far, each ``(B,)``.
+
+    Attributes:
+        stage: ``(B,)`` the latest stage of each row, -1 before the first.
+        score: ``(B,)`` the score there.
+        going: ``(B,)`` whether it goes on from there.
+        counts: the latest predictions and how many stages in a row have repeated them, each ``(B,)``.
+    """
+
+    def __init__(self, decision: Decision, ids: np.ndarray, counts: tuple[np.ndarray, np.ndarray] | None) -> None:
+        self.decision, self.ids = decision, np.asarray(ids)
+        rows = len(self.ids)
+        self.stage = np.full(rows, -1)
+        self.score = np.full(rows, np.nan)
+        self.going = np.ones(rows, dtype=bool)
+        self.counts = counts or (np.full(rows, -1), np.zeros(rows))
+        self._outputs: np.ndarray | None = None
+
+    def __call__(
+        self, stage: int, rows: Tensor, outputs: Tensor, decisions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Which of the rows ``(R,)`` go on after a stage, as a bool ``(R,)``; none after the last.
+
+        Args:
+            stage: its position among all stages.
+            rows: positions in the batch.
+            outputs: ``(R, C)`` logits.
+            decisions: scores ``(R,)`` that the tier gives itself, by name.
+
+        Raises:
+            ValueError: an output is not finite.
+        """
+        taken, logits = rows.cpu().numpy(), outputs.detach().cpu().numpy()
+        if not np.isfinite(logits).all():
+            broken = self.ids[taken[~np.isfinite(logits).all(axis=1)]][0]
+            raise ValueError(
+                f"`{self.decision.stages[stage]}` must give finite outputs, but it does not for row {broken}; "
+                "check its weights, or load it in float32."
+            )
+        if self._outputs is None:
+            self._outputs = np.zeros((len(self.ids), logits.shape[1]), dtype=np.float32)
+        score = self._agreements(taken, logits) if self.decision.rule == "patience" else None
+        if score is None:
+            score = self._scores(stage, taken, logits, decisions)
+        last = stage == len(self.decision.stages) - 1
+        # As in the table's replay, a row whose score equals the threshold stays.
+        going = np.zeros(len(taken), dtype=bool) if last else ~(score >= self.decision.thresholds[stage])
+        self._outputs[taken], self.stage[taken], self.score[taken], self.going[taken] = logits, stage, score, going
+        return torch.from_numpy(going).to(rows.device)
+
+    def _scores(
+        self, stage: int, rows: np.ndarray, logits: np.ndarray, decisions: Mapping[str, Tensor] | None
+    ) -> np.ndarray:
+        if stage == len(self.decision.stages) - 1:  # decides nothing, so that a tier may lack the score there
+            known = self.decision.score in routing.SCORES and logits.shape[1] > 1
+            if not known and self.decision.score != "random":
+                return np.full(len(rows), np.nan)
+        return self.decision.scores(stage, self.ids[rows], logits, decisions)
+
+    def _agreements(self, rows: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """Count how often in a row each row's answer was repeated; a first answer repeats nothing."""
+        previous, repeated = self.counts
+        prediction = logits.argmax(axis=1)
+        repeated[rows] = np.where(prediction == previous[rows], repeated[rows] + 1, 0)
+        previous[rows] = prediction
+        return repeated[rows].copy()
+
+    @property
+    def outputs(self) -> np.ndarray:
+        """The latest logits of each row, ``(B, C)`` float32."""
+        return np.zeros((len(self.ids), 1), dtype=np.float32) if self._outputs is None else self._outputs
+
+    def answers(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions and their probabilities, each ``(R,)``, at the stages where the rows are.
+
+        A class and its probability at the stage's temperature; for regression the value, and NaN.
+        """
+        logits = self.outputs[rows].astype(np.float64)
+        if logits.shape[1] == 1:
+            return logits[:, 0], np.full(len(rows), np.nan)
+        scaled = logits / np.asarray(self.decision.temperatures)[self.stage[rows], None]
+        return logits.argmax(axis=1), 1 / np.exp(scaled - scaled.max(axis=1, keepdims=True)).sum(axis=1)
+
+
+def replayed(decision: Decision, scores: np.ndarray, predictions: np.ndarray | None = None) -> np.ndarray:
+    """The stage ``(N,)`` that the table's replay gives every row: what the executor must agree with.
+
+    Args:
+        decision: the rule.
+        scores: ``(N, S)`` of the decision's score; not read by ``patience``.
+        predictions: ``(N, S)``, for ``patience``.
+    """
+    from lightning_modules.adaptive.rules import agreement, replay
+
+    if decision.rule == "patience":
+        if predictions is None:
+            raise ValueError("`predictions` must be given for the rule patience.")
+        scores = agreement(predictions)
+    return replay(scores, np.asarray(decision.thresholds))
+
+
+def same(values: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether two lists of numbers are equal, infinities included."""
+    return len(values) == len(others) and all(a == b for a, b in zip(values, others, strict=True))

@@ -1,0 +1,323 @@
+"""Runs a staged model for real: sure rows stop, the others are gathered until the next tier's batch is full."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lightning_modules.inference.compaction import Compaction, Policy
+from lightning_modules.inference.decision import Course, Decision
+from lightning_modules.inference.prefetch import prefetched
+from lightning_modules.inference.queues import POOL, InOrder, Row, TierQueue
+from lightning_modules.inference.row_costs import RowCosts
+from lightning_modules.inference.staged import StagedModel
+from lightning_modules.inference.tier import Tier
+from lightning_modules.inference.tokens import Tokeniser, Unit, check_unit
+
+BATCH_SIZE = 32  # where nothing better is known
+CHUNK = 512  # rows that are read and tokenised ahead at a time
+logger = logging.getLogger(__name__)
+
+
+class Answer(NamedTuple):
+    """What one row got.
+
+    Attributes:
+        position: of the row in the input.
+        stage: position of the stage that answered.
+        prediction: class, or for regression the value.
+        probability: of the class, at the stage's temperature; NaN for regression.
+        score: at that stage; NaN where the last stage has none.
+        macs: spent on the row; NaN where costs are not known.
+        reference: MACs of the reference without routing; NaN where costs are not known.
+        outputs: ``(C,)`` logits.
+    """
+
+    position: int
+    stage: int
+    prediction: float
+    probability: float
+    score: float
+    macs: float
+    reference: float
+    outputs: np.ndarray
+
+
+@dataclass
+class Work:
+    """What one tier has done.
+
+    Attributes:
+        rows: computed.
+        batches: computed.
+        seconds: in the model and in the decisions.
+        tokens: of the rows, without padding.
+        padded: tokens of the batches, padding included.
+    """
+
+    rows: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    padded: int = 0
+
+
+class Executor:
+    """Answers rows with the stages of a model, at any batch size, in the order in which they came.
+
+    Every tier has a queue and a batch size. Rows that a tier defers wait for the next one until a pool of whole batches
+    is there, so that rows of similar length meet; inside a multi-exit tier rows leave after their layer. At most
+    ``max_pending`` rows are under way or wait for a row before them: then the oldest go on in whatever batch there is.
+    A row is tokenised for a tier only once it gets there. The answers are those of the table's replay.
+
+    Args:
+        network: on the device where it is to run; put into eval mode.
+        decision: rule and values for exactly its stages.
+        batch_sizes: rows per batch, for all tiers or by name; default: the ``batch_size`` of a tier's view, else 32.
+        max_pending: rows.
+        group_by_length: whether a pool is sorted by length before it is cut into batches.
+        costs: what rows cost, if that is to be known.
+        compaction: ``always`` takes rows that left out of the batch at once; ``measured`` only where that is measured
+            to be faster (a GPU may compute a small batch no faster than a large one). On a CPU both are ``always``.
+
+    Raises:
+        ValueError: stages of another model, an unknown tier, or a number below 1.
+    """
+
+    def __init__(
+        self,
+        network: StagedModel,
+        decision: Decision,
+        batch_sizes: int | Mapping[str, int] | None = None,
+        max_pending: int = 8192,
+        group_by_length: bool = True,
+        costs: RowCosts | None = None,
+        compaction: Policy = "always",
+    ) -> None:
+        names = tuple(stage.name for stage in network.stages)
+        if decision.stages != names:
+            raise ValueError(
+                f"`decision` must be for the stages {', '.join(names)}, but it is for {', '.join(decision.stages)}."
+            )
+        if not isinstance(max_pending, int) or max_pending < 1:
+            raise ValueError(f"`max_pending` must be a whole number from 1 up, but got {max_pending!r}.")
+        self.network, self.decision, self.costs = network.eval(), decision, costs
+        self.tiers = list(network.tiers)
+        self.batch_sizes = check_batch_sizes(batch_sizes, self.tiers)
+        self.max_pending, self.group_by_length = max_pending, group_by_length
+        self.device = next(network.parameters()).device
+        self.work = {tier.name: Work() for tier in self.tiers}
+        self._tokenisers = [Tokeniser(tier) for tier in self.tiers]
+        self._offsets = np.cumsum([0, *(len(tier.exits) for tier in self.tiers)])
+        self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
+
+    def run(self, rows: Iterable[Unit], prefetch: bool = False) -> Iterator[Answer]:
+        """Answer rows, in their order; how many are read ahead is bounded by ``max_pending``.
+
+        Args:
+            rows: texts, or pairs of texts.
+            prefetch: read and tokenise in another thread while the models run; for long inputs.
+
+        Raises:
+            ValueError: a row is neither, or a tier gives an output that is not finite. Whatever was read before a
+                broken row, or before an error that ``rows`` raises, is answered first.
+        """
+        queues = [TierQueue(self.batch_sizes[tier.name], self._pool(tier.name)) for tier in self.tiers]
+        order: InOrder[Answer] = InOrder()
+        read, failure = 0, None
+        chunks = self._chunks(rows, CHUNK if prefetch else queues[0].pool)
+        with prefetched(chunks, prefetch) as source:
+            while True:
+                try:
+                    chunk = next(source, None)
+                except Exception as error:
+                    chunk, failure = None, error
+                if chunk is None:
+                    break
+                while read > order.given and read + len(chunk) - order.given > self.max_pending:
+                    yield from self._step(queues, min(range(len(queues)), key=lambda i: queues[i].oldest), order, True)
+                queues[0].add(chunk)
+                read += len(chunk)
+                yield from self._advance(queues, order)
+        for index, queue in enumerate(queues):
+            while len(queue):
+                yield from self._step(queues, index, order)
+        if failure is not None:
+            raise failure
+
+    def _chunks(self, rows: Iterable[Unit], size: int) -> Iterator[list[Row]]:
+        """Rows with the first tier's tokens, some at a time; those before a broken one are given."""
+        source, position = iter(rows), 0
+        size = max(1, min(size, self.max_pending))
+        while True:
+            failure, chunk = None, []
+            try:
+                for unit in islice(source, size):
+                    chunk.append(Row(position, check_unit(unit, f"row {position}")))
+                    position += 1
+            except Exception as error:
+                failure = error
+            self._tokenise(0, chunk)
+            if chunk:
+                yield chunk
+            if failure is not None:
+                raise failure
+            if len(chunk) < size:
+                return
+
+    def _pool(self, name: str) -> int:
+        """Rows of a tier that are taken together: a single batch where there is nothing to group."""
+        size = self.batch_sizes[name]
+        if size == 1 or not self.group_by_length:
+            return size
+        return max(size, min(POOL * size, self.max_pending // (2 * len(self.tiers)) // size * size))
+
+    def _advance(self, queues: list[TierQueue], order: InOrder[Answer]) -> Iterator[Answer]:
+        """Run every tier for which enough rows wait."""
+        for index, queue in enumerate(queues):
+            while queue.ready:
+                yield from self._step(queues, index, order)
+
+    def _step(
+        self, queues: list[TierQueue], index: int, order: InOrder[Answer], oldest_first: bool = False
+    ) -> Iterator[Answer]:
+        """Run a tier on a pool of the rows that wait for it; give what can be given."""
+        rows = queues[index].take(oldest_first)
+        self._tokenise(index, rows)
+        key = self.tiers[index].encoding_key
+        if self.group_by_length:
+            rows.sort(key=lambda row: len(row.tokens[key].ids))
+        start = 0
+        while start < len(rows):
+            batch = rows[start : start + self.batch_sizes[self.tiers[index].name]]
+            start += len(batch)
+            for part, course in self._compute(index, batch):
+                self._settle(index, part, course, queues, order)
+            queues[index].batch_size = self.batch_sizes[self.tiers[index].name]
+        yield from order.ready()
+
+    def _tokenise(self, index: int, rows: list[Row]) -> None:
+        key = self.tiers[index].encoding_key
+        missing = [row for row in rows if key not in row.tokens]
+        for row, tokens in zip(missing, self._tokenisers[index]([row.unit for row in missing]), strict=True):
+            row.tokens[key] = tokens
+
+    def _compute(self, index: int, rows: list[Row]) -> Iterator[tuple[list[Row], Course]]:
+        """Run a tier on a batch; in two halves where its memory does not suffice.
+
+        Raises:
+            ValueError: not even one row fits.
+        """
+        try:
+            course = self._run(index, rows)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            course = None
+        if course is not None:
+            yield rows, course
+            return
+        # Outside of the except block, whose error holds the frames and with them the tensors that filled the memory.
+        name = self.tiers[index].name
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(rows) == 1:
+            tokens = len(rows[0].tokens[self.tiers[index].encoding_key].ids)
+            raise ValueError(
+                f"`{name}` runs out of memory with one row of {tokens} tokens; lower its `max_length`, or free memory."
+            )
+        self.batch_sizes[name] = min(self.batch_sizes[name], (len(rows) + 1) // 2)
+        logger.warning(
+            "%s ran out of memory with %d rows; its batch size is now %d.", name, len(rows), self.batch_sizes[name]
+        )
+        middle = (len(rows) + 1) // 2
+        yield from self._compute(index, rows[:middle])
+        yield from self._compute(index, rows[middle:])
+
+    def _run(self, index: int, rows: list[Row]) -> Course:
+        """One batch through one tier; nothing outside of the returned course remembers it."""
+        tier, offset, work = self.tiers[index], int(self._offsets[index]), self.work[self.tiers[index].name]
+        tokens = [row.tokens[tier.encoding_key] for row in rows]
+        encoding = self._tokenisers[index].collate(tokens, self.device)
+        counts = None
+        if self.decision.rule == "patience":
+            counts = np.array([row.previous for row in rows]), np.array([row.agreements for row in rows])
+        course = self.decision.course(np.array([row.position for row in rows]), counts)
+        own = self.decision.given_by_tiers and bool(getattr(tier, "decisions", None))
+        more = {"decisions": True} if own else {}
+        start = time.perf_counter()
+        with torch.inference_mode():
+            tier.run(encoding, self._compactions[index].wrap(course, offset, encoding), **more)
+        work.seconds += time.perf_counter() - start
+        work.rows, work.batches = work.rows + len(rows), work.batches + 1
+        work.tokens += sum(len(row.ids) for row in tokens)
+        work.padded += encoding["input_ids"].numel()
+        return course
+
+    def _settle(
+        self, index: int, rows: list[Row], course: Course, queues: list[TierQueue], order: InOrder[Answer]
+    ) -> None:
+        """Hand out the answers of a batch, and put the rows that go on into the next queue."""
+        stayed, leaving = np.flatnonzero(~course.going), np.flatnonzero(course.going)
+        key = self.tiers[index].encoding_key
+        lengths = np.array([len(row.tokens[key].ids) for row in rows])
+        costs, padded = self.costs, int(lengths.max())
+        macs = np.full(len(rows), np.nan)
+        if costs is not None:
+            if index == 0:
+                for row, reference in zip(rows, costs.alone(lengths, padded).tolist(), strict=True):
+                    row.reference = reference
+            spent = np.array([row.spent for row in rows])
+            exits = course.stage - self._offsets[index]
+            macs[stayed] = spent[stayed] + costs.answer(index, exits[stayed], lengths[stayed], padded)
+            macs[leaving] = spent[leaving] + costs.passing(index, lengths[leaving], padded)
+        predictions, probabilities = course.answers(stayed)
+        columns = (stayed, course.stage[stayed], predictions, probabilities, course.score[stayed], macs[stayed])
+        for i, stage, prediction, probability, score, cost in zip(*(c.tolist() for c in columns), strict=True):
+            row = rows[i]
+            reference = row.reference if costs is not None else float("nan")
+            found = (stage, prediction, probability, score, cost, reference, course.outputs[i])
+            order.put(row.position, Answer(row.position, *found))
+        if len(leaving):
+            going = [rows[i] for i in leaving.tolist()]
+            for row, i in zip(going, leaving, strict=True):
+                row.spent = float(macs[i])
+                row.previous, row.agreements = int(course.counts[0][i]), float(course.counts[1][i])
+            queues[index + 1].add(going)
+
+
+def check_batch_sizes(given: int | Mapping[str, int] | None, tiers: Sequence[Tier]) -> dict[str, int]:
+    """The batch size of every tier.
+
+    Args:
+        given: for all, or by name; None for those of the views, else 32.
+        tiers: of the staged model.
+
+    Raises:
+        ValueError: an unknown tier, or a number below 1.
+    """
+    names = [tier.name for tier in tiers]
+    asked = dict.fromkeys(names, given) if isinstance(given, int) else dict(given or {})
+    unknown = [name for name in asked if name not in names]
+    if unknown:
+        raise ValueError(f"`batch_sizes` allows the tiers {', '.join(names)}, but got {', '.join(unknown)}.")
+    sizes = {}
+    for tier in tiers:
+        size = asked.get(tier.name, tier.view.batch_size or BATCH_SIZE)
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"`batch_sizes` must be whole numbers from 1 up, but got {size!r} for {tier.name}.")
+        sizes[tier.name] = size
+    return sizes
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, of a GPU or of the machine."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text

@@ -1,0 +1,342 @@
+"""Operating points of a run: read from what ``dial test`` left, chosen for a target, checked against tiers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_modules.adaptive.calibration import Chooser
+from lightning_modules.adaptive.calibration import OperatingPoint as Chosen
+from lightning_modules.adaptive.costs import ModelCosts
+from lightning_modules.adaptive.files import plain
+from lightning_modules.adaptive.table import StageTable
+from lightning_modules.inference.decision import Decision
+from lightning_modules.inference.staged import StagedModel
+
+SCHEMA = 1
+READINGS = ("expected", "confident", "per_stage")
+Milliseconds = Callable[[StageTable], np.ndarray]
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A rule with its values, and the tiers that it was chosen for.
+
+    Attributes:
+        decision: what the executor runs by.
+        tiers: fingerprint of each tier by name, in order; it covers weights, view and labels.
+        label_names: the data's names in the order of its integers; empty for regression.
+        about: how it was chosen and what it promised, for reports.
+    """
+
+    decision: Decision
+    tiers: dict[str, str]
+    label_names: tuple[str, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, network: StagedModel, argument: str = "point") -> None:
+        """Refuse a model that the point was not chosen for: its scores would mean something else.
+
+        Args:
+            network: the model to run.
+            argument: how the user calls the operating point.
+
+        Raises:
+            ValueError: other stages, labels, tiers or views.
+        """
+        stages = tuple(stage.name for stage in network.stages)
+        if stages != self.decision.stages:
+            raise ValueError(
+                f"`{argument}` is for the stages {', '.join(self.decision.stages)}, but the model has "
+                f"{', '.join(stages)}; choose one from a sweep of this model (`dial test`)."
+            )
+        names = tuple(network.tiers[0].label_names)
+        if names != self.label_names:
+            raise ValueError(
+                f"`{argument}` is for the labels {', '.join(self.label_names) or 'of a regression'}, but the model has "
+                f"{', '.join(names) or 'a regression'}; choose one from a sweep of this model (`dial test`)."
+            )
+        for tier in network.tiers:
+            wanted, found = self.tiers.get(tier.name), tier.fingerprint
+            if wanted != found:
+                raise ValueError(
+                    f"`{argument}` was chosen for a tier {tier.name} with the fingerprint {wanted}, but "
+                    f"{tier.view.path} has {found} (other weights, another view or other labels); "
+                    "run `dial test` again with this tier, or give the one that was tested."
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """A value that ``json`` writes and :meth:`from_json` reads back unchanged."""
+        decision = dataclasses.asdict(self.decision)
+        record = {"schema": SCHEMA, "decision": decision, "tiers": self.tiers}
+        answer: dict[str, Any] = plain(record | {"label_names": self.label_names, "about": self.about})
+        return answer
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> OperatingPoint:
+        """Read what :meth:`to_json` gave.
+
+        Raises:
+            ValueError: another schema, or something missing.
+        """
+        if not isinstance(value, Mapping) or value.get("schema") != SCHEMA or "decision" not in value:
+            raise ValueError("`point` must be a file that `dial predict` left as `point` in its manifest.")
+        decision = value["decision"]
+        made = Decision(
+            stages=tuple(decision["stages"]),
+            rule=decision["rule"],
+            score=decision["score"],
+            thresholds=tuple(map(float, decision["thresholds"])),
+            temperatures=tuple(map(float, decision["temperatures"])),
+            seed=int(decision["seed"]),
+        )
+        return cls(made, dict(value["tiers"]), tuple(value["label_names"]), dict(value.get("about", {})))
+
+
+class Sweep:
+    """What ``dial test`` left in a run folder, as far as running the model needs it.
+
+    Args:
+        run: the run folder, or its ``sweep`` folder.
+
+    Raises:
+        ValueError: there is no sweep, or it was made from a table alone.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        run = Path(run).expanduser()
+        found = [folder for folder in (run / "sweep", run) if (folder / "summary.json").is_file()]
+        if not found:
+            raise ValueError(
+                f"`run` must be a folder that `dial test` left, with sweep/summary.json, but {run} has none."
+            )
+        self.run, self.folder = run, found[0]
+        try:
+            self.summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        except ValueError as error:
+            raise ValueError(f"`run`: {self.folder / 'summary.json'} cannot be read: {error}.") from error
+        self.settings: dict[str, Any] = self.summary["table"]
+        if not self.settings.get("tiers"):
+            raise ValueError(f"`run` must hold a sweep of models, but {self.folder} was made from a table alone.")
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of all stages, in order."""
+        return tuple(stage["name"] for stage in self.summary["stages"])
+
+    @property
+    def label_names(self) -> list[str]:
+        """The data's names in the order of its integers; empty for regression."""
+        return list(self.summary["label_names"])
+
+    @property
+    def scores(self) -> list[str]:
+        """Scores that the sweep looked at."""
+        return list(self.summary["settings"]["scores"])
+
+    @cached_property
+    def table(self) -> StageTable:
+        """All rows."""
+        return StageTable.load(self.folder / "stages.parquet")
+
+    @property
+    def costs(self) -> ModelCosts:
+        """Cost functions of all tiers."""
+        return ModelCosts.load(self.folder / "costs.json")
+
+    def split(self, name: str | None = None) -> str:
+        """The reported split to read points from: the named one, else the first.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        known = list(self.summary["splits"])
+        if name is not None and name not in known:
+            raise ValueError(f"`split` must be one of {', '.join(known)}, but got {name!r}.")
+        return name or known[0]
+
+    def choosing_rows(self, split: str | None = None) -> StageTable:
+        """The rows that points are chosen on: the calibration split, or with cross-fitting the reported one."""
+        held_out = self.summary["calibration"]["method"] == "split"
+        return self.table.of_split("calibration" if held_out else self.split(split))
+
+    def point(self, rule: str, score: str, thresholds: Sequence[float], **about: Any) -> OperatingPoint:
+        """An operating point of this run's tiers with the given values."""
+        temperatures = tuple(float(self.settings["temperatures"].get(name, 1.0)) for name in self.stages)
+        values = tuple(float(threshold) for threshold in thresholds)
+        decision = Decision(self.stages, rule, score, values, temperatures, int(self.settings.get("seed", 0)))
+        tiers = {name: str(tier["fingerprint"]) for name, tier in self.settings["tiers"].items()}
+        return OperatingPoint(decision, tiers, tuple(self.label_names), {"run": str(self.run), **about})
+
+    def at_threshold(
+        self, threshold: float | Sequence[float], score: str | None = None, rule: str = "threshold"
+    ) -> OperatingPoint:
+        """The point with a threshold of the user's, for all stages or one for each but the last.
+
+        Raises:
+            ValueError: no score, an unknown one, or another number of thresholds than stages that decide.
+        """
+        count = len(self.stages) - 1
+        values = [float(t) for t in threshold] if isinstance(threshold, Sequence) else [float(threshold)] * count
+        if len(values) == 1:
+            values *= count
+        if len(values) != count:
+            raise ValueError(
+                f"`threshold` must be one number, or one for each of {', '.join(self.stages[:-1])}, but got {values}."
+            )
+        if rule == "patience":
+            return self.point("patience", "patience", values, kind="threshold")
+        if score is None:
+            raise ValueError(f"`score` must say what the threshold is of: one of {', '.join(self.scores)}.")
+        self._check_score(score)
+        return self.point("threshold" if len(set(values)) == 1 else "per_stage", score, values, kind="threshold")
+
+    def for_target(
+        self,
+        target: float,
+        reading: str = "expected",
+        score: str | None = None,
+        rule: str = "threshold",
+        split: str | None = None,
+    ) -> OperatingPoint:
+        """The cheapest point that keeps a share of the Super's quality on the calibration rows.
+
+        What ``dial test`` chose is taken as it is; another target is looked up on the same curve.
+
+        Args:
+            target: share of the Super's quality.
+            reading: ``expected`` (the point estimate), ``confident`` (a lower bound), or ``per_stage``.
+            score: what decides; default: for ``expected`` the score whose point is the cheapest, else the sweep's
+                first, as a bound holds for a score that was fixed before looking.
+            rule: ``threshold`` or ``patience``.
+            split: the reported split whose points to read, where there are several.
+
+        Raises:
+            ValueError: an unknown reading, score or split, or a target that no point reaches; says the best.
+        """
+        self._check_whole()
+        if reading not in READINGS:
+            raise ValueError(f"`reading` must be one of {', '.join(READINGS)}, but got {reading!r}.")
+        found = [
+            self._targeted(float(target), reading, name, rule, split) for name in self._candidates(score, rule, reading)
+        ]
+        return min(found, key=lambda point: point.about["calibration"]["macs"])
+
+    def for_budget(
+        self,
+        budget: float,
+        score: str | None = None,
+        rule: str = "threshold",
+        split: str | None = None,
+        milliseconds: Milliseconds | None = None,
+    ) -> OperatingPoint:
+        """The point of best quality whose mean cost on the calibration rows is at most a budget.
+
+        Args:
+            budget: MACs per row, or milliseconds where ``milliseconds`` is given.
+            score: what decides; default: the score whose point has the best quality.
+            rule: ``threshold`` or ``patience``.
+            split: as for :meth:`for_target`.
+            milliseconds: time ``(N, S)`` of each row of a table that stops at each stage.
+
+        Raises:
+            ValueError: even the cheapest point costs more; says how much.
+        """
+        self._check_whole()
+        rows = self.choosing_rows(split)
+        argument, unit = ("budget", "MACs") if milliseconds is None else ("ms", "ms")
+        if milliseconds is not None:
+            rows = dataclasses.replace(rows, macs=milliseconds(rows), decide_macs=milliseconds(rows))
+        found = []
+        for name in self._candidates(score, rule, "expected"):
+            chooser = Chooser(rows, name, rule)
+            least = float(chooser.path.macs.min())
+            if least > budget * (1 + 1e-12):
+                raise ValueError(
+                    f"`{argument}` must be at least {least:.6g} {unit} per row, which the cheapest point costs on the "
+                    f"calibration rows, but got {budget:.6g}."
+                )
+            found.append(chooser.budget(budget))
+        best = max(found, key=lambda point: point.quality)
+        return self._of(best, unit=unit)
+
+    def _targeted(self, target: float, reading: str, score: str, rule: str, split: str | None) -> OperatingPoint:
+        for stored in self.summary["splits"][self.split(split)].get("points", []):
+            key = (stored["rule"], stored["score"], stored["kind"], stored["target"])
+            # A per-stage point carries the rule of its own name, and `kind` says how its target was read.
+            if key[1:] == (score, reading, target) and (reading == "per_stage" or key[0] == rule):
+                self._check_reached(target, stored["calibration"])
+                about = {key: stored[key] for key in ("kind", "target", "calibration", "note")}
+                return self.point(stored["rule"], score, [float(t) for t in stored["thresholds"]], **about)
+        chooser = Chooser(self.choosing_rows(split), score, rule)
+        if reading == "confident":
+            chosen = chooser.confident(target, float(self.summary["settings"]["confidence"]))
+        elif reading == "per_stage":
+            from lightning_modules.adaptive.descent import per_stage_thresholds
+
+            chosen = per_stage_thresholds(chooser, target=target)
+        else:
+            chosen = chooser.expected(target)
+        self._check_best(target, chooser)
+        return self._of(chosen)
+
+    def _check_best(self, target: float, chooser: Chooser) -> None:
+        """Refuse a target above everything on the curve; the Super itself has a share of 1."""
+        best = int(np.nanargmax(chooser.quality))
+        share = float(chooser.quality[best] / chooser.quality[-1]) if chooser.quality[-1] > 0 else 1.0
+        if target > max(1.0, share) + 1e-12:
+            raise ValueError(
+                f"`target` {target:g} is reached nowhere on the curve of {chooser.score}: the best there is "
+                f"{share:.4f} of the Super's quality, at {chooser.path.macs[best]:.4g} MACs per row; lower it."
+            )
+
+    def _check_reached(self, target: float, calibration: Mapping[str, Any]) -> None:
+        kept = calibration.get("kept")
+        if target > 1 and kept is not None and kept < target - 1e-12:
+            raise ValueError(
+                f"`target` {target:g} is reached nowhere on the curve: the best of its points keeps {kept:.4f} of the "
+                "Super's quality; lower it."
+            )
+
+    def _of(self, chosen: Chosen, unit: str = "MACs") -> OperatingPoint:
+        kept = chosen.quality / chosen.super_quality if chosen.super_quality > 0 else None
+        calibration = {"quality": chosen.quality, "kept": kept, "macs": chosen.macs, "margin_bound": chosen.bound}
+        if unit == "ms":
+            calibration["ms"] = calibration.pop("macs")
+        about = {"kind": chosen.kind, "target": chosen.target, "calibration": calibration, "note": chosen.note}
+        return self.point(chosen.rule, chosen.score, chosen.thresholds, **about)
+
+    def _candidates(self, score: str | None, rule: str, reading: str) -> list[str]:
+        if rule == "patience":
+            return ["patience"]
+        if score is not None:
+            self._check_score(score)
+            return [score]
+        routing = [name for name in self.scores if name != "random"] or self.scores
+        return routing if reading == "expected" else routing[:1]
+
+    def _check_score(self, score: str) -> None:
+        if score not in self.scores:
+            raise ValueError(
+                f"`score` must be one that the sweep of this run looked at ({', '.join(self.scores)}), "
+                f"but got {score!r}; run `dial test` with --sweep.scores."
+            )
+
+    def _check_whole(self) -> None:
+        if self.summary["partial"]:
+            raise ValueError(
+                f"`run` must hold a whole sweep, but {self.folder} is of a trial run over a part of the rows, whose "
+                "curve means nothing; run `dial test` without limits, or give a `threshold`."
+            )
+        if len(self.stages) == 1:
+            raise ValueError(
+                f"`target` and `budget` choose between stages, but {self.run} has one, {self.stages[0]}; "
+                "leave them out."
+            )

@@ -1,0 +1,109 @@
+"""Texts to token ids, and token ids to padded tensors, as a tier at work needs them: a batch at a time, no cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.inference.tier import Tier
+
+Unit = str | tuple[str, str]
+
+
+class Tokens(NamedTuple):
+    """One text or pair: its ids, and its token types where the tokenizer has them."""
+
+    ids: list[int]
+    types: list[int] | None
+
+
+def check_unit(unit: Any, name: str) -> Unit:
+    """The text, or the pair as a tuple.
+
+    Args:
+        unit: what came.
+        name: how the user calls it.
+
+    Raises:
+        ValueError: it is neither.
+
+    Example:
+        >>> check_unit(["a film", "it was good"], "row 3")
+        ('a film', 'it was good')
+        >>> check_unit(None, "row 3")
+        Traceback (most recent call last):
+            ...
+        ValueError: row 3 must be a text or a pair of texts, but got None.
+    """
+    if isinstance(unit, str):
+        return unit
+    if isinstance(unit, tuple | list) and len(unit) == 2 and all(isinstance(text, str) for text in unit):
+        return unit[0], unit[1]
+    shown = repr(unit)
+    raise ValueError(
+        f"{name} must be a text or a pair of texts, but got {shown if len(shown) < 60 else shown[:57] + '...'}."
+    )
+
+
+class Tokeniser:
+    """Encodes rows for one tier.
+
+    Args:
+        tier: whose tokenizer and maximum length count.
+    """
+
+    def __init__(self, tier: Tier) -> None:
+        self.tokenizer: Any = tier.tokenizer
+        self.max_length = tier.max_length
+        self.typed = "token_type_ids" in self.tokenizer.model_input_names
+        choices = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)  # masked anyway, but a valid id
+        self.pad_id = next(choice for choice in choices if choice is not None)
+        self.pad_type = getattr(self.tokenizer, "pad_token_type_id", 0)
+        self.pad_left = self.tokenizer.padding_side == "left"
+        unknown = self.tokenizer.unk_token_id
+        self.filler = self.pad_id if unknown is None else unknown
+        self._truncation: dict[str, Any] | None = None
+
+    def __call__(self, units: Sequence[Unit]) -> list[Tokens]:
+        """Tokens of each row, at most ``max_length``, and at least one."""
+        if not units:
+            return []
+        encoded = self._fast(units) if getattr(self.tokenizer, "is_fast", False) else self._slow(units)
+        # An empty text where the tokenizer adds no special tokens; models need at least one token.
+        return [row if row.ids else Tokens([self.filler], [0] if self.typed else None) for row in encoded]
+
+    def _fast(self, units: Sequence[Unit]) -> list[Tokens]:
+        # transformers sets up truncation in the backend; the backend alone is spared what it does to every row.
+        backend = self.tokenizer.backend_tokenizer
+        if backend.truncation != self._truncation or backend.padding is not None or self._truncation is None:
+            self.tokenizer("", padding=False, truncation=True, max_length=self.max_length)
+            self._truncation = backend.truncation
+        found = backend.encode_batch_fast(list(units))
+        return [Tokens(row.ids, row.type_ids if self.typed else None) for row in found]
+
+    def _slow(self, units: Sequence[Unit]) -> list[Tokens]:
+        options = {"truncation": True, "max_length": self.max_length, "padding": False, "verbose": False}
+        found = []
+        for unit in units:
+            row = self.tokenizer(*((unit,) if isinstance(unit, str) else unit), **options)
+            found.append(Tokens(list(row["input_ids"]), list(row["token_type_ids"]) if self.typed else None))
+        return found
+
+    def collate(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """Tensors ``(B, T)`` padded to the longest row, with ``attention_mask``."""
+        lengths = [len(row.ids) for row in rows]
+        shape = len(rows), max(lengths)
+        ids = np.full(shape, self.pad_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        types = np.full(shape, self.pad_type, dtype=np.int64) if self.typed else None
+        for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            place = slice(shape[1] - length, None) if self.pad_left else slice(length)
+            ids[index, place], mask[index, place] = row.ids, 1
+            if types is not None and row.types is not None:
+                types[index, place] = row.types
+        arrays = {"input_ids": ids, "attention_mask": mask} | ({} if types is None else {"token_type_ids": types})
+        return {key: torch.from_numpy(value).to(device, non_blocking=True) for key, value in arrays.items()}
