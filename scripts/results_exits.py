@@ -12,6 +12,8 @@ SEED = 0
 EPOCHS = {"sst2": 2, "cola": 3, "mrpc": 4, "rte": 4}
 SHORT = {"sst2": 1, "cola": 3, "mrpc": 4, "rte": 4}  # of models that start from trained ones
 CASCADE = "costeff-4x"
+RECOVERY = ("--model.optimizer.init_args.lr", "1e-4")
+ABLATED = ("sst2",)
 
 
 @dataclass(frozen=True)
@@ -43,24 +45,24 @@ def slender(factor: int) -> Iterator[Method]:
     """Slenderisation of the teaching assistant and recovery, as COST-EFF does."""
     size = ("--slenderise.compression", str(factor))
     yield Method(f"slender-{factor}x", "slenderise", "ta", "ta", size, short=True, tested=False)
-    yield Method(f"costeff-{factor}x", "recover", f"slender-{factor}x", "ta", short=True)
+    yield Method(f"costeff-{factor}x", "recover", f"slender-{factor}x", "ta", RECOVERY, short=True)
 
 
 def ablations(factor: int) -> Iterator[Method]:
-    """COST-EFF's Table 4 (a loss left out of the distillation) and Fig. 6 (exit losses left out)."""
-    size, only = ("--slenderise.compression", str(factor)), {"short": True, "tasks": ("sst2",)}
-    no_hidden, no_logits = ("--model.hidden_weight", "0"), ("--model.distillation_weight", "0")
-    for name, path, arguments, later in (
-        ("no-hidden", "ta", no_hidden, no_hidden),
-        ("no-logits", "ta", no_logits, no_logits),
-        ("last-during", "ta", ("--slenderise.exits", "last"), ()),
-        ("last-before", "super", (), ()),
+    """COST-EFF's Table 4 (a loss left out of the recovery) and Fig. 6 (exit losses left out)."""
+    first, name = f"slender-{factor}x", f"costeff-{factor}x"
+    for what, change in (
+        ("no-hidden", ("--model.hidden_weight", "0")),
+        ("no-logits", ("--model.distillation_weight", "0")),
+        ("two-stage", ("--model.policy", "TwoStage")),
     ):
-        first = f"slender-{factor}x-{name}"
-        yield Method(first, "slenderise", path, "ta", (*size, *arguments), tested=False, **only)
-        yield Method(f"costeff-{factor}x-{name}", "recover", first, "ta", later, **only)
-    two_stage = ("--model.policy", "TwoStage", "--model.quality_of", "mean")
-    yield Method(f"costeff-{factor}x-two-stage", "recover", f"slender-{factor}x", "ta", two_stage, **only)
+        yield Method(f"{name}-{what}", "recover", first, "ta", (*RECOVERY, *change), short=True, tasks=ABLATED)
+    # During slenderisation: importance under the last exit alone. Before: it starts from the single-exit model.
+    for what, path, exits in (("during", "ta", "last"), ("before", "super", "all")):
+        size = ("--slenderise.compression", str(factor), "--slenderise.exits", exits)
+        plain = Method(f"{first}-{what}", "slenderise", path, "ta", size, short=True, tasks=ABLATED, tested=False)
+        yield plain
+        yield Method(f"{name}-{what}", "recover", plain.name, "ta", RECOVERY, short=True, tasks=ABLATED)
 
 
 METHODS = (

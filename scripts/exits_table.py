@@ -1,0 +1,113 @@
+"""Tables of the models with exits: size and cost, quality at each exit, speed-up by early exit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scripts.results_exits import METHODS, SEED
+from scripts.results_steps import cell
+
+SCORE = "entropy"  # as in COST-EFF and DeeBERT
+COST_SHARES = (0.5, 0.25)
+KINDS = {"expected": "expected", "confident": "confident", "crossfit": "crossfit", "in_sample": "in-sample"}
+
+
+def collect(runs: Path, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """One record per task and method that was tested, in the order of the plan.
+
+    Args:
+        runs: folder with `<task>/seed0/exits-<method>`.
+        tasks: which to look for.
+    """
+    return [
+        record
+        for task in tasks
+        for method in METHODS
+        if method.tested and (not method.tasks or task in method.tasks)
+        for record in read(Path(cell(str(runs), task, SEED)), task, method.name)
+    ]
+
+
+def read(folder: Path, task: str, name: str) -> Iterator[dict[str, Any]]:
+    """The record of one method; none if it was not tested yet."""
+    run = folder / f"exits-{name}"
+    if not (run / "sweep" / "summary.json").is_file():
+        print(f"not done yet: {task}/seed{SEED}/exits-{name}")
+        return
+    summary = json.loads((run / "sweep" / "summary.json").read_text())
+    (split,) = summary["splits"].values()
+    metric, stages, reference = summary["metrics"][0], split["stages"], split["reference_macs"]
+    card, whole = (json.loads((folder / run_ / "tier/card.json").read_text()) for run_ in (name, "super"))
+    again = run / "crossfit" / "summary.json"
+    crossfit = next(iter(json.loads(again.read_text())["splits"].values()))["points"] if again.is_file() else []
+    points = [*split["points"], *({**point, "kind": "crossfit"} for point in crossfit if point["kind"] == "confident")]
+    yield {
+        "task": task,
+        "method": name,
+        "metric": metric,
+        "parameters": card["parameters"],
+        "compression": whole["parameters"] / card["parameters"],
+        "qualities": [stage["quality"][metric] for stage in stages],
+        "full_depth": reference / stages[-1]["macs"],
+        "points": [point for point in points if point["score"] == SCORE and point["rule"] == "threshold"],
+        "at": {share: quality_at(run / "sweep/curve.parquet", metric, share * reference) for share in COST_SHARES},
+    }
+
+
+def quality_at(curve: Path, metric: str, macs: float) -> float | None:
+    """The best quality on the test rows that costs at most so many MACs per row; None where every point costs more."""
+    frame = pd.read_parquet(curve, columns=["score", "rule", "macs", metric])
+    cheap = frame[(frame.score == SCORE) & (frame.rule == "threshold") & (frame.macs <= macs)]
+    return float(cheap[metric].max()) if len(cheap) else None
+
+
+def layer_lines(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Size, cost and quality at each exit (COST-EFF's Fig. 5 and Table 3 as numbers)."""
+    depth = max(len(record["qualities"]) for record in records)
+    head = ["task", "model", "parameters", "compression", "FLOPs, all layers", "metric"]
+    head += [f"exit {exit_ + 1}" for exit_ in range(depth)]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for record in records:
+        cells = [record["task"], record["method"], f"{record['parameters'] / 1e6:.1f} M"]
+        cells += [f"{record['compression']:.2f}×", f"1/{record['full_depth']:.2f}", record["metric"]]
+        cells += [f"{100 * quality:.1f}" for quality in record["qualities"]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def exit_lines(records: Sequence[dict[str, Any]], target: float = 0.99) -> list[str]:
+    """Speed-up against the unpruned encoder at a share of the quality of the model's own last exit."""
+    head = ["task", "model", "last exit, %", *(f"at 1/{1 / share:g} of the FLOPs" for share in COST_SHARES)]
+    head += KINDS.values()
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for record in records:
+        cells = [record["task"], record["method"], f"{100 * record['qualities'][-1]:.1f} ({record['metric']})"]
+        cells += ["–" if (value := record["at"][share]) is None else f"{100 * value:.1f}" for share in COST_SHARES]
+        cells += [point_cell(record["points"], kind, target) for kind in KINDS]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def point_cell(points: Sequence[dict[str, Any]], kind: str, target: float) -> str:
+    """Speed-up, and the share of the last exit's quality kept on test rows in %."""
+    found = [point for point in points if point["kind"] == kind and point["target"] == target]
+    if not found:
+        return "–"
+    (point,) = found
+    return f"{point['speedup']:.2f}× ({100 * point['kept']:.1f})"
+
+
+def frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """One row per method and operating point."""
+    rows = []
+    for record in records:
+        base = {key: record[key] for key in ("task", "method", "metric", "parameters", "compression", "full_depth")}
+        base |= {f"exit{i}": quality for i, quality in enumerate(record["qualities"], 1)}
+        keys = ("kind", "target", "kept", "held", "speedup", "speedup_interval")
+        rows += [base | {key: point.get(key) for key in keys} for point in record["points"]]
+    return pd.DataFrame(rows)
