@@ -18,11 +18,13 @@ from lightning_modules.adaptive import scores as routing
 from lightning_modules.adaptive.commands import macs_of
 from lightning_modules.adaptive.costs import charged_lengths
 from lightning_modules.adaptive.metrics import evaluate
+from lightning_modules.adaptive.rules import check_patience
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.base import StagedModule
 from lightning_modules.inference.counting import network_costs
 from lightning_modules.inference.labels import check_permutation
+from lightning_modules.inference.staged import decisions_of
 
 Length = Literal["true", "padded"] | int
 
@@ -44,6 +46,8 @@ class ThresholdSweep(Callback):
         bootstrap: resamples behind each interval.
         seed: of random routing and of the bootstrap.
         folds: of cross-fitting, where the data has no calibration rows.
+        patience: numbers of agreeing exits (PABEE) to report as they are; for the targets patience is chosen anyway.
+        tolerance: for regression, where two exits agree if their answers differ by less; without it no patience.
         out: folder. Default: ``sweep`` in the run folder.
     """
 
@@ -58,11 +62,13 @@ class ThresholdSweep(Callback):
         bootstrap: int = 1000,
         seed: int = 0,
         folds: int = 5,
+        patience: list[int] | None = None,
+        tolerance: float | None = None,
         out: str | None = None,
     ) -> None:
         self.scores, self.length, self.reference, self.seed, self.out = scores, length, reference, seed, out
         for name in scores or []:
-            routing.check_score(name, regression=False, argument="sweep.scores")
+            routing.check_score(name, regression=False, argument="sweep.scores", given=routing.GIVEN)
         if isinstance(length, int) and length < 1:
             raise ValueError(f"`sweep.length` must be true, padded or a number of tokens from 1, but got {length}.")
         try:
@@ -74,6 +80,8 @@ class ThresholdSweep(Callback):
                 bootstrap=bootstrap,
                 seed=seed,
                 folds=folds,
+                patience=tuple(patience or ()),
+                tolerance=tolerance,
             )
         except ArgumentTypeError as error:
             raise ValueError(f"`sweep.budgets` {error}.") from error
@@ -86,8 +94,11 @@ class ThresholdSweep(Callback):
         self._rows.clear()
         module = staged(pl_module)
         regression = not module.label_names
+        given = given_scores(module)
         for name in self.scores or []:
-            routing.check_score(name, regression=regression, argument="sweep.scores")
+            routing.check_score(name, regression=regression, argument="sweep.scores", given=given)
+        settings, stages = self.choices, module.network.stages
+        check_patience(settings.patience, settings.tolerance, len(stages), regression, "sweep.")
         names = [tier.name for tier in module.network.tiers]
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"`sweep.reference` must be one of the tiers {names}, but got {self.reference!r}.")
@@ -141,7 +152,7 @@ class ThresholdSweep(Callback):
             stages=tuple(module.network.stages),
             outputs=logits,
             predictions=logits[..., 0].astype(np.float64) if regression else logits.argmax(axis=-1),
-            scores={},
+            scores={name: joined["decisions"][name] for name in given_scores(module)},
             statistics={},
             decide_macs=decide,
             macs=macs,
@@ -154,10 +165,14 @@ class ThresholdSweep(Callback):
             settings=self.settings(trainer, module),
         ).without_repeats()
         self._check_labels(module, table)
-        return table.with_scores(
-            self.scores or list(routing.ROUTING_SCORES["regression" if regression else "classification"]),
-            seed=self.seed,
-        )
+        return table.with_scores([n for n in self._wanted(module) if n not in table.scores], seed=self.seed)
+
+    def _wanted(self, module: StagedModule) -> list[str]:
+        """Scores to analyse: those asked for, or all that the task admits and the model gives."""
+        if self.scores:
+            return list(self.scores)
+        *computed, last = routing.ROUTING_SCORES["classification" if module.label_names else "regression"]
+        return [*computed, *given_scores(module), last]
 
     def settings(self, trainer: Trainer, module: StagedModule) -> dict[str, Any]:
         """What the table's numbers depend on, as plain values."""
@@ -193,7 +208,7 @@ class ThresholdSweep(Callback):
 
         settings = dataclasses.replace(
             self.choices,
-            scores=tuple(table.scores),
+            scores=tuple(self._wanted(module)),
             calibration="split" if "calibration" in table.splits else "crossfit",
         )
         report = build_report(table, settings, costs=self._costs)
@@ -215,6 +230,13 @@ def staged(module: LightningModule) -> StagedModule:
             f"but got {type(module).__name__}."
         )
     return module
+
+
+def given_scores(module: StagedModule) -> tuple[str, ...]:
+    """Scores that the model gives itself wherever one decides; the last stage decides nothing."""
+    *others, last = module.network.tiers
+    deciding = [*others, last] if len(last.exits) > 1 else others
+    return tuple(name for name in module.network.decisions if all(name in decisions_of(tier) for tier in deciding))
 
 
 def describe(tier: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_modules.adaptive import metrics as metric_functions
 from lightning_modules.base import Batch
 from lightning_modules.inference.layers import all_layers, check_same_layers, tier_with_exits
+from lightning_modules.inference.multi_exit_tier import MultiExitTier
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.losses import (
     at_exits,
@@ -121,6 +122,13 @@ class MultiExit(TierModule):
         self._stage: int | None = None
         self._attached = False
 
+    @property
+    def tier(self) -> MultiExitTier:
+        """The model in training, with its tokenizer."""
+        tier = self.network.tiers[0]
+        assert isinstance(tier, MultiExitTier)
+        return tier
+
     def _check_quality_of(self, wanted: str | int) -> str | int:
         exits = self.tier.model.exits
         if wanted not in ("last", "mean", *exits):
@@ -198,6 +206,7 @@ class MultiExit(TierModule):
         encoding = batch["encodings"][self.tier.encoding_key]
         output = self.tier.outputs(encoding, hidden_states=bool(self.hidden_weight))
         logits, states = output.logits, output.hidden_states
+        assert logits is not None
         losses = self._weigh(logits, batch)
         if self._beside:
             with torch.no_grad():
@@ -272,7 +281,7 @@ class MultiExit(TierModule):
     def _choose(self, values: list[float]) -> float:
         if self.quality_of == "mean":
             return float(np.mean(values))
-        return values[-1] if self.quality_of == "last" else values[self.tier.model.exits.index(self.quality_of)]
+        return values[-1] if self.quality_of == "last" else values[self.tier.model.exits.index(int(self.quality_of))]
 
 
 class StagedRate:

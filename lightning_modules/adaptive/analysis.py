@@ -130,6 +130,8 @@ class Analysis:
         kind = choice.key.split("/")[2]
         entry: dict[str, Any] = {"score": point.score, "rule": point.rule, "kind": kind, "target": point.target}
         entry |= {"thresholds": list(point.thresholds), "calibration": self._promised(point)}
+        if point.rule == "patience":
+            entry["tolerance"] = point.tolerance
         entry |= {"only_super": point.only_super, "rows_needed": point.rows_needed, "note": point.note}
         if choice.folds:
             entry["folds"] = [{"thresholds": list(p.thresholds), **self._promised(p)} for p in choice.folds]
@@ -145,7 +147,7 @@ class Analysis:
         return entry
 
     def _held(self, kind: str, target: float | None, measured: dict[str, Any]) -> bool | None:
-        if target is None:
+        if target is None or kind == "fixed":
             return None
         if kind == "budget":
             return bool(measured["macs"] <= target * (1 + 1e-9))

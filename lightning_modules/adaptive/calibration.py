@@ -12,11 +12,11 @@ from lightning_modules.adaptive.bounds import Margins, lower_bound, rows_needed
 from lightning_modules.adaptive.density import Densities, densities
 from lightning_modules.adaptive.metrics import Metric
 from lightning_modules.adaptive.paths import Path, metric_of, row_statistics
-from lightning_modules.adaptive.rules import agreement, replay
+from lightning_modules.adaptive.rules import agreement, replay, tolerance_of
 from lightning_modules.adaptive.table import StageTable
 
-Kind = Literal["expected", "confident", "budget", "crossing", "in_sample"]
-KINDS = ("expected", "confident", "budget", "crossing", "in_sample")
+Kind = Literal["expected", "confident", "budget", "crossing", "fixed", "in_sample"]
+KINDS = ("expected", "confident", "budget", "crossing", "fixed", "in_sample")
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,14 @@ class OperatingPoint:
         thresholds: raw scores, one for each stage but the last (stay if score ≥ threshold); for patience the
             number of agreements, the same for all.
         kind: how it was chosen.
-        target: share of the Super's quality; for a budget MACs per row; None at the crossing.
+        target: share of the Super's quality; for a budget MACs per row; for "fixed" the patience; None at the crossing.
         quality: on the calibration rows.
         macs: mean MACs per row there.
         super_quality: quality of the last stage there.
         bound: one-sided lower bound of quality − target · Super there; only for "confident".
         rows_needed: calibration rows that a first saving would need, where only the Super qualifies.
         note: what a reader must know, empty where nothing.
+        tolerance: for patience: numbers agree if they differ by less.
     """
 
     score: str
@@ -49,6 +50,7 @@ class OperatingPoint:
     bound: float | None = None
     rows_needed: int | None = None
     note: str = ""
+    tolerance: float = 0.0
 
     @property
     def only_super(self) -> bool:
@@ -57,8 +59,12 @@ class OperatingPoint:
 
     def stages(self, table: StageTable) -> np.ndarray:
         """Stage taken by every row of any table with this score, ``(N,)``."""
-        scores = agreement(table.predictions) if self.rule == "patience" else table.scores[self.score]
-        return replay(scores, np.asarray(self.thresholds))
+        return replay(deciding(table, self.rule, self.score, self.tolerance), np.asarray(self.thresholds))
+
+
+def deciding(table: StageTable, rule: str, score: str, tolerance: float) -> np.ndarray:
+    """What a rule compares with its thresholds, ``(N, S)``: a score, or for patience the number of agreements."""
+    return agreement(table.predictions, tolerance) if rule == "patience" else table.scores[score]
 
 
 @dataclass(frozen=True)
@@ -169,18 +175,28 @@ class Chooser:
             return "; ".join(missing)
         return self.at([d.threshold for d in found if d.threshold is not None], "crossing", None)
 
+    def patient(self, patience: int) -> OperatingPoint:
+        """The operating point that stops once as many stages in a row have repeated their predecessor's answer."""
+        thresholds = (float(patience),) * (len(self.table.stages) - 1)
+        return self.at(thresholds, "fixed", float(patience), rule="patience")
+
     def at(self, thresholds: Any, kind: str, target: float | None, rule: str = "threshold") -> OperatingPoint:
         """The operating point with the given raw thresholds, measured on these rows."""
-        stages = replay(self.table.scores[self.score], np.asarray(thresholds, dtype=np.float64))
+        tolerance = tolerance_of(self.table) if rule == "patience" else 0.0
+        scores = deciding(self.table, rule, self.score, tolerance)
+        stages = replay(scores, np.asarray(thresholds, dtype=np.float64))
         rows = np.arange(len(stages))
         quality = float(self.measured.value(self.statistics[rows, stages].sum(axis=0)))
         macs = float(self.table.macs[rows, stages].mean())
         values = tuple(float(t) for t in thresholds)
-        return OperatingPoint(self.score, rule, values, kind, target, quality, macs, float(self.quality[-1]))
+        super_quality = float(self.quality[-1])
+        return OperatingPoint(self.score, rule, values, kind, target, quality, macs, super_quality, tolerance=tolerance)
 
     def thresholds(self, point: int) -> tuple[float, ...]:
         """Raw thresholds of a point of the dial."""
         dial = self.path.dial[point]
+        if self.rule == "patience":
+            dial = np.ceil(dial)  # agreements are counted; between two numbers nothing changes
         if self.path.quantiles is None:
             return (float(dial),) * (len(self.table.stages) - 1)
         return tuple(float(t) for t in self.path.quantiles.thresholds(dial))
@@ -188,8 +204,18 @@ class Chooser:
     def _point(self, index: int, kind: str, target: float | None, **more: Any) -> OperatingPoint:
         quality, macs = float(self.quality[index]), float(self.path.macs[index])
         chosen = self.thresholds(index)
+        tolerance = tolerance_of(self.table) if self.rule == "patience" else 0.0
         return OperatingPoint(
-            self.score, self.rule, chosen, kind, target, quality, macs, float(self.quality[-1]), **more
+            self.score,
+            self.rule,
+            chosen,
+            kind,
+            target,
+            quality,
+            macs,
+            float(self.quality[-1]),
+            tolerance=tolerance,
+            **more,
         )
 
 

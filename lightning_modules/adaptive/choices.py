@@ -58,9 +58,13 @@ class Choices:
 
     @cached_property
     def rules(self) -> list[tuple[str, str]]:
-        """Pairs of rule and score; patience, which reads predictions only, needs more than two stages of classes."""
+        """Pairs of rule and score; patience, which reads predictions only, needs more than two stages.
+
+        Numbers never agree exactly: for regression it also needs the table's ``tolerance``.
+        """
         pairs = [("threshold", score) for score in self.scores]
-        return [*pairs, ("patience", "patience")] if len(self.rows.stages) > 2 and not self.rows.regression else pairs
+        agree = not self.rows.regression or self.rows.settings.get("tolerance") is not None
+        return [*pairs, ("patience", "patience")] if len(self.rows.stages) > 2 and agree else pairs
 
     @cached_property
     def calibration(self) -> StageTable:
@@ -119,6 +123,8 @@ class Choices:
                 yield "per_stage", target, partial(per_stage_thresholds, target=target)
         for budget in self.settings.budgets:
             yield "budget", budget, partial(Chooser.budget, macs=budget)
+        for patience in self.settings.patience if rule == "patience" else ():
+            yield "fixed", float(patience), partial(Chooser.patient, patience=patience)
         if rule == "threshold" and score != "random" and not self.rows.regression and self._crosses(score):
             yield "crossing", None, partial(_crossing, whole=self.choosers[rule, score])
 

@@ -66,6 +66,12 @@ def sweep_parser() -> Parser:
         default="auto",
         help="auto: the calibration split if there is one, else cross-fitting",
     )
+    parser.add_argument(
+        "--patience", nargs="+", type=int, default=[], help="numbers of agreeing exits (PABEE) to report as they are"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, help="for regression: answers that differ by less agree; without it no patience"
+    )
     parser.add_argument("--folds", type=int, default=5, help="of cross-fitting")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind each interval")
     parser.add_argument("--seed", type=int, default=0, help="of the resamples and of random routing")
@@ -89,7 +95,7 @@ def sweep_command(argv: Sequence[str]) -> int:
     calibration = options.calibration
     if calibration == "auto":
         calibration = "split" if "calibration" in table.splits else "crossfit"
-    names = ("targets", "confidence", "budgets", "bootstrap", "seed", "folds")
+    names = ("targets", "confidence", "budgets", "bootstrap", "seed", "folds", "patience", "tolerance")
     settings = SweepSettings(
         **{name: getattr(options, name) for name in names}, scores=options.scores, calibration=calibration
     )

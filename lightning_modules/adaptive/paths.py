@@ -7,7 +7,7 @@ import numpy as np
 
 from lightning_modules.adaptive.metrics import METRICS, Mean, Metric
 from lightning_modules.adaptive.quantiles import Quantiles
-from lightning_modules.adaptive.rules import Events, oracle_events, patience_events, threshold_events
+from lightning_modules.adaptive.rules import Events, oracle_events, patience_events, threshold_events, tolerance_of
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.tradeoff import RULES
 
@@ -71,7 +71,7 @@ class Path:
             quantiles: a fit on other rows; by default, and only with more than two stages, fitted on these.
         """
         if rule == "patience":
-            return cls(table, patience_events(table.predictions))
+            return cls(table, patience_events(table.predictions, tolerance_of(table)))
         if rule == "oracle":
             return cls(table, oracle_events(table, table.metrics[0]))
         if rule != "threshold":

@@ -1,5 +1,6 @@
 """The sweep's results: operating points with what they kept on fresh rows, curves, comparisons of scores."""
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ import numpy as np
 from lightning_modules.adaptive.analysis import Analysis, Choices
 from lightning_modules.adaptive.density import Densities
 from lightning_modules.adaptive.files import atomic_write, plain, write_json
+from lightning_modules.adaptive.rules import check_patience
 from lightning_modules.adaptive.scores import ROUTING_SCORES
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
@@ -137,6 +139,9 @@ def prepare(table: StageTable, settings: SweepSettings) -> Prepared:
     wanted = settings.scores or tuple(table.scores) or routing_scores(table)
     missing = [name for name in (*wanted, "random") if name not in table.scores]
     table = table.with_scores(missing, seed=settings.seed) if missing else table
+    check_patience(settings.patience, settings.tolerance, len(table.stages), table.regression)
+    if settings.tolerance is not None:
+        table = dataclasses.replace(table, settings={**table.settings, "tolerance": settings.tolerance})
     reported = tuple(split for split in table.splits if split not in ROLES_NOT_REPORTED)
     if not reported:
         raise ValueError(
@@ -237,8 +242,10 @@ def _calibration(prepared: Prepared, settings: SweepSettings) -> dict[str, Any]:
 
 def configuration(table: StageTable, settings: SweepSettings) -> str:
     """Fingerprint of what the results depend on: settings, tiers and data; for a foreign table its own contents."""
+    later = {"patience": (), "tolerance": None}  # settings that earlier results do not have
+    given = {key: value for key, value in asdict(settings).items() if key not in later or value != later[key]}
     identity: dict[str, Any] = {
-        "settings": asdict(settings),
+        "settings": given,
         "metrics": table.metrics,
         "stages": [asdict(s) for s in table.stages],
     }

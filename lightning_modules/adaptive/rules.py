@@ -5,6 +5,7 @@ trade-off is a sorted list of *events*, (dial, example, stage before, stage afte
 stages taken is a cumulative sum over them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +86,7 @@ def patience_events(predictions: np.ndarray, tolerance: float = 0.0) -> Events:
 
     Args:
         predictions: ``(N, S)`` classes or numbers.
-        tolerance: the largest difference between two numbers that still agree.
+        tolerance: two numbers agree if they differ by less, or not at all.
     """
     return threshold_events(agreement(predictions, tolerance))
 
@@ -93,15 +94,63 @@ def patience_events(predictions: np.ndarray, tolerance: float = 0.0) -> Events:
 def agreement(predictions: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
     """Return how many stages in a row, up to each, repeated their predecessor's answer; ``(N, S) -> (N, S)`` float64.
 
+    Numbers repeat it if they differ by less than ``tolerance`` (PABEE's rule for regression), or not at all.
+
     Example:
         >>> agreement(np.array([[0, 1, 1, 1, 0, 0]]))
         array([[0., 0., 1., 2., 0., 1.]])
+        >>> agreement(np.array([[2.0, 2.5, 3.0, 3.25]]), tolerance=0.5)
+        array([[0., 0., 0., 1.]])
     """
     counts = np.zeros(predictions.shape)
     for stage in range(1, predictions.shape[1]):
-        same = np.abs(predictions[:, stage] - predictions[:, stage - 1]) <= tolerance
+        apart = np.abs(predictions[:, stage] - predictions[:, stage - 1])
+        same = (apart < tolerance) | (apart == 0)
         counts[:, stage] = np.where(same, counts[:, stage - 1] + 1, 0)
     return counts
+
+
+def tolerance_of(table: StageTable) -> float:
+    """How near two numbers must be to count as one answer, as the table's settings say; classes must be equal."""
+    return float(table.settings.get("tolerance") or 0.0)
+
+
+def check_patience(
+    patience: Sequence[int], tolerance: float | None, stages: int, regression: bool, prefix: str = ""
+) -> None:
+    """Refuse what patience cannot be.
+
+    Args:
+        patience: numbers of agreements, each for an operating point of its own.
+        tolerance: for regression.
+        stages: how many there are.
+        regression: whether the task has real-valued labels.
+        prefix: of the arguments' names as the user spells them.
+
+    Raises:
+        ValueError: a patience that no row can reach, a tolerance for classes, or none for numbers.
+    """
+    if tolerance is not None and not regression:
+        raise ValueError(
+            f"`{prefix}tolerance` is for regression, as classes agree or do not, but got {tolerance:g} for "
+            "classification; leave it out."
+        )
+    if patience and regression and tolerance is None:
+        raise ValueError(
+            f"`{prefix}tolerance` must be given with a patience for regression, whose answers never agree exactly, but "
+            "it was left out; give the difference below which two answers agree."
+        )
+    last = stages - 1
+    for value in patience:
+        if last < 2:
+            raise ValueError(
+                f"`{prefix}patience` needs at least three exits, but got {value} for {stages}; leave it out."
+            )
+        if not 1 <= value <= last:
+            raise ValueError(
+                f"`{prefix}patience` must be from 1 to {last}, as {stages} exits agree at most {last} times in a row, "
+                f"but got {value}."
+            )
 
 
 def oracle_events(table: StageTable, metric: str) -> Events:

@@ -1,5 +1,6 @@
 """What a sweep chooses and how it states it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ class SweepSettings:
         bootstrap: resamples behind each interval.
         seed: of the resampling and of random routing.
         folds: of cross-fitting.
+        patience: numbers of agreements (PABEE) to report as they are, beside those that are chosen for the targets.
+        tolerance: for regression: two answers agree if they differ by less; None: patience is left out there.
         calibration: "split" chooses on the split called calibration, "crossfit" on the other folds of each reported
             split.
     """
@@ -28,9 +31,12 @@ class SweepSettings:
     seed: int = 0
     folds: int = 5
     calibration: str = "split"
+    patience: Sequence[int] = ()
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", tuple(self.scores))
+        object.__setattr__(self, "patience", tuple(dict.fromkeys(int(value) for value in self.patience)))
         for name in ("targets", "budgets"):
             object.__setattr__(self, name, tuple(dict.fromkeys(float(value) for value in getattr(self, name))))
         checks = [
@@ -44,6 +50,8 @@ class SweepSettings:
             ("budgets", "positive mean MACs per row", self.budgets, all(budget > 0 for budget in self.budgets)),
             ("bootstrap", "at least 100 resamples", self.bootstrap, self.bootstrap >= 100),
             ("folds", "at least 2", self.folds, self.folds >= 2),
+            ("patience", "at least 1", list(self.patience), all(value >= 1 for value in self.patience)),
+            ("tolerance", "0 or more", self.tolerance, self.tolerance is None or 0 <= self.tolerance < math.inf),
             ("calibration", "'split' or 'crossfit'", self.calibration, self.calibration in ("split", "crossfit")),
         ]
         for name, allowed, got, fine in checks:

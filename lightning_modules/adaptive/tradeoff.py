@@ -12,7 +12,7 @@ import numpy as np
 
 from lightning_modules.adaptive.metrics import METRICS
 from lightning_modules.adaptive.quantiles import Quantiles
-from lightning_modules.adaptive.rules import Events, oracle_events, patience_events, threshold_events
+from lightning_modules.adaptive.rules import Events, oracle_events, patience_events, threshold_events, tolerance_of
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.thinning import largest_gap, thin
 
@@ -151,7 +151,9 @@ def curve(
     if rule == "oracle" or score == "oracle":
         return trade_off(table, oracle_events(table, primary), "oracle", "oracle", metrics)
     if rule == "patience":
-        return trade_off(table, patience_events(table.predictions), "patience", "patience", metrics)
+        return trade_off(
+            table, patience_events(table.predictions, tolerance_of(table)), "patience", "patience", metrics
+        )
     if score not in table.scores:
         raise ValueError(
             f"`score` must be one that the table holds: {', '.join([*table.scores, 'oracle'])}; but got {score!r}. "

@@ -40,7 +40,6 @@ class Tier(nn.Module):
     """
 
     model: Any  # a PreTrainedModel, whose attributes differ by class
-    decisions: tuple[str, ...] = ()  # scores that the model gives itself, beside those of its outputs
 
     def __init__(
         self,
@@ -87,6 +86,11 @@ class Tier(nn.Module):
         return self._encoding_key
 
     @property
+    def decisions(self) -> tuple[str, ...]:
+        """Scores that the model gives itself, where what decides is no function of what answers."""
+        return ()
+
+    @property
     def stage_names(self) -> list[str]:
         """Name of the stage of each exit."""
         return [self.name] if len(self.exits) == 1 else [f"{self.name}.{exit_name}" for exit_name in self.exits]
@@ -114,6 +118,10 @@ class Tier(nn.Module):
         if self.order != sorted(self.order):
             logits = logits[:, self.order]
         return logits.unsqueeze(1)
+
+    def decide(self, encoding: Encoding) -> tuple[Tensor, dict[str, Tensor]]:
+        """What :meth:`forward` gives, and the scores ``(B, E)`` of :attr:`decisions` by name."""
+        return self(encoding), {}
 
     def run(self, encoding: Encoding, go_on: GoOn) -> None:
         """Compute exit after exit, ask ``go_on(exit, rows, outputs)`` after each, and drop the rows that leave.
