@@ -60,6 +60,8 @@ class SequenceDataModule(LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
+        if num_workers < 0:
+            raise ValueError(f"`num_workers` must be at least 0 (load in the process itself), but got {num_workers}.")
         if calibration not in ("split", "crossfit"):
             raise ValueError(f"`calibration` must be split or crossfit, but got {calibration!r}.")
         self._fractions = {
@@ -72,6 +74,7 @@ class SequenceDataModule(LightningDataModule, ABC):
                 raise ValueError(f"`{role}_fraction` must be at least 0 and below 1, but got {fraction}.")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.calibration, self.min_calibration, self.max_rows = calibration, min_calibration, max_rows
+        _check_max_rows(max_rows)
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self._tokenizers: dict[str, tuple[Any, int | None]] | None = None
         self._learned_from: object = None
@@ -315,3 +318,15 @@ class SequenceDataModule(LightningDataModule, ABC):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
+
+
+def _check_max_rows(max_rows: int | dict[str, int] | None) -> None:
+    """Refuse numbers of rows that are none, and names that are no role: they would have no effect."""
+    limits = max_rows if isinstance(max_rows, dict) else {} if max_rows is None else {"": max_rows}
+    for role, limit in limits.items():
+        if role not in ("", "train", "validation", "calibration") and not role.startswith("test"):
+            raise ValueError(
+                f"`max_rows` must name the roles train, validation, calibration or a test split, but got {role!r}."
+            )
+        if limit < 1:
+            raise ValueError(f"`max_rows` must be at least 1{f' for {role}' if role else ''}, but got {limit}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from datamodules.base import SequenceDataModule
 from datamodules.rows import Rows, make_rows
-from datamodules.sources import SUFFIXES, Columns, column_names, read_columns, read_hub, tsv_rows
+from datamodules.sources import SUFFIXES, Columns, read_columns, read_hub, tsv_header, tsv_rows
 
 HUB = "nyu-mll/glue"
 
@@ -162,12 +162,10 @@ class GLUEDataModule(SequenceDataModule):
     def _read_file(self, path: Path, names: list[str]) -> Columns:
         if path.suffix != ".tsv":
             return read_columns(path, names, "source")
-        if self.task == "cola" and "sentence" not in column_names(
-            path, "source"
-        ):  # official: source, label, mark, sentence
+        present = tsv_header(path)
+        if self.task == "cola" and "sentence" not in present:  # official: source, label, mark, sentence; no header
             _, rows = tsv_rows(path, has_header=False)
             return {"label": [row[1] for row in rows], "sentence": [row[3] for row in rows]}
-        present = column_names(path, "source")
         inside = {name: name if name in present else self._task.tsv.get(name, name) for name in names}
         columns = read_columns(path, list(inside.values()), "source")
         return {name: columns[inside[name]] for name in names}

@@ -1,7 +1,7 @@
 """Rows of one role as they were read: texts, labels and where each came from."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -63,6 +63,23 @@ def plain_name(name: object) -> str:
     return "".join(character for character in str(name).casefold() if character.isalnum())
 
 
+def spelling(names: Sequence[str]) -> Callable[[object], str]:
+    """How to compare a label with these names: without case and punctuation, unless names would no longer differ.
+
+    >>> spelling(["+", "-"])("-"), spelling(["Yes", "No"])("yes!"), spelling(["us", "US"])("US")
+    ('-', 'yes', 'US')
+    """
+    for spell in (plain_name, _caseless):
+        spelt = [spell(name) for name in names]
+        if "" not in spelt and len(set(spelt)) == len(spelt):
+            return spell
+    return str
+
+
+def _caseless(name: object) -> str:
+    return str(name).strip().casefold()
+
+
 def make_rows(
     columns: dict[str, list[Any]], names: Sequence[str | None], label_names: Sequence[str], where: str
 ) -> Rows:
@@ -97,13 +114,16 @@ def _text(value: Any) -> str:
 
 
 def _classes(values: list[Any], label_names: Sequence[str], column: str, where: str) -> np.ndarray:
-    by_name = {plain_name(name): index for index, name in enumerate(label_names)}
+    spell = spelling(label_names)
+    by_name = {spell(name): index for index, name in enumerate(label_names)}
+    numbered = any(str(name).strip().isdecimal() for name in label_names)  # numbers are names then, never indices
     known: dict[Any, int] = {}
-    result = np.empty(len(values), np.int64)
+    result = np.full(len(values), -1, np.int64)
     for row, value in enumerate(values):
-        if value not in known:
-            known[value] = _class(value, by_name, len(label_names))
-        result[row] = known[value]
+        if isinstance(value, Hashable):  # a list, as of several labels, is no class
+            if value not in known:
+                known[value] = _class(value, by_name, 0 if numbered else len(label_names), spell)
+            result[row] = known[value]
     bad = np.flatnonzero(result < 0)
     if len(bad):
         allowed = ", ".join(f"{index} ({name})" for index, name in enumerate(label_names))
@@ -114,15 +134,17 @@ def _classes(values: list[Any], label_names: Sequence[str], column: str, where: 
     return result
 
 
-def _class(value: Any, by_name: dict[str, int], count: int) -> int:
-    """Index of a label given by name or as a whole number; -1 where it is neither."""
-    if isinstance(value, str) and plain_name(value) in by_name:
-        return by_name[plain_name(value)]
+def _class(value: Any, by_name: dict[str, int], count: int, spell: Callable[[object], str]) -> int:
+    """Index of a label given by name, a number included (ratings 1 to 5), or as an index below ``count``; else -1."""
+    if isinstance(value, str) and spell(value) in by_name:
+        return by_name[spell(value)]
     try:
         number = float(value)
     except (TypeError, ValueError):
         return -1
-    return int(number) if number.is_integer() and 0 <= number < count else -1
+    if not number.is_integer():
+        return -1
+    return by_name.get(spell(int(number)), int(number) if 0 <= number < count else -1)
 
 
 def _numbers(values: list[Any], column: str, where: str) -> np.ndarray:

@@ -24,7 +24,7 @@ def read_columns(path: Path, columns: Sequence[str], argument: str) -> Columns:
         argument: how the user spells the setting that gave the path.
 
     Raises:
-        ValueError: if the file is missing, has no such format, or lacks a column.
+        ValueError: if the file is missing, has no such format, is no UTF-8, or lacks a column.
     """
     readers = {".parquet": _parquet, ".csv": _csv, ".tsv": _tsv, ".jsonl": _json_lines, ".json": _json_lines}
     if path.suffix not in readers:
@@ -33,21 +33,17 @@ def read_columns(path: Path, columns: Sequence[str], argument: str) -> Columns:
         )
     if not path.is_file():
         raise ValueError(f"`{argument}` must be a file that exists, but got {str(path)!r}. Check the path.")
-    return readers[path.suffix](path, list(columns), argument)
+    try:
+        return readers[path.suffix](path, list(columns), argument)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"`{argument}` must be UTF-8 text, but {path} is not ({error.reason} at byte {error.start}). Convert it."
+        ) from error
 
 
-def column_names(path: Path, argument: str) -> list[str]:
-    """Names of a file's columns, read from its head."""
-    if not path.is_file():
-        raise ValueError(f"`{argument}` must be a file that exists, but got {str(path)!r}. Check the path.")
-    if path.suffix == ".parquet":
-        return list(pq.read_schema(path).names)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix in (".jsonl", ".json"):
-            first = next((line for line in file if line.strip()), "{}")
-            return list(_json_object(first, path, 1, argument))
-        if path.suffix == ".csv":
-            return next(csv.reader(file), [])
+def tsv_header(path: Path) -> list[str]:
+    """Names of the columns of a TSV file."""
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
         return file.readline().rstrip("\r\n").split("\t")
 
 
@@ -72,10 +68,10 @@ def _parquet(path: Path, columns: list[str], argument: str) -> Columns:
 def _csv(path: Path, columns: list[str], argument: str) -> Columns:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
-        header = next(reader, [])
-        _require(header, columns, path, argument)
         rows = []
         try:
+            header = next(reader, [])
+            _require(header, columns, path, argument)
             for row in reader:
                 if len(row) == len(header):
                     rows.append(row)

@@ -1,5 +1,6 @@
 """The user's own texts, from CSV, TSV, JSON lines or parquet files."""
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class TextDataModule(SequenceDataModule):
         text_column: name of the text's column.
         text_b_column: name of the second text's column, where a row is a pair.
         label_column: name of the label's column; labels are class names, or indices into ``label_names``, or numbers.
+            None for rows without labels, which can only be predicted.
         label_names: class names in order; an empty list makes a regression. Default: those that occur in ``train_file``
             (or else ``test_file``), sorted.
         metrics: the primary one first; default accuracy, for regression pearson and spearman.
@@ -40,7 +42,7 @@ class TextDataModule(SequenceDataModule):
         test_file: str | None = None,
         text_column: str = "text",
         text_b_column: str | None = None,
-        label_column: str = "label",
+        label_column: str | None = "label",
         label_names: list[str] | None = None,
         metrics: list[str] | None = None,
         task: str | None = None,
@@ -58,6 +60,19 @@ class TextDataModule(SequenceDataModule):
         self.task = task or next(iter(self.files.values())).stem
         self._label_names = None if label_names is None else list(label_names)
         self._given_metrics = metrics
+        if label_column is None and label_names is None:
+            raise ValueError(
+                "`label_names` must be given where `label_column` is none, but got none. Name the model's classes; an "
+                "empty list makes a regression."
+            )
+
+    def setup(self, stage: str) -> None:
+        """Refuse rows without labels where labels are needed."""
+        if self.columns[2] is None and stage != "predict":
+            raise ValueError(
+                "`label_column` must name a column for anything but `dial predict`, but got none. Name the column."
+            )
+        super().setup(stage)
 
     @property
     def label_names(self) -> list[str]:
@@ -65,6 +80,7 @@ class TextDataModule(SequenceDataModule):
         if self._label_names is None:
             role = "train" if "train" in self.files else next(iter(self.files))
             label = self.columns[2]
+            assert label is not None  # else names were given
             values = read_columns(self.files[role], [label], f"{role}_file")[label]
             self._label_names = infer_label_names(values, label, str(self.files[role]))
         return list(self._label_names)
@@ -96,22 +112,25 @@ def infer_label_names(values: list[Any], column: str, where: str) -> list[str]:
     """Class names that occur in a label column, sorted; indices name themselves.
 
     Raises:
-        ValueError: where the labels are numbers that are no indices, or more than 1,000 different names.
+        ValueError: where the labels are numbers that are no indices, names that differ in case or spacing only, or
+            more than 1,000 different names.
 
     >>> infer_label_names(["pos", "neg", "pos"], "label", "a.csv"), infer_label_names(["0", "2"], "label", "a.csv")
     (['neg', 'pos'], ['0', '1', '2'])
     """
-    distinct = set(values)
+    distinct = {value if isinstance(value, Hashable) else repr(value) for value in values}
     try:
         numbers = [float(value) for value in distinct]
     except (TypeError, ValueError):
         numbers = []
     if numbers and all(number.is_integer() and 0 <= number < 1000 for number in numbers):
         return [str(index) for index in range(int(max(numbers)) + 1)]
-    if numbers or len(distinct) > 1000 or None in distinct:
+    names = {str(value) for value in distinct}
+    ambiguous = len({name.strip().casefold() for name in names}) < len(names)
+    if numbers or len(distinct) > 1000 or None in distinct or ambiguous:
         shown = ", ".join(sorted(map(repr, distinct))[:3])
         raise ValueError(
             f"`label_names` cannot be told from column {column!r} of {where}, which has {len(distinct)} different "
             f"values such as {shown}. Give `label_names`; an empty list makes a regression."
         )
-    return sorted(str(value) for value in distinct)
+    return sorted(names)

@@ -149,6 +149,10 @@ def test_a_role_without_rows_is_refused() -> None:
     [
         ({"batch_size": 0}, "`batch_size` must be at least 1, but got 0"),
         ({"calibration": "none"}, "`calibration` must be split or crossfit, but got 'none'"),
+        ({"num_workers": -1}, "`num_workers` must be at least 0 .*, but got -1"),
+        ({"max_rows": -5}, "`max_rows` must be at least 1, but got -5"),
+        ({"max_rows": {"test": 0}}, "`max_rows` must be at least 1 for test, but got 0"),
+        ({"max_rows": {"tset": 9}}, "`max_rows` must name the roles train, .*, but got 'tset'"),
         ({"test_fraction": 1.0}, "`test_fraction` must be at least 0 and below 1, but got 1.0"),
     ],
 )

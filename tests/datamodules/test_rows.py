@@ -24,7 +24,19 @@ def test_a_name_wins_over_an_index() -> None:
     assert labels(["1", "0"], ["1", "0"]) == [0, 1]
 
 
-@pytest.mark.parametrize("bad", [2, -1, 0.5, "neutral", None, float("nan"), ""])
+@pytest.mark.parametrize("values", [["2", "1", "3"], [2, 1, 3], [2.0, 1.0, 3.0], ["2.0", " 1", 3]])
+def test_numbers_that_are_names_are_names_however_they_are_stored(values: list) -> None:
+    assert labels(values, ["1", "2", "3"]) == [1, 0, 2]
+    with pytest.raises(ValueError, match="`y` must be one of"):
+        labels([*values, 0], ["1", "2", "3"])  # no index
+
+
+@pytest.mark.parametrize("names", [["+", "-"], ["C", "C++"], ["us", "US"], ["-1", "1"]])
+def test_names_that_only_case_or_punctuation_tells_apart_stay_apart(names: list) -> None:
+    assert labels([*names, names[0]], names) == [0, 1, 0]
+
+
+@pytest.mark.parametrize("bad", [2, -1, 0.5, "neutral", None, float("nan"), "", [1]])
 def test_a_label_outside_the_range_is_refused(bad: object) -> None:
     with pytest.raises(
         ValueError, match=r"`y` must be one of 0 \(a\), 1 \(b\), but 1 of 3 rows of a.csv are not: row 1 has"

@@ -38,6 +38,35 @@ def test_label_names_are_those_that_occur(tmp_path: Path) -> None:
     assert regression.metrics == ["pearson", "spearman"] and regression.read("train").label.tolist() == [0.5]
 
 
+@pytest.mark.parametrize("values", [["Pos", "pos"], ["a", "a "], [[0], [1, 0.5]]])
+def test_label_names_that_are_not_told_for_sure_are_asked_for(tmp_path: Path, values: list) -> None:
+    rows = [{"text": "x", "label": value} for value in values]
+    data = TextDataModule(train_file=write(tmp_path / "a.jsonl", rows))
+    if isinstance(values[0], list):
+        with pytest.raises(ValueError, match=r"`label` must be one of"):
+            data.rows("train")
+    else:
+        with pytest.raises(ValueError, match=r"`label_names` cannot be told .* Give `label_names`"):
+            _ = data.label_names
+
+
+def test_plus_and_minus_are_two_classes(tmp_path: Path) -> None:
+    rows = [{"text": f"x {i}", "label": "+-"[i % 2]} for i in range(6)]
+    data = TextDataModule(test_file=write(tmp_path / "a.jsonl", rows), calibration="crossfit")
+    assert data.label_names == ["+", "-"] and data.rows("test").label.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_rows_without_labels_can_be_predicted_only(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "y"}])
+    with pytest.raises(ValueError, match=r"`label_names` must be given where `label_column` is none"):
+        TextDataModule(test_file=file, label_column=None)
+    data = TextDataModule(test_file=file, label_column=None, label_names=["no", "yes"])
+    assert data.rows("test").label.tolist() == [-1, -1]
+    for stage in ("fit", "validate", "test"):
+        with pytest.raises(ValueError, match=r"`label_column` must name a column for anything but `dial predict`"):
+            data.setup(stage)
+
+
 def test_given_files_are_taken_as_they_are(tmp_path: Path) -> None:
     train = [{"text": f"train {i}", "label": i % 2} for i in range(200)]
     other = [{"text": f"other {i}", "label": i % 2} for i in range(7)]
