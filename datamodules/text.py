@@ -118,7 +118,7 @@ def infer_label_names(values: list[Any], column: str, where: str) -> list[str]:
     >>> infer_label_names(["pos", "neg", "pos"], "label", "a.csv"), infer_label_names(["0", "2"], "label", "a.csv")
     (['neg', 'pos'], ['0', '1', '2'])
     """
-    distinct = {value if isinstance(value, Hashable) else repr(value) for value in values}
+    distinct: set[Any] = {value if isinstance(value, Hashable) else repr(value) for value in values}
     try:
         numbers = [float(value) for value in distinct]
     except (TypeError, ValueError):

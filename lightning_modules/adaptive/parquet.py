@@ -12,7 +12,7 @@ with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,19 @@ NOT_SCORES = ("output", "prediction", "macs", "decide_macs", "length", "padded")
 
 
 def save_table(table: StageTable, path: str | Path) -> None:
-    """Write a table; a file that is there is replaced in one step, or stays if writing fails."""
-    columns: dict[str, Any] = {"split": pa.array(table.split).dictionary_encode(), "sample_id": table.sample_id}
-    if table.group is not None:
-        columns["group"] = table.group
-    columns["label"] = table.label
-    for kind, by_tier in (("length", table.lengths), ("padded", table.padded)):
-        columns |= {f"{kind}_{tier}": values for tier, values in by_tier.items()}
-    for index, stage in enumerate(table.stage_names):
-        if table.outputs is not None:
-            flat = pa.array(np.ascontiguousarray(table.outputs[:, index]).reshape(-1))
-            columns[f"output_{stage}"] = pa.FixedSizeListArray.from_arrays(flat, table.outputs.shape[-1])
-        columns[f"prediction_{stage}"] = table.predictions[:, index]
-        columns |= {f"{name}_{stage}": values[:, index] for name, values in table.scores.items()}
-        columns |= {f"stat_{name}_{stage}": values[:, index] for name, values in table.statistics.items()}
-        columns[f"decide_macs_{stage}"] = table.decide_macs[:, index]
-        columns[f"macs_{stage}"] = table.macs[:, index]
-    columns["macs_reference"] = table.macs_reference
+    """Write a table; a file that is there is replaced in one step, or stays if writing fails.
+
+    Raises:
+        ValueError: two columns would have one name (score ``a`` of stage ``b_c`` and score ``a_b`` of stage ``c``).
+    """
+    columns = dict(named := list(_columns(table)))
+    if len(columns) < len(named):
+        names = [name for name, _ in named]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(
+            f"`stages` must have names whose columns differ from all others, but {twice!r} would be two of them; "
+            "rename the stage or the score."
+        )
     about = {
         "schema": SCHEMA,
         "stages": [{"name": stage.name, "tier": stage.tier, "index": stage.index} for stage in table.stages],
@@ -58,6 +54,27 @@ def save_table(table: StageTable, path: str | Path) -> None:
     arrow = pa.table(columns).replace_schema_metadata({KEY: json.dumps(about, ensure_ascii=False).encode()})
     with atomic_write(path) as temporary:
         pq.write_table(arrow, temporary)
+
+
+def _columns(table: StageTable) -> Iterator[tuple[str, Any]]:
+    """Names and values of the columns, in the order of the file."""
+    yield "split", pa.array(table.split).dictionary_encode()
+    yield "sample_id", table.sample_id
+    if table.group is not None:
+        yield "group", table.group
+    yield "label", table.label
+    for kind, by_tier in (("length", table.lengths), ("padded", table.padded)):
+        yield from ((f"{kind}_{tier}", values) for tier, values in by_tier.items())
+    for index, stage in enumerate(table.stage_names):
+        if table.outputs is not None:
+            flat = pa.array(np.ascontiguousarray(table.outputs[:, index]).reshape(-1))
+            yield f"output_{stage}", pa.FixedSizeListArray.from_arrays(flat, table.outputs.shape[-1])
+        yield f"prediction_{stage}", table.predictions[:, index]
+        yield from ((f"{name}_{stage}", values[:, index]) for name, values in table.scores.items())
+        yield from ((f"stat_{name}_{stage}", values[:, index]) for name, values in table.statistics.items())
+        yield f"decide_macs_{stage}", table.decide_macs[:, index]
+        yield f"macs_{stage}", table.macs[:, index]
+    yield "macs_reference", table.macs_reference
 
 
 def load_table(
@@ -145,9 +162,11 @@ class _Columns:
         return np.stack(columns, axis=1)
 
     def by_tier(self, kind: str, tiers: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return ``(N,)`` for each tier that has a column ``<kind>_<tier>``."""
         return {tier: self(f"{kind}_{tier}") for tier in tiers if f"{kind}_{tier}" in self.names}
 
     def own(self, about: dict[str, Any]) -> StageTable:
+        """Return the table of a file that :func:`save_table` wrote, with what its metadata says."""
         if about["schema"] > SCHEMA:
             raise ValueError(
                 f"`table` must have a schema up to {SCHEMA}, but {self.path!r} has {about['schema']}. Update DIAL."
@@ -172,6 +191,7 @@ class _Columns:
         )
 
     def foreign(self, metrics: Sequence[str] | None, label_names: Sequence[str] | None, seed: int) -> StageTable:
+        """Return the table of a file written by anything else; what it lacks is derived (see :func:`load_table`)."""
         names = self._foreign_stages()
         common = self._common()
         macs = self.per_stage("macs_{}", names)
@@ -213,14 +233,24 @@ class _Columns:
 
     def _foreign_stages(self) -> list[str]:
         """Return stage names from the column names, in order of appearance."""
-        for prefix in ("output_", "prediction_"):
-            names = [name.removeprefix(prefix) for name in self.names if name.startswith(prefix)]
-            if names:
-                return names
-        raise ValueError(
-            f"`table` must have a column 'output_<stage>' or 'prediction_<stage>' for every stage, "
-            f"but {self.path!r} has {', '.join(self.names)}. Add one of them per stage."
+        outputs, predictions, costs = (
+            [name.removeprefix(prefix) for name in self.names if name.startswith(prefix)]
+            for prefix in ("output_", "prediction_", "macs_")
         )
+        stages = outputs or predictions
+        if not stages:
+            raise ValueError(
+                f"`table` must have a column 'output_<stage>' or 'prediction_<stage>' for every stage, "
+                f"but {self.path!r} has {', '.join(self.names)}. Add one of them per stage."
+            )
+        kind = "output" if outputs else "prediction"
+        for name in dict.fromkeys([*predictions, *costs]):
+            if name not in stages and name != "reference":  # left out, it would be missing from every figure
+                raise ValueError(
+                    f"`table` must have a column '{kind}_{name}', as it has others of the stage {name!r}, "
+                    f"but {self.path!r} has {', '.join(self.names)}. Add the column, or drop the stage's others."
+                )
+        return stages
 
     def _named(self, prefix: str, stages: Sequence[str]) -> dict[str, np.ndarray]:
         """Return ``(N, S)`` by name for the columns ``<prefix><name>_<stage>`` that a foreign table has.

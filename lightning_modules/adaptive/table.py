@@ -28,7 +28,8 @@ class Stage:
     """A point at which an answer exists and computation may stop.
 
     Attributes:
-        name: unique in its table; letters, digits, ``_``, ``.`` and ``-``.
+        name: unique in its table; letters, digits, ``_``, ``.`` and ``-``; not ``reference``, whose costs have a column
+            of their own.
         tier: the model that it belongs to.
         index: which exit of that model, from 0.
     """
@@ -44,6 +45,11 @@ class Stage:
                     f"`{what}` of a stage must consist of letters, digits, '_', '.' and '-', "
                     f"but got {getattr(self, what)!r}. Rename it: it becomes part of column names."
                 )
+        if self.name == "reference":
+            raise ValueError(
+                "`name` of a stage must not be 'reference', as `macs_reference` is what speed-ups compare with. "
+                "Rename it."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +175,9 @@ class StageTable:
 
         A distributed sampler repeats rows to fill its last round; without them, and sorted, one process and several
         give the same table.
+
+        Raises:
+            ValueError: if rows of one id have different labels: they are no repeats.
         """
         position = np.zeros(len(self), dtype=np.int64)
         for index, name in enumerate(self.splits):
@@ -177,6 +186,14 @@ class StageTable:
         first = np.ones(len(order), dtype=bool)
         ids, places = self.sample_id[order], position[order]
         first[1:] = (ids[1:] != ids[:-1]) | (places[1:] != places[:-1])
+        labels = self.label[order]
+        clash = np.flatnonzero(~first[1:] & (labels[1:] != labels[:-1]))
+        if len(clash):
+            row = order[clash[0] + 1]
+            raise ValueError(
+                f"`sample_id` must be unique within a split, but got {self.sample_id[row]} with different labels in "
+                f"split {str(self.split[row])!r}. Number the rows."
+            )
         return self.take(order[first])
 
     def with_scores(self, names: Sequence[str], seed: int | None = None) -> StageTable:

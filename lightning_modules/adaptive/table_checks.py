@@ -81,8 +81,8 @@ def check_labels(table: StageTable) -> None:
 
 
 def check_finite(table: StageTable) -> None:
-    """Refuse outputs, predictions and costs that are not finite, naming tier and example."""
-    for name in ("outputs", "predictions", "macs", "decide_macs"):
+    """Refuse outputs, predictions and costs that are not finite, and costs below 0, naming tier and example."""
+    for name in ("outputs", "predictions"):
         values = getattr(table, name)
         # A sum is finite only if all its terms are: one cheap pass in the usual case.
         if values is None or np.isfinite(np.sum(values, dtype=np.float64)):
@@ -93,3 +93,13 @@ def check_finite(table: StageTable) -> None:
             f"{table.stages[stage].tier!r} (stage {table.stages[stage].name!r}) for sample_id {table.sample_id[row]} "
             f"of split {str(table.split[row])!r}. Check the tier's weights and dtype, or leave the row out."
         )
+    for name in ("macs", "macs_reference", "decide_macs"):
+        values, decide = getattr(table, name), name == "decide_macs"
+        bad = ~np.isfinite(values) | (values < 0 if decide else values <= 0)
+        if bad.any():
+            place = tuple(np.argwhere(bad)[0])
+            stage = f" at stage {table.stages[place[1]].name!r}" if len(place) > 1 else ""
+            raise ValueError(
+                f"`{name}` must be finite and {'at least' if decide else 'above'} 0, but got {values[place]}{stage} for "
+                f"sample_id {table.sample_id[place[0]]} of split {str(table.split[place[0]])!r}. Correct the cost."
+            )

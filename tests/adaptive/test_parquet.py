@@ -206,6 +206,15 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
         (foreign(macs_swift=[1.0] * 11 + [None]), ["no missing values", "'macs_swift'"]),
         (foreign(stages=("a", "b", "c"), trust_a=[0.5] * 12), ["must have a column 'trust_b'"]),
         (foreign(stages=("a b", "c")), ["`name` of a stage", "'a b'"]),
+        (foreign(stages=("a", "reference")), ["must not be 'reference'"]),
+        (foreign(macs_swift=[1.0] * 11 + [-1.0]), ["`macs` must be finite and above 0", "-1.0", "'swift'", "111"]),
+        (foreign(macs_swift=[0.0] * 12), ["`macs` must be finite and above 0", "0.0", "'swift'", "100"]),
+        (foreign(macs_reference=[9.0] * 11 + [-2.0]), ["`macs_reference` must be finite", "-2.0", "sample_id 111"]),
+        (foreign().drop(columns="output_swift"), ["must have a column 'output_swift'", "Add the column"]),
+        (
+            foreign(prediction_swift=[0] * 12).drop(columns=["output_swift", "macs_swift"]),
+            ["must have a column 'output_swift'", "Add the column"],
+        ),
     ],
 )
 def test_bad_foreign_tables_are_refused_in_one_line(tmp_path: Path, frame: pd.DataFrame, words: list[str]) -> None:
@@ -213,6 +222,22 @@ def test_bad_foreign_tables_are_refused_in_one_line(tmp_path: Path, frame: pd.Da
         loaded(tmp_path, frame)
     assert all(word in str(error.value) for word in words), str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_costs_that_are_no_numbers_are_refused_and_named(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.parquet"
+    arrow = pa.Table.from_pandas(foreign(), preserve_index=False)
+    pq.write_table(arrow.append_column("macs_reference", pa.array([1.0] * 11 + [float("nan")])), path)
+    with pytest.raises(ValueError, match=r"`macs_reference` must be finite and above 0, but got nan for sample_id 111"):
+        StageTable.load(path)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = random_table().with_scores(["energy", "energy_released"])
+    stages = (Stage("released_a", "x"), Stage("a", "y"))
+    with pytest.raises(ValueError, match="but 'energy_released_a' would be two of them"):
+        dataclasses.replace(table, stages=stages, lengths={}).save(tmp_path / "stages.parquet")
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_files_are_refused(tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def test_repeats_of_a_distributed_sampler_are_dropped() -> None:
     assert len(named.without_repeats()) == 13
 
 
+@pytest.mark.parametrize("kind", [int, str])
+def test_one_id_of_two_rows_is_no_repeat(kind: type) -> None:
+    table = random_table(4)
+    table = dataclasses.replace(table, sample_id=np.array([5, 6, 5, 7]).astype(kind), label=np.array([0, 1, 1, 0]))
+    with pytest.raises(ValueError, match=r"`sample_id` must be unique .* got 5 with different labels in split 'test'"):
+        table.without_repeats()
+
+
 def test_the_same_id_in_two_splits_is_two_rows() -> None:
     table = dataclasses.replace(random_table(2, splits=("test_matched", "test_mismatched")), sample_id=np.array([7, 7]))
     assert table.without_repeats().splits == ("test_matched", "test_mismatched")
