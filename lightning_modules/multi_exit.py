@@ -28,6 +28,7 @@ from lightning_modules.losses import (
     logits_mse,
     task_loss,
 )
+from lightning_modules.models.exits import Pooling
 from lightning_modules.policies import ExitPolicy, JointSum
 from lightning_modules.policies.policy import Parts
 from lightning_modules.rows import DistinctRows
@@ -54,6 +55,9 @@ class MultiExit(TierModule):
         exits: layers, counted from 1, after which there is an exit; the last must be the depth. Default: every layer,
             or the exits that a multi-exit model has.
         pooler: give each exit a dense layer with tanh; COST-EFF does without.
+        pooling: what exits read of their layer: the ``first`` token as in the papers, or the ``mean`` over all tokens,
+            which early exits need where the first token hardly differs between texts in early layers (MiniLM).
+            Default: as the model has it, else the first token.
         layers: cut the encoder to its first layers.
         max_length: tokens kept of each text or pair.
         policy: how the exits' losses train the encoder (JointSum, LayerWeighted, GradientEquilibrium, TwoStage).
@@ -81,6 +85,7 @@ class MultiExit(TierModule):
         path: str,
         exits: list[int] | None = None,
         pooler: bool = False,
+        pooling: Pooling | None = None,
         layers: int | None = None,
         max_length: int = 128,
         policy: ExitPolicy | None = None,
@@ -111,7 +116,7 @@ class MultiExit(TierModule):
         if distillation == "logits_mse":
             self._distillation = partial(at_exits, logits_mse)
         tier, self._trained = tier_with_exits(
-            path, exits, pooler, layers, max_length, self.label_names, certainty is not None
+            path, exits, pooler, layers, max_length, self.label_names, certainty is not None, pooling
         )
         tier.model.certainty_detached = certainty == "detached"
         self.network = StagedModel([tier])

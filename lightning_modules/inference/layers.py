@@ -15,7 +15,7 @@ from lightning_modules.inference.multi_exit_tier import MultiExitTier
 from lightning_modules.inference.sources import check_place, longest, quiet, read_config, read_tokenizer
 from lightning_modules.inference.tier import Encoding, Tier, encoding_key, own_names
 from lightning_modules.inference.tiers import View, load_tier
-from lightning_modules.models.exits import Visits, find_layers
+from lightning_modules.models.exits import Pooling, Visits, find_layers
 from lightning_modules.models.multi_exit import MultiExitForSequenceClassification
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ def tier_with_exits(
     max_length: int | None,
     label_names: list[str],
     certainty: bool = False,
+    pooling: Pooling | None = None,
 ) -> tuple[Tier, bool]:
     """A multi-exit tier in training mode, and whether all its exits were trained before.
 
@@ -40,6 +41,7 @@ def tier_with_exits(
         max_length: tokens kept of a text or pair.
         label_names: the data's names in the order of its integers; empty for regression.
         certainty: add what learns to exit, if the model does not have it.
+        pooling: what exits read, ``first`` or ``mean``; None: as the model has it, or the first token.
 
     Raises:
         ValueError: the model cannot be read, or exits, layers or labels do not fit it.
@@ -49,13 +51,14 @@ def tier_with_exits(
     view = View(path=path, layers=layers, max_length=max_length)
     if config.model_type == "multi_exit":
         depth = layers or config.num_hidden_layers
-        if exits is None or list(exits) == [k for k in config.exits if k <= depth]:
+        same = exits is None or list(exits) == [k for k in config.exits if k <= depth]
+        if same and pooling in (None, config.pooling):
             tier = load_tier(view, "model", label_names, "path", train=True)
             if certainty and not config.certainty:
                 tier.model.add_certainty()
                 declared = False
             return tier, declared
-    model = _put_exits(place, exits, pooler, layers, label_names)
+    model = _put_exits(place, exits, pooler, pooling, layers, label_names)
     if certainty:
         model.add_certainty()
     if declared and label_names:  # the head of a classifier is in its own order of labels
@@ -69,12 +72,17 @@ def tier_with_exits(
 
 
 def _put_exits(
-    place: str, exits: Sequence[int] | None, pooler: bool, layers: int | None, label_names: list[str]
+    place: str,
+    exits: Sequence[int] | None,
+    pooler: bool,
+    pooling: Pooling | None,
+    layers: int | None,
+    label_names: list[str],
 ) -> MultiExitForSequenceClassification:
     try:
         with quiet():
             return MultiExitForSequenceClassification.from_encoder(
-                place, exits=exits, label_names=label_names, pooler=pooler, layers=layers
+                place, exits=exits, label_names=label_names, pooler=pooler, pooling=pooling, layers=layers
             )
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split()).split(". ")[0][:200]

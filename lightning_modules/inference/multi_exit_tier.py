@@ -103,7 +103,9 @@ class MultiExitTier(Tier):
     def _reference(self) -> MultiExitForSequenceClassification:
         own = self.model.config
         depth = own.num_hidden_layers
-        config = MultiExitConfig(encoder=own.encoder, exits=[depth], pooler=own.pooler, num_labels=own.num_labels)
+        config = MultiExitConfig(
+            encoder=own.encoder, exits=[depth], pooler=own.pooler, pooling=own.pooling, num_labels=own.num_labels
+        )
         return MultiExitForSequenceClassification(config)
 
 

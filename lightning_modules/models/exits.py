@@ -5,12 +5,45 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 Visit = Callable[[int, Tensor], Tensor | None]
+Pooling = Literal["first", "mean"]
+
+
+def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: Pooling) -> Tensor:
+    """What an exit reads of hidden states: that of the first token, or the mean over those that are no padding.
+
+    Args:
+        hidden: ``(B, T, H)``.
+        attention_mask: ``(B, T)``, or None where nothing is padded; not read for ``first``.
+        pooling: which.
+
+    Returns:
+        ``(B, H)``, never a view, which would keep the whole state.
+
+    Raises:
+        ValueError: the mean under a mask of other dimensions, which does not say which tokens are padding.
+
+    Example:
+        >>> hidden = torch.tensor([[[1.0], [3.0], [50.0]]])
+        >>> pool(hidden, torch.tensor([[1, 1, 0]]), "mean").tolist()
+        [[2.0]]
+    """
+    if pooling == "first":
+        return hidden[:, 0].clone()
+    if attention_mask is None:
+        return hidden.mean(dim=1)
+    if attention_mask.ndim != 2:
+        raise ValueError(
+            f"`attention_mask` must be (B, T) where exits read the mean over the tokens, but got "
+            f"{tuple(attention_mask.shape)}; give the mask of padding, or take `pooling` first."
+        )
+    weights = attention_mask.to(hidden.dtype)
+    return (hidden * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 class ExitHead(nn.Module):
@@ -36,7 +69,7 @@ class ExitHead(nn.Module):
         self.linear = nn.Linear(hidden_size, outputs)
 
     def forward(self, token: Tensor) -> Tensor:
-        """Logits ``(B, C)`` from the hidden states ``(B, H)`` of the first token."""
+        """Logits ``(B, C)`` from pooled hidden states ``(B, H)``."""
         with _without_autocast(token.device.type):
             token = token.to(self.linear.weight.dtype)
             if self.norm is not None:
@@ -66,7 +99,7 @@ class CertaintyHead(nn.Module):
         self.linear = nn.Linear(hidden_size, 1)
 
     def forward(self, token: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """``c · h + b`` ``(B,)``, before the sigmoid, from the hidden states ``(B, H)`` of the first token.
+        """``c · h + b`` ``(B,)``, before the sigmoid, from pooled hidden states ``(B, H)``.
 
         Args:
             token: the hidden states.

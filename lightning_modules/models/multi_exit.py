@@ -21,7 +21,16 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from lightning_modules.models.exit_weights import copy_weights, read_source
-from lightning_modules.models.exits import CertaintyHead, ExitHead, Visits, find_layers, first_layers, take_out_norm
+from lightning_modules.models.exits import (
+    CertaintyHead,
+    ExitHead,
+    Pooling,
+    Visits,
+    find_layers,
+    first_layers,
+    pool,
+    take_out_norm,
+)
 from lightning_modules.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
 
 GoOn = Callable[..., Tensor]  # (exit, rows, logits) or (exit, rows, logits, certainty) to a bool for each row
@@ -116,8 +125,8 @@ class MultiExitForSequenceClassification(PreTrainedModel):
 
         def visit(layer: int, hidden: Tensor) -> None:
             if layer in self.exits:
-                # Not a view, which would keep the whole state; heads come later, outside of checkpointed layers.
-                tokens[layer] = hidden[:, 0].clone()
+                # Heads come later, outside of checkpointed layers.
+                tokens[layer] = pool(hidden, attention_mask, self.config.pooling)
             if output_hidden_states:
                 states.append(hidden)
 
@@ -157,7 +166,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             certainty: give ``go_on`` a fourth argument: how far the exit is to be trusted, ``(R,)`` before the sigmoid.
         """
         exit_of = {layer: index for index, layer in enumerate(self.exits)}
-        ids = encoding["input_ids"]
+        ids, mask = encoding["input_ids"], encoding.get("attention_mask")
         assert ids is not None
         rows = torch.arange(len(ids), device=ids.device)
 
@@ -166,7 +175,8 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             index = exit_of.get(layer)
             if index is None:
                 return None
-            head, token = self.heads[index], hidden[:, 0]
+            left = mask if mask is None or len(rows) == len(mask) else mask[rows]
+            head, token = self.heads[index], pool(hidden, left, self.config.pooling)
             more = (self.certainty(token, head.norm),) if certainty and self.certainty is not None else ()
             keep = go_on(index, rows, head(token), *more).to(device=rows.device, dtype=torch.bool)
             # Nothing follows the last exit: the encoder need not finish.
@@ -204,6 +214,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         exits: Sequence[int] | None = None,
         label_names: Sequence[str] | None = None,
         pooler: bool = False,
+        pooling: Pooling | None = None,
         layers: int | None = None,
         **settings: Any,
     ) -> MultiExitForSequenceClassification:
@@ -217,6 +228,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             exits: layers, counted from 1; the last must be among them. None: all layers.
             label_names: names of the outputs; empty for regression. None: those of ``source``.
             pooler: put a dense layer with tanh into each exit.
+            pooling: what an exit reads, ``first`` or ``mean``. None: as in ``source``, else the first token.
             layers: keep only the first layers of the encoder.
             settings: more of :class:`MultiExitConfig`.
 
@@ -237,6 +249,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             if label_names:
                 names["id2label"] = dict(enumerate(label_names))
                 names["label2id"] = {name: i for i, name in enumerate(label_names)}
+        settings["pooling"] = pooling or getattr(config, "pooling", "first")
         made = MultiExitConfig(encoder=encoder, exits=None, pooler=pooler, **{**names, **settings})
         made.cut(made.num_hidden_layers if layers is None else layers, exits)
         model = cls(made)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, PretrainedConfig
 
-from lightning_modules.models.exits import check_exits
+from lightning_modules.models.exits import Pooling, check_exits
 
 SHAPES = ("heads", "intermediate", "embedding_rank")  # settings of a slender encoder
 # Of the model that an encoder was part of, or of the file that it came from; not of the encoder.
@@ -26,6 +26,7 @@ class MultiExitConfig(PretrainedConfig):
         encoder: settings of a configuration class of transformers, with its ``model_type``.
         exits: layers, counted from 1, after which an answer exists; ascending, the last layer among them. None: all.
         pooler: put a dense layer with tanh into each exit.
+        pooling: what an exit reads: the ``first`` token, or the ``mean`` over all tokens.
         dropout: in the exits.
         heads: attention heads kept in each layer; None: all.
         intermediate: width of the feed-forward network of each layer; None: the encoder's.
@@ -44,6 +45,7 @@ class MultiExitConfig(PretrainedConfig):
         encoder: dict[str, Any] | None = None,
         exits: list[int] | None = None,
         pooler: bool = False,
+        pooling: Pooling = "first",
         dropout: float = 0.1,
         heads: list[int] | None = None,
         intermediate: list[int] | None = None,
@@ -66,7 +68,9 @@ class MultiExitConfig(PretrainedConfig):
             )
         self.exits = list(range(1, depth + 1)) if exits is None else list(exits)
         check_exits(self.exits, depth)
-        self.pooler, self.dropout, self.certainty = pooler, dropout, certainty
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"`pooling` must be one of {', '.join(get_args(Pooling))}, but got {pooling!r}.")
+        self.pooler, self.pooling, self.dropout, self.certainty = pooler, pooling, dropout, certainty
         self.heads, self.intermediate, self.embedding_rank = heads, intermediate, embedding_rank
         super().__init__(pad_token_id=config.pad_token_id, **kwargs)
         self._check_shapes(config)
