@@ -7,20 +7,23 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from torch import Tensor, nn
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import Tensor
+from torch.func import functional_call
 
 from callbacks.resume import gather
+from callbacks.slender_resume import as_typed, check_weights, compare, start_choosing, sums_of
 from lightning_modules.losses import task_loss
 from lightning_modules.models.multi_exit import MultiExitForSequenceClassification
 from lightning_modules.models.slender_embeddings import factorise
 from lightning_modules.models.slender_importance import HeadWeights, TaylorImportance, Variant, choose
-from lightning_modules.models.slender_masks import attach_masks, has_masks, masks, set_masks
+from lightning_modules.models.slender_masks import attach_masks, masks, set_masks
 from lightning_modules.models.slender_plan import Course, Schedule, Sizes, Target, to_steps
 from lightning_modules.models.slender_structures import Kind, structures
 from lightning_modules.training import training_steps
 
 KINDS: tuple[Kind, Kind] = ("heads", "neurons")
+TARGETS = ("compression", "heads", "intermediate", "embedding_rank")
 
 
 class Slenderise(Callback):
@@ -111,36 +114,22 @@ class Slenderise(Callback):
         if stage != "fit" or not self.active or self._target is not None:
             return
         model = model_of(pl_module)
-        sizes = Sizes(model)
-        self._full = dict(sizes.count)
-        if self.compression is None:
-            heads, neurons, rank = self.sizes
-            heads = self._full["heads"] if heads is None else heads
-            target = Target(heads, self._full["neurons"] if neurons is None else neurons, rank)
-            sizes.check(target)
-        else:
-            target = sizes.target(self.compression)
-        self._target = target
-        if target.rank is not None:
-            factorise(model, target.rank)
+        with as_typed():
+            self._target = self._find_target(Sizes(model))
+            if self._target.rank is not None:
+                factorise(model, self._target.rank)
         attach_masks(model)
-        self._hook = pl_module.register_load_state_dict_pre_hook(self._check_weights)
+        self._hook = pl_module.register_load_state_dict_pre_hook(check_weights)
 
-    def _check_weights(self, module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        """Refuse a checkpoint of other shapes in one line; Lightning gives the weights before the callbacks' states."""
-        if not has_masks(state):
-            raise ValueError(
-                "`--ckpt_path` must be a checkpoint of a run with Slenderise, but this one has no masks; to make its "
-                "model slender, name the tier folder of that run as `--model.path`."
-            )
-        own = module.state_dict()
-        changed = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
-        if changed or state.keys() != own.keys():
-            name = (changed or sorted(state.keys() ^ own.keys()))[0]
-            raise ValueError(
-                f"Slenderise must resume with the sizes of the checkpoint, but {name} differs; restore the rank "
-                "of the embeddings and the model, or start a new run."
-            )
+    def _find_target(self, sizes: Sizes) -> Target:
+        self._full = dict(sizes.count)
+        if self.compression is not None:
+            return sizes.target(self.compression)
+        heads, neurons, rank = self.sizes
+        heads = self._full["heads"] if heads is None else heads
+        target = Target(heads, self._full["neurons"] if neurons is None else neurons, rank)
+        sizes.check(target)
+        return target
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn shares of the run into steps, and take up what a checkpoint brought."""
@@ -153,8 +142,9 @@ class Slenderise(Callback):
             self._schedule = None  # everything at once, on the first batch
         else:
             total = training_steps(trainer)
-            steps = (to_steps(self.start, total, "start"), to_steps(self.stop, total, "stop"))
-            self._schedule = Schedule(*steps, self.prunings, self.course)
+            with as_typed():
+                steps = (to_steps(self.start, total, "start"), to_steps(self.stop, total, "stop"))
+                self._schedule = Schedule(*steps, self.prunings, self.course)
         self._importance = TaylorImportance(model_of(pl_module), self.variant, self.head_weights)
         if self._loaded is not None:
             self._take_up(self._loaded, trainer)
@@ -181,16 +171,22 @@ class Slenderise(Callback):
             self._add(trainer, pl_module, batch)
 
     def _add(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
-        """Add the importance under one batch; neither gradients nor the random state of the training are touched."""
+        """Add the importance under one batch; neither gradients nor the random state of the training are touched.
+
+        The weights stand in for the parameters, whose hooks and freezing are those of the exit policy: Eq. 2 is of the
+        plain sum of the exits' losses, whatever the policy weighs.
+        """
         assert self._importance is not None
         training = [part for part in module.modules() if part.training]
+        weights = {name: value.detach().requires_grad_() for name, value in module.named_parameters()}
         module.eval()
         try:
             with trainer.precision_plugin.forward_context():
-                logits = module(batch["encodings"])
+                logits = functional_call(module, weights, (batch["encodings"],))
                 first = 0 if self.exits == "all" else logits.shape[1] - 1
                 losses = [task_loss(logits[:, stage], batch["label"]) for stage in range(first, logits.shape[1])]
-            self._importance.update(losses)
+            stand_ins = {id(value): weights[name] for name, value in module.named_parameters()}
+            self._importance.update(losses, stand_ins)
         finally:
             for part in training:
                 part.training = True
@@ -276,31 +272,21 @@ class Slenderise(Callback):
         Raises:
             ValueError: it is of another target or schedule.
         """
-        self._compare("settings", state["settings"], self._settings())
+        if not self.active:
+            raise ValueError(
+                "`--ckpt_path` must be a checkpoint of a run without Slenderise, as no target was given, but this one "
+                "makes its model slender; give the arguments `--slenderise.…` of its run."
+            )
+        compare("settings", state["settings"], self._settings())
         self._loaded = state
 
     def _take_up(self, state: dict[str, Any], trainer: Trainer) -> None:
         assert self._importance is not None
-        self._compare("schedule", state["schedule"], {} if self._schedule is None else self._schedule.plain())
+        if self._schedule is not None:
+            compare("schedule", state["schedule"], self._schedule.plain())
         self.done = state["done"]
-        sums, counts, rank = state["sums"], state["batches"], trainer.global_rank
-        if len(sums) != trainer.world_size:  # what other processes summed counts once
-            totals = [torch.stack(values).sum(dim=0) for values in zip(*sums, strict=True)]
-            empty = [torch.zeros_like(value) for value in totals]
-            sums = [totals if r == 0 else empty for r in range(trainer.world_size)]
-            counts = [sum(counts) if r == 0 else 0 for r in range(trainer.world_size)]
-        device = self._importance.sums[0].device
-        self._importance.sums = [value.to(device) for value in sums[rank]]
-        self._importance.batches = counts[rank]
-
-    @staticmethod
-    def _compare(what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-        changed = [f"{key}={before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
-        if changed:
-            raise ValueError(
-                f"Slenderise must resume with the {what} of the checkpoint, but it has {'; '.join(changed)}; restore "
-                "them, or start a new run."
-            )
+        sums, self._importance.batches = sums_of(state, trainer.global_rank, trainer.world_size)
+        self._importance.sums = [value.to(self._importance.sums[0].device) for value in sums]
 
 
 def check_settings(sizes: dict[str, int | None], compression: float | None, plan: dict[str, Any]) -> None:
@@ -337,19 +323,3 @@ def model_of(module: LightningModule) -> Any:
             f"{type(model).__name__}; take MultiExit, with the last layer as its only exit if need be."
         )
     return model
-
-
-def start_choosing(trainer: Trainer) -> None:
-    """Let the choice of the best checkpoint and early stopping begin anew."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
-            callback.best_k_models, callback.kth_best_model_path = {}, ""
-            callback.best_model_path, callback.best_model_score = "", None
-            callback.current_score, callback.kth_value = None, torch.tensor(worst(callback.mode))
-        elif isinstance(callback, EarlyStopping):
-            callback.wait_count, callback.best_score = 0, torch.tensor(worst(callback.mode))
-
-
-def worst(mode: str) -> float:
-    """The value that every other one improves on."""
-    return float("inf") if mode == "min" else float("-inf")

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from lightning_modules.inference.counting import tier_costs
 from lightning_modules.inference.tiers import Tier, save_tier
-from lightning_modules.models.slender import cut_in_place
+from lightning_modules.models.slender import compression, cut_in_place
 from lightning_modules.models.slender_masks import has_masks
 from lightning_modules.training import TierModule
 
@@ -46,12 +46,14 @@ class TierExport(Callback):
         folder = Path(trainer.default_root_dir) / "tier"
         tier = exported(pl_module.tier)
         save_tier(folder, tier, self._card(trainer, pl_module, tier, quality), replace=True)
-        print(f"tier saved to {folder}")
+        slender = compression(tier.model)
+        print(f"tier saved to {folder}{'' if slender is None else f': {in_words(slender)}'}")
 
     def _card(self, trainer: Trainer, module: TierModule, tier: Tier, quality: float | None) -> dict[str, Any]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         length = min(self.card_length, tier.max_length)
         macs = tier_costs(tier, [length])[len(tier.exits) - 1]([length])[0]
+        slender = compression(tier.model)
         stopped = any(isinstance(c, Timer) and c.time_remaining() == 0 for c in trainer.callbacks)  # type: ignore[attr-defined]
         return {
             "task": getattr(data, "task", type(data).__name__),
@@ -61,6 +63,7 @@ class TierExport(Callback):
             "train_fingerprint": data.fingerprint("train"),
             "train_rows": len(data.rows("train")),
             "parameters": sum(p.numel() for p in tier.model.parameters()),
+            **({} if slender is None else {"compression": slender}),
             "macs": {"length": length, "per_row": int(macs)},
             "steps": trainer.global_step,
             "finished": not stopped,
@@ -75,6 +78,20 @@ def exported(tier: Tier) -> Tier:
     tier = copy.deepcopy(tier)
     cut_in_place(tier.model)
     return tier
+
+
+def in_words(slender: dict[str, Any]) -> str:
+    """What :func:`compression` found, in one line.
+
+    >>> sizes = {"all": {"before": 400, "after": 100}, "without_embeddings": {"before": 300, "after": 50}}
+    >>> in_words({"parameters": sizes, "factor": {"all": 4.0, "without_embeddings": 6.0}})
+    '400 to 100 parameters, 4 times fewer (6 times without word embeddings)'
+    """
+    sizes, factor = slender["parameters"]["all"], slender["factor"]
+    return (
+        f"{sizes['before']:,} to {sizes['after']:,} parameters, {factor['all']:g} times fewer "
+        f"({factor['without_embeddings']:g} times without word embeddings)"
+    )
 
 
 def is_finished(folder: Path) -> bool:

@@ -23,6 +23,7 @@ import callbacks
 import datamodules  # noqa: F401  (what is imported, YAML can name without a dotted path)
 import lightning_modules
 from callbacks.resume import LAST
+from callbacks.slenderise import TARGETS
 from callbacks.tier_export import is_finished, is_partial
 from dial.parsing import one_line, typed_arguments
 from dial.processes import failing_together
@@ -32,6 +33,15 @@ from dial.runs import check_run_folder, claim_run_folder
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
 
 LINKS = ("label_names", "metrics")
+# Always there, each set by arguments of its own; in the order in which the trainer calls them.
+GROUPS = {
+    "sweep": callbacks.ThresholdSweep,
+    "slenderise": callbacks.Slenderise,
+    "export": callbacks.TierExport,
+    "predictions": callbacks.PredictionWriter,
+    "resume": callbacks.Resume,
+    "progress": callbacks.LogProgress,
+}
 
 
 class Finished(Exception):  # noqa: N818  (no error)
@@ -68,12 +78,8 @@ class DialCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder, our callbacks, and what the module learns from the data."""
         parser.add_argument("--run", type=str, default="runs/latest", help="Folder that this run writes into.")
-        parser.add_lightning_class_args(callbacks.ThresholdSweep, "sweep")
-        parser.add_lightning_class_args(callbacks.Slenderise, "slenderise")
-        parser.add_lightning_class_args(callbacks.TierExport, "export")
-        parser.add_lightning_class_args(callbacks.PredictionWriter, "predictions")
-        parser.add_lightning_class_args(callbacks.Resume, "resume")
-        parser.add_lightning_class_args(callbacks.LogProgress, "progress")
+        for group, kind in GROUPS.items():
+            parser.add_lightning_class_args(kind, group)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         monitor = {"monitor": "validation/quality", "mode": "max"}
@@ -103,9 +109,12 @@ class DialCLI(LightningCLI):
         """
         config, command = self.config[self.subcommand], str(self.subcommand)
         run = Path(config.run)
+        check_callbacks(config.trainer.callbacks)
         dumped = yaml.safe_load(self._parser(command).dump(config, skip_link_targets=False))
         if command == "fit" and is_inside(config.get("ckpt_path"), run):
             dumped["ckpt_path"] = None
+        if command != "fit" or all(dumped["slenderise"].get(name) is None for name in TARGETS):
+            del dumped["slenderise"]  # does nothing
         if not config.trainer.fast_dev_run:
             known = check_run_folder(run, command, dumped)
             if known and command == "fit" and is_finished(run / "tier"):
@@ -167,6 +176,18 @@ class DialCLI(LightningCLI):
                 raise ValueError(
                     f"`--model.{name}` is {before!r}, but the checkpoint of `--ckpt_path` was trained with {after!r}, "
                     "and a checkpoint's hyperparameters win; leave the argument out, or name another checkpoint."
+                )
+
+
+def check_callbacks(given: Any) -> None:
+    """Raise a ValueError if `trainer.callbacks` names a callback that has an argument group."""
+    given = given if isinstance(given, list) else [given] if given else []
+    for callback in given:
+        name = str(callback.get("class_path", "")).rpartition(".")[2] if hasattr(callback, "get") else ""
+        for group, kind in GROUPS.items():
+            if name == kind.__name__:
+                raise ValueError(
+                    f"`--trainer.callbacks` must leave out {name}, which is always there; set it with `--{group}.…`."
                 )
 
 

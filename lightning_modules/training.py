@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lightning_modules.base import Batch, StagedModule
 from lightning_modules.inference.teacher import teacher_logits
 from lightning_modules.inference.tiers import Tier, View, load_tier
-from lightning_modules.models.slender import make_room
+from lightning_modules.models.slender import cut_in_place, make_room
+from lightning_modules.models.slender_masks import has_masks
 
 Schedule = Literal["linear", "cosine", "constant"]
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -100,8 +101,18 @@ class TierModule(StagedModule):
         data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Weights from a checkpoint are trained; those of a run with slenderisation need room for their masks."""
-        make_room(self.tier.model, checkpoint["state_dict"])
+        """Weights from a checkpoint are trained.
+
+        Those of a run with slenderisation need room for their masks; unless the run goes on, what is masked is cut, so
+        that costs and times are those of the slender model.
+        """
+        model, state = self.tier.model, checkpoint["state_dict"]
+        make_room(model, state)
+        goes_on = self._trainer is not None and self.trainer.state.fn == "fit"
+        if has_masks(state) and not goes_on:
+            self.load_state_dict(state)
+            cut_in_place(model)
+            checkpoint["state_dict"] = self.state_dict()
         self._trained = True
 
     def _check_trained(self) -> None:

@@ -95,6 +95,42 @@ def shape_model(model: nn.Module, config: Any) -> None:
         replace_word_embedding(model, FactorisedEmbedding.like(embedding, rank))
 
 
+def unpruned(model: Any) -> nn.Module:
+    """A multi-exit model of the stock widths, as ``model`` was before it was made slender; without data (meta device).
+
+    Args:
+        model: a multi-exit model whose config notes its shapes.
+    """
+    config = copy.deepcopy(model.config)
+    for field in (*FIELDS, "embedding_rank"):
+        setattr(config, field, None)
+    with torch.device("meta"):
+        return type(model)(config)
+
+
+def compression(model: Any) -> dict[str, Any] | None:
+    """How many times smaller a slender model is than the unpruned one with the same exits; None where it is not.
+
+    Returns:
+        ``parameters`` (before and after) and ``factor``, each of all parameters (COST-EFF's Table 3) and of those
+        outside the word embeddings.
+    """
+    if not any(getattr(getattr(model, "config", None), field, None) for field in (*FIELDS, "embedding_rank")):
+        return None
+    before, after = parameters(unpruned(model)), parameters(model)
+    return {
+        "parameters": {name: {"before": before[name], "after": after[name]} for name in before},
+        "factor": {name: round(before[name] / after[name], 3) for name in before},
+    }
+
+
+def parameters(model: nn.Module) -> dict[str, int]:
+    """Number of parameters: ``all``, and ``without_embeddings`` of words."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    words = sum(parameter.numel() for parameter in word_embedding(model).parameters())
+    return {"all": total, "without_embeddings": total - words}
+
+
 def make_room(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Give a model what a checkpoint of a run with slenderisation holds, in place, before it loads.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -50,17 +50,20 @@ class TaylorImportance:
         self.sums = [torch.zeros(axis.count, dtype=torch.float64, device=device) for axis in self.axes]
         self.batches = 0
 
-    def update(self, losses: Sequence[Tensor] | Tensor) -> None:
+    def update(self, losses: Sequence[Tensor] | Tensor, stand_ins: Mapping[int, Tensor] | None = None) -> None:
         """Add one batch; the gradients that the parameters hold are left alone.
 
         Args:
             losses: scalar loss of each exit of the batch, with their graph, or a tensor ``(E,)``.
+            stand_ins: where the losses were computed with other tensors in the place of parameters
+                (``torch.func.functional_call``): those tensors by the parameters' ``id``.
 
         Raises:
             ValueError: the importance of a layer is not finite, or weights are frozen; the sums stay as they were.
         """
         total = losses.sum() if isinstance(losses, Tensor) else torch.stack(list(losses)).sum()
-        wanted = [parameter for shares in self.shares for _, parameter in shares]
+        stand_ins = stand_ins or {}
+        wanted = [stand_ins.get(id(parameter), parameter) for shares in self.shares for _, parameter in shares]
         if not all(parameter.requires_grad for parameter in wanted):
             raise ValueError(
                 "The encoder must be trained while its importance is taken, but some of its weights are frozen; make "

@@ -21,6 +21,8 @@ from lightning_modules.models.slender import make_room
 from lightning_modules.models.slender_importance import importance
 from lightning_modules.models.slender_masks import masks
 from lightning_modules.models.slender_structures import structures
+from lightning_modules.policies import GradientEquilibrium, LayerWeighted, TwoStage
+from lightning_modules.policies.policy import Parts
 
 ENCODER = {
     "model_type": "bert", "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -281,23 +283,85 @@ def test_a_trial_run_prunes_at_once(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "`compression`, or at least one of `heads`"),
-        ({"compression": 2.0, "heads": 2}, "`compression`, or at least one of `heads`"),
-        ({"heads": 2, "prunings": 0}, "`prunings` must be at least 1, but got 0"),
-        ({"heads": 2, "window": 0}, "`window` must be at least 1"),
-        ({"heads": 5}, "`heads` must lie between 1 and 4, the model's own, but got 5"),
-        ({"heads": 0}, "`heads` must lie between 1 and 4"),
-        ({"intermediate": 13}, "`intermediate` must lie between 1 and 12"),
-        ({"embedding_rank": 17}, "`embedding_rank` must lie between 1 and 16"),
-        ({"compression": 99.0}, "`compression` must be at most"),
-        ({"heads": 2, "stop": 10}, "`stop` must lie before the end of the run of 10 steps"),
-        ({"heads": 2, "stop": 1.0}, "`stop` must lie before the end of the run"),
-        ({"heads": 2, "stop": 5, "prunings": 6}, "`stop` must lie at least `prunings` = 6 steps"),
+        ({"prunings": 5}, "`slenderise.prunings` 5 needs a target, but there is none"),
+        ({"stop": 0.7, "exits": "last"}, r"`slenderise.stop` 0\.7 needs a target"),
+        ({"compression": 2.0, "heads": 2}, "`slenderise.compression` sets the sizes itself, but `slenderise.heads` 2"),
+        ({"heads": 2, "prunings": 0}, "`slenderise.prunings` must be at least 1, but got 0"),
+        ({"heads": 2, "window": 0}, "`slenderise.window` must be at least 1"),
+        ({"heads": 5}, "`slenderise.heads` must lie between 1 and 4, the model's own, but got 5"),
+        ({"heads": 0}, "`slenderise.heads` must lie between 1 and 4"),
+        ({"intermediate": 13}, "`slenderise.intermediate` must lie between 1 and 12"),
+        ({"embedding_rank": 17}, "`slenderise.embedding_rank` must lie between 1 and 16"),
+        ({"compression": 99.0}, "`slenderise.compression` must be at most"),
+        ({"heads": 2, "stop": 10}, "`slenderise.stop` must lie before the end of the run of 10 steps"),
+        ({"heads": 2, "stop": 1.0}, "`slenderise.stop` must lie before the end of the run"),
+        ({"heads": 2, "stop": 5, "prunings": 6}, "`slenderise.stop` must lie at least `slenderise.prunings` = 6 steps"),
     ],
 )
 def test_bad_input(tmp_path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(tmp_path, Slenderise(**settings), steps=10)
+
+
+def test_without_a_target_it_does_nothing(tmp_path) -> None:
+    plain, idle = Toy(), Toy()
+    for name, callback, module in (("plain", Callback(), plain), ("idle", Slenderise(), idle)):
+        torch.manual_seed(1)
+        fit(tmp_path / name, callback, module, steps=4, extra=[Resume(2)], limit_val_batches=1)
+    states = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("plain", "idle")]
+    assert plain.state_dict().keys() == idle.state_dict().keys()
+    assert all(torch.equal(value, idle.state_dict()[name]) for name, value in plain.state_dict().items())
+    assert states[0]["callbacks"].keys() == states[1]["callbacks"].keys()
+    fit(tmp_path / "slender", Slenderise(**SIZES, stop=8, prunings=2), steps=10, extra=[Resume(1), Stop(5)])
+    module = Toy()
+    module.on_load_checkpoint = lambda checkpoint: make_room(module.tier.model, checkpoint["state_dict"])
+    last = str(tmp_path / "slender/checkpoints/last.ckpt")
+    with pytest.raises(ValueError, match=r"`--ckpt_path` must be a checkpoint of a run without Slenderise"):
+        fit(tmp_path, Slenderise(), module, steps=10, ckpt_path=last)
+
+
+@pytest.mark.parametrize("policy", [GradientEquilibrium(), LayerWeighted(), TwoStage(0.5)], ids=lambda p: type(p).__name__)
+def test_the_importance_is_of_the_plain_sum_whatever_the_policy_weighs(tmp_path, policy) -> None:
+    """Eq. 2 by plain loops over entries, against what the callback sums beside a policy's hooks and frozen exits."""
+    module = Toy(dropout=0.5)
+    reference = copy.deepcopy(module.tier.model).eval()
+    model = module.tier.model
+    policy.attach(Parts.of(model.encoder, list(model.layers), list(model.heads), model.exits))
+    policy.enter(0)
+    for parameter in policy.frozen():
+        parameter.requires_grad_(False)
+    module.training_step = lambda batch, batch_idx: policy.loss(
+        torch.stack([task_loss(logits, batch["label"]) for logits in module(batch["encodings"]).unbind(1)])
+    )
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.configure_optimizers = lambda: torch.optim.SGD(trained, lr=0.0)
+    slender = Slenderise(heads=2, stop=5, prunings=1, window=5)
+    fit(tmp_path, slender, module, steps=8, extra=[Stop(1)])
+
+    batch = Rows().rows()[:4]
+    ids, labels = torch.stack([r["encodings"]["input_ids"] for r in batch]), torch.stack([r["label"] for r in batch])
+    logits = reference(ids).logits
+    sum(torch.nn.functional.cross_entropy(logits[:, exit_], labels) for exit_ in range(3)).backward()
+    for layer in range(3):
+        stock = reference.encoder.encoder.layer[layer]
+        of_head = [products(m) for m in stock.attention.self.children() if isinstance(m, nn.Linear)]
+        of_output, inner = products(stock.attention.output.dense), products(stock.intermediate.dense)
+        outer = products(stock.output.dense)
+        heads, neurons = (slender._importance.sums[2 * layer + kind].tolist() for kind in (0, 1))
+        for head in range(4):
+            total = 0.0
+            for i in range(4 * head, 4 * head + 4):
+                total += sum(bias[i] + sum(weight[i]) for weight, bias in of_head)
+                total += sum(of_output[0][j][i] for j in range(16))
+            assert heads[head] == pytest.approx(abs(total), rel=1e-3, abs=1e-6)
+        for i in range(12):
+            total = inner[1][i] + sum(inner[0][i]) + sum(outer[0][j][i] for j in range(16))
+            assert neurons[i] == pytest.approx(abs(total), rel=1e-3, abs=1e-6)
+
+
+def products(linear: nn.Linear) -> tuple[list[list[float]], list[float]]:
+    """Gradient times value of every entry of weight and bias."""
+    return tuple((p.grad.double() * p.detach().double()).tolist() for p in (linear.weight, linear.bias))
 
 
 def test_stock_models_are_refused(tmp_path) -> None:
