@@ -100,6 +100,10 @@ def sweep_command(argv: Sequence[str]) -> int:
         **{name: getattr(options, name) for name in names}, scores=options.scores, calibration=calibration
     )
     out = Path(options.out) if options.out else path.with_name(f"{path.stem}-sweep")
+    if (out / "stages.parquet").resolve() == path.resolve():
+        raise ValueError(
+            f"`--out` must be another folder than the table's, but got {out}. Leave it out or name a new one."
+        )
     _refuse(out, table, settings)
     report = build_report(table, settings, costs=_costs_beside(path))
     report.write(out)
@@ -135,7 +139,13 @@ def _refuse(out: Path, table: "StageTable", settings: Any) -> None:
 def _costs_beside(table: Path) -> "ModelCosts | None":
     """Cost functions that a run left beside its table."""
     path = table.with_name("costs.json")
-    if not path.is_file() or "answer" not in json.loads(path.read_text()):
+    if not path.is_file():
+        return None
+    try:
+        known = "answer" in json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`table` must not lie beside an unreadable {path} ({error}). Remove that file.") from error
+    if not known:
         return None
     from lightning_modules.adaptive.costs import ModelCosts
 

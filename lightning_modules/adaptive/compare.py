@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,81 +12,14 @@ import numpy as np
 from lightning_modules.adaptive.files import atomic_write, plain, write_json
 from lightning_modules.adaptive.published import Published
 from lightning_modules.adaptive.report_text import amount, percent, table, with_interval
+from lightning_modules.adaptive.runs import Run, read_json, read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["Comparison", "Run", "pareto_hull", "read_run"]
+
 FILES = {"results": "compare.json", "table": "compare.csv", "plot": "compare.png"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run's curve on one split.
-
-    Attributes:
-        name: as shown.
-        folder: where its results lie.
-        summary: its ``summary.json``.
-        split: the split shown.
-        score: the score shown.
-        flops: mean cost per row along the curve, ``(P,)``.
-        quality: primary metric along the curve, ``(P,)``.
-    """
-
-    name: str
-    folder: Path
-    summary: dict[str, Any]
-    split: str
-    score: str
-    flops: np.ndarray
-    quality: np.ndarray
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """The split's part of the summary."""
-        return self.summary["splits"][self.split]
-
-    @property
-    def metric(self) -> str:
-        """The primary metric."""
-        return self.summary["metrics"][0]
-
-
-def read_run(folder: str | Path, split: str | None = None, score: str | None = None) -> Run:
-    """Read one run's results.
-
-    Args:
-        folder: holds ``summary.json`` and ``curve.parquet``, itself or in ``sweep/``.
-        split: reported split (default: the first).
-        score: score of the curve (default: the run's first).
-
-    Raises:
-        ValueError: there are no such results.
-    """
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    given = Path(folder)
-    found = [
-        place
-        for place in (given, given / "sweep")
-        if (place / "summary.json").is_file() and (place / "curve.parquet").is_file()
-    ]
-    if not found:
-        raise ValueError(
-            f"`runs` must be folders with summary.json and curve.parquet (or a sweep/ with them), but {given} has none."
-        )
-    summary = json.loads((found[0] / "summary.json").read_text())
-    splits, scores = list(summary["splits"]), summary["settings"]["scores"]
-    if split is not None and split not in splits:
-        raise ValueError(f"`split` must be one of {', '.join(splits)} of {given}, but got {split!r}.")
-    if score is not None and score not in scores:
-        raise ValueError(f"`score` must be one of {', '.join(scores)} of {given}, but got {score!r}.")
-    split, score = split or splits[0], score or scores[0]
-    metric = summary["metrics"][0]
-    wanted = (pc.field("split") == split) & (pc.field("score") == score) & (pc.field("rule") == "threshold")
-    curve = pq.read_table(found[0] / "curve.parquet", columns=["macs", metric], filters=wanted)
-    return Run(given.name, found[0], summary, split, score, 2 * curve["macs"].to_numpy(), curve[metric].to_numpy())
 
 
 def pareto_hull(flops: np.ndarray, quality: np.ndarray) -> np.ndarray:
@@ -139,6 +71,12 @@ class Comparison:
         self.flops = np.concatenate([run.flops for run in self.runs] + [np.array([p.flops for p in points])])
         self.quality = np.concatenate([run.quality for run in self.runs] + [np.array([p.quality for p in points])])
         self.hull = pareto_hull(self.flops, self.quality)
+
+    @property
+    def same_rows(self) -> bool:
+        """Whether all runs were measured on the same rows, as far as their tables still tell."""
+        known = {run.rows for run in self.runs if run.rows is not None}
+        return len(known) <= 1 and len({(run.split, run.result["rows"]) for run in self.runs}) == 1
 
     @property
     def names(self) -> list[str]:
@@ -211,7 +149,7 @@ class Comparison:
             f"Metric: {self.metric}."
         ]
         lines += ["", table(header, body), ""]
-        if len({(run.split, run.result["rows"]) for run in self.runs}) > 1:
+        if not self.same_rows:
             lines.append("The runs were measured on different rows; compare their qualities with care.")
         if any(row.get("partial") for row in rows):
             lines.append("PARTIAL runs are among them; their numbers mean nothing.")
@@ -250,13 +188,19 @@ class Comparison:
             )
         write_json(
             folder / FILES["results"],
-            {"schema": 1, "configuration": self.configuration(), "metric": self.metric, "rows": self.rows()},
+            {
+                "schema": 1,
+                "configuration": self.configuration(),
+                "metric": self.metric,
+                "same_rows": self.same_rows,
+                "rows": self.rows(),
+            },
         )
         return folder
 
     def _check(self, folder: Path) -> None:
         path = folder / FILES["results"]
-        same = path.exists() and json.loads(path.read_text()).get("configuration") == self.configuration()
+        same = path.exists() and read_json(path, "out").get("configuration") == self.configuration()
         if (path.exists() and not same) or (folder / "summary.json").exists():
             raise ValueError(
                 "`out` must be a new folder or one of the same comparison, "

@@ -268,7 +268,7 @@ class ModelCosts:
     @classmethod
     def load(cls, path: str | Path) -> "ModelCosts":
         """Read a saved ``costs.json``."""
-        return cls.from_json(json.loads(Path(path).read_text()))
+        return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
 
     def _function(self, tier: str, index: int) -> CostFunction:
         if index not in self.answer.get(tier, {}):

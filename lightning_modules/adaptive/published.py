@@ -63,6 +63,8 @@ def read_points(path: str | Path) -> list[Published]:
         raise ValueError(f"`points` must be a CSV or JSON file, but {path} cannot be read: {error}.") from error
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"`points` must hold at least one point, but {path} holds none.")
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"`points` must hold objects with name, quality, cost and convention, but {path} has others.")
     points = [_point(row, number, path) for number, row in enumerate(rows, start=1)]
     scale = 100 if any(point.quality > 1 for point in points) else 1
     return [Published(point.name, point.quality / scale, point.flops) for point in points]
@@ -78,7 +80,7 @@ def _point(row: dict[str, Any], number: int, path: Path) -> Published:
     try:
         quality, cost = float(row["quality"]), float(row["cost"])
         shape = {key: float(value) for key, value in shape.items()}
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"`points` must have numbers as quality and cost, but point {number} of {path}: {error}."
         ) from error

@@ -100,6 +100,6 @@ def check_finite(table: StageTable) -> None:
             place = tuple(np.argwhere(bad)[0])
             stage = f" at stage {table.stages[place[1]].name!r}" if len(place) > 1 else ""
             raise ValueError(
-                f"`{name}` must be finite and {'at least' if decide else 'above'} 0, but got {values[place]}{stage} for "
-                f"sample_id {table.sample_id[place[0]]} of split {str(table.split[place[0]])!r}. Correct the cost."
+                f"`{name}` must be finite and {'at least' if decide else 'above'} 0, but got {values[place]}{stage} "
+                f"for sample_id {table.sample_id[place[0]]} of split {str(table.split[place[0]])!r}. Correct the cost."
             )

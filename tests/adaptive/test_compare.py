@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pyarrow.csv
@@ -103,6 +104,16 @@ def test_bad_points_name_the_line(tmp_path, text, message):
         read_points(tmp_path / "points.csv")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('["one"]', "must hold objects"), ('[{"name": "a", "quality": [1], "cost": 1, "convention": "mac"}]', "point 1")],
+)
+def test_bad_json_points_are_refused(tmp_path, content, message):
+    (tmp_path / "points.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_points(tmp_path / "points.json")
+
+
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="`points` must be a CSV or JSON file"):
         read_points(tmp_path / "none.csv")
@@ -126,6 +137,27 @@ def test_run_is_read_from_its_folder_or_its_sweep_folder(runs):
 def test_metrics_must_agree(runs):
     with pytest.raises(ValueError, match="`runs` must have one primary metric, but got a: accuracy, mcc: mcc"):
         Comparison([read_run(runs / "a"), read_run(runs / "mcc")])
+
+
+def test_runs_on_other_rows_of_the_same_number_are_said_to_be(runs, tmp_path, capsys):
+    table = logits_table(200, seed=1)
+    shifted = dataclasses.replace(table, sample_id=table.sample_id + 10_000)
+    build_report(shifted, SETTINGS).write(tmp_path / "c")
+    warning = "measured on different rows"
+    pairs = {"b": (runs / "a", runs / "b"), "c": (runs / "a", tmp_path / "c")}
+    for name, (one, other) in pairs.items():
+        assert compare_command([str(one), str(other), "--out", str(tmp_path / f"with-{name}")]) == 0
+        assert (warning in capsys.readouterr().out) == (name == "c")
+        assert json.loads((tmp_path / f"with-{name}/compare.json").read_text())["same_rows"] == (name == "b")
+    (tmp_path / "c/stages.parquet").unlink()  # nothing tells the rows any more
+    assert warning not in Comparison([read_run(runs / "a"), read_run(tmp_path / "c")]).text()
+
+
+def test_unreadable_results_are_named(runs, tmp_path):
+    shutil.copytree(runs / "a", tmp_path / "a")
+    (tmp_path / "a/sweep/summary.json").write_text('{"metrics": ')
+    with pytest.raises(ValueError, match=r"`runs` must lead to whole results, but .*summary.json is unreadable"):
+        read_run(tmp_path / "a")
 
 
 def test_command_writes_plot_table_and_hull_with_published_points(runs, tmp_path, capsys):
