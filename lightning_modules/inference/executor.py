@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from lightning_modules.inference.queues import POOL, InOrder, Row, TierQueue
 from lightning_modules.inference.row_costs import RowCosts
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.inference.tier import Tier
-from lightning_modules.inference.tokens import Tokeniser, Unit, check_unit
+from lightning_modules.inference.tokens import Tokeniser, check_unit
 
 BATCH_SIZE = 32  # where nothing better is known
 CHUNK = 512  # rows that are read and tokenised ahead at a time
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
     """What one row got.
 
     Attributes:
-        position: of the row in the input.
+        id: of the row; its position in the input unless it came with one.
         stage: position of the stage that answered.
         prediction: class, or for regression the value.
         probability: of the class, at the stage's temperature; NaN for regression.
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
         outputs: ``(C,)`` logits.
     """
 
-    position: int
+    id: int
     stage: int
     prediction: float
     probability: float
@@ -118,12 +118,13 @@ class Executor:
         self._offsets = np.cumsum([0, *(len(tier.exits) for tier in self.tiers)])
         self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
 
-    def run(self, rows: Iterable[Unit], prefetch: bool = False) -> Iterator[Answer]:
+    def run(self, rows: Iterable[Any], prefetch: bool = False, numbered: bool = False) -> Iterator[Answer]:
         """Answer rows, in their order; how many are read ahead is bounded by ``max_pending``.
 
         Args:
             rows: texts, or pairs of texts.
             prefetch: read and tokenise in another thread while the models run; for long inputs.
+            numbered: each row comes as ``(id, text or pair)``; ids are what ``random`` routes by.
 
         Raises:
             ValueError: a row is neither, or a tier gives an output that is not finite. Whatever was read before a
@@ -132,7 +133,8 @@ class Executor:
         queues = [TierQueue(self.batch_sizes[tier.name], self._pool(tier.name)) for tier in self.tiers]
         order: InOrder[Answer] = InOrder()
         read, failure = 0, None
-        chunks = self._chunks(rows, CHUNK if prefetch else queues[0].pool)
+        pairs = rows if numbered else enumerate(rows)
+        chunks = self._chunks(pairs, CHUNK if prefetch else queues[0].pool)
         with prefetched(chunks, prefetch) as source:
             while True:
                 try:
@@ -152,15 +154,15 @@ class Executor:
         if failure is not None:
             raise failure
 
-    def _chunks(self, rows: Iterable[Unit], size: int) -> Iterator[list[Row]]:
+    def _chunks(self, rows: Iterable[tuple[int, Any]], size: int) -> Iterator[list[Row]]:
         """Rows with the first tier's tokens, some at a time; those before a broken one are given."""
         source, position = iter(rows), 0
         size = max(1, min(size, self.max_pending))
         while True:
             failure, chunk = None, []
             try:
-                for unit in islice(source, size):
-                    chunk.append(Row(position, check_unit(unit, f"row {position}")))
+                for identity, unit in islice(source, size):
+                    chunk.append(Row(position, identity, check_unit(unit, f"row {identity}")))
                     position += 1
             except Exception as error:
                 failure = error
@@ -210,7 +212,7 @@ class Executor:
             row.tokens[key] = tokens
 
     def _compute(self, index: int, rows: list[Row]) -> Iterator[tuple[list[Row], Course]]:
-        """Run a tier on a batch; in two halves where its memory does not suffice.
+        """Run a tier on a batch; in parts where its memory does not suffice.
 
         Raises:
             ValueError: not even one row fits.
@@ -233,13 +235,15 @@ class Executor:
             raise ValueError(
                 f"`{name}` runs out of memory with one row of {tokens} tokens; lower its `max_length`, or free memory."
             )
-        self.batch_sizes[name] = min(self.batch_sizes[name], (len(rows) + 1) // 2)
-        logger.warning(
-            "%s ran out of memory with %d rows; its batch size is now %d.", name, len(rows), self.batch_sizes[name]
-        )
-        middle = (len(rows) + 1) // 2
-        yield from self._compute(index, rows[:middle])
-        yield from self._compute(index, rows[middle:])
+        size = (len(rows) + 1) // 2
+        if size < self.batch_sizes[name]:
+            self.batch_sizes[name] = size
+            logger.warning("%s ran out of memory with %d rows; its batch size is now %d.", name, len(rows), size)
+        start = 0
+        while start < len(rows):  # the first part may lower it further
+            part = rows[start : start + self.batch_sizes[name]]
+            start += len(part)
+            yield from self._compute(index, part)
 
     def _run(self, index: int, rows: list[Row]) -> Course:
         """One batch through one tier; nothing outside of the returned course remembers it."""
@@ -249,7 +253,7 @@ class Executor:
         counts = None
         if self.decision.rule == "patience":
             counts = np.array([row.previous for row in rows]), np.array([row.agreements for row in rows])
-        course = self.decision.course(np.array([row.position for row in rows]), counts)
+        course = self.decision.course(np.array([row.id for row in rows]), counts)
         own = self.decision.given_by_tiers and bool(getattr(tier, "decisions", None))
         more = {"decisions": True} if own else {}
         start = time.perf_counter()
@@ -284,7 +288,7 @@ class Executor:
             row = rows[i]
             reference = row.reference if costs is not None else float("nan")
             found = (stage, prediction, probability, score, cost, reference, course.outputs[i])
-            order.put(row.position, Answer(row.position, *found))
+            order.put(row.position, Answer(row.id, *found))
         if len(leaving):
             going = [rows[i] for i in leaving.tolist()]
             for row, i in zip(going, leaving, strict=True):

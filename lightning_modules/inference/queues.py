@@ -18,7 +18,8 @@ class Row:
     """A row under way.
 
     Attributes:
-        position: in the input.
+        position: in the order in which rows came.
+        id: what the row is called.
         unit: the text or pair.
         tokens: by encoding key; for a further tier only once it needs the row.
         spent: MACs of the tiers passed.
@@ -28,6 +29,7 @@ class Row:
     """
 
     position: int
+    id: int
     unit: Unit
     tokens: dict[str, Tokens] = field(default_factory=dict)
     spent: float = 0.0

@@ -89,8 +89,10 @@ class Tokeniser:
         options = {"truncation": True, "max_length": self.max_length, "padding": False, "verbose": False}
         found = []
         for unit in units:
-            row = self.tokenizer(*((unit,) if isinstance(unit, str) else unit), **options)
-            found.append(Tokens(list(row["input_ids"]), list(row["token_type_ids"]) if self.typed else None))
+            # Lists of one: transformers takes a pair whose second text is empty for a single text otherwise.
+            batch = self.tokenizer(*([[unit]] if isinstance(unit, str) else [[text] for text in unit]), **options)
+            row = {key: list(values[0]) for key, values in batch.items()}
+            found.append(Tokens(row["input_ids"], row["token_type_ids"] if self.typed else None))
         return found
 
     def collate(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> dict[str, Tensor]:
