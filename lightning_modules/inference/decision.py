@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ class Decision:
         thresholds: raw scores, one for each stage but the last.
         temperatures: one for each stage; all 1 if not given.
         seed: of ``random``.
+        tolerance: for ``patience`` of a regression: two answers agree if they differ by less.
 
     Raises:
         ValueError: an unknown rule, or another number of thresholds or temperatures than stages.
@@ -46,6 +47,7 @@ class Decision:
     thresholds: tuple[float, ...]
     temperatures: tuple[float, ...] = ()
     seed: int = 0
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -121,7 +123,7 @@ class Course:
         self.stage = np.full(rows, -1)
         self.score = np.full(rows, np.nan)
         self.going = np.ones(rows, dtype=bool)
-        self.counts = counts or (np.full(rows, -1), np.zeros(rows))
+        self.counts = counts or (np.full(rows, np.nan), np.zeros(rows))
         self._outputs: np.ndarray | None = None
 
     def __call__(
@@ -168,8 +170,9 @@ class Course:
     def _agreements(self, rows: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """Count how often in a row each row's answer was repeated; a first answer repeats nothing."""
         previous, repeated = self.counts
-        prediction = logits.argmax(axis=1)
-        repeated[rows] = np.where(prediction == previous[rows], repeated[rows] + 1, 0)
+        prediction = logits[:, 0].astype(np.float64) if logits.shape[1] == 1 else logits.argmax(axis=1)
+        apart = np.abs(prediction - previous[rows])  # NaN before the first answer, which agrees with nothing
+        repeated[rows] = np.where((apart < self.decision.tolerance) | (apart == 0), repeated[rows] + 1, 0)
         previous[rows] = prediction
         return repeated[rows].copy()
 
@@ -203,10 +206,5 @@ def replayed(decision: Decision, scores: np.ndarray, predictions: np.ndarray | N
     if decision.rule == "patience":
         if predictions is None:
             raise ValueError("`predictions` must be given for the rule patience.")
-        scores = agreement(predictions)
+        scores = agreement(predictions, decision.tolerance)
     return replay(scores, np.asarray(decision.thresholds))
-
-
-def same(values: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether two lists of numbers are equal, infinities included."""
-    return len(values) == len(others) and all(a == b for a, b in zip(values, others, strict=True))

@@ -17,7 +17,7 @@ from lightning_modules.inference.decision import Course, Decision
 from lightning_modules.inference.prefetch import prefetched
 from lightning_modules.inference.queues import POOL, InOrder, Row, TierQueue
 from lightning_modules.inference.row_costs import RowCosts
-from lightning_modules.inference.staged import StagedModel
+from lightning_modules.inference.staged import StagedModel, decisions_of
 from lightning_modules.inference.tier import Tier
 from lightning_modules.inference.tokens import Tokeniser, check_unit
 
@@ -254,8 +254,7 @@ class Executor:
         if self.decision.rule == "patience":
             counts = np.array([row.previous for row in rows]), np.array([row.agreements for row in rows])
         course = self.decision.course(np.array([row.id for row in rows]), counts)
-        own = self.decision.given_by_tiers and bool(getattr(tier, "decisions", None))
-        more = {"decisions": True} if own else {}
+        more = {"decisions": True} if self.decision.given_by_tiers and decisions_of(tier) else {}
         start = time.perf_counter()
         with torch.inference_mode():
             tier.run(encoding, self._compactions[index].wrap(course, offset, encoding), **more)
@@ -293,7 +292,7 @@ class Executor:
             going = [rows[i] for i in leaving.tolist()]
             for row, i in zip(going, leaving, strict=True):
                 row.spent = float(macs[i])
-                row.previous, row.agreements = int(course.counts[0][i]), float(course.counts[1][i])
+                row.previous, row.agreements = float(course.counts[0][i]), float(course.counts[1][i])
             queues[index + 1].add(going)
 
 

@@ -96,6 +96,7 @@ class OperatingPoint:
             thresholds=tuple(map(float, decision["thresholds"])),
             temperatures=tuple(map(float, decision["temperatures"])),
             seed=int(decision["seed"]),
+            tolerance=float(decision.get("tolerance", 0.0)),
         )
         return cls(made, dict(value["tiers"]), tuple(value["label_names"]), dict(value.get("about", {})))
 
@@ -171,7 +172,8 @@ class Sweep:
         """An operating point of this run's tiers with the given values."""
         temperatures = tuple(float(self.settings["temperatures"].get(name, 1.0)) for name in self.stages)
         values = tuple(float(threshold) for threshold in thresholds)
-        decision = Decision(self.stages, rule, score, values, temperatures, int(self.settings.get("seed", 0)))
+        seed, tolerance = int(self.settings.get("seed", 0)), float(self.settings.get("tolerance") or 0.0)
+        decision = Decision(self.stages, rule, score, values, temperatures, seed, tolerance)
         tiers = {name: str(tier["fingerprint"]) for name, tier in self.settings["tiers"].items()}
         return OperatingPoint(decision, tiers, tuple(self.label_names), {"run": str(self.run), **about})
 

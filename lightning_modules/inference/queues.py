@@ -24,7 +24,7 @@ class Row:
         tokens: by encoding key; for a further tier only once it needs the row.
         spent: MACs of the tiers passed.
         reference: MACs of the reference alone.
-        previous: the latest prediction, for patience.
+        previous: the latest prediction, for patience; NaN before the first.
         agreements: how many stages in a row have repeated it.
     """
 
@@ -34,7 +34,7 @@ class Row:
     tokens: dict[str, Tokens] = field(default_factory=dict)
     spent: float = 0.0
     reference: float = 0.0
-    previous: int = -1
+    previous: float = float("nan")
     agreements: float = 0.0
 
 
