@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from scripts.results_exits import METHODS, SEED
+from scripts.results_exits import METHODS, SCORE, SEED, exit_steps
 from scripts.results_steps import cell
 
-SCORE = "entropy"  # as in COST-EFF and DeeBERT
-COST_SHARES = (0.5, 0.25)
+TARGETS, COST_SHARES = (0.99, 0.98), (0.5, 0.25)
 KINDS = {"expected": "expected", "confident": "confident", "crossfit": "crossfit", "in_sample": "in-sample"}
 
 
@@ -111,3 +111,31 @@ def frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
         keys = ("kind", "target", "kept", "held", "speedup", "speedup_interval")
         rows += [base | {key: point.get(key) for key in keys} for point in record["points"]]
     return pd.DataFrame(rows)
+
+
+NOTES = """\
+Speed-ups in FLOPs are against the unpruned encoder with its last exit only, at a share of the quality of the model's own
+last exit; in brackets what was kept of it on test rows. Score: entropy. *At 1/2 of the FLOPs*: the best quality on the
+test rows that costs at most half of the unpruned encoder, read off the test curve, as papers do.
+"""
+
+
+def sections(records: Sequence[dict[str, Any]], data: str, models: str) -> dict[str, str]:
+    """Titles and texts on models with exits; none where none was tested.
+
+    Args:
+        records: from :func:`collect`.
+        data: as for `make results`.
+        models: as for `make results`.
+    """
+    if not records:
+        return {}
+    tables = {
+        f"Exits: speed-up at {100 * target:g} % of the last exit": "\n".join(exit_lines(records, target))
+        for target in TARGETS
+    }
+    task = records[0]["task"]
+    commands = [shlex.join(step.command) for step in exit_steps(data, models, "runs/results", task)]
+    listed = "\n".join([f"For {task}; the other tasks differ in names and epochs.\n", "```", *commands, "```"])
+    notes = {"Exits: size, cost and quality": "\n".join([NOTES, *layer_lines(records)])}
+    return {**notes, **tables, "Exits: commands": listed}

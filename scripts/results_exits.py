@@ -12,6 +12,8 @@ SEED = 0
 EPOCHS = {"sst2": 2, "cola": 3, "mrpc": 4, "rte": 4}
 SHORT = {"sst2": 1, "cola": 3, "mrpc": 4, "rte": 4}  # of models that start from trained ones
 CASCADE = "costeff-4x"
+SCORE = "entropy"  # as in COST-EFF and DeeBERT
+COMPARED = ("costeff-4x", "costeff-2x", "ta", "equilibrium", "pabee", "deebert")
 RECOVERY = ("--model.optimizer.init_args.lr", "1e-4")
 ABLATED = ("sst2",)
 # In the early layers of MiniLM the first token hardly differs between texts: exits that read it alone learn nothing.
@@ -111,6 +113,10 @@ def exit_steps(data: str, models: str, runs: str, task: str) -> Iterator[Step]:
     tiers = f"[{tier(CASCADE)}, {tier('super')}]"
     cascade = ("--config", "configs/model/cascade.yaml", "--model.tiers", tiers, *source)
     yield from run_test(prefix, folder, f"cascade-{CASCADE}", cascade)
+    runs_shown = [f"{folder}/{name}" for name in (*(f"exits-{name}" for name in COMPARED), f"cascade-{CASCADE}")]
+    out = f"results/{task}"
+    command = ("dial", "compare", *runs_shown, "--score", SCORE, "--out", out)
+    yield Step(f"{prefix}/compare", f"{out}/compare.json", command)
 
 
 def tested(tier: str) -> tuple[str, ...]:

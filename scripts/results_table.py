@@ -19,6 +19,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lightning_modules.adaptive.files import atomic_write
+from scripts import exits_table
 from scripts.readme_tables import cascade_lines, fill
 from scripts.results import ROOT, SEEDS, cell, plan, swifts_of
 
@@ -223,11 +224,13 @@ def write(runs: Path, out: Path, data: str, models: str, readme: Path | None = N
     frame, pairs, times = collect(runs)
     if frame.empty:
         raise ValueError(f"`runs` must hold tested cascades, but {runs} has none; run `make results` first.")
+    records = exits_table.collect(runs, list(SEEDS))
     sections = {
         "Results": "Written by `make results`. Quality is that on the official validation split; medians over seeds.",
         "Tiers": "\n".join([*tier_table(frame, times), "", timing(times)]),
         **{f"Speed-up at {100 * t:g} % of the Super": "\n".join(speedup_table(frame, t)) for t in TARGETS},
         "What the numbers say": "\n".join([NOTES, *statements(frame, pairs)]),
+        **exits_table.sections(records, data, models),
         "Commands": "First seed of each row; for the others put `seed1` and `1` where it says `seed0` and `0`.\n\n```\n"
         + "\n".join(commands(frame, data, models))
         + "\n```",
@@ -238,8 +241,14 @@ def write(runs: Path, out: Path, data: str, models: str, readme: Path | None = N
         frame.to_csv(temporary, index=False, float_format="%.6g")
     with atomic_write(out / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
+    if records:
+        with atomic_write(out / "exits.csv") as temporary:
+            exits_table.frame(records).to_csv(temporary, index=False, float_format="%.6g")
     if readme is not None:
-        fill(readme, {"cascades": cascade_lines(frame, times)})
+        tables = {"cascades": cascade_lines(frame, times)}
+        if records:
+            tables |= {"layers": exits_table.layer_lines(records), "exits": exits_table.exit_lines(records)}
+        fill(readme, tables)
 
 
 if __name__ == "__main__":
