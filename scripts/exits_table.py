@@ -114,9 +114,9 @@ def frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 NOTES = """\
-Speed-ups in FLOPs are against the unpruned encoder with its last exit only, at a share of the quality of the model's own
-last exit; in brackets what was kept of it on test rows. Score: entropy. *At 1/2 of the FLOPs*: the best quality on the
-test rows that costs at most half of the unpruned encoder, read off the test curve, as papers do.
+Speed-ups in FLOPs are against the unpruned encoder with its last exit only, at a share of the quality of the model's
+own last exit; in brackets what was kept of it on test rows. Score: entropy. *At 1/2 of the FLOPs*: the best quality on
+the test rows that costs at most half of the unpruned encoder, read off the test curve, as papers do.
 """
 
 
