@@ -11,6 +11,7 @@ from torch import nn
 from lightning_modules.adaptive.costs import CostFunction, ModelCosts, fit_cost
 from lightning_modules.adaptive.macs import count_macs
 from lightning_modules.inference.multi_exit_tier import MultiExitTier
+from lightning_modules.inference.sources import longest
 from lightning_modules.inference.tier import Tier
 
 
@@ -26,8 +27,14 @@ def tier_costs(tier: Tier, lengths: Iterable[int]) -> dict[int, CostFunction]:
 
 
 def path_cost(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFunction:
-    """MACs per example of a module that takes the tier's encodings."""
-    return fit_cost(lambda length: count_macs(path, tier.example(length)), lengths)
+    """MACs per example of a module that takes the tier's encodings.
+
+    A length beyond the model's positions (the papers' fixed 128, for a model of 64) cannot be run, and so not counted:
+    the quadratic of the shorter lengths states it. Without a quadratic the cost function refuses it.
+    """
+    wanted = [int(length) for length in lengths]
+    limit, _ = longest(tier.tokenizer, tier.model, max(wanted, default=1))
+    return fit_cost(lambda length: count_macs(path, tier.example(length)), [min(length, limit) for length in wanted])
 
 
 def network_costs(tiers: Iterable[Tier], lengths: Mapping[str, Iterable[Any]]) -> ModelCosts:

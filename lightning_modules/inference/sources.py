@@ -15,7 +15,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+TOKENIZERS = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "spm.model",
+    "sentencepiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
 CARD = "card.json"
 NO_LIMIT = 512  # tokens kept by default where neither the model nor its tokenizer has a limit
 
@@ -131,9 +134,18 @@ def read_tokenizer(path: str, argument: str) -> Any:
 
 
 def read_card(path: str) -> dict[str, Any]:
-    """What ``dial fit`` wrote beside a model; empty for models from elsewhere."""
+    """What ``dial fit`` wrote beside a model; empty for models from elsewhere.
+
+    Raises:
+        ValueError: the card cannot be read.
+    """
     file = Path(path) / CARD
-    card: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`{CARD}` of {path} must be JSON, but it is damaged ({error}); remove it.") from error
     return card
 
 
