@@ -8,7 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+from lightning_modules.inference.int8 import to_int8
+
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 class FullPrecisionHead:
@@ -72,11 +74,23 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value
 
 
-def cast_encoder(model: nn.Module, dtype: str) -> None:
-    """Cast the weights of ``model.base_model``, in place.
+def cast_encoder(model: nn.Module, dtype: str, argument: str = "tier") -> None:
+    """Put ``model.base_model`` into a lower precision, in place.
 
-    Buffers stay as they are: rotary frequencies in bf16 would place distant tokens wrongly.
+    Buffers stay as they are: rotary frequencies in bf16 would place distant tokens wrongly. With ``int8`` its linear
+    layers multiply in integers and everything else stays in float32 (see :mod:`lightning_modules.inference.int8`).
+
+    Args:
+        model: a model with ``base_model``.
+        dtype: one of :data:`Dtype`.
+        argument: how the user calls the tier.
+
+    Raises:
+        ValueError: the encoder or the machine cannot compute in int8; names ``dtype``.
     """
+    if dtype == "int8":
+        to_int8(model, argument)
+        return
     encoder = model.base_model
     assert isinstance(encoder, nn.Module)
     for parameter in encoder.parameters():

@@ -74,7 +74,9 @@ def load_tier(
         name_labels(model.config, label_names)  # training makes it true
     elif view.label_names:
         name_labels(model.config, view.label_names)
-    cast_encoder(model, view.dtype)
+    if train and view.dtype == "int8":
+        raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for training, but got 'int8'.")
+    cast_encoder(model, view.dtype, argument)
     max_length = _max_length(tokenizer, model, view.max_length, name)
     model.train(train)
     kind = _kind(model)

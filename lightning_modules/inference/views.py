@@ -16,7 +16,8 @@ class View:
     Args:
         path: folder left by ``dial fit`` or by ``save_pretrained``, or a hub id.
         layers: keep only the first layers of the encoder; all if not given.
-        dtype: numbers that the encoder computes in; the head always computes in float32.
+        dtype: numbers that the encoder computes in; the head always computes in float32. ``int8`` is for CPUs: weights
+            and activations of linear layers are rounded to 8 bits, everything else is float32.
         max_length: tokens kept of a text or pair; default: the tokenizer's own maximum.
         batch_size: rows that the executor computes at once.
         label_names: names of the model's outputs in their order, where its configuration does not tell.

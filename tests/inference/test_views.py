@@ -36,7 +36,7 @@ def test_every_field_can_be_written() -> None:
         ({"path": "a", "layers": 0}, r"`tiers\[0\]`: `layers` must be a whole number from 1 up, .* but got 0\."),
         ({"path": "a", "max_length": 1.5}, "`max_length` must be a whole number .* but got 1.5"),
         ({"path": "a", "batch_size": True}, "`batch_size` must be a whole number"),
-        ({"path": "a", "dtype": "int8"}, "`dtype` must be one of float32, bfloat16, float16, but got 'int8'"),
+        ({"path": "a", "dtype": "int4"}, "`dtype` must be one of float32, bfloat16, float16, int8, but got 'int4'"),
         ({"path": "a", "temperature": 0}, "`temperature` must be a number above 0, but got 0"),
         ({"path": "a", "temperature": float("inf")}, "`temperature` must be a number above 0, but got inf"),
         ({"path": "a", "label_names": "ab"}, "`label_names` must be a list of strings"),
