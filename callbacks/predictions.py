@@ -17,7 +17,8 @@ from lightning_modules.base import StagedModule
 class PredictionWriter(Callback):
     """At the end of `dial predict` writes one JSON line a row.
 
-    It holds ``split``, ``sample_id``, ``prediction`` and, for classification, ``label_name`` and ``probabilities``.
+    It holds ``split``, ``sample_id``, ``prediction`` and, for classification, ``label_name`` and ``probabilities``. Lines
+    of a trial run over a part of the rows have ``partial`` too; their file gives way to another, a whole one to none.
 
     Args:
         path: the file. Default: ``predictions.jsonl`` in the run folder.
@@ -37,7 +38,7 @@ class PredictionWriter(Callback):
                 f"`model` must be one tier for `dial predict`, but got a cascade of {names}; "
                 "give --model=Classifier with the tier's folder as --model.path."
             )
-        if self._target(trainer).exists():
+        if self._target(trainer).exists() and not holds_trial(self._target(trainer)):
             raise ValueError(
                 f"`predictions.path` {self._target(trainer)} exists already; name another file or remove it."
             )
@@ -68,13 +69,25 @@ class PredictionWriter(Callback):
         """Gather the processes' rows, drop repeats, and write them in the order of the data."""
         rows = {(row["split"], row["sample_id"]): row for part in gather(self._rows) for row in part}
         if trainer.is_global_zero:
-            with atomic_write(self._target(trainer)) as scratch, scratch.open("w") as handle:
+            limit = trainer.limit_predict_batches  # 1.0 is all rows; 1 is one batch, which `fast_dev_run` sets
+            mark = {"partial": True} if limit != 1.0 or isinstance(limit, int) else {}
+            with atomic_write(self._target(trainer)) as scratch, scratch.open("w", encoding="utf-8") as handle:
                 for key in sorted(rows):
-                    handle.write(json.dumps(rows[key], ensure_ascii=False) + "\n")
+                    handle.write(json.dumps(rows[key] | mark, ensure_ascii=False) + "\n")
             print(f"{len(rows):,} predictions written to {self._target(trainer)}")
 
     def _target(self, trainer: Trainer) -> Path:
         return Path(self.path) if self.path else Path(trainer.default_root_dir) / "predictions.jsonl"
+
+
+def holds_trial(path: Path) -> bool:
+    """Whether a file holds a trial run's predictions."""
+    with path.open(encoding="utf-8") as handle:
+        try:
+            first = json.loads(handle.readline())
+        except ValueError:  # somebody's own file
+            return False
+    return isinstance(first, dict) and first.get("partial") is True
 
 
 def answer(logits: torch.Tensor, label_names: list[str]) -> dict[str, Any]:

@@ -67,9 +67,7 @@ def test_too_many_layers(tiny_bert: Path, layers: int) -> None:
         load_tier({"path": str(tiny_bert), "layers": layers}, "t", DATA, "tiers[0]")
 
 
-@pytest.mark.parametrize(
-    "name", ["vocab.txt", "spm.model", "spiece.model", "sentencepiece.bpe.model"]
-)
+@pytest.mark.parametrize("name", ["vocab.txt", "spm.model", "spiece.model", "sentencepiece.bpe.model"])
 def test_a_tokenizer_of_any_kind_will_do(tmp_path: Path, name: str) -> None:
     for file in ("config.json", "model.safetensors", name):
         (tmp_path / file).touch()
