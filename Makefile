@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## fit a Super and a distilled Swift on built-in data, sweep the cascade (about 5 minutes)
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" scripts/demo.sh
+	@PATH="$(abspath $(VENV))/bin:$$PATH" scripts/demo.sh
 
 test: $(STAMP)  ## quick tests and the examples in docstrings
 	$(PY) -m pytest $(PYTEST_ARGS)

@@ -21,20 +21,24 @@ from lightning_modules.models.bilstm import BiLSTMConfig
 
 
 def build(config: PretrainedConfig, attention: str | None = None) -> torch.nn.Module:
+    """A classifier of random weights, with ``attention`` eager or sdpa where it is given."""
     options = {"attn_implementation": attention} if attention else {}
     return AutoModelForSequenceClassification.from_config(config, **options)
 
 
 def tokens(length: int) -> dict[str, torch.Tensor]:
+    """An encoding of one row, ``(1, length)``."""
     ids = torch.ones(1, length, dtype=torch.long)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def count(model: torch.nn.Module, length: int) -> int:
+    """MACs of one row of ``length`` tokens."""
     return count_macs(model, tokens(length))
 
 
 def time_counts(repeats: int) -> None:
+    """Seconds of one count, for each kind of model and attention."""
     models = {f"BERT-base {kind}": build(BertConfig(), kind) for kind in ("eager", "sdpa")}
     models["BiLSTM"] = build(BiLSTMConfig())
     count(models["BiLSTM"], 8)  # imports fvcore
@@ -67,6 +71,7 @@ def time_exits(layers: int, rows: int) -> None:
 
 
 def main() -> None:
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--layers", type=int, default=12)

@@ -38,6 +38,7 @@ class Shape:
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Seconds on the wall that ``work`` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -70,6 +71,7 @@ def decompose() -> None:
 
 
 def time_cut() -> None:
+    """Print the time of cutting two heads and 256 neurons per layer out of BERT-base."""
     model = AutoModel.from_config(BertConfig(), add_pooling_layer=False)
     attach_masks(model)
     for mask in masks(model):
@@ -78,6 +80,7 @@ def time_cut() -> None:
 
 
 def time_inference(repeats: int) -> None:
+    """Print how much faster the slender encoder is than BERT-base, one row at a time."""
     full, slender = (AutoModel.from_config(BertConfig(), add_pooling_layer=False).eval() for _ in range(2))
     shape_model(slender, Shape)
     batch = {"input_ids": torch.randint(1, WORDS, (1, 128)), "attention_mask": torch.ones(1, 128, dtype=torch.long)}
@@ -88,6 +91,7 @@ def time_inference(repeats: int) -> None:
 
 
 def time_taylor(repeats: int, layers: int, rows: int) -> None:
+    """Print how much longer a pass for Taylor importance takes than a training step."""
     encoder = {"model_type": "bert", "num_hidden_layers": layers}
     model = MultiExitForSequenceClassification(MultiExitConfig(encoder=encoder))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
@@ -108,6 +112,7 @@ def time_taylor(repeats: int, layers: int, rows: int) -> None:
 
 
 def main() -> None:
+    """Print one line per measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--layers", type=int, default=12, help="of the Taylor pass")

@@ -17,8 +17,9 @@ from lightning_modules.base import StagedModule
 class PredictionWriter(Callback):
     """At the end of `dial predict` writes one JSON line a row.
 
-    It holds ``split``, ``sample_id``, ``prediction`` and, for classification, ``label_name`` and ``probabilities``. Lines
-    of a trial run over a part of the rows have ``partial`` too; their file gives way to another, a whole one to none.
+    It holds ``split``, ``sample_id``, ``prediction`` and, for classification, ``label_name`` and ``probabilities``.
+    Those of a trial run over a part of the rows have ``partial`` too; their file gives way to another, a whole one to
+    none.
 
     Args:
         path: the file. Default: ``predictions.jsonl`` in the run folder.
