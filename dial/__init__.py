@@ -20,7 +20,9 @@ Train with one trainer, then trade quality for cost:
              (started again, a killed run goes on, and a finished one says so and is left alone)
   validate   metrics of a model on the validation rows
   test       run every tier once over calibration and test rows, then sweep: sweep/ in the run folder
-  predict    write one tier's predictions to a file
+  predict    RUN INPUT --out FILE: answer a file of texts with the cascade that `dial test` left in RUN
+             (CSV, TSV, JSONL, parquet or plain text of any size; a killed command goes on; dial predict RUN --help)
+             --model ... --data ...: write one tier's predictions for the rows of a data set
 
 From saved tables alone, without a model:
   sweep      curve, operating points and figures from a table of logits: dial sweep table.parquet
@@ -84,6 +86,10 @@ def run(command: str, args: list[str]) -> int:
         from lightning_modules.adaptive import commands
 
         return (commands.sweep_command if command == "sweep" else commands.compare_command)(args[1:])
+    if command == "predict" and len(args) > 1 and not args[1].startswith("-"):
+        from dial.predict import predict_command
+
+        return predict_command(args[1:])
     if command in TRAINER_COMMANDS:
         from dial.trainer import run_trainer_command
 

@@ -1,0 +1,375 @@
+"""Predictions on their way to disk: what is there after a crash is whole rows, and tells where to go on."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from lightning_modules.adaptive.files import atomic_write, plain, write_json
+
+SCHEMA = 1
+PART_ROWS = 50_000
+MANIFEST, SKIPPED = "manifest.json", "skipped.jsonl"
+Record = dict[str, Any]
+
+
+@dataclass
+class Totals:
+    """What all rows written so far add up to.
+
+    Attributes:
+        rows: predictions.
+        next_row: index of the first input row that has no prediction.
+        stages: predictions by the name of the stage that gave them.
+        macs: of all rows.
+        reference_macs: of all rows without routing.
+    """
+
+    rows: int = 0
+    next_row: int = 0
+    stages: dict[str, int] = field(default_factory=dict)
+    macs: float = 0.0
+    reference_macs: float = 0.0
+
+    def add(self, record: Record) -> None:
+        """One more row, which comes after all others."""
+        self.rows, self.next_row = self.rows + 1, record["row"] + 1
+        self.stages[record["stage"]] = self.stages.get(record["stage"], 0) + 1
+        self.macs += record["macs"] or 0.0
+        self.reference_macs += record["reference_macs"] or 0.0
+
+
+class Output:
+    """A place for predictions, claimed by a manifest that says what they were made of.
+
+    Args:
+        path: file or folder of the predictions.
+        settings: what the predictions depend on, as plain values; a killed run goes on only with the same.
+        argument: how the user calls ``path``.
+
+    Attributes:
+        totals: what is on the disk.
+        finished: the manifest of a run that is complete, else None.
+
+    Raises:
+        ValueError: something else is there, or another process writes there.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], argument: str = "--out") -> None:
+        self.path, self.argument = path, argument
+        self.settings: dict[str, Any] = plain(settings)
+        self.totals = Totals()
+        self.finished: dict[str, Any] | None = None
+        self._skipped: list[Record] = []
+        self._lock: int | None = None
+        known = self._read_manifest()
+        if known is None:
+            if self._occupied():
+                raise ValueError(
+                    f"`{argument}` must not exist yet, but {path} does, and is no output of `dial predict`; "
+                    "name another, or remove it."
+                )
+            self._prepare()
+            write_json(self.manifest, {"schema": SCHEMA, "finished": False, "settings": self.settings})
+        self._prepare()
+        self._claim()
+        if known is not None:
+            self._check_same(known)
+            if known["finished"]:
+                self.finished = known
+                return
+        self.totals = self._recover()
+        self._recover_skipped()
+
+    @property
+    def manifest(self) -> Path:
+        """Where the manifest lies."""
+        raise NotImplementedError
+
+    @property
+    def skipped(self) -> Path:
+        """Where rows without prediction are listed."""
+        raise NotImplementedError
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Take predictions in the order of their rows; they are on disk after :meth:`flush`."""
+        raise NotImplementedError
+
+    def skip(self, record: Record) -> None:
+        """Take a row that gets no prediction."""
+        self._skipped.append(record)
+
+    def flush(self) -> None:
+        """Have what was taken on disk; rows skipped first, as where to go on follows from the predictions."""
+        raise NotImplementedError
+
+    def finish(self, about: dict[str, Any]) -> dict[str, Any]:
+        """Flush, and write the manifest of a complete run.
+
+        Args:
+            about: figures to add.
+        """
+        self.flush()
+        self._flush_skipped(None)
+        manifest: dict[str, Any] = plain(
+            {"schema": SCHEMA, "finished": True, "settings": self.settings, **about, **self._files()}
+        )
+        write_json(self.manifest, manifest)
+        self.close()
+        return manifest
+
+    def close(self) -> None:
+        """Let go of the place."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _occupied(self) -> bool:
+        return self.path.exists()
+
+    def _prepare(self) -> None:
+        """What must be there to be claimed: for a folder the folder."""
+
+    def _recover(self) -> Totals:
+        """Drop what a crash left half-written; add up the rest."""
+        raise NotImplementedError
+
+    def _files(self) -> dict[str, Any]:
+        return {}
+
+    def _read_manifest(self) -> dict[str, Any] | None:
+        if not self.manifest.is_file():
+            return None
+        try:
+            known: dict[str, Any] = json.loads(self.manifest.read_text())
+            if known["schema"] != SCHEMA or "settings" not in known:
+                raise KeyError("schema")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"`{self.argument}` must be new or an output of `dial predict`, but {self.manifest} is no manifest; "
+                "name another, or remove it."
+            ) from error
+        return known
+
+    def _check_same(self, known: dict[str, Any]) -> None:
+        from dial.runs import first_difference
+
+        difference = first_difference(known["settings"], self.settings)
+        if difference:
+            shown = difference if len(difference) < 200 else difference[:197] + "..."
+            raise ValueError(
+                f"`{self.argument}` {self.path} holds predictions of another input or rule: {shown}; "
+                "name another, or remove it."
+            )
+
+    def _claim(self) -> None:
+        """Keep other processes out until this one ends, however it ends."""
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"`{self.argument}` {self.path} is being written by another `dial predict`.") from None
+        except OSError:
+            pass  # a file system without locks
+
+    def _recover_skipped(self) -> None:
+        """Keep the rows skipped before the last prediction; those after it will be met again."""
+        if self.skipped.is_file():
+            found = [record for record, _ in whole_lines(self.skipped, self.argument)]
+            kept = [record for record in found if record["row"] < self.totals.next_row]
+            with atomic_write(self.skipped) as scratch:
+                scratch.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+
+    def _flush_skipped(self, before: int | None) -> None:
+        """Write the rows skipped before a row, or all of them."""
+        due = [record for record in self._skipped if before is None or record["row"] < before]
+        if due:
+            self._skipped = [record for record in self._skipped if record not in due]
+            with self.skipped.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in due))
+                file.flush()
+                os.fsync(file.fileno())
+
+
+class JsonLines(Output):
+    """One JSON object a line, in one file; the manifest lies beside it."""
+
+    _file: IO[bytes] | None = None
+    _failed = False
+
+    @property
+    def manifest(self) -> Path:
+        """Beside the file."""
+        return self.path.with_name(f"{self.path.name}.{MANIFEST}")
+
+    @property
+    def skipped(self) -> Path:
+        """Beside the file."""
+        return self.path.with_name(f"{self.path.name}.{SKIPPED}")
+
+    def write(self, records: Sequence[Record]) -> None:
+        """As lines; the system may or may not have them on disk yet."""
+        if not records or self._failed:
+            return
+        self._failed = True  # until it is done: after half a line nothing may follow
+        self._flush_skipped(records[-1]["row"])
+        if self._file is None:
+            self._file = self.path.open("ab")
+        lines = [json.dumps(shown(record), ensure_ascii=False) for record in records]
+        self._file.write(("\n".join(lines) + "\n").encode())
+        for record in records:
+            self.totals.add(record)
+        self._failed = False
+
+    def flush(self) -> None:
+        """Lines are on disk."""
+        if self._file is not None and not self._failed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file, too."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        super().close()
+
+    def _claim(self) -> None:
+        self.path.touch()
+        super()._claim()
+
+    def _recover(self) -> Totals:
+        totals = Totals()
+        if self.path.is_file():
+            size = 0
+            for record, end in whole_lines(self.path, self.argument):
+                totals.add({"macs": None, "reference_macs": None, **record})
+                size = end
+            with self.path.open("r+b") as file:
+                file.truncate(size)
+        return totals
+
+
+class Parts(Output):
+    """Parquet files ``part-00000.parquet`` and so on in a folder, each whole or absent, with the manifest.
+
+    Args:
+        path: as for :class:`Output`.
+        settings: as for :class:`Output`.
+        argument: as for :class:`Output`.
+        part_rows: rows of a part; a killed run repeats at most those of one.
+    """
+
+    def __init__(
+        self, path: Path, settings: dict[str, Any], argument: str = "--out", part_rows: int = PART_ROWS
+    ) -> None:
+        self.part_rows = part_rows
+        self._waiting: list[Record] = []
+        super().__init__(path, settings, argument)
+
+    @property
+    def manifest(self) -> Path:
+        """In the folder."""
+        return self.path / MANIFEST
+
+    @property
+    def skipped(self) -> Path:
+        """In the folder."""
+        return self.path / SKIPPED
+
+    @property
+    def parts(self) -> list[Path]:
+        """Parts that are there, in order."""
+        return sorted(self.path.glob("part-*.parquet"))
+
+    def write(self, records: Sequence[Record]) -> None:
+        """They wait until there are enough for a part."""
+        self._waiting += records
+        while len(self._waiting) >= self.part_rows:
+            self._part(self._waiting[: self.part_rows])
+
+    def flush(self) -> None:
+        """Write what waits as a part of its own."""
+        if self._waiting:
+            self._part(self._waiting)
+
+    def _part(self, records: list[Record]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._flush_skipped(records[-1]["row"])
+        kinds = {"row": pa.int64(), "label_name": pa.string(), "stage": pa.string()}
+        if "label_name" in records[0]:
+            kinds["prediction"] = pa.int64()
+        schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in records[0]])
+        table = pa.Table.from_pylist(records, schema)
+        with atomic_write(self.path / f"part-{len(self.parts):05d}.parquet") as scratch:
+            pq.write_table(table, scratch)
+        for record in records:
+            self.totals.add(record)
+        self._waiting = self._waiting[len(records) :]
+
+    def _occupied(self) -> bool:
+        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+
+    def _prepare(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def _files(self) -> dict[str, Any]:
+        import pyarrow.parquet as pq
+
+        return {"parts": [{"file": path.name, "rows": pq.read_metadata(path).num_rows} for path in self.parts]}
+
+    def _recover(self) -> Totals:
+        import pyarrow.parquet as pq
+
+        totals = Totals()
+        for scratch in self.path.glob(".part-*"):
+            scratch.unlink()
+        for number, path in enumerate(self.parts):
+            if path.name != f"part-{number:05d}.parquet":
+                raise ValueError(f"`{self.argument}` {self.path} lacks part-{number:05d}.parquet; remove the folder.")
+            for record in pq.read_table(path, columns=["row", "stage", "macs", "reference_macs"]).to_pylist():
+                totals.add(record)
+        return totals
+
+
+def shown(record: Record) -> Record:
+    """A record without what is not known (the score of a last stage that has none)."""
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def whole_lines(path: Path, argument: str) -> Iterator[tuple[Record, int]]:
+    """The records of a file of JSON lines, each with the bytes up to its end; a last line that is torn is left out.
+
+    Raises:
+        ValueError: a line before the last is broken, or rows do not ascend: no crash does that.
+    """
+    size, row, torn = 0, -1, 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if torn:
+                raise ValueError(
+                    f"`{argument}`: {path}, line {torn}, is no record of `dial predict`; name another, or remove it."
+                )
+            try:
+                record = json.loads(line) if line.endswith(b"\n") else {}
+            except ValueError:
+                record = {}
+            if not isinstance(record, dict) or not isinstance(record.get("row"), int) or record["row"] <= row:
+                torn = number
+                continue
+            row, size = record["row"], size + len(line)
+            yield record, size
+
+
+def fingerprint(path: Path) -> str:
+    """Sixteen hexadecimal digits that a file's content determines."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
