@@ -24,13 +24,13 @@ class StreamedRow(NamedTuple):
     """A row of a file.
 
     Attributes:
-        index: among the file's rows, from 0; rows that are no text count.
+        number: among the file's rows, from 0; rows that are no text count.
         place: what a person looks for: ``line 3`` or ``row 2``.
         unit: the text, or the pair; None where the row has none.
         problem: why, then; else empty.
     """
 
-    index: int
+    number: int
     place: str
     unit: str | tuple[str, str] | None
     problem: str = ""
@@ -68,7 +68,7 @@ class TextFile:
         """Rows in their order.
 
         Args:
-            start: index of the first row to give.
+            start: number of the first row to give.
 
         Raises:
             ValueError: the file itself cannot be read.
@@ -78,7 +78,7 @@ class TextFile:
             return
         readers = {"csv": self._csv, "tsv": self._tsv, "jsonl": self._json_lines, "text": self._text}
         for row in readers[self.format]():
-            if row.index >= start:
+            if row.number >= start:
                 yield row
 
     def _choose(self, columns: list[str], argument: str) -> list[str]:

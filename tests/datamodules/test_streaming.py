@@ -36,7 +36,7 @@ def test_reads_every_format_whole_and_from_the_middle(tmp_path: Path, suffix: st
     file = TextFile(write(tmp_path, suffix, texts))
     rows = list(file.rows())
     assert [row.unit for row in rows] == texts
-    assert [row.index for row in rows] == list(range(len(texts)))
+    assert [row.number for row in rows] == list(range(len(texts)))
     for start in (1, 4, 9, len(texts)):
         assert list(file.rows(start)) == rows[start:]
 
@@ -73,7 +73,7 @@ def test_names_lines_that_are_no_json_and_goes_on(tmp_path: Path) -> None:
     path.write_bytes("\n".join(lines).encode() + b'\n{"text": "\xff"}\n')
     rows = list(TextFile(path).rows())
     assert [row.unit for row in rows if row.unit is not None] == ["a", "z"]
-    assert [row.index for row in rows] == list(range(10))
+    assert [row.number for row in rows] == list(range(10))
     found = dict(problems(path))
     assert found["line 3"].startswith("is no JSON: Expecting")
     assert found["line 4"] == "must be a JSON object, but is list"
