@@ -99,9 +99,9 @@ def multiply(values: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
         scale: float32 ``(N,)``.
     """
     shifted = values.view(torch.uint8) ^ OFFSET  # two's complement: flipping the highest bit adds 128
-    zeros = torch.zeros(1, dtype=torch.long)
-    arguments = (shifted, 1.0, OFFSET, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
-    outputs: Tensor = torch.ops.onednn.qlinear_pointwise(*arguments)
+    weights = packed, scale, torch.zeros(1, dtype=torch.long)
+    after: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, float32 out, nothing behind it
+    outputs: Tensor = torch.ops.onednn.qlinear_pointwise(shifted, 1.0, OFFSET, *weights, *after)
     return outputs
 
 
