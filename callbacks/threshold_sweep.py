@@ -24,6 +24,7 @@ from lightning_modules.adaptive.table import StageTable
 from lightning_modules.base import StagedModule
 from lightning_modules.inference.counting import network_costs
 from lightning_modules.inference.labels import check_permutation
+from lightning_modules.inference.multi_exit_tier import MultiExitTier
 from lightning_modules.inference.staged import decisions_of
 
 Length = Literal["true", "padded"] | int
@@ -240,9 +241,17 @@ def given_scores(module: StagedModule) -> tuple[str, ...]:
 
 
 def describe(tier: Any) -> dict[str, Any]:
-    """What identifies a tier in a saved table."""
+    """What identifies a tier in a saved table; of a multi-exit model also the sizes of its encoder unpruned."""
     view = tier.view
-    return {
+    unpruned = {}
+    if isinstance(tier, MultiExitTier):
+        total, rest = tier.reference_parameters()
+        words = sum(p.numel() for p in tier.model.get_input_embeddings().parameters())
+        unpruned = {
+            "without_embeddings": sum(p.numel() for p in tier.model.parameters()) - words,
+            "unpruned": {"parameters": total, "without_embeddings": rest},
+        }
+    return unpruned | {
         "path": view.path,
         "fingerprint": tier.fingerprint,
         "encoding": tier.encoding_key,

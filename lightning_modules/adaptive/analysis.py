@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_modules.adaptive.calibration import Chooser, OperatingPoint
 from lightning_modules.adaptive.choices import Choice, Choices, key_of
+from lightning_modules.adaptive.exit_report import SimpleInstances
 from lightning_modules.adaptive.intervals import Resampled, bootstrap, percentile_interval
 from lightning_modules.adaptive.paths import Path, metric_of, quality_at
 from lightning_modules.adaptive.settings import SweepSettings
@@ -49,6 +50,7 @@ class Analysis:
             "scores": [self._score(rule, score) for rule, score in self.choices.rules],
             "pairs": [self._pair(*pair) for pair in combinations(self._areas_of, 2)],
             "crossings": self._crossings(),
+            "simple": self._simple(),
         }
 
     def curves(self) -> list[Curve]:
@@ -236,6 +238,19 @@ class Analysis:
             }
             for score, found in self.choices.densities().items()
         }
+
+    def _simple(self) -> dict[str, Any]:
+        """What the expected and confident points of the first score do on rows shorter than the median."""
+        if self.rows.stages[-1].tier not in self.rows.lengths:
+            return {}
+        rule, score = self.choices.rules[0]
+        kinds = ("expected", "confident")
+        decisions = {
+            c.key: ({"kind": c.key.split("/")[2], "target": c.point.target}, c.stages)
+            for c in self._chosen
+            if (c.point.rule, c.point.score) == (rule, score) and c.key.split("/")[2] in kinds
+        }
+        return SimpleInstances(self.rows, self.settings).summary(decisions, self._charged)
 
     def _other_lengths(self, stages: np.ndarray) -> dict[str, Any]:
         """Speed-up when rows are charged by true, padded and fixed length; empty without cost functions."""

@@ -155,7 +155,11 @@ def _costs_beside(table: Path) -> "ModelCosts | None":
 def compare_parser() -> Parser:
     """Arguments of `dial compare`."""
     parser = Parser(prog="dial compare", description="Several runs on one plot and in one table, with the Pareto hull.")
-    parser.add_argument("runs", nargs="+", help="run folders (or their sweep/ folders)")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        help="run folders (or their sweep/ folders), with @SCORE for a score of one's own: a@patience",
+    )
     parser.add_argument(
         "--points",
         help="CSV or JSON of published points: name, quality, cost, convention (mac, flop, "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "Run", "pareto_hull", "read_run"]
 
-FILES = {"results": "compare.json", "table": "compare.csv", "plot": "compare.png"}
+FILES = {"results": "compare.json", "table": "compare.csv", "plot": "compare.png", "exits": "compare_exits.png"}
 
 
 def pareto_hull(flops: np.ndarray, quality: np.ndarray) -> np.ndarray:
@@ -88,11 +88,10 @@ class Comparison:
         on_hull = set(self.owner[self.hull].tolist())
         rows: list[dict[str, Any]] = []
         for index, run in enumerate(self.runs):
-            last = run.result["stages"][-1]
             row: dict[str, Any] = {"name": run.name, "split": run.split, "rows": run.result["rows"], "score": run.score}
             row |= {
-                "quality": last["quality"][run.metric],
-                "flops": 2 * run.result["reference_macs"],
+                "quality": run.best,
+                "flops": run.alone,
                 "on_hull": index in on_hull,
             }
             row["points"] = [
@@ -145,7 +144,7 @@ class Comparison:
                     cells.append(with_interval(match[0]["speedup"], match[0]["speedup_interval"]) if match else "–")
             body.append(cells)
         lines = [
-            "Quality and cost (2 × MAC per row) of each Super alone; speed-ups keep 99 and 98 % of it. "
+            "Quality and cost (2 × MAC per row) of each Super, or last exit, alone; speed-ups keep 99 and 98 % of it. "
             f"Metric: {self.metric}."
         ]
         lines += ["", table(header, body), ""]
@@ -170,13 +169,20 @@ class Comparison:
     def write(self, folder: str | Path) -> Path:
         """Write ``compare.png``, ``compare.csv`` (the hull's points) and ``compare.json``, each whole or not at all.
 
+        Where a run has several exits also ``compare_exits.png``, the quality of each.
+
         Raises:
             ValueError: the folder holds a comparison of other runs, or a run's results.
         """
+        from lightning_modules.adaptive.exit_plot import compare_exits_figure
+
         folder = Path(folder)
         self._check(folder)
         with atomic_write(folder / FILES["plot"]) as temporary:
             self.figure().savefig(temporary, dpi=150)
+        if (exits := compare_exits_figure(self)) is not None:
+            with atomic_write(folder / FILES["exits"]) as temporary:
+                exits.savefig(temporary, dpi=150)
         with (
             atomic_write(folder / FILES["table"]) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as handle,

@@ -1,6 +1,6 @@
 """The figure of a comparison of runs."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -32,17 +32,10 @@ def compare_figure(comparison: "Comparison") -> Figure:
     for index, run in enumerate(comparison.runs):
         colour = COLOURS[index % len(COLOURS)]
         style = "-" if index < len(COLOURS) else "--"
-        axis.plot(run.flops, 100 * run.quality, color=colour, linewidth=1.7, linestyle=style, label=run.name)
-        reference = run.result["stages"][-1]["quality"][run.metric]
-        axis.plot(
-            2 * run.result["reference_macs"],
-            100 * reference,
-            "D",
-            color=colour,
-            markerfacecolor="white",
-            markersize=6,
-            zorder=4,
-        )
+        marker = "o" if len(run.flops) == 1 else None
+        settings: dict[str, Any] = {"color": colour, "linewidth": 1.7, "linestyle": style, "marker": marker}
+        axis.plot(run.flops, 100 * run.quality, label=run.name, **settings)
+        axis.plot(run.alone, 100 * run.best, "D", color=colour, markerfacecolor="white", markersize=6, zorder=4)
     for index, point in enumerate(comparison.points):
         axis.plot(
             point.flops,
@@ -70,7 +63,9 @@ def compare_figure(comparison: "Comparison") -> Figure:
     axis.set_xlabel("mean FLOPs per row (2 × MAC)")
     axis.set_ylabel(f"{comparison.metric}, %")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
-    axis.set_title("Grey: Pareto hull of all. Diamonds: each Super alone.", fontsize=9, loc="left", color="#555555")
+    axis.set_title(
+        "Grey: Pareto hull of all. Diamonds: each Super, or last exit, alone.", fontsize=9, loc="left", color="#555555"
+    )
     axis.set_xlim(axis.get_xlim())
     label_lines(axis, [run.name for run in comparison.runs], avoid=axis.texts)
     return figure

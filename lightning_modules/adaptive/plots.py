@@ -12,6 +12,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 
 from lightning_modules.adaptive.density import Densities
+from lightning_modules.adaptive.error_plot import errors_figure
 from lightning_modules.adaptive.line_labels import label_lines
 from lightning_modules.adaptive.report_text import amount
 from lightning_modules.adaptive.thinning import thin
@@ -30,11 +31,18 @@ TICKS = 9  # points
 
 def figures(report: "Report") -> dict[str, Figure]:
     """All figures by file name; none for a single stage."""
+    from lightning_modules.adaptive.exit_plot import exits_figure  # it draws as this module does
+
     if not report.curves:
         return {}
     made = {"curve.png": curve_figure(report), "shares.png": shares_figure(report)}
     if report.densities:
         made["scores.png"] = density_figure(report)
+    if (exits := exits_figure(report)) is not None:
+        made["exits.png"] = exits
+    if report.errors:
+        first = report.errors[0].score
+        made["errors.png"] = errors_figure([each for each in report.errors if each.score == first])
     for figure in made.values():
         if report.partial:
             figure.text(0.5, 0.5, "partial", fontsize=60, color="#00000022", ha="center", va="center", rotation=20)
@@ -97,20 +105,23 @@ def _curve_panel(axis: Axes, report: "Report", split: str) -> None:
             color=INK,
             weight="bold",
         )
-    axis.plot(100, 100 * best, "D", color=INK, markerfacecolor="white", markersize=6, zorder=5)
-    axis.annotate(
-        f"{last['name']} alone",
-        (100, 100 * best),
-        xytext=(4, -34),
-        textcoords="offset points",
-        fontsize=8,
-        ha="left",
-        arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6, "shrinkB": 4},
-    )
-    axis.set_xlabel("mean cost per row, % of the reference alone")
+    measured = not report.summary["table"].get("reference_without_exits")  # else nobody knows the reference's quality
+    if measured:
+        axis.plot(100, 100 * best, "D", color=INK, markerfacecolor="white", markersize=6, zorder=5)
+        axis.annotate(
+            f"{last['name']} alone",
+            (100, 100 * best),
+            xytext=(4, -34),
+            textcoords="offset points",
+            fontsize=8,
+            ha="left",
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6, "shrinkB": 4},
+        )
+    alone = "the reference alone" if measured else "the encoder unpruned, without exits"
+    axis.set_xlabel(f"mean cost per row, % of {alone}")
     axis.set_ylabel(f"{metric}, %")
     axis.set_title(f"{split} ({result['rows']:,} rows)", fontsize=10, loc="left")
-    _limit(axis, lines, reference, metric, room=0.05 + 0.013 * len(last["name"]))
+    _limit(axis, lines, reference, metric, 0.05 + 0.013 * len(last["name"]), measured)
     label_lines(axis, [label for label, _, _ in lines], avoid=axis.texts)
     _speedup_axis(axis)
 
@@ -134,15 +145,20 @@ def _lines(report: "Report", split: str) -> Any:
 
 
 def _limit(
-    axis: Axes, lines: Sequence[tuple[str, Curve, dict[str, Any]]], reference: float, metric: str, room: float
+    axis: Axes,
+    lines: Sequence[tuple[str, Curve, dict[str, Any]]],
+    reference: float,
+    metric: str,
+    room: float,
+    whole: bool,
 ) -> None:
-    """Show every line as a whole, with room for the last stage's name on the right."""
+    """Show every line as a whole, with room for the last stage's name on the right; the reference's cost if wanted."""
     shown = np.concatenate([100 * curve.quality[metric] for label, curve, _ in lines])
     low, high = np.nanmin(shown), np.nanmax(shown)
     margin = 0.06 * (high - low) or 1.0
     axis.set_ylim(low - margin, high + 1.5 * margin)
     costs = 100 * np.concatenate([curve.macs for _, curve, _ in lines]) / reference
-    axis.set_xlim(0, max(costs.max(), 100) * (1 + room))
+    axis.set_xlim(0, max(costs.max(), 100 if whole else 0) * (1 + room))
 
 
 def _speedup_axis(axis: Axes) -> None:

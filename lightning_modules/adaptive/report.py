@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from lightning_modules.adaptive.analysis import Analysis, Choices
 from lightning_modules.adaptive.density import Densities
+from lightning_modules.adaptive.errors import StageErrors, errors_of_report, write_errors
+from lightning_modules.adaptive.exit_report import compression
 from lightning_modules.adaptive.files import atomic_write, plain, write_json
 from lightning_modules.adaptive.rules import check_patience
 from lightning_modules.adaptive.scores import ROUTING_SCORES
@@ -36,7 +39,9 @@ FILES = (
     "curve.png",
     "scores.png",
     "shares.png",
-)
+    "errors.csv",
+    "errors.png",
+)  # and exits.png for models with several exits
 
 
 @dataclass
@@ -64,6 +69,12 @@ class Report:
         """Whether rows were left out on purpose (a trial run), so that no number means anything."""
         return bool(self.summary["partial"])
 
+    @cached_property
+    def errors(self) -> list[StageErrors]:
+        """Rows that the last stage corrects and breaks, for every reported split and score."""
+        scores = [name for name in self.summary["settings"]["scores"] if name in self.table.scores]
+        return errors_of_report(self.table, list(self.summary["splits"]), scores)
+
     def text(self) -> str:
         """The results as a readable table."""
         from lightning_modules.adaptive.report_text import render
@@ -90,6 +101,8 @@ class Report:
                 folder / "costs.json",
                 {"schema": SCHEMA, "note": "cost functions unknown; see macs_<stage> in stages.parquet"},
             )
+        if self.errors:
+            write_errors(folder / "errors.csv", self.errors, self.partial)
         for name, figure in plots.figures(self).items():
             with atomic_write(folder / name) as temporary:
                 figure.savefig(temporary, dpi=150, metadata={"Software": None})
@@ -184,6 +197,7 @@ def build_report(table: StageTable, settings: SweepSettings, costs: "ModelCosts 
         "settings": asdict(settings) | {"scores": list(prepared.scores)},
         "table": table.settings,
         "stages": [_describe(table, index) for index in range(len(table.stages))],
+        "compression": compression(table),
         "calibration": _calibration(prepared, settings),
         "splits": {},
     }

@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-KINDS = {"expected": "expected", "confident": "confident", "in_sample": "in-sample", "per_stage": "per stage"}
+KINDS = {
+    "expected": "expected",
+    "confident": "confident",
+    "in_sample": "in-sample",
+    "per_stage": "per stage",
+    "fixed": "as given",
+}
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -13,13 +19,17 @@ def render(summary: dict[str, Any]) -> str:
     Args:
         summary: as in ``summary.json``.
     """
-    parts = [_heading(summary)]
+    from lightning_modules.adaptive.exit_report import compression_text, simple_text  # made of this module's tables
+
+    parts = [_heading(summary), compression_text(summary)]
     for split, result in summary["splits"].items():
         parts.append(f"{split}: {result['rows']:,} rows")
         parts.append(_tiers(summary, result))
         if "points" in result:
             parts += [
                 _points(summary, result),
+                _patience(summary, result),
+                simple_text(summary, result),
                 _lines(summary, result),
                 _scores(summary, result),
                 _remarks(summary, result),
@@ -178,6 +188,30 @@ def _points(summary: dict[str, Any], result: dict[str, Any]) -> str:
     return "\n".join(filter(None, [title, table(header, rows, left=2), note]))
 
 
+def _patience(summary: dict[str, Any], result: dict[str, Any]) -> str:
+    """Targets × readings of patience, and the patiences that were asked for."""
+    stages = [stage["name"] for stage in summary["stages"]]
+    found = select(result, score="patience")
+    header = ["target %", "reading", "patience", "speed-up", "kept %", "held", *(f"{name} %" for name in stages)]
+    rows = []
+    for kind in ("expected", "confident", "in_sample", "budget", "fixed"):
+        for point in (p for p in found if p["kind"] == kind):
+            share = kind in ("expected", "confident", "in_sample")
+            first = (
+                f"{100 * point['target']:g}" if share else amount(point["target"]) + "MAC" if kind == "budget" else ""
+            )
+            cells = _row(point, first, stages)
+            rows.append([*cells[:2], _agreements(point["thresholds"]), *cells[2:]])
+    rows.sort(key=lambda row: -float(row[0]) if row[0].replace(".", "").isdigit() else 0)
+    return "Operating points of patience (PABEE):\n" + table(header, rows, left=2) if rows else ""
+
+
+def _agreements(thresholds: Sequence[Any]) -> str:
+    """Agreements in a row that stop a row; all stop at once below 1, and none ever above all."""
+    value = float(thresholds[0])
+    return "0" if value < 1 else "never" if value == float("inf") else f"{value:g}"
+
+
 def _lines(summary: dict[str, Any], result: dict[str, Any]) -> str:
     """What no router, a random one and a perfect one do at each target."""
     targets = summary["settings"]["targets"]
@@ -187,7 +221,6 @@ def _lines(summary: dict[str, Any], result: dict[str, Any]) -> str:
     rows = [[f"{swift['name']} alone (keeps {percent(swift['kept'])} %)", *reached]]
     for label, wanted in (
         ("random routing, expected", {"score": "random", "kind": "expected"}),
-        ("patience, expected", {"score": "patience", "kind": "expected"}),
         ("oracle (knows the labels)", {"score": "oracle", "kind": "in_sample"}),
     ):
         found = {point["target"]: point for point in select(result, **wanted)}

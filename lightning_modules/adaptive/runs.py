@@ -43,14 +43,29 @@ class Run:
         """The primary metric."""
         return self.summary["metrics"][0]
 
+    @property
+    def best(self) -> float:
+        """Quality of the last stage, a fraction."""
+        return float(self.result["stages"][-1]["quality"][self.metric])
+
+    @property
+    def alone(self) -> float:
+        """FLOPs per row of the Super without routing; of a multi-exit model those of its last exit.
+
+        What a multi-exit model is compared with, its encoder unpruned, is another model, whose quality is not known.
+        """
+        exits = self.summary["table"].get("reference_without_exits")
+        return 2 * float(self.result["stages"][-1]["macs"] if exits else self.result["reference_macs"])
+
 
 def read_run(folder: str | Path, split: str | None = None, score: str | None = None) -> Run:
     """Read one run's results.
 
     Args:
-        folder: holds ``summary.json`` and ``curve.parquet``, itself or in ``sweep/``.
+        folder: holds ``summary.json`` and ``curve.parquet``, itself or in ``sweep/``; with ``@SCORE`` behind it for a
+            score of its own. A run of a single stage has no curve, and is one point.
         split: reported split (default: the first).
-        score: score of the curve (default: the run's first).
+        score: score of the curve, or ``patience`` (default: the run's first).
 
     Raises:
         ValueError: there are no such results.
@@ -58,29 +73,44 @@ def read_run(folder: str | Path, split: str | None = None, score: str | None = N
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    given = Path(folder)
-    found = [
-        place
-        for place in (given, given / "sweep")
-        if (place / "summary.json").is_file() and (place / "curve.parquet").is_file()
-    ]
+    given, own = _own_score(folder)
+    score = own or score
+    found = [place for place in (given, given / "sweep") if (place / "summary.json").is_file()]
     if not found:
         raise ValueError(
             f"`runs` must be folders with summary.json and curve.parquet (or a sweep/ with them), but {given} has none."
         )
-    summary = read_json(found[0] / "summary.json", "runs")
-    splits, scores = list(summary["splits"]), summary["settings"]["scores"]
+    place = found[0]
+    summary = read_json(place / "summary.json", "runs")
+    splits = list(summary["splits"])
     if split is not None and split not in splits:
         raise ValueError(f"`split` must be one of {', '.join(splits)} of {given}, but got {split!r}.")
-    if score is not None and score not in scores:
-        raise ValueError(f"`score` must be one of {', '.join(scores)} of {given}, but got {score!r}.")
-    split, score = split or splits[0], score or scores[0]
-    metric = summary["metrics"][0]
-    wanted = (pc.field("split") == split) & (pc.field("score") == score) & (pc.field("rule") == "threshold")
-    curve = pq.read_table(found[0] / "curve.parquet", columns=["macs", metric], filters=wanted)
-    flops, quality = 2 * curve["macs"].to_numpy(), curve[metric].to_numpy()
-    name = given.resolve().name  # "." has none
-    return Run(name, found[0], summary, split, score, flops, quality, _rows_of(found[0] / "stages.parquet", split))
+    split, metric = split or splits[0], summary["metrics"][0]
+    name, rows = given.resolve().name, _rows_of(place / "stages.parquet", split)  # "." has no name
+    if len(summary["stages"]) == 1:
+        (stage,) = summary["splits"][split]["stages"]
+        point = np.array([2 * stage["macs"]]), np.array([stage["quality"][metric]])
+        return Run(name, place, summary, split, score or "", *point, rows)
+    rules = {entry["score"]: entry["rule"] for entry in summary["splits"][split]["scores"]}
+    if score is not None and score not in rules:
+        raise ValueError(f"`score` must be one of {', '.join(rules)} of {given}, but got {score!r}.")
+    score = score or summary["settings"]["scores"][0]
+    if not (place / "curve.parquet").is_file():
+        raise ValueError(f"`runs` must be folders with summary.json and curve.parquet, but {place} lacks the curve.")
+    wanted = (pc.field("split") == split) & (pc.field("score") == score) & (pc.field("rule") == rules[score])
+    curve = pq.read_table(place / "curve.parquet", columns=["macs", metric], filters=wanted)
+    return Run(name, place, summary, split, score, 2 * curve["macs"].to_numpy(), curve[metric].to_numpy(), rows)
+
+
+def _own_score(folder: str | Path) -> tuple[Path, str | None]:
+    """A folder, and the score that stands behind it.
+
+    Example:
+        >>> _own_score("runs/pabee@patience")
+        (PosixPath('runs/pabee'), 'patience')
+    """
+    path, _, score = str(folder).rpartition("@")
+    return (Path(path), score) if path and not Path(folder).exists() else (Path(folder), None)
 
 
 def _rows_of(table: Path, split: str) -> str | None:

@@ -1,0 +1,136 @@
+"""What multi-exit models are reported by beside their curve: compression, and simple instances (COST-EFF, Table 3)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lightning_modules.adaptive.intervals import bootstrap, percentile_interval
+from lightning_modules.adaptive.paths import metric_of, quality_at
+from lightning_modules.adaptive.report_text import KINDS, amount, percent, select, table, with_interval
+from lightning_modules.adaptive.settings import SweepSettings
+from lightning_modules.adaptive.table import StageTable
+
+
+def compression(rows: StageTable) -> dict[str, dict[str, Any]]:
+    """Parameters of each multi-exit tier and of its encoder unpruned, with one exit behind the last layer.
+
+    Factors are those of COST-EFF's Table 3, of all parameters; beside them those without the word embeddings.
+    """
+    found = {}
+    for name, tier in rows.settings.get("tiers", {}).items():
+        if unpruned := tier.get("unpruned"):
+            found[name] = {
+                "parameters": tier["parameters"],
+                "unpruned": unpruned["parameters"],
+                "factor": unpruned["parameters"] / tier["parameters"],
+                "factor_without_embeddings": unpruned["without_embeddings"] / tier["without_embeddings"],
+            }
+    return found
+
+
+def several_exits(summary: Mapping[str, Any]) -> list[str]:
+    """Tiers with more than one exit, in order."""
+    tiers = [stage["tier"] for stage in summary["stages"]]
+    return [tier for tier in dict.fromkeys(tiers) if tiers.count(tier) > 1]
+
+
+class SimpleInstances:
+    """Rows shorter than the median, by the tokens of the last tier (COST-EFF, section 4.2.1).
+
+    Args:
+        rows: one reported split, with lengths.
+        settings: resamples and seed.
+    """
+
+    def __init__(self, rows: StageTable, settings: SweepSettings) -> None:
+        self.tier = rows.stages[-1].tier
+        lengths = rows.lengths[self.tier]
+        self.median = float(np.median(lengths))
+        self.mask = lengths < self.median
+        self.rows, self.settings, self.metric = rows.take(self.mask), settings, metric_of(rows)
+
+    def summary(self, decisions: Mapping[str, tuple[dict[str, Any], np.ndarray]], charged: Mapping[str, Any]) -> Any:
+        """Quality and cost on these rows.
+
+        Args:
+            decisions: by name what describes an operating point, and the stage ``(N,)`` that it gives every row of
+                the split.
+            charged: costs ``(N, S)`` and reference costs ``(N,)`` of all rows by length convention.
+        """
+        result: dict[str, Any] = {"tier": self.tier, "median": self.median, "rows": len(self.rows)}
+        if not len(self.rows):
+            return result
+        stages = range(len(self.rows.stages))
+        fixed = {f"stage/{s}": np.full(len(self.rows), s) for s in stages}
+        taken = {key: stage[self.mask] for key, (_, stage) in decisions.items()} | fixed
+        resampled = bootstrap(self.rows, self.metric, taken, {}, (), self.settings.bootstrap, self.settings.seed)
+        quality = {key: quality_at(self.rows, self.metric.name, stage) for key, stage in taken.items()}
+        best = quality[f"stage/{stages[-1]}"]
+        result["stages"] = [
+            {"quality": quality[f"stage/{s}"], "interval": percentile_interval(resampled.quality[f"stage/{s}"])}
+            for s in stages
+        ]
+        result["points"] = [
+            about
+            | {
+                "quality": quality[key],
+                "quality_interval": percentile_interval(resampled.quality[key]),
+                "kept": quality[key] / best if best > 0 else None,
+                "kept_interval": percentile_interval(resampled.kept(key)),
+                "speedup": self._speedup(taken[key], self.rows.macs, self.rows.macs_reference),
+                "speedup_interval": percentile_interval(resampled.speedup(key)),
+                "speedup_by_length": {
+                    name: self._speedup(taken[key], macs[self.mask], reference[self.mask])
+                    for name, (macs, reference) in charged.items()
+                },
+            }
+            for key, (about, _) in decisions.items()
+        ]
+        return result
+
+    @staticmethod
+    def _speedup(stages: np.ndarray, macs: np.ndarray, reference: np.ndarray) -> float:
+        return float(reference.mean() / macs[np.arange(len(stages)), stages].mean())
+
+
+def compression_text(summary: Mapping[str, Any]) -> str:
+    """Parameters against the unpruned encoder; empty without multi-exit models."""
+    rows = [
+        [
+            name,
+            amount(tier["parameters"]),
+            amount(tier["unpruned"]),
+            f"{tier['factor']:.2f}×",
+            f"{tier['factor_without_embeddings']:.2f}×",
+        ]
+        for name, tier in summary.get("compression", {}).items()
+    ]
+    header = ["tier", "parameters", "unpruned", "factor", "without word embeddings"]
+    return "Compression against the unpruned encoder without exits:\n" + table(header, rows) if rows else ""
+
+
+def simple_text(summary: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """Operating points of the first score on simple instances; empty without multi-exit models."""
+    simple = result.get("simple", {})
+    if not simple.get("points") or not several_exits(summary):
+        return ""
+    metric, score = summary["metrics"][0], summary["settings"]["scores"][0]
+    header = ["target %", "reading", f"{metric} %", "kept %", "speed-up", "speed-up of all rows"]
+    fixed = "128" in simple["points"][0]["speedup_by_length"]
+    header += ["both at 128 tokens"] if fixed else []
+    body = []
+    for point in simple["points"]:
+        (whole,) = select(dict(result), score=score, kind=point["kind"], target=point["target"], rule="threshold")
+        row = [f"{100 * point['target']:g}", KINDS[point["kind"]], percent(point["quality"])]
+        row += [with_interval(point["kept"], point["kept_interval"], 100, 1)]
+        row += [with_interval(point["speedup"], point["speedup_interval"]), f"{whole['speedup']:.2f}"]
+        if fixed:
+            row.append(f"{point['speedup_by_length']['128']:.2f} / {whole['speedup_by_length']['128']:.2f}")
+        body.append(row)
+    last = simple["stages"][-1]
+    title = (
+        f"Simple instances: {simple['rows']:,} rows of fewer than {simple['median']:g} tokens, the median; the last "
+        f"stage has {percent(last['quality'])} % there. Points of `{score}`:"
+    )
+    return title + "\n" + table(header, body, left=2)
