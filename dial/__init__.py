@@ -28,6 +28,9 @@ From saved tables alone, without a model:
   sweep      curve, operating points and figures from a table of logits: dial sweep table.parquet
   compare    several runs on one plot and table: dial compare runs/a runs/b
 
+Several of these commands in a row:
+  recipe     run a procedure's steps that are not done yet: dial recipe configs/recipe/cost_eff.yaml ...
+
   dial COMMAND --help    arguments of one command
   dial --version         version of the package
 """
@@ -86,6 +89,10 @@ def run(command: str, args: list[str]) -> int:
         from lightning_modules.adaptive import commands
 
         return (commands.sweep_command if command == "sweep" else commands.compare_command)(args[1:])
+    if command == "recipe":
+        from dial.recipe import recipe_command
+
+        return recipe_command(args[1:])
     if command == "predict" and len(args) > 1 and not args[1].startswith("-"):
         from dial.predict import predict_command
 
@@ -95,5 +102,5 @@ def run(command: str, args: list[str]) -> int:
 
         run_trainer_command(args)
         return 0
-    known = ", ".join((*TRAINER_COMMANDS, "sweep", "compare"))
+    known = ", ".join((*TRAINER_COMMANDS, "sweep", "compare", "recipe"))
     raise ValueError(f"COMMAND must be one of {known}, but got {command!r}; see `dial --help`.")
