@@ -7,9 +7,9 @@ import numpy as np
 
 from lightning_modules.adaptive.metrics import METRICS, Mean, Metric
 from lightning_modules.adaptive.quantiles import Quantiles
-from lightning_modules.adaptive.rules import Events, oracle_events, patience_events, threshold_events, tolerance_of
+from lightning_modules.adaptive.rules import Events
 from lightning_modules.adaptive.table import StageTable
-from lightning_modules.adaptive.tradeoff import RULES
+from lightning_modules.adaptive.tradeoff import events_of, midway
 
 
 def metric_of(table: StageTable, name: str | None = None) -> Metric:
@@ -35,17 +35,6 @@ def quality_at(table: StageTable, name: str, stages: np.ndarray) -> float:
     return metric_of(table, name).evaluate(table.label, answers, len(table.label_names) or None)
 
 
-def midway(values: np.ndarray) -> np.ndarray:
-    """Dials ``(D + 1,)`` between sorted distinct ``values`` ``(D,)``: −inf, the midpoints, +inf.
-
-    A midpoint of neighbouring floats may round to the lower one, which would count as reached; the upper one is
-    taken then.
-    """
-    middle = values[:-1] + (values[1:] - values[:-1]) / 2
-    middle = np.where(middle > values[:-1], middle, values[1:])
-    return np.concatenate([[-np.inf], middle, [np.inf]])
-
-
 @dataclass(frozen=True)
 class Path:
     """The points that a rule passes as its dial is turned up: from each row's first stage to the Super.
@@ -67,24 +56,13 @@ class Path:
         Args:
             table: rows of one split.
             score: name of a score in the table; ignored by the rules patience and oracle.
-            rule: one of RULES.
+            rule: one of :data:`lightning_modules.adaptive.tradeoff.RULES`.
             quantiles: a fit on other rows; by default, and only with more than two stages, fitted on these.
+
+        Raises:
+            ValueError: the rule is unknown, or the table does not hold the score.
         """
-        if rule == "patience":
-            return cls(table, patience_events(table.predictions, tolerance_of(table)))
-        if rule == "oracle":
-            return cls(table, oracle_events(table, table.metrics[0]))
-        if rule != "threshold":
-            raise ValueError(f"`rule` must be one of: {', '.join(RULES)}; but got {rule!r}. Choose one of these.")
-        if score not in table.scores:
-            have = ", ".join(table.scores)
-            raise ValueError(
-                f"`scores` must be of those in the table: {have}; but got {score!r}. Add it with `with_scores`."
-            )
-        scores = table.scores[score]
-        if quantiles is None and len(table.stages) > 2:
-            quantiles = Quantiles.fit(scores)
-        return cls(table, threshold_events(scores if quantiles is None else quantiles.transform(scores)), quantiles)
+        return cls(table, *events_of(table, score, rule, quantiles))
 
     @cached_property
     def distinct(self) -> np.ndarray:

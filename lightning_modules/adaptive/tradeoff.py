@@ -121,7 +121,8 @@ def trade_off(
     moves = _Moves(events.start + np.arange(rows) * stages, row + events.before, row + events.after, applied)
     quality = {name: _quality(table, name, moves, events) for name in metrics or table.metrics}
     macs = moves.sums(table.macs) / rows
-    dial = _dials(events.dial, applied)
+    distinct = events.dial[applied[1:] - 1]
+    dial = midway(distinct) if len(distinct) else np.array([-np.inf])
     return Curve(table.splits[0], score, rule, dial, quality, macs, table.stage_names, events, applied, quantiles)
 
 
@@ -145,26 +146,43 @@ def curve(
     Raises:
         ValueError: if the rule is unknown or the table does not hold the score.
     """
+    primary = (metrics or table.metrics)[0]
+    rule = "oracle" if score == "oracle" else rule
+    events, quantiles = events_of(table, score, rule, quantiles, primary)
+    return trade_off(table, events, score if rule == "threshold" else rule, rule, metrics, quantiles)
+
+
+def events_of(
+    table: StageTable, score: str, rule: str, quantiles: Quantiles | None = None, metric: str | None = None
+) -> tuple[Events, Quantiles | None]:
+    """Return a rule's events on the rows of one split, and the scale of its dial where stages share one.
+
+    Args:
+        table: the rows.
+        score: a score that the table holds; read by ``threshold`` only.
+        rule: one of :data:`RULES`.
+        quantiles: for more than two stages, fitted on other rows' score; by default on these rows.
+        metric: what the oracle optimises; by default the table's first.
+
+    Raises:
+        ValueError: if the rule is unknown or the table does not hold the score.
+    """
     if rule not in RULES:
         raise ValueError(f"`rule` must be one of: {', '.join(RULES)}; but got {rule!r}. Choose one of these.")
-    primary = (metrics or table.metrics)[0]
-    if rule == "oracle" or score == "oracle":
-        return trade_off(table, oracle_events(table, primary), "oracle", "oracle", metrics)
+    if rule == "oracle":
+        return oracle_events(table, metric or table.metrics[0]), None
     if rule == "patience":
-        return trade_off(
-            table, patience_events(table.predictions, tolerance_of(table)), "patience", "patience", metrics
-        )
+        return patience_events(table.predictions, tolerance_of(table)), None
     if score not in table.scores:
         raise ValueError(
             f"`score` must be one that the table holds: {', '.join([*table.scores, 'oracle'])}; but got {score!r}. "
             "Compute it first with `with_scores`."
         )
     values = table.scores[score]
-    if values.shape[1] > 2:
-        quantiles, values = (quantiles, quantiles.transform(values)) if quantiles else Quantiles.fit_transform(values)
-    else:
-        quantiles = None
-    return trade_off(table, threshold_events(values), score, rule, metrics, quantiles)
+    if len(table.stages) <= 2:  # the dial is the score itself
+        return threshold_events(values), None
+    quantiles, values = (quantiles, quantiles.transform(values)) if quantiles else Quantiles.fit_transform(values)
+    return threshold_events(values), quantiles
 
 
 def normalised_area(curve: Curve, random: Curve, oracle: Curve, metric: str | None = None) -> float | None:
@@ -230,16 +248,15 @@ def _after(initial: float, change: np.ndarray, applied: np.ndarray) -> np.ndarra
     return initial + total[applied]
 
 
-def _dials(dial: np.ndarray, applied: np.ndarray) -> np.ndarray:
-    """Return for every point a dial between its last event and the next."""
-    result = np.full(len(applied), -np.inf)
-    if len(applied) > 1:
-        low, high = dial[applied[1:-1] - 1], dial[applied[1:-1]]
-        middle = low + (high - low) / 2
-        # Between neighbouring floats there is nothing; the upper one does: its own event is not in effect at it.
-        result[1:-1] = np.where(middle > low, middle, high)
-        result[-1] = np.inf
-    return result
+def midway(values: np.ndarray) -> np.ndarray:
+    """Dials ``(D + 1,)`` between sorted distinct ``values`` ``(D,)``: −inf, the midpoints, +inf.
+
+    A midpoint of neighbouring floats may round to the lower one, which would count as reached; the upper one is
+    taken then.
+    """
+    middle = values[:-1] + (values[1:] - values[:-1]) / 2
+    middle = np.where(middle > values[:-1], middle, values[1:])
+    return np.concatenate([[-np.inf], middle, [np.inf]])
 
 
 def _quality(table: StageTable, name: str, moves: _Moves, events: Events) -> np.ndarray:

@@ -300,5 +300,5 @@ def test_unknown_kind_score_and_metric_are_refused():
     table = logits_table(30, seed=1, splits=("test",))
     with pytest.raises(ValueError, match="`kind` must be"):
         choose(table, "softmax", 0.9, "best")
-    with pytest.raises(ValueError, match="`scores` must be of those in the table"):
+    with pytest.raises(ValueError, match="`score` must be one that the table holds"):
         choose(table, "logit", 0.9)
