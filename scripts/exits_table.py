@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,7 @@ def sections(records: Sequence[dict[str, Any]], data: str, models: str) -> dict[
         for target in TARGETS
     }
     task = records[0]["task"]
-    commands = [shlex.join(step.command) for step in exit_steps(data, models, "runs/results", task)]
+    commands = [str(step) for step in exit_steps(data, models, "runs/results", task)]
     listed = "\n".join([f"For {task}; the other tasks differ in names and epochs.\n", "```", *commands, "```"])
     notes = {"Exits: size, cost and quality": "\n".join([NOTES, *layer_lines(records)])}
     return {**notes, **tables, "Exits: commands": listed}

@@ -7,7 +7,6 @@ same command finishes what was begun. `--list` shows the steps and their command
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from dial.steps import Step, run_step
 from scripts.results_exits import exit_steps
-from scripts.results_steps import ROOT, Step, cell, glue, run, run_test
+from scripts.results_steps import ROOT, cell, glue, run_test
 
 SEEDS = {"sst2": (0,), "cola": (0, 1, 2), "mrpc": (0, 1, 2), "rte": (0, 1, 2)}
 # At most about 25 minutes a step on two cores; the best epoch on validation rows counts.
@@ -118,13 +118,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for step in steps:
         done = (ROOT / step.result).is_file()
         if options.list:
-            print(f"{'done' if done else 'to do'}  {step.name}\n       {shlex.join(step.command)}")
+            print(f"{'done' if done else 'to do'}  {step.name}\n       {step}")
         elif not done:
-            run(step)
+            run_step(step, ROOT)
     if not options.list:
         folders = ("--data", options.data, "--models", options.models)
-        run(Step("tables", "results/README.md", ("python", "scripts/results_table.py", *folders)))
+        run_step(Step("tables", "results/README.md", ("python", "scripts/results_table.py", *folders)), ROOT)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"make results: {error}") from error

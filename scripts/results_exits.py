@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from scripts.results_steps import Step, cell, glue, run_test
+from dial.steps import Step
+from scripts.results_steps import cell, glue, run_test
 
 SEED = 0
 # On SST-2 an epoch of MiniLM-L6 takes about ten minutes on one core; no step takes more than half an hour.

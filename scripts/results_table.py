@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -187,7 +186,7 @@ def verdict(pairs: pd.DataFrame, seeds: int) -> str:
 
 def commands(frame: pd.DataFrame, data: str, models: str) -> list[str]:
     """The commands of each row with its first seed."""
-    known = {step.name: shlex.join(step.command) for step in plan(data, models)}
+    known = {step.name: str(step) for step in plan(data, models)}
     lines = []
     for number, task, swift in numbered(frame):
         base = f"{task}/seed{SEEDS[task][0]}"
