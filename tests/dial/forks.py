@@ -25,21 +25,25 @@ import transformers.models.bert.modeling_bert  # noqa: E402,F401
 
 import dial.trainer  # noqa: E402,F401
 from dial import main  # noqa: E402
-from lightning_modules import Classifier  # noqa: E402
+from lightning_modules import Classifier, MultiExit  # noqa: E402
 from lightning_modules.adaptive import files, report  # noqa: E402,F401
 
 
 def kill_at(place: str) -> None:
     """Make the process kill itself at the n-th call of a method of the module."""
     name, count = place.split(":")
-    method, calls = getattr(Classifier, name), iter(range(1, 10**9))
+    calls = iter(range(1, 10**9))
 
-    def wrapped(self, *args, **kwargs):
-        if not (self.trainer.sanity_checking) and next(calls) == int(count):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return method(self, *args, **kwargs)
+    def lethal(method):
+        def wrapped(self, *args, **kwargs):
+            if not (self.trainer.sanity_checking) and next(calls) == int(count):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return method(self, *args, **kwargs)
 
-    setattr(Classifier, name, wrapped)
+        return wrapped
+
+    for kind in (Classifier, MultiExit):
+        setattr(kind, name, lethal(getattr(kind, name)))
 
 
 def fill_disk(name: str) -> None:

@@ -248,6 +248,7 @@ def test_the_shipped_recipe_names_files_that_exist() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)  # a dozen commands, each of which imports everything
 def test_cost_eff_from_end_to_end(tiny_bert, tmp_path) -> None:
     """Five steps on the built-in data; killed in the middle of the schedule it goes on, and it ends bit-equal."""
     rows = ("--data.train_rows=320", "--data.calibration_rows=60", "--data.test_rows=60", "--data.batch_size=8")
@@ -259,17 +260,23 @@ def test_cost_eff_from_end_to_end(tiny_bert, tmp_path) -> None:
     ]
 
     def dial(run: Path, kill: Path | None = None) -> str:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dial", *arguments, f"--run={run}"], cwd=ROOT, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        if kill is not None:
-            while process.poll() is None and not kill.exists():
-                time.sleep(0.02)
-            os.killpg(process.pid, signal.SIGKILL)
-        output = process.communicate()[0]
-        assert process.returncode == (0 if kill is None else -9), output[-3000:]
-        return output
+        command = [sys.executable, "-m", "dial", *arguments, f"--run={run}"]
+        output = tmp_path / "output"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with (
+            output.open("w") as file,
+            subprocess.Popen(
+                command, cwd=ROOT, start_new_session=True, env=environment, stdout=file, stderr=subprocess.STDOUT
+            ) as process,
+        ):
+            try:
+                while process.poll() is None and not (kill and kill.exists()):
+                    time.sleep(0.02)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == (0 if kill is None else -9), output.read_text()[-3000:]
+        return output.read_text()
 
     whole = dial(tmp_path / "whole")
     assert whole.count("\n$ dial ") == 5
