@@ -48,10 +48,9 @@ class LogProgress(Callback):
 
 
 def total_steps(trainer: Trainer) -> int | None:
-    """Optimiser steps of the whole fit; None where it has no end."""
-    if trainer.max_steps != -1:
-        return trainer.max_steps
-    if trainer.max_epochs in (None, -1) or trainer.num_training_batches == float("inf"):
-        return None
-    per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
-    return per_epoch * int(trainer.max_epochs or 0)
+    """Optimiser steps of the whole fit, whichever limit comes first; None where it has no end."""
+    limits = [] if trainer.max_steps == -1 else [trainer.max_steps]
+    if trainer.max_epochs not in (None, -1) and trainer.num_training_batches != float("inf"):
+        per_epoch = -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        limits.append(per_epoch * int(trainer.max_epochs or 0))
+    return min(limits, default=None)

@@ -9,6 +9,7 @@ CONFIG = {
     "seed_everything": 0,
     "run": "runs/a",
     "model": {"class_path": "Classifier", "init_args": {"layers": 2}},
+    "data": {"class_path": "GLUEDataModule", "init_args": {"task": "sst2", "num_workers": 0, "cache_dir": None}},
     "trainer": {"max_epochs": 3, "enable_progress_bar": True},
 }
 
@@ -29,7 +30,9 @@ def test_the_same_configuration_may_come_back(tmp_path) -> None:
     assert yaml.safe_load((tmp_path / "a/config-fit.yaml").read_text()) == CONFIG
 
 
-@pytest.mark.parametrize("key", ["model.init_args.layers", "trainer.max_epochs", "seed_everything"])
+@pytest.mark.parametrize(
+    "key", ["model.init_args.layers", "data.init_args.task", "trainer.max_epochs", "seed_everything"]
+)
 def test_another_configuration_is_refused_and_the_old_one_stays(tmp_path, key) -> None:
     claim_run_folder(tmp_path, "fit", CONFIG)
     before = (tmp_path / "config-fit.yaml").read_bytes()
@@ -39,9 +42,17 @@ def test_another_configuration_is_refused_and_the_old_one_stays(tmp_path, key) -
     assert (tmp_path / "config-fit.yaml").read_bytes() == before
 
 
-def test_what_changes_no_number_may_differ(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trainer.enable_progress_bar", False),
+        ("data.init_args.num_workers", 2),
+        ("data.init_args.cache_dir", "elsewhere"),
+    ],
+)
+def test_what_changes_no_number_may_differ(tmp_path, key, value) -> None:
     claim_run_folder(tmp_path, "fit", CONFIG)
-    claim_run_folder(tmp_path, "fit", changed("trainer.enable_progress_bar", False))
+    claim_run_folder(tmp_path, "fit", changed(key, value))
 
 
 def test_each_command_has_its_own_configuration(tmp_path) -> None:
