@@ -30,9 +30,10 @@ def test_the_same_configuration_may_come_back(tmp_path) -> None:
     assert yaml.safe_load((tmp_path / "a/config-fit.yaml").read_text()) == CONFIG
 
 
-@pytest.mark.parametrize(
-    "key", ["model.init_args.layers", "data.init_args.task", "trainer.max_epochs", "seed_everything"]
-)
+KEYS = ["model.init_args.layers", "data.init_args.task", "trainer.max_epochs", "seed_everything"]
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_another_configuration_is_refused_and_the_old_one_stays(tmp_path, key) -> None:
     claim_run_folder(tmp_path, "fit", CONFIG)
     before = (tmp_path / "config-fit.yaml").read_bytes()
