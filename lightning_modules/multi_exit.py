@@ -246,7 +246,8 @@ class MultiExit(TierModule):
         return share * at_exits(task_loss, logits, batch["label"]) if share else logits.new_zeros(logits.shape[1])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Without a gradient no optimiser touches a parameter, neither by momentum nor by weight decay."""
+        """Weigh the gradients, and drop what is frozen: without one no optimiser touches a parameter, by no decay."""
+        self.policy.balance()
         for parameter in self.policy.frozen():
             parameter.grad = None
 

@@ -66,7 +66,7 @@ class ExitPolicy:
         raise NotImplementedError
 
     def attach(self, parts: Parts) -> None:
-        """Learn the model, and hook what must be hooked; called once, before the first step."""
+        """Learn the model; called once, before the first step."""
 
     def stages(self) -> list[float]:
         """Shares of the fit's steps; the learning rate warms up and falls in each of them anew."""
@@ -74,6 +74,9 @@ class ExitPolicy:
 
     def enter(self, stage: int) -> None:
         """A stage begins, 0 being the first; called before its first step, and after resuming in it."""
+
+    def balance(self) -> None:
+        """All gradients have arrived, and are to be weighed; called before each step of the optimiser, and clipping."""
 
     def frozen(self) -> list[nn.Parameter]:
         """What this stage must leave bit-identical."""

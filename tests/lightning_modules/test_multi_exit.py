@@ -105,6 +105,7 @@ def test_equilibrium_divides_the_gradient_of_a_real_encoder(make, batch, exits) 
         separate.append({n: p.grad for n, p in plain.tier.model.named_parameters()})
         separate[-1] = {n: None if g is None else g.clone() for n, g in separate[-1].items()}
     balanced.training_step(batch, 0).backward()
+    balanced.on_before_optimizer_step(None)
     layers = plain.tier.model.config.exits
     for name, parameter in balanced.tier.model.named_parameters():
         layer = int(name.split("layer.")[1].split(".")[0]) + 1 if "layer." in name else 1

@@ -76,6 +76,7 @@ def test_equilibrium_is_eq_3_for_any_set_of_exits(exits: list[int], count: str, 
     policy = GradientEquilibrium(count)
     policy.attach(toy.parts)
     policy.loss(toy.losses(*batch)).backward()
+    policy.balance()
     for name, parameter in toy.named_parameters():
         layer, expected = layer_of(name), torch.zeros_like(parameter)
         for exit_layer, gradients in zip(exits, separate, strict=True):
@@ -103,6 +104,7 @@ def test_equilibrium_holds_when_gradients_are_accumulated(batch) -> None:
         policy.attach(toy.parts)
         for _ in range(passes):
             policy.loss(toy.losses(*batch)).backward()
+        policy.balance()
     for one, three in zip(once.parameters(), twice.parameters(), strict=True):
         torch.testing.assert_close(three.grad, 3 * one.grad)
 
