@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -139,13 +138,9 @@ def _refuse(out: Path, table: "StageTable", settings: Any) -> None:
 def _costs_beside(table: Path) -> "ModelCosts | None":
     """Cost functions that a run left beside its table."""
     path = table.with_name("costs.json")
-    if not path.is_file():
-        return None
-    try:
-        known = "answer" in json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`table` must not lie beside an unreadable {path} ({error}). Remove that file.") from error
-    if not known:
+    from lightning_modules.adaptive.files import read_json
+
+    if not path.is_file() or "answer" not in read_json(path, "table"):
         return None
     from lightning_modules.adaptive.costs import ModelCosts
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_modules.adaptive.files import atomic_write, plain, write_json
+from lightning_modules.adaptive.files import atomic_write, plain, read_json, write_json
 from lightning_modules.adaptive.published import Published
 from lightning_modules.adaptive.report_text import amount, percent, table, with_interval
-from lightning_modules.adaptive.runs import Run, read_json, read_run
+from lightning_modules.adaptive.runs import Run, read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

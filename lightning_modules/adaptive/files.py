@@ -52,6 +52,27 @@ def write_json(path: str | Path, content: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_json(path: str | Path, argument: str) -> dict[str, Any]:
+    """Content of a JSON file that :func:`write_json` wrote.
+
+    Args:
+        path: the file.
+        argument: how the user calls what led to it.
+
+    Raises:
+        ValueError: it is damaged, or holds no object; names ``argument``.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"`{argument}` must lead to readable files, but {path} is damaged: {error}. Remove it."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`{argument}` must lead to an object, but {path} holds {type(content).__name__}. Remove it.")
+    return content
+
+
 def plain(value: Any) -> Any:
     """Return ``value`` in terms of JSON types (see :func:`write_json`).
 

@@ -1,12 +1,13 @@
 """Finished runs: what `dial compare` reads of their sweeps."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lightning_modules.adaptive.files import read_json
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,3 @@ def _rows_of(table: Path, split: str) -> str | None:
     rows = pq.read_table(table, columns=["sample_id", "label"], filters=pc.field("split") == split)
     pairs = sorted(zip(map(str, rows["sample_id"].to_pylist()), map(float, rows["label"].to_pylist()), strict=True))
     return hashlib.sha256(repr(pairs).encode()).hexdigest()[:16]
-
-
-def read_json(path: Path, argument: str) -> dict[str, Any]:
-    """Content of a file of results, or a ValueError that names ``argument``."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`{argument}` must lead to whole results, but {path} is unreadable ({error}).") from error
-    return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+
+from lightning_modules.adaptive.files import read_json
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZERS = (
@@ -140,13 +141,7 @@ def read_card(path: str) -> dict[str, Any]:
         ValueError: the card cannot be read.
     """
     file = Path(path) / CARD
-    if not file.is_file():
-        return {}
-    try:
-        card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"`{CARD}` of {path} must be JSON, but it is damaged ({error}); remove it.") from error
-    return card
+    return read_json(file, "path") if file.is_file() else {}
 
 
 def _read(kind: Any, path: str, argument: str, what: str, **settings: Any) -> Any:

@@ -97,7 +97,7 @@ def test_a_table_is_never_replaced_by_its_own_results(table, tmp_path):
 def test_unreadable_costs_beside_the_table_are_named(table, tmp_path):
     table.save(tmp_path / "stages.parquet")
     (tmp_path / "costs.json").write_text("{")
-    with pytest.raises(ValueError, match=r"`table` must not lie beside an unreadable .*costs.json"):
+    with pytest.raises(ValueError, match=r"`table` must lead to readable files, but .*costs.json is damaged"):
         sweep_command([str(tmp_path / "stages.parquet"), "--bootstrap", "100"])
 
 

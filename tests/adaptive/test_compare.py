@@ -156,7 +156,7 @@ def test_runs_on_other_rows_of_the_same_number_are_said_to_be(runs, tmp_path, ca
 def test_unreadable_results_are_named(runs, tmp_path):
     shutil.copytree(runs / "a", tmp_path / "a")
     (tmp_path / "a/sweep/summary.json").write_text('{"metrics": ')
-    with pytest.raises(ValueError, match=r"`runs` must lead to whole results, but .*summary.json is unreadable"):
+    with pytest.raises(ValueError, match=r"`runs` must lead to readable files, but .*summary.json is damaged"):
         read_run(tmp_path / "a")
 
 

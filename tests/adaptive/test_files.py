@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_modules.adaptive.files import atomic_write, write_json
+from lightning_modules.adaptive.files import atomic_write, read_json, write_json
 
 
 def full_disk(*_: object, **__: object) -> None:
@@ -66,3 +66,13 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None
     with pytest.raises(TypeError):
         write_json(tmp_path / "x.json", {"module": object()})
     assert json.loads((tmp_path / "x.json").read_text()) == 1
+
+
+@pytest.mark.parametrize(("content", "message"), [('{"a": ', r"is damaged: .*Remove it"), ("[1]", r"holds list")])
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "summary.json"
+    write_json(path, {"ä": np.float64(0.5)})
+    assert read_json(path, "runs") == {"ä": 0.5}
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"`runs` must lead to .* but .*summary.json {message}"):
+        read_json(path, "runs")
