@@ -75,7 +75,7 @@ class Slenderise(Callback):
         head_weights: HeadWeights = "all",
     ) -> None:
         sizes = {"heads": heads, "intermediate": intermediate, "embedding_rank": embedding_rank}
-        plan = {"start": start, "stop": stop, "prunings": prunings, "course": course, "window": window}
+        plan: dict[str, Any] = {"start": start, "stop": stop, "prunings": prunings, "course": course, "window": window}
         plan |= {"scope": scope, "exits": exits, "variant": variant, "head_weights": head_weights}
         check_settings(sizes, compression, plan)
         self.sizes, self.compression = tuple(sizes.values()), compression

@@ -31,6 +31,8 @@ def overrides(make_tiny_bert):
             "demo_swift": [f"--model.teacher={tier}"],
             "distil": [f"--model.path={tier}", f"--model.teacher={tier}"],
             "teaching_assistant": [f"--model.path={tier}", f"--model.teacher={tier}"],
+            "slenderise": [f"--model.path={tier}", f"--model.teacher={tier}", "--slenderise.compression=1.3"],
+            "recover": [f"--model.path={tier}", f"--model.teacher={tier}"],
         }.get(name, [f"--model.path={tier}"])
 
     return of

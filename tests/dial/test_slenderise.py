@@ -208,7 +208,9 @@ def test_assistants_that_do_not_fit(dial, slender_arguments, make_assistant, tmp
         return dial(*slender_arguments, f"--model.teacher={folder}", f"--run={tmp_path}/a").error
 
     assert re.search(r"`teacher` must have the student's 3 layers.*has 2; take", refused(make_assistant(layers=2)))
-    assert re.search(r"`teacher`.*negative, positive .*it has yes, no; if they mean", refused(make_assistant(labels=("yes", "no"))))
+    assert re.search(
+        r"`teacher`.*negative, positive .*it has yes, no; if they mean", refused(make_assistant(labels=("yes", "no")))
+    )
     other = make_assistant()
     text = (other / "tokenizer.json").read_text()
     (other / "tokenizer.json").write_text(text.replace('"film"', '"movie"'))

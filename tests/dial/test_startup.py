@@ -28,7 +28,9 @@ def modules_after(*arguments: str) -> tuple[int, str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["sweep", "--help"], ["compare", "--help"], ["bogus"]], ids=" ".join
+    "arguments",
+    [["--help"], ["--version"], ["sweep", "--help"], ["compare", "--help"], ["recipe", "--help"], ["bogus"]],
+    ids=" ".join,
 )
 def test_help_and_version_import_nothing_heavy(arguments) -> None:
     code, text, imported = modules_after(*arguments)
@@ -53,5 +55,5 @@ def test_sweep_and_compare_import_no_lightning(tmp_path) -> None:
 
 def test_an_unknown_command_names_the_known_ones() -> None:
     code, text, _ = modules_after("tset")
-    assert code == 2 and re.search(r"fit, validate, test, predict, sweep, compare, but got 'tset'", text)
+    assert code == 2 and re.search(r"fit, validate, test, predict, sweep, compare, recipe, but got 'tset'", text)
     assert len(text.strip().splitlines()) == 1
