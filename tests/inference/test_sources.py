@@ -77,7 +77,5 @@ def test_a_tokenizer_of_any_kind_will_do(tmp_path: Path, name: str) -> None:
 def test_a_damaged_card_is_named(tmp_path: Path) -> None:
     assert read_card(str(tmp_path)) == {}
     (tmp_path / "card.json").write_text('{"task": ')
-    with pytest.raises(
-        ValueError, match=r"`path` must lead to readable files, but .*card.json is damaged"
-    ):
+    with pytest.raises(ValueError, match=r"`path` must lead to readable files, but .*card.json is damaged"):
         read_card(str(tmp_path))
