@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules import roles
+from datamodules.checks import check_calibration, check_max_rows, check_trainer, is_partial
 from datamodules.encoding import Tokens, default_cache_dir, encode
 from datamodules.loading import BucketSampler, EncodedRows, EpochSampler, ResumableLoader
 from datamodules.rows import Rows
@@ -74,7 +75,7 @@ class SequenceDataModule(LightningDataModule, ABC):
                 raise ValueError(f"`{role}_fraction` must be at least 0 and below 1, but got {fraction}.")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.calibration, self.min_calibration, self.max_rows = calibration, min_calibration, max_rows
-        _check_max_rows(max_rows)
+        check_max_rows(max_rows)
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self._tokenizers: dict[str, tuple[Any, int | None]] | None = None
         self._learned_from: object = None
@@ -166,10 +167,10 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Check the roles that this stage needs and load their encodings."""
-        self._check_trainer()
+        check_trainer(self.trainer)
         needed = self._roles_of_stage(stage)
-        if "calibration" in needed and not self._is_partial():
-            self._check_calibration()
+        if "calibration" in needed and not is_partial(self.trainer):
+            check_calibration(self.rows("calibration"), self.label_names, self.min_calibration)
         for role in needed:
             self.encoded(role)
             rank_zero_info(f"{role}: {len(self.rows(role))} rows")
@@ -181,38 +182,6 @@ class SequenceDataModule(LightningDataModule, ABC):
         return {"fit": ["train", "validation"], "validate": ["validation"], "predict": self.test_roles()}.get(
             stage, self.test_splits
         )
-
-    def _is_partial(self) -> bool:
-        trainer = self.trainer
-        if trainer is None:
-            return False
-        limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
-        return bool(getattr(trainer, "fast_dev_run", False)) or any(
-            limit != 1.0 or isinstance(limit, int) for limit in limits
-        )
-
-    def _check_calibration(self) -> None:
-        rows = self.rows("calibration")
-        remedy = "Raise `calibration_fraction`, give more rows, or set `calibration: crossfit`."
-        if len(rows) < self.min_calibration:
-            raise ValueError(f"`calibration` needs at least {self.min_calibration} rows, but got {len(rows)}. {remedy}")
-        if self.label_names and len(np.unique(rows.label)) < 2:
-            only = self.label_names[int(rows.label[0])]
-            raise ValueError(
-                f"`calibration` needs rows of at least two classes, but all {len(rows)} are {only!r}. {remedy}"
-            )
-
-    def _check_trainer(self) -> None:
-        connector = getattr(self.trainer, "_accelerator_connector", None)
-        if (
-            self.trainer is not None
-            and self.trainer.world_size > 1
-            and getattr(connector, "use_distributed_sampler", False)
-        ):
-            raise ValueError(
-                "`trainer.use_distributed_sampler` must be false with several processes, but got true: the loaders "
-                "split the rows among the ranks themselves. Set `trainer.use_distributed_sampler: false`."
-            )
 
     # ---- encodings ----
 
@@ -318,15 +287,3 @@ class SequenceDataModule(LightningDataModule, ABC):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
-
-
-def _check_max_rows(max_rows: int | dict[str, int] | None) -> None:
-    """Refuse numbers of rows that are none, and names that are no role: they would have no effect."""
-    limits = max_rows if isinstance(max_rows, dict) else {} if max_rows is None else {"": max_rows}
-    for role, limit in limits.items():
-        if role not in ("", "train", "validation", "calibration") and not role.startswith("test"):
-            raise ValueError(
-                f"`max_rows` must name the roles train, validation, calibration or a test split, but got {role!r}."
-            )
-        if limit < 1:
-            raise ValueError(f"`max_rows` must be at least 1{f' for {role}' if role else ''}, but got {limit}.")

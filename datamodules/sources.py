@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
+LONGEST_FIELD = 2**31 - 1  # the csv module's own limit of 128 KiB is no limit of texts
 Columns = dict[str, list[Any]]
 
 
@@ -66,6 +67,7 @@ def _parquet(path: Path, columns: list[str], argument: str) -> Columns:
 
 
 def _csv(path: Path, columns: list[str], argument: str) -> Columns:
+    csv.field_size_limit(LONGEST_FIELD)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         rows = []

@@ -73,6 +73,12 @@ def test_a_file_in_another_encoding_is_named(tmp_path: Path, suffix: str) -> Non
         read_columns(path, ["text"], "train_file")
 
 
+def test_a_text_may_be_of_any_length(tmp_path: Path) -> None:
+    long = "word " * 40_000
+    (tmp_path / "a.csv").write_text(f'text,y\n"{long}",1\n')
+    assert read_columns(tmp_path / "a.csv", ["text"], "a") == {"text": [long]}
+
+
 def test_short_tsv_rows_are_left_out_with_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("id\ttext\n1\tgood\n2\n3\t\n\n4\tmore\textra\r\n", encoding="utf-8")

@@ -1,0 +1,64 @@
+"""What a data module refuses before it reads or trains."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from datamodules.rows import Rows
+
+
+def check_max_rows(max_rows: int | dict[str, int] | None) -> None:
+    """Refuse numbers of rows that are none, and names that are no role: they would have no effect.
+
+    Raises:
+        ValueError: naming the role or the number.
+    """
+    limits = max_rows if isinstance(max_rows, dict) else {} if max_rows is None else {"": max_rows}
+    for role, limit in limits.items():
+        if role not in ("", "train", "validation", "calibration") and not role.startswith("test"):
+            raise ValueError(
+                f"`max_rows` must name the roles train, validation, calibration or a test split, but got {role!r}."
+            )
+        if limit < 1:
+            raise ValueError(f"`max_rows` must be at least 1{f' for {role}' if role else ''}, but got {limit}.")
+
+
+def check_calibration(rows: Rows, label_names: Sequence[str], minimum: int) -> None:
+    """Refuse calibration rows that no operating point can be chosen on.
+
+    Raises:
+        ValueError: there are fewer than ``minimum``, or all are of one class.
+    """
+    remedy = "Raise `calibration_fraction`, give more rows, or set `calibration: crossfit`."
+    if len(rows) < minimum:
+        raise ValueError(f"`calibration` needs at least {minimum} rows, but got {len(rows)}. {remedy}")
+    if label_names and len(np.unique(rows.label)) < 2:
+        only = label_names[int(rows.label[0])]
+        raise ValueError(
+            f"`calibration` needs rows of at least two classes, but all {len(rows)} are {only!r}. {remedy}"
+        )
+
+
+def check_trainer(trainer: Any) -> None:
+    """Refuse a trainer whose own sampler would split the rows among the processes once more.
+
+    Raises:
+        ValueError: ``use_distributed_sampler`` is on with several processes.
+    """
+    connector = getattr(trainer, "_accelerator_connector", None)
+    if trainer is not None and trainer.world_size > 1 and getattr(connector, "use_distributed_sampler", False):
+        raise ValueError(
+            "`trainer.use_distributed_sampler` must be false with several processes, but got true: the loaders "
+            "split the rows among the ranks themselves. Set `trainer.use_distributed_sampler: false`."
+        )
+
+
+def is_partial(trainer: Any) -> bool:
+    """Whether a trainer leaves rows out (1 is one batch, 1.0 is all), so that too few of them are no error."""
+    if trainer is None:
+        return False
+    limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
+    return bool(getattr(trainer, "fast_dev_run", False)) or any(
+        limit != 1.0 or isinstance(limit, int) for limit in limits
+    )
