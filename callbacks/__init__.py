@@ -1,5 +1,6 @@
 """Callbacks; the names that YAML uses."""
 
+from callbacks.measured_study import MeasuredStudy
 from callbacks.predictions import PredictionWriter
 from callbacks.progress import LogProgress
 from callbacks.resume import Resume
@@ -7,4 +8,4 @@ from callbacks.slenderise import Slenderise
 from callbacks.threshold_sweep import ThresholdSweep
 from callbacks.tier_export import TierExport
 
-__all__ = ["LogProgress", "PredictionWriter", "Resume", "Slenderise", "ThresholdSweep", "TierExport"]
+__all__ = ["LogProgress", "MeasuredStudy", "PredictionWriter", "Resume", "Slenderise", "ThresholdSweep", "TierExport"]

@@ -12,9 +12,10 @@ from lightning_modules.adaptive.files import atomic_write
 
 # What may differ between two runs of one experiment without changing a number that it writes.
 HARMLESS = (
-    "config", "run", "verbose", "weights_only", "progress", "resume", "trainer.enable_progress_bar", "trainer.logger",
-    "trainer.max_time", "trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.enable_model_summary",
-    "trainer.profiler", "data.init_args.num_workers", "data.init_args.cache_dir", "checkpoint.dirpath",
+    "config", "run", "verbose", "weights_only", "progress", "resume", "study", "trainer.enable_progress_bar",
+    "trainer.logger", "trainer.max_time", "trainer.default_root_dir", "trainer.log_every_n_steps",
+    "trainer.enable_model_summary", "trainer.profiler", "data.init_args.num_workers",
+    "data.init_args.cache_dir", "checkpoint.dirpath",
 )  # fmt: skip
 
 

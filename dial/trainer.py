@@ -36,6 +36,7 @@ LINKS = ("label_names", "metrics")
 # Always there, each set by arguments of its own; in the order in which the trainer calls them.
 GROUPS = {
     "sweep": callbacks.ThresholdSweep,
+    "study": callbacks.MeasuredStudy,
     "slenderise": callbacks.Slenderise,
     "export": callbacks.TierExport,
     "predictions": callbacks.PredictionWriter,

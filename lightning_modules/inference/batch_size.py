@@ -1,0 +1,140 @@
+"""The batch size at which a tier answers most rows per second on this machine (TangoBERT, section 6.2)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_modules.adaptive.files import write_json
+from lightning_modules.inference.executor import is_out_of_memory
+from lightning_modules.inference.machine import describe_machine, key_of
+from lightning_modules.inference.tier import Encoding, Tier
+from lightning_modules.inference.tokens import Tokeniser, Tokens
+
+SCHEMA = 1
+LARGEST = 1024
+NEAR = 0.98  # of the best throughput: where a smaller batch gives that much, it is taken
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """What a search found.
+
+    Attributes:
+        best: rows per batch.
+        throughput: rows per second by batch size, as far as the search went.
+        cached: whether it was found earlier.
+    """
+
+    best: int
+    throughput: dict[int, float]
+    cached: bool = False
+
+
+def best_batch_size(
+    tier: Tier, rows: Sequence[Tokens], cache_dir: str | Path, repeats: int = 3, largest: int = LARGEST
+) -> BatchSizes:
+    """The best batch size of a tier, searched once for each machine, number of threads and version of torch.
+
+    Args:
+        tier: on its device, in eval mode.
+        rows: real rows, encoded; they bound the batch size.
+        cache_dir: where results are kept.
+        repeats: timed passes over the rows at each batch size.
+        largest: rows per batch at most.
+    """
+    device = next(tier.parameters()).device
+    about = {"machine": describe_machine(device), "tier": tier.fingerprint, "dtype": tier.view.dtype}
+    path = Path(cache_dir).expanduser() / "batch-sizes" / f"{key_of(about)}.json"
+    known = read_cache(path)
+    if known is not None:
+        return known
+    order = sorted(rows, key=lambda row: len(row.ids))
+    tokeniser = Tokeniser(tier)
+    ladder: dict[int, list[Encoding]] = {}
+
+    def seconds(size: int) -> float:
+        if size not in ladder:
+            ladder[size] = [tokeniser.collate(order[i : i + size], device) for i in range(0, len(order), size)]
+        return seconds_of(tier, ladder[size])
+
+    found = search(seconds, len(order), repeats, largest)
+    write_json(path, {"schema": SCHEMA, **about, "best": found.best, "throughput": found.throughput})
+    logger.info("%s: best batch size %d", tier.name, found.best)
+    return found
+
+
+def search(seconds: Callable[[int], float], rows: int, repeats: int = 3, largest: int = LARGEST) -> BatchSizes:
+    """Double the batch size until throughput falls twice in a row, or memory ends.
+
+    Each size takes turns with the best so far, so that both meet the same moments of the machine; the ratio of the
+    medians decides.
+
+    Args:
+        seconds: time of one pass over all rows in batches of a size; raises where memory does not suffice.
+        rows: how many there are; no batch is larger.
+        repeats: timed passes of each size.
+        largest: rows per batch at most.
+
+    Raises:
+        ValueError: not even one row fits in memory.
+    """
+    pace: dict[int, float] = {}  # seconds per pass
+    best, size, worse = 0, 1, 0
+    while size <= min(largest, max(rows, 1)) and worse < 2:
+        try:
+            seconds(size)  # warms up: kernels are made for each new shape
+            turns = [(seconds(best) if best else 1.0, seconds(size)) for _ in range(repeats)]
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if not best:
+                raise ValueError("`batch_size` search: one row alone does not fit in memory; free some.") from error
+            break
+        before, now = (float(np.median(column)) for column in zip(*turns, strict=True))
+        # Relative to the best so far, whose pace was taken at another moment.
+        pace[size] = now if not best else pace[best] * now / before
+        worse = 0 if not best or now < before else worse + 1
+        best = size if not best or now < before else best
+        size *= 2
+    fastest = min(pace.values())
+    chosen = min(size for size, value in pace.items() if fastest / value >= NEAR)
+    return BatchSizes(chosen, {size: rows / value for size, value in pace.items()})
+
+
+def seconds_of(tier: Tier, batches: Sequence[Encoding]) -> float:
+    """Seconds of one pass of a tier over encoded batches, all exits of all rows."""
+    device = next(tier.parameters()).device
+    wait = torch.cuda.synchronize if device.type == "cuda" else _nothing
+    with torch.inference_mode():
+        wait()
+        start = time.perf_counter()
+        for batch in batches:
+            tier(batch)
+        wait()
+        return time.perf_counter() - start
+
+
+def _nothing() -> None:
+    """On a CPU calls return when they are done."""
+
+
+def read_cache(path: Path) -> BatchSizes | None:
+    """What an earlier search left; None if nothing, or nothing readable."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        throughput = {int(size): float(rows) for size, rows in value["throughput"].items()}
+        if value["schema"] != SCHEMA or int(value["best"]) not in throughput:
+            return None
+        return BatchSizes(int(value["best"]), throughput, cached=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
