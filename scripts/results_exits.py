@@ -77,7 +77,7 @@ def ablations(factor: int) -> Iterator[Method]:
 METHODS = (
     Method("ta", "teaching_assistant", "super", "super", MEAN, short=True),
     Method("equilibrium", "equilibrium", arguments=MEAN),
-    Method("pabee", "pabee", arguments=MEAN),
+    Method("pabee", "pabee", "super", arguments=MEAN, short=True),
     # The Super's own fine-tuning was its first stage; what is left of that one is too short to matter.
     Method("deebert", "deebert", "super", arguments=("--model.policy.init_args.share", "0.01", *MEAN), short=True),
     Method("equilibrium-first-token", "equilibrium", tasks=ABLATED),
