@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.dial.glue_files import sentences
+from tests.dial.real_commands import ROWS, TRAINER
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
@@ -74,6 +75,17 @@ def test_arguments(make_tiny_bert, data_arguments) -> list[str]:
     return [
         *("test", "--config=configs/model/cascade.yaml", *data_arguments, f"--model.tiers={tiers}"),
         *("--sweep.bootstrap=100", *QUIET),
+    ]
+
+
+@pytest.fixture(scope="session")
+def process_arguments(glue_folder) -> list[str]:
+    """Data and trainer of commands that run as several processes, with rows that do not divide evenly."""
+    rows = json.dumps(ROWS)
+    return [
+        *("--data=GLUEDataModule", "--data.task=sst2", f"--data.source={glue_folder}"),
+        *("--data.calibration_fraction=0.3", f"--data.max_rows={rows}", "--trainer.enable_model_summary=false"),
+        *TRAINER,
     ]
 
 
