@@ -77,15 +77,19 @@ class Output:
                 )
             self._prepare()
             write_json(self.manifest, {"schema": SCHEMA, "finished": False, "settings": self.settings})
-        self._prepare()
-        self._claim()
-        if known is not None:
+        else:
             self._check_same(known)
             if known["finished"]:
                 self.finished = known
                 return
-        self.totals = self._recover()
-        self._recover_skipped()
+        self._prepare()
+        self._claim()
+        try:
+            self.totals = self._recover()
+            self._recover_skipped()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def manifest(self) -> Path:
@@ -174,6 +178,7 @@ class Output:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.close()
             raise ValueError(f"`{self.argument}` {self.path} is being written by another `dial predict`.") from None
         except OSError:
             pass  # a file system without locks

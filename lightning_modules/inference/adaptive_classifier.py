@@ -12,6 +12,7 @@ import torch
 
 from lightning_modules.adaptive.commands import macs_of
 from lightning_modules.inference.compaction import Policy
+from lightning_modules.inference.epsilon import Epsilon, measure_epsilon
 from lightning_modules.inference.executor import Answer, Executor
 from lightning_modules.inference.operating_point import OperatingPoint, Sweep
 from lightning_modules.inference.row_costs import RowCosts
@@ -151,6 +152,14 @@ class AdaptiveClassifier:
         """
         for answer in self.executor.run(texts, prefetch):
             yield self.prediction(answer)
+
+    def epsilon(self, texts: Sequence[Unit]) -> Epsilon:
+        """How far scores depend on the batch, and how many of the texts that can send to another stage.
+
+        Args:
+            texts: some that are like those to come.
+        """
+        return measure_epsilon(self.network, self.point.decision, texts)
 
     def prediction(self, answer: Answer) -> Prediction:
         """An executor's answer in the data's terms."""

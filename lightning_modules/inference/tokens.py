@@ -39,10 +39,14 @@ def check_unit(unit: Any, name: str) -> Unit:
             ...
         ValueError: row 3 must be a text or a pair of texts, but got None.
     """
-    if isinstance(unit, str):
-        return unit
-    if isinstance(unit, tuple | list) and len(unit) == 2 and all(isinstance(text, str) for text in unit):
-        return unit[0], unit[1]
+    found = [unit] if isinstance(unit, str) else list(unit) if isinstance(unit, tuple | list) else []
+    if all(isinstance(text, str) for text in found) and len(found) == (1 if isinstance(unit, str) else 2):
+        try:
+            for text in found:
+                text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name} must be a text or a pair of texts, but has half of a surrogate pair.") from None
+        return unit if isinstance(unit, str) else (found[0], found[1])
     shown = repr(unit)
     raise ValueError(
         f"{name} must be a text or a pair of texts, but got {shown if len(shown) < 60 else shown[:57] + '...'}."
