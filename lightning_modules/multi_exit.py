@@ -180,10 +180,16 @@ class MultiExit(TierModule):
         self.policy.enter(stage)
         if stage and self.global_step == self._ends[stage - 1]:
             self._forget_best()
-        if self.trainer.world_size == 1:  # DDP counts on the gradients that it saw at the start; there they are dropped
+        if not self._under_ddp:  # it counts on the gradients that it saw at the start; there they are dropped
             frozen = {id(parameter) for parameter in self.policy.frozen()}
             for parameter in self.network.parameters():
                 parameter.requires_grad_(id(parameter) not in frozen)
+
+    @property
+    def _under_ddp(self) -> bool:
+        """Whether gradients are gathered over processes; the strategy ``ddp`` does so even with one."""
+        distributed = torch.distributed
+        return self.trainer.world_size > 1 or (distributed.is_available() and distributed.is_initialized())
 
     def _forget_best(self) -> None:
         """What was best before all exits were trained must not win over what comes now."""
@@ -228,7 +234,7 @@ class MultiExit(TierModule):
             hidden = hidden_mse(states, of_teacher, encoding["attention_mask"])
             self.log("train/hidden", hidden, batch_size=len(logits))
             loss = loss + self.hidden_weight * hidden
-        if self.trainer.world_size > 1 and self.policy.frozen():
+        if self._under_ddp and self.policy.frozen():
             loss = loss + 0.0 * losses.sum()  # DDP waits for a gradient of every parameter
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         return loss

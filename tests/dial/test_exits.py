@@ -29,7 +29,7 @@ def exits(make_tiny_bert, tmp_path_factory, tiny_tokenizer) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(exits, process_arguments, tmp_path_factory):
-    """Function: folder of a fit by a policy in so many processes; its steps read the same 8 rows, and it is run once."""
+    """Function: folder of a fit by a policy in so many processes; its steps read the same 8 rows; each runs once."""
     runs: dict[tuple[str, int], Path] = {}
     # Of plain gradient descent: a constant factor on a gradient would cancel in AdamW's steps.
     optimizer = "--model.optimizer={class_path: torch.optim.SGD, init_args: {lr: 0.1}}"
@@ -48,21 +48,16 @@ def trained(exits, process_arguments, tmp_path_factory):
     return run
 
 
-def last_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("policy", ["GradientEquilibrium", "TwoStage"])
 def test_two_processes_train_as_one(exits, trained, policy) -> None:
-    one, two = (last_weights(trained(policy, processes)) for processes in (1, 2))
+    one, two = (load_file(trained(policy, processes) / "tier/model.safetensors") for processes in (1, 2))
     start = load_file(exits / "model.safetensors")
     assert one.keys() == two.keys()
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, atol=2e-5, rtol=1e-3, msg=name)
-        if value.is_floating_point():
-            assert not torch.equal(value, start[name.removeprefix("network.tiers.0.model.")]), name
+        assert not torch.equal(value, start[name]) or name.endswith("key.bias"), name  # softmax does not see that one
     ranks = facts(trained(policy, 2))
     assert [rank["world_size"] for rank in ranks] == [2, 2] and len({rank["weights"] for rank in ranks}) == 1
     assert ranks[0]["global_step"] == facts(trained(policy, 1))[0]["global_step"] == 12
