@@ -71,6 +71,10 @@ def sweep_parser() -> Parser:
     parser.add_argument(
         "--tolerance", type=float, help="for regression: answers that differ by less agree; without it no patience"
     )
+    parser.add_argument(
+        "--times", help="times.json of a study: choose for measured milliseconds instead of MACs; budgets are ms then"
+    )
+    parser.add_argument("--batch-size", type=int, help="with --times: of all tiers; default: the best of each")
     parser.add_argument("--folds", type=int, default=5, help="of cross-fitting")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind each interval")
     parser.add_argument("--seed", type=int, default=0, help="of the resamples and of random routing")
@@ -90,7 +94,7 @@ def sweep_command(argv: Sequence[str]) -> int:
 
     path = Path(options.table)
     table = StageTable.load(path, metrics=options.metrics, label_names=options.label_names, seed=options.seed)
-    table = _override(table, options)
+    table = _timed(_override(table, options), options)
     calibration = options.calibration
     if calibration == "auto":
         calibration = "split" if "calibration" in table.splits else "crossfit"
@@ -98,13 +102,13 @@ def sweep_command(argv: Sequence[str]) -> int:
     settings = SweepSettings(
         **{name: getattr(options, name) for name in names}, scores=options.scores, calibration=calibration
     )
-    out = Path(options.out) if options.out else path.with_name(f"{path.stem}-sweep")
+    out = Path(options.out) if options.out else path.with_name(f"{path.stem}-{'times' if options.times else 'sweep'}")
     if (out / "stages.parquet").resolve() == path.resolve():
         raise ValueError(
             f"`--out` must be another folder than the table's, but got {out}. Leave it out or name a new one."
         )
     _refuse(out, table, settings)
-    report = build_report(table, settings, costs=_costs_beside(path))
+    report = build_report(table, settings, costs=None if options.times else _costs_beside(path))
     report.write(out)
     print(report.text())
     print(f"written to {out}")
@@ -125,6 +129,17 @@ def _override(table: "StageTable", options: argparse.Namespace) -> "StageTable":
         if name not in table.scores:
             check_score(name, regression=not table.label_names, argument="--scores")
     return table
+
+
+def _timed(table: "StageTable", options: argparse.Namespace) -> "StageTable":
+    """The table with measured milliseconds as costs, where they are asked for."""
+    if options.times is None:
+        if options.batch_size is not None:
+            raise ValueError(f"`--batch-size` needs `--times`, but got {options.batch_size} alone; give both.")
+        return table
+    from lightning_modules.adaptive.times import TimeTable
+
+    return TimeTable.load(options.times).timed(table, options.batch_size)
 
 
 def _refuse(out: Path, table: "StageTable", settings: Any) -> None:

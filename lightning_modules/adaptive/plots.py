@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from lightning_modules.adaptive.density import Densities
 from lightning_modules.adaptive.error_plot import errors_figure
 from lightning_modules.adaptive.line_labels import label_lines
-from lightning_modules.adaptive.report_text import amount
+from lightning_modules.adaptive.report_text import amount, unit_of
 from lightning_modules.adaptive.thinning import thin
 from lightning_modules.adaptive.tradeoff import Curve
 
@@ -226,12 +226,12 @@ def shares_figure(report: "Report") -> Figure:
     figure, axes = new_figure(len(splits), columns=2)
     for axis, split in zip(axes, splits, strict=True):
         curve = next(c for c in report.curves if c.split == split and c.score == score and c.rule == "threshold")
-        _shares_panel(axis, thin(curve, DRAWN_POINTS))
+        _shares_panel(axis, thin(curve, DRAWN_POINTS), unit_of(report.summary))
         axis.set_title(f"{split}: rows answered by each stage, {score}", fontsize=10, loc="left")
     return figure
 
 
-def _shares_panel(axis: Axes, curve: Curve) -> None:
+def _shares_panel(axis: Axes, curve: Curve, unit: str) -> None:
     stages = curve.shares.shape[1]
     shades = [_mix("#D6E6F2", "#08437A", s / max(stages - 1, 1)) for s in range(stages)]
     upper = np.cumsum(100 * curve.shares, axis=1)
@@ -253,7 +253,7 @@ def _shares_panel(axis: Axes, curve: Curve) -> None:
                 color="white" if s / stages >= 0.45 else INK,
             )
     axis.set(
-        xlim=(curve.macs.min(), curve.macs.max()), ylim=(0, 100), ylabel="rows, %", xlabel="mean cost, MACs per row"
+        xlim=(curve.macs.min(), curve.macs.max()), ylim=(0, 100), ylabel="rows, %", xlabel=f"mean cost, {unit} per row"
     )
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
 

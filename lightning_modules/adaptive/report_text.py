@@ -99,11 +99,20 @@ def select(result: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
     return [point for point in result["points"] if all(point[key] == value for key, value in wanted.items())]
 
 
+def unit_of(summary: dict[str, Any]) -> str:
+    """What costs are counted in: MACs, or the milliseconds of a table of times."""
+    return "MACs" if summary["table"].get("unit") is None else "ms"
+
+
+def _budget(summary: dict[str, Any], point: dict[str, Any]) -> str:
+    return amount(point["target"]) + ("MAC" if unit_of(summary) == "MACs" else " ms")
+
+
 def _heading(summary: dict[str, Any]) -> str:
     chosen, settings = summary["calibration"], summary["settings"]
     task = f" of {summary['task']}" if summary["task"] else ""
     lines = [
-        f"Sweep{task}; quality is {summary['metrics'][0]} in %, costs are MACs per row, "
+        f"Sweep{task}; quality is {summary['metrics'][0]} in %, costs are {unit_of(summary)} per row, "
         "brackets are 95 % bootstrap intervals."
     ]
     if summary["partial"]:
@@ -129,7 +138,7 @@ def _heading(summary: dict[str, Any]) -> str:
 
 def _tiers(summary: dict[str, Any], result: dict[str, Any]) -> str:
     metrics = summary["metrics"]
-    header = ["stage", *metrics, "95 %", "parameters", "MACs to here", "speed-up"]
+    header = ["stage", *metrics, "95 %", "parameters", f"{unit_of(summary)} to here", "speed-up"]
     rows = []
     for known, stage in zip(summary["stages"], result["stages"], strict=True):
         interval = stage.get("quality_interval")
@@ -174,9 +183,7 @@ def _points(summary: dict[str, Any], result: dict[str, Any]) -> str:
                 _row(point, f"{100 * target:g}", stages)
                 for point in select(result, score=score, kind=kind, target=target)
             ]
-    rows += [
-        _row(point, amount(point["target"]) + "MAC", stages) for point in select(result, score=score, kind="budget")
-    ]
+    rows += [_row(point, _budget(summary, point), stages) for point in select(result, score=score, kind="budget")]
     rows += [_row(point, "", stages) for point in select(result, score=score, kind="crossing")]
     inflation = [
         f"{100 * point['target']:g} %: {point['selection_inflation']:+.2f}"
@@ -197,9 +204,7 @@ def _patience(summary: dict[str, Any], result: dict[str, Any]) -> str:
     for kind in ("expected", "confident", "in_sample", "budget", "fixed"):
         for point in (p for p in found if p["kind"] == kind):
             share = kind in ("expected", "confident", "in_sample")
-            first = (
-                f"{100 * point['target']:g}" if share else amount(point["target"]) + "MAC" if kind == "budget" else ""
-            )
+            first = f"{100 * point['target']:g}" if share else _budget(summary, point) if kind == "budget" else ""
             cells = _row(point, first, stages)
             rows.append([*cells[:2], _agreements(point["thresholds"]), *cells[2:]])
     rows.sort(key=lambda row: -float(row[0]) if row[0].replace(".", "").isdigit() else 0)
