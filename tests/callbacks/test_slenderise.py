@@ -21,7 +21,7 @@ from lightning_modules.models.slender import make_room
 from lightning_modules.models.slender_importance import importance
 from lightning_modules.models.slender_masks import masks
 from lightning_modules.models.slender_structures import structures
-from lightning_modules.policies import GradientEquilibrium, LayerWeighted, TwoStage
+from lightning_modules.policies import GradientEquilibrium, JointSum, LayerWeighted, TwoStage
 from lightning_modules.policies.policy import Parts
 
 ENCODER = {
@@ -320,14 +320,27 @@ def test_without_a_target_it_does_nothing(tmp_path) -> None:
         fit(tmp_path, Slenderise(), module, steps=10, ckpt_path=last)
 
 
-@pytest.mark.parametrize("policy", [GradientEquilibrium(), LayerWeighted(), TwoStage(0.5)], ids=lambda p: type(p).__name__)
-def test_the_importance_is_of_the_plain_sum_whatever_the_policy_weighs(tmp_path, policy) -> None:
+class Hooked(JointSum):
+    """Divides the gradients of each layer as they arrive, as a policy may."""
+
+    def attach(self, parts: Parts) -> None:
+        for number, layer in enumerate(parts.layers, 1):
+            for parameter in layer.parameters():
+                parameter.register_hook(lambda gradient, number=number: gradient / (1 + number))
+
+
+@pytest.mark.parametrize(
+    ("policy", "stage"),
+    [(Hooked(), 0), (GradientEquilibrium(), 0), (LayerWeighted(), 0), (TwoStage(0.5), 0), (TwoStage(0.5), 1)],
+    ids=["hooks", "equilibrium", "weighted", "first-stage", "frozen"],
+)
+def test_the_importance_is_of_the_plain_sum_whatever_the_policy_weighs(tmp_path, policy, stage) -> None:
     """Eq. 2 by plain loops over entries, against what the callback sums beside a policy's hooks and frozen exits."""
     module = Toy(dropout=0.5)
     reference = copy.deepcopy(module.tier.model).eval()
     model = module.tier.model
     policy.attach(Parts.of(model.encoder, list(model.layers), list(model.heads), model.exits))
-    policy.enter(0)
+    policy.enter(stage)
     for parameter in policy.frozen():
         parameter.requires_grad_(False)
     module.training_step = lambda batch, batch_idx: policy.loss(
