@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_modules.inference.operating_point import OperatingPoint
 
 BATCH = 256  # predictions that are handed to the output at once
+BEST, TUNED_ROWS = "best", 256
 JSON_SECONDS, PART_SECONDS = 1.0, 120.0  # between two flushes
 DESCRIPTION = """\
 Answer the texts of a file with the cheapest stage that is sure enough.
@@ -51,14 +53,18 @@ def parser() -> Parser:
     rule.add_argument("--reading", default="expected", help="of the target: expected, confident or per_stage")
     rule.add_argument("--threshold", type=float, nargs="+", help="of --score, for all stages or one each")
     rule.add_argument("--budget", help="mean cost per row: MACs such as 2e9, or FLOPs such as 4e9flop")
-    rule.add_argument("--ms", type=float, help="mean milliseconds per row, where times were measured")
+    rule.add_argument("--ms", type=float, help="mean milliseconds per row, where `dial test --study.rows` measured")
     rule.add_argument("--point", help="JSON file of an operating point, or the manifest of an earlier prediction")
     rule.add_argument("--score", help="what decides (softmax, energy, ...); default: the best on the calibration rows")
     rule.add_argument("--rule", choices=("threshold", "patience"), default="threshold")
     rule.add_argument("--split", help="reported split whose points to read, where there are several")
     how = made.add_argument_group("how to run")
     how.add_argument("--tiers", nargs="+", default=[], metavar="NAME=FOLDER", help="tiers that have moved")
-    how.add_argument("--batch-size", nargs="+", default=[], metavar="N|NAME=N", help="rows per batch, of all or a tier")
+    how.add_argument(
+        *("--batch-size",), nargs="+", default=[], metavar="N|NAME=N|best",
+        help="rows per batch, of all or a tier; best: searched for once on this machine; default: the best where "
+        "`dial test --study.rows` measured it, else 32",
+    )  # fmt: skip
     how.add_argument("--max-pending", type=int, default=8192, help="rows under way at most")
     how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     how.add_argument("--threads", type=int, help="of torch on a CPU; default: torch's own choice")
@@ -80,6 +86,8 @@ def predict_command(argv: Sequence[str]) -> int:
 
     source = TextFile(options.input, options.columns, "INPUT", "--columns")
     classifier = load(options)
+    if options.batch_size == [BEST]:
+        tune(classifier, source)
     output = open_output(options, source, classifier.point)
     if output.finished is not None:
         print(f"{output.path} holds the finished predictions of this command; remove it to predict again")
@@ -149,6 +157,16 @@ def predict(
     with interrupts.held():
         about = figures(output, output.totals.rows - first, seconds)
         return output.finish({"point": classifier.point.to_json(), **about})
+
+
+def tune(classifier: AdaptiveClassifier, source: TextFile) -> None:
+    """Use the best batch sizes for the first rows of the input."""
+    from datamodules.encoding import default_cache_dir
+
+    some = list(islice((row.unit for row in source.rows() if row.unit is not None), TUNED_ROWS))
+    if some:
+        found = classifier.tune(some, default_cache_dir())
+        print("batch sizes: " + ", ".join(f"{name} {size}" for name, size in found.items()), file=sys.stderr)
 
 
 def units(source: TextFile, output: Output, on_error: str) -> Iterator[tuple[int, Any]]:
@@ -257,11 +275,6 @@ def load(options: argparse.Namespace) -> AdaptiveClassifier:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    sizes = named(options.batch_size, "--batch-size")
-    try:
-        batch_sizes: dict[str, Any] = {name: int(size) for name, size in sizes.items()}
-    except ValueError:
-        raise ValueError(f"`--batch-size` must be N or NAME=N, but got {' '.join(options.batch_size)}.") from None
     try:
         return AdaptiveClassifier.from_run(
             options.run,
@@ -276,11 +289,28 @@ def load(options: argparse.Namespace) -> AdaptiveClassifier:
             split=options.split,
             tiers=named(options.tiers, "--tiers"),
             device=device,
-            batch_sizes=batch_sizes.get("", batch_sizes),
+            batch_sizes=batch_sizes_of(options.batch_size),
             max_pending=options.max_pending,
         )
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"`--budget` {error}.") from error
+
+
+def batch_sizes_of(given: Sequence[str]) -> int | dict[str, int] | None:
+    """What ``--batch-size`` says; None where it leaves the choice.
+
+    Raises:
+        ValueError: no numbers.
+    """
+    if not given or list(given) == [BEST]:
+        return None
+    try:
+        sizes: dict[str, Any] = {name: int(size) for name, size in named(given, "--batch-size").items()}
+    except ValueError as error:
+        if str(error).startswith("`"):
+            raise
+        raise ValueError(f"`--batch-size` must be N, NAME=N or best, but got {' '.join(given)}.") from None
+    return sizes.get("", sizes)
 
 
 def named(pairs: Sequence[str], argument: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,21 @@ import numpy as np
 import torch
 
 from lightning_modules.adaptive.commands import macs_of
+from lightning_modules.inference.batch_size import best_batch_size
 from lightning_modules.inference.compaction import Policy
 from lightning_modules.inference.epsilon import Epsilon, measure_epsilon
 from lightning_modules.inference.executor import Answer, Executor
-from lightning_modules.inference.operating_point import OperatingPoint, Sweep
+from lightning_modules.inference.machine import describe_machine
+from lightning_modules.inference.operating_point import OperatingPoint, Sweep, Timed
 from lightning_modules.inference.row_costs import RowCosts
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.inference.tier import Tier
 from lightning_modules.inference.tiers import load_tier
-from lightning_modules.inference.tokens import Unit
+from lightning_modules.inference.tokens import Tokeniser, Unit
 from lightning_modules.inference.views import View
+
+BatchSizes = int | Mapping[str, int] | None
+logger = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
@@ -88,7 +94,7 @@ class AdaptiveClassifier:
         split: str | None = None,
         tiers: Mapping[str, str] | None = None,
         device: str = "cpu",
-        batch_sizes: int | Mapping[str, int] | None = None,
+        batch_sizes: BatchSizes = None,
         max_pending: int = 8192,
         group_by_length: bool = True,
         compaction: Policy = "measured",
@@ -109,7 +115,7 @@ class AdaptiveClassifier:
             split: reported split whose points to read, where there are several.
             tiers: folders of tiers by name, where they are no longer where they were tested.
             device: where to run.
-            batch_sizes: see :class:`Executor`.
+            batch_sizes: see :class:`Executor`; where times were measured the best ones are the default.
             max_pending: see :class:`Executor`.
             group_by_length: see :class:`Executor`.
             compaction: see :class:`Executor`.
@@ -120,8 +126,14 @@ class AdaptiveClassifier:
         """
         sweep = Sweep(run)
         values = {"target": target, "threshold": threshold, "budget": budget, "ms": ms, "point": point}
-        chosen = choose_point(sweep, values, reading, score, rule, split)
+        chosen = choose_point(sweep, values, reading, score, rule, split, batch_sizes)
         network = load_network(sweep, tiers or {}, device)
+        if sweep.times is not None:
+            known = {tier.name: sweep.times.batch_sizes.get(tier.name) for tier in network.tiers}
+            best = {name: size for name, size in known.items() if size is not None}
+            batch_sizes = best if batch_sizes is None else batch_sizes
+            if ms is not None:
+                warn_of_other_machine(sweep.times.machine, device)
         return cls(
             network,
             chosen,
@@ -153,6 +165,21 @@ class AdaptiveClassifier:
         for answer in self.executor.run(texts, prefetch):
             yield self.prediction(answer)
 
+    def tune(self, texts: Sequence[Unit], cache_dir: str | Path) -> dict[str, int]:
+        """Search the batch size at which each tier answers most rows per second here, and use it from now on.
+
+        Args:
+            texts: some that are like those to come; a few hundred.
+            cache_dir: where results are kept for the next time on a machine of this kind.
+
+        Returns:
+            Rows per batch by tier.
+        """
+        for tier in self.network.tiers:
+            found = best_batch_size(tier, Tokeniser(tier)(texts), cache_dir)
+            self.executor.batch_sizes[tier.name] = found.best
+        return dict(self.executor.batch_sizes)
+
     def epsilon(self, texts: Sequence[Unit]) -> Epsilon:
         """How far scores depend on the batch, and how many of the texts that can send to another stage.
 
@@ -175,7 +202,13 @@ def _known(value: float) -> float | None:
 
 
 def choose_point(
-    sweep: Sweep, values: Mapping[str, Any], reading: str, score: str | None, rule: str, split: str | None
+    sweep: Sweep,
+    values: Mapping[str, Any],
+    reading: str,
+    score: str | None,
+    rule: str,
+    split: str | None,
+    batch_sizes: BatchSizes = None,
 ) -> OperatingPoint:
     """The operating point that a user asks for.
 
@@ -186,6 +219,7 @@ def choose_point(
         score: what decides.
         rule: ``threshold`` or ``patience``.
         split: reported split.
+        batch_sizes: at which ``ms`` is meant; default: those that were measured to be best.
 
     Raises:
         ValueError: several values, or one that cannot be had.
@@ -201,21 +235,38 @@ def choose_point(
     if values["budget"] is not None:
         return sweep.for_budget(macs_of(str(values["budget"])), score, rule, split)
     if values["ms"] is not None:
-        return sweep.for_budget(float(values["ms"]), score, rule, split, milliseconds_of(sweep))
+        return sweep.for_budget(float(values["ms"]), score, rule, split, timed(sweep, batch_sizes))
     if len(sweep.stages) == 1 and values["target"] is None:
         return sweep.point("threshold", "random", ())
     return sweep.for_target(0.99 if values["target"] is None else values["target"], reading, score, rule, split)
 
 
-def milliseconds_of(sweep: Sweep) -> Any:
-    """Measured times of a run's tiers, as a function of a table.
+def timed(sweep: Sweep, batch_sizes: BatchSizes) -> Timed:
+    """Puts measured milliseconds in place of a table's MACs.
+
+    Args:
+        sweep: of the run.
+        batch_sizes: for all tiers, or by name; None: the best.
 
     Raises:
-        ValueError: nothing was measured on this machine.
+        ValueError: nothing was measured.
     """
-    raise ValueError(
-        f"`ms` needs times measured on this machine, but {sweep.run} has none; give a `target` or a `budget`."
-    )
+    times = sweep.times
+    if times is None:
+        raise ValueError(
+            f"`ms` needs measured times, but {sweep.run} has no study; run `dial test --study.rows 500` on this "
+            "machine, or give a `target` or a `budget`."
+        )
+    sizes = batch_sizes if isinstance(batch_sizes, int) else {**times.batch_sizes, **(batch_sizes or {})}
+    return lambda table: times.timed(table, sizes)
+
+
+def warn_of_other_machine(measured: Mapping[str, Any], device: str) -> None:
+    """Say what differs between the machine that times were measured on and this one."""
+    here = describe_machine(device)
+    other = [f"{k} {v} there and {here[k]} here" for k, v in measured.items() if k in here and here[k] != v]
+    if other:
+        logger.warning("The times behind `ms` were measured elsewhere: %s.", ", ".join(other))
 
 
 def load_network(sweep: Sweep, places: Mapping[str, str], device: str) -> StagedModel:

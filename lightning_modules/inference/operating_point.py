@@ -17,12 +17,14 @@ from lightning_modules.adaptive.calibration import OperatingPoint as Chosen
 from lightning_modules.adaptive.costs import ModelCosts
 from lightning_modules.adaptive.files import plain
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.times import TimeTable
 from lightning_modules.inference.decision import Decision
 from lightning_modules.inference.staged import StagedModel
 
 SCHEMA = 1
+TIMES = "times.json"
 READINGS = ("expected", "confident", "per_stage")
-Milliseconds = Callable[[StageTable], np.ndarray]
+Timed = Callable[[StageTable], StageTable]
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,13 @@ class Sweep:
         """Cost functions of all tiers."""
         return ModelCosts.load(self.folder / "costs.json")
 
+    @cached_property
+    def times(self) -> TimeTable | None:
+        """Measured times of the tiers, where ``dial test --study.rows`` left some."""
+        places = [folder / "study" / TIMES for folder in (self.run, self.folder.parent)]
+        found = [place for place in places if place.is_file()]
+        return TimeTable.load(found[0]) if found else None
+
     def split(self, name: str | None = None) -> str:
         """The reported split to read points from: the named one, else the first.
 
@@ -237,25 +246,24 @@ class Sweep:
         score: str | None = None,
         rule: str = "threshold",
         split: str | None = None,
-        milliseconds: Milliseconds | None = None,
+        timed: Timed | None = None,
     ) -> OperatingPoint:
         """The point of best quality whose mean cost on the calibration rows is at most a budget.
 
         Args:
-            budget: MACs per row, or milliseconds where ``milliseconds`` is given.
+            budget: MACs per row, or milliseconds where ``timed`` is given.
             score: what decides; default: the score whose point has the best quality.
             rule: ``threshold`` or ``patience``.
             split: as for :meth:`for_target`.
-            milliseconds: time ``(N, S)`` of each row of a table that stops at each stage.
+            timed: puts milliseconds in place of a table's MACs (:meth:`TimeTable.timed`).
 
         Raises:
             ValueError: even the cheapest point costs more; says how much.
         """
         self._check_whole()
         rows = self.choosing_rows(split)
-        argument, unit = ("budget", "MACs") if milliseconds is None else ("ms", "ms")
-        if milliseconds is not None:
-            rows = dataclasses.replace(rows, macs=milliseconds(rows), decide_macs=milliseconds(rows))
+        argument, unit = ("budget", "MACs") if timed is None else ("ms", "ms")
+        rows = rows if timed is None else timed(rows)
         found = []
         for name in self._candidates(score, rule, "expected"):
             chooser = Chooser(rows, name, rule)

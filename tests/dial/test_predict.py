@@ -366,7 +366,7 @@ def test_takes_the_point_of_an_earlier_prediction(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--batch-size", "x"], "`--batch-size` must be N or NAME=N, but got x"),
+        (["--batch-size", "x"], "`--batch-size` must be N, NAME=N or best, but got x"),
         (["--batch-size", "4", "swift=2"], "`--batch-size` must be one value, or NAME=VALUE for each tier"),
         (["--batch-size", "supper=2"], "`batch_sizes` allows the tiers swift, super, but got supper"),
         (["--tiers", "x"], "`--tiers` must be NAME=FOLDER, but got 'x'"),

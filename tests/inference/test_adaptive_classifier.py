@@ -14,6 +14,7 @@ from dial import AdaptiveClassifier
 from lightning_modules.adaptive.calibration import Chooser
 from lightning_modules.adaptive.rules import agreement, replay
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.times import TierTimes, TimeTable
 from lightning_modules.inference import StagedModel, load_tier, save_tier
 from lightning_modules.inference.operating_point import OperatingPoint, Sweep
 from tests.inference import small
@@ -191,13 +192,47 @@ def test_a_point_is_refused_by_other_tiers_views_labels_and_stages(run: Path) ->
         ({"threshold": 0.9}, "`score` must say what the threshold is of: one of energy, softmax, random"),
         ({"threshold": [0.9, 0.8, 0.7], "score": "softmax"}, "`threshold` must be one number, or one for each of"),
         ({"target": 0.9, "split": "tests"}, "`split` must be one of test, but got 'tests'"),
-        ({"ms": 3.0}, "`ms` needs times measured on this machine"),
+        ({"ms": 3.0}, "`ms` needs measured times, but .* has no study"),
         ({"batch_sizes": {"swift": 0}}, "`batch_sizes` must be whole numbers from 1 up"),
     ],
 )
 def test_refuses(run: Path, settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdaptiveClassifier.from_run(run, **settings)  # type: ignore[arg-type]
+
+
+def test_milliseconds_come_from_the_study(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    moved = copy_of(run, tmp_path / "moved")
+    sweep = Sweep(moved)
+    tiers = {
+        name: TierTimes(
+            about["fingerprint"], (1, 16), {8: np.array([[1.0, 2.0]] * exits) * np.arange(1, exits + 1)[:, None] * cost}
+        )
+        for (name, about), exits, cost in zip(sweep.settings["tiers"].items(), (2, 1), (0.5, 4.0), strict=True)
+    }
+    machine = {"processor": "abacus", "threads": torch.get_num_threads()}
+    times = TimeTable(tiers, {"swift": 8, "super": 8}, machine)
+    times.save(moved / "study" / "times.json")
+    rows = times.timed(sweep.table.of_split("calibration"))
+    classifier = AdaptiveClassifier.from_run(moved, ms=3.0, score="softmax")
+    assert classifier.point.decision.thresholds == Chooser(rows, "softmax").budget(3.0).thresholds
+    assert classifier.point.about["calibration"]["ms"] <= 3.0
+    assert classifier.executor.batch_sizes == {"swift": 8, "super": 8}
+    assert "measured elsewhere: processor abacus there and" in caplog.text and "threads" not in caplog.text
+    assert AdaptiveClassifier.from_run(moved, batch_sizes=5).executor.batch_sizes == {"swift": 5, "super": 5}
+    with pytest.raises(ValueError, match="`batch_sizes` must be among those that were measured"):
+        AdaptiveClassifier.from_run(moved, ms=3.0, batch_sizes=5)
+    with pytest.raises(ValueError, match=r"`ms` must be at least .* ms per row, which the cheapest point costs"):
+        AdaptiveClassifier.from_run(moved, ms=0.01)
+
+
+def test_tunes_its_batch_sizes_once(run: Path, tmp_path: Path) -> None:
+    classifier = AdaptiveClassifier.from_run(run, threshold=0.5, score="softmax")
+    found = classifier.tune(small.texts(16), tmp_path)
+    assert set(found) == {"swift", "super"} and all(1 <= size <= 16 for size in found.values())
+    assert classifier.executor.batch_sizes == found
+    assert len(list(tmp_path.rglob("*.json"))) == 2
+    assert AdaptiveClassifier.from_run(run, threshold=0.5, score="softmax").tune(small.texts(16), tmp_path) == found
 
 
 def test_refuses_what_is_no_run(run: Path, tmp_path: Path) -> None:
