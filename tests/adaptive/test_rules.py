@@ -97,6 +97,18 @@ def test_patience_counts_agreeing_stages() -> None:
         assert events.stages(patience).tolist() == expected
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 0.1, 0.5])
+def test_numbers_agree_if_they_differ_by_less_than_the_tolerance(tolerance: float) -> None:
+    answers = np.random.default_rng(0).integers(0, 9, (40, 6)) / 10  # many differences are exactly the tolerance
+    counts = agreement(answers, tolerance)
+    for row, values in enumerate(answers.tolist()):
+        count = 0
+        for stage in range(6):
+            apart = None if stage == 0 else abs(values[stage] - values[stage - 1])
+            count = count + 1 if apart is not None and (apart < tolerance or apart == 0) else 0
+            assert counts[row, stage] == count
+
+
 def test_agreement_of_numbers_has_a_tolerance() -> None:
     assert agreement(np.array([[1.0, 1.2, 1.3, 2.0]]), tolerance=0.25).tolist() == [[0, 1, 2, 0]]
 
