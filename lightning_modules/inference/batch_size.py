@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from lightning_modules.inference.tokens import Tokeniser, Tokens
 
 SCHEMA = 1
 LARGEST = 1024
+BATCHES = 32  # timed in one turn
+CLEAR = 0.25  # logarithm of a ratio of times that one turn suffices for
 NEAR = 0.98  # of the best throughput: where a smaller batch gives that much, it is taken
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ def best_batch_size(
         tier: on its device, in eval mode.
         rows: real rows, encoded; they bound the batch size.
         cache_dir: where results are kept.
-        repeats: timed passes over the rows at each batch size.
+        repeats: turns of each batch size.
         largest: rows per batch at most.
     """
     device = next(tier.parameters()).device
@@ -60,12 +63,15 @@ def best_batch_size(
         return known
     order = sorted(rows, key=lambda row: len(row.ids))
     tokeniser = Tokeniser(tier)
-    ladder: dict[int, list[Encoding]] = {}
+
+    @cache
+    def batches(size: int) -> list[Encoding]:
+        starts = range(0, len(order), size)
+        some = np.unique(np.linspace(0, len(starts) - 1, BATCHES).round().astype(int))  # of all lengths
+        return [tokeniser.collate(order[starts[i] : starts[i] + size], device) for i in some]
 
     def seconds(size: int) -> float:
-        if size not in ladder:
-            ladder[size] = [tokeniser.collate(order[i : i + size], device) for i in range(0, len(order), size)]
-        return seconds_of(tier, ladder[size])
+        return seconds_of(tier, batches(size)) / sum(len(batch["input_ids"]) for batch in batches(size))
 
     found = search(seconds, len(order), repeats, largest)
     write_json(path, {"schema": SCHEMA, **about, "best": found.best, "throughput": found.throughput})
@@ -77,23 +83,25 @@ def search(seconds: Callable[[int], float], rows: int, repeats: int = 3, largest
     """Double the batch size until throughput falls twice in a row, or memory ends.
 
     Each size takes turns with the best so far, so that both meet the same moments of the machine; the ratio of the
-    medians decides.
+    medians decides. Where one turn is clear, it is the only one.
 
     Args:
-        seconds: time of one pass over all rows in batches of a size; raises where memory does not suffice.
+        seconds: time per row in batches of a size; raises where memory does not suffice.
         rows: how many there are; no batch is larger.
-        repeats: timed passes of each size.
+        repeats: turns of each size.
         largest: rows per batch at most.
 
     Raises:
         ValueError: not even one row fits in memory.
     """
-    pace: dict[int, float] = {}  # seconds per pass
+    pace: dict[int, float] = {}  # seconds per row
     best, size, worse = 0, 1, 0
     while size <= min(largest, max(rows, 1)) and worse < 2:
         try:
             seconds(size)  # warms up: kernels are made for each new shape
-            turns = [(seconds(best) if best else 1.0, seconds(size)) for _ in range(repeats)]
+            turns: list[tuple[float, float]] = []
+            while len(turns) < repeats and not (turns and best and abs(np.log(turns[0][1] / turns[0][0])) > CLEAR):
+                turns.append((seconds(best) if best else 1.0, seconds(size)))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -108,7 +116,7 @@ def search(seconds: Callable[[int], float], rows: int, repeats: int = 3, largest
         size *= 2
     fastest = min(pace.values())
     chosen = min(size for size, value in pace.items() if fastest / value >= NEAR)
-    return BatchSizes(chosen, {size: rows / value for size, value in pace.items()})
+    return BatchSizes(chosen, {size: 1 / value for size, value in pace.items()})
 
 
 def seconds_of(tier: Tier, batches: Sequence[Encoding]) -> float:

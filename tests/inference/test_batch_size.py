@@ -1,0 +1,116 @@
+"""The search for the best batch size, on made-up clocks, and its cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_modules.inference import batch_size
+from lightning_modules.inference.batch_size import best_batch_size, search
+from lightning_modules.inference.tokens import Tokeniser
+from tests.inference import small
+
+
+def clock(per_row: dict[int, float], asked: list[int] | None = None) -> Callable[[int], float]:
+    def seconds(size: int) -> float:
+        if asked is not None:
+            asked.append(size)
+        return per_row[size]
+
+    return seconds
+
+
+def test_doubles_until_throughput_falls_twice() -> None:
+    asked: list[int] = []
+    found = search(clock({1: 1.0, 2: 0.6, 4: 0.4, 8: 0.45, 16: 0.6, 32: 0.1}, asked), rows=500)
+    assert found.best == 4 and not found.cached
+    assert found.throughput == pytest.approx({1: 1, 2: 1 / 0.6, 4: 2.5, 8: 1 / 0.45, 16: 1 / 0.6})
+    assert max(asked) == 16
+
+
+def test_one_bad_moment_does_not_end_the_search() -> None:
+    assert search(clock({1: 1.0, 2: 1.2, 4: 0.4, 8: 0.5, 16: 0.6}), rows=500).best == 4
+
+
+def test_of_nearly_equal_sizes_the_smaller_is_taken() -> None:
+    assert search(clock({1: 1.0, 2: 0.50, 4: 0.495, 8: 0.6, 16: 0.7}), rows=500).best == 2
+
+
+def test_sizes_are_compared_in_turns() -> None:
+    """The machine gets slower all the time; only what is measured beside it tells."""
+    slower = [1.0]
+
+    def seconds(size: int) -> float:
+        slower[0] *= 1.5
+        return slower[0] / size
+
+    assert search(seconds, rows=64).best == 64
+
+
+def test_no_batch_is_larger_than_the_rows_or_the_limit() -> None:
+    asked: list[int] = []
+    search(clock({size: 1 / size for size in (1, 2, 4, 8)}, asked), rows=11)
+    assert max(asked) == 8
+    assert search(clock({size: 1 / size for size in (1, 2, 4)}), rows=100, largest=4).best == 4
+
+
+def test_memory_ends_the_search_upwards() -> None:
+    def seconds(size: int) -> float:
+        if size > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1 / size
+
+    assert search(seconds, rows=100).best == 4
+
+    def never(size: int) -> float:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    with pytest.raises(ValueError, match="one row alone does not fit in memory"):
+        search(never, rows=100)
+
+    def broken(size: int) -> float:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        search(broken, rows=100)
+
+
+def test_what_was_found_is_kept_for_this_machine_and_tier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tier = small.plain_tier("swift")
+    rows = Tokeniser(tier)(small.texts(40))
+    shapes: list[tuple[int, ...]] = []
+
+    def seconds_of(tier: object, batches: list[dict[str, torch.Tensor]]) -> float:
+        shapes.extend(tuple(batch["input_ids"].shape) for batch in batches)
+        size = len(batches[0]["input_ids"])
+        return {1: 4, 2: 3, 4: 2, 8: 1}.get(size, 2) * sum(len(batch["input_ids"]) for batch in batches)
+
+    monkeypatch.setattr(batch_size, "seconds_of", seconds_of)
+    first = best_batch_size(tier, rows, tmp_path)
+    assert first.best == 8 and not first.cached
+    assert {size for size, _ in shapes} >= {1, 2, 4, 8}
+    widths, lengths = {width for size, width in shapes if size == 1}, {len(row.ids) for row in rows}
+    assert len(widths) > 8 and (min(widths), max(widths)) == (min(lengths), max(lengths))  # of the whole range
+    shapes.clear()
+    assert best_batch_size(tier, rows, tmp_path) == batch_size.BatchSizes(8, first.throughput, cached=True)
+    assert not shapes
+    (file,) = (tmp_path / "batch-sizes").iterdir()
+    content = json.loads(file.read_text())
+    assert content["machine"]["threads"] == torch.get_num_threads() and content["tier"] == tier.fingerprint
+    with torch.no_grad():
+        next(tier.model.parameters()).add_(1)
+    assert not best_batch_size(tier, rows, tmp_path).cached  # another tier
+    for path in (tmp_path / "batch-sizes").iterdir():
+        path.write_text("{")
+    assert not best_batch_size(tier, rows, tmp_path).cached  # unreadable: searched again
+
+
+def test_a_real_pass_is_timed() -> None:
+    tier = small.plain_tier("swift")
+    tokeniser = Tokeniser(tier)
+    batch = tokeniser.collate(tokeniser(small.texts(4)))
+    assert batch_size.seconds_of(tier, [batch, batch]) > 0
