@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,24 +10,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_modules.models.slender_masks import has_masks
-
-ARGUMENTS = "compression|heads|intermediate|embedding_rank|rank|start|stop|prunings|window"
-
-
-@contextmanager
-def as_typed() -> Iterator[None]:
-    """Let errors inside call the arguments as the command line does.
-
-    >>> with as_typed():
-    ...     raise ValueError("`heads` must be at least 1, but got 0.")
-    Traceback (most recent call last):
-    ValueError: `slenderise.heads` must be at least 1, but got 0.
-    """
-    try:
-        yield
-    except ValueError as error:
-        text = re.sub(rf"`({ARGUMENTS})`", r"`slenderise.\1`", str(error))
-        raise ValueError(text.replace("slenderise.rank", "slenderise.embedding_rank")) from error
 
 
 def check_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

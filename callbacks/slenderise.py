@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from callbacks.resume import gather
-from callbacks.slender_resume import as_typed, check_weights, compare, start_choosing, sums_of
+from callbacks.slender_resume import check_weights, compare, start_choosing, sums_of
+from callbacks.slender_settings import as_typed, check_settings, model_of
 from lightning_modules.losses import task_loss
-from lightning_modules.models.multi_exit import MultiExitForSequenceClassification
 from lightning_modules.models.slender_embeddings import factorise
 from lightning_modules.models.slender_importance import HeadWeights, TaylorImportance, Variant, choose
 from lightning_modules.models.slender_masks import attach_masks, masks, set_masks
@@ -23,7 +23,6 @@ from lightning_modules.models.slender_structures import Kind, structures
 from lightning_modules.training import training_steps
 
 KINDS: tuple[Kind, Kind] = ("heads", "neurons")
-TARGETS = ("compression", "heads", "intermediate", "embedding_rank")
 
 
 class Slenderise(Callback):
@@ -77,7 +76,8 @@ class Slenderise(Callback):
         sizes = {"heads": heads, "intermediate": intermediate, "embedding_rank": embedding_rank}
         plan: dict[str, Any] = {"start": start, "stop": stop, "prunings": prunings, "course": course, "window": window}
         plan |= {"scope": scope, "exits": exits, "variant": variant, "head_weights": head_weights}
-        check_settings(sizes, compression, plan)
+        defaults = {name: parameter.default for name, parameter in signature(Slenderise).parameters.items()}
+        check_settings(sizes, compression, plan, defaults)
         self.sizes, self.compression = tuple(sizes.values()), compression
         self.start, self.stop, self.prunings, self.course = start, stop, prunings, course
         self.window, self.scope, self.exits = window, scope, exits
@@ -291,39 +291,3 @@ class Slenderise(Callback):
         self.done = state["done"]
         sums, self._importance.batches = sums_of(state, trainer.global_rank, trainer.world_size)
         self._importance.sums = [value.to(self._importance.sums[0].device) for value in sums]
-
-
-def check_settings(sizes: dict[str, int | None], compression: float | None, plan: dict[str, Any]) -> None:
-    """Raise a ValueError where sizes, compression and schedule do not go together."""
-    given = [f"`slenderise.{name}` {value}" for name, value in sizes.items() if value is not None]
-    if compression is not None and given:
-        raise ValueError(
-            f"`slenderise.compression` sets the sizes itself, but {' and '.join(given)} came with it; set one of them "
-            "to null."
-        )
-    if compression is None and not given:
-        defaults = {name: parameter.default for name, parameter in signature(Slenderise).parameters.items()}
-        for name, value in plan.items():
-            if value != defaults[name]:
-                raise ValueError(
-                    f"`slenderise.{name}` {value} needs a target, but there is none; give `slenderise.compression`, or "
-                    "at least one of `slenderise.heads`, `slenderise.intermediate` and `slenderise.embedding_rank`."
-                )
-    for name in ("prunings", "window"):
-        if plan[name] < 1:
-            raise ValueError(f"`slenderise.{name}` must be at least 1, but got {plan[name]}.")
-
-
-def model_of(module: LightningModule) -> Any:
-    """The multi-exit model that a module trains.
-
-    Raises:
-        ValueError: the module trains none; a stock model of other widths could be saved, but not loaded again.
-    """
-    model: Any = getattr(getattr(module, "tier", None), "model", None)
-    if not isinstance(model, MultiExitForSequenceClassification):
-        raise ValueError(
-            f"`model` must train a multi-exit model to make it slender, but {type(module).__name__} trains "
-            f"{type(model).__name__}; take MultiExit, with the last layer as its only exit if need be."
-        )
-    return model

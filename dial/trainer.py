@@ -23,7 +23,7 @@ import callbacks
 import datamodules  # noqa: F401  (what is imported, YAML can name without a dotted path)
 import lightning_modules
 from callbacks.resume import LAST
-from callbacks.slenderise import TARGETS
+from callbacks.slender_settings import TARGETS
 from callbacks.tier_export import is_finished, is_partial
 from dial.parsing import one_line, typed_arguments
 from dial.processes import failing_together

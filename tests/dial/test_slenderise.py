@@ -13,6 +13,7 @@ from lightning_modules.adaptive.table import StageTable
 from lightning_modules.models import MultiExitForSequenceClassification
 from lightning_modules.models.slender_embeddings import FactorisedEmbedding
 from tests.dial.conftest import QUIET
+from tests.dial.real_commands import facts, succeed, witness
 
 SIZES = ("compression=null", "heads=2", "intermediate=8", "embedding_rank=5", "prunings=4", "window=5")
 LAYERS, WORDS = 3, 25
@@ -156,6 +157,25 @@ def test_killed_in_the_middle_of_the_schedule_it_ends_bit_equal(tmp_path, slende
             assert torch.equal(value, again["state_dict"][name]), (i, name)
         cut = load_file(tmp_path / f"{i}/tier/model.safetensors")
         assert all(torch.equal(value, cut[name]) for name, value in tier.items())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)  # a real command of two processes, each of which imports everything
+def test_two_processes_cut_the_same(assistant, process_arguments, tmp_path) -> None:
+    models = (f"--model.path={assistant}", f"--model.teacher={assistant}", "--model.max_length=32")
+    sizes = [f"--slenderise.{size}" for size in (*SIZES, "prunings=2")]
+    succeed(
+        *("fit", "--config=configs/model/slenderise.yaml", *process_arguments, *models, *sizes),
+        *("--data.batch_size=4", "--trainer.max_epochs=2", "--trainer.devices=2", f"--run={tmp_path}/run"),
+        witness(tmp_path / "run"),
+    )
+    ranks = facts(tmp_path / "run")
+    assert len(ranks) == 2 and ranks[0]["world_size"] == 2 and ranks[0]["seen"]["train"] != ranks[1]["seen"]["train"]
+    assert ranks[0]["weights"] == ranks[1]["weights"]  # a digest of weights and masks
+    card = json.loads((tmp_path / "run/tier/card.json").read_text())
+    assert card["parameters"] == numbers(tmp_path / "run/tier") == card["compression"]["parameters"]["all"]["after"]
+    model = MultiExitForSequenceClassification.from_pretrained(tmp_path / "run/tier")
+    assert model.config.heads == [2] * LAYERS and model.config.intermediate == [8] * LAYERS
 
 
 def test_no_other_configuration_can_lose_it(dial, slender_arguments, tmp_path) -> None:
