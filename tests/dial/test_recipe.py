@@ -256,7 +256,7 @@ def test_cost_eff_from_end_to_end(tiny_bert, tmp_path) -> None:
     quiet = ("--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false")
     arguments = [
         *("recipe", "configs/recipe/cost_eff.yaml", f"--encoder={tiny_bert}", "--compression=1.3", *epochs),
-        *("--data", "GradedSentimentDataModule", *rows, "--trainer.accelerator=cpu", *quiet),
+        *("--data", "GradedSentimentDataModule", *rows, "--trainer.accelerator=cpu", *quiet, "--sweep.bootstrap=100"),
     ]
 
     def dial(run: Path, kill: Path | None = None) -> str:
