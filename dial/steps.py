@@ -76,12 +76,19 @@ def run_step(step: Step, root: Path | None = None) -> None:
     start = time.monotonic()
     # The command holds the lock of `alone` open too, should this process be killed and the command live on.
     done = subprocess.run([*PROGRAMS[step.command[0]], *step.command[1:]], cwd=root, check=False, close_fds=False)
-    if done.returncode or not ((root or Path()) / step.result).is_file():
-        left = "" if done.returncode else f" and left no {step.result}"
+    if done.returncode or not is_complete((root or Path()) / step.result):
+        left = "" if done.returncode else f" and left no finished {step.result}"
         raise ValueError(
             f"step {step.name} ended with code {done.returncode}{left}; started again, it goes on from here."
         )
     print(f"# {step.name}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
+
+
+def is_complete(result: Path) -> bool:
+    """Whether a result is there, and is not that of a fit which ran out of time."""
+    if not result.is_file():
+        return False
+    return result.name != "card.json" or bool(json.loads(result.read_text() or "{}").get("finished", True))
 
 
 def run_steps(steps: Sequence[Step], run: Path) -> None:
@@ -121,7 +128,7 @@ def pending(steps: Sequence[Step], done: Mapping[str, str]) -> list[Step]:
     todo: list[Step] = []
     missing: list[Step] = []
     for step in steps:
-        there = Path(step.result).is_file()
+        there = is_complete(Path(step.result))
         if there and step.name in done and done[step.name] != str(step):
             raise ValueError(
                 f"`--run` holds step {step.name} of another command: {difference(done[step.name], str(step))}; name "

@@ -102,10 +102,21 @@ def test_a_failed_step_is_where_it_goes_on(recipe, monkeypatch, capfd) -> None:
     monkeypatch.setenv("STUB_CODE", "0")
     code, seen = recipe(*COMMON)
     assert code == 2 and len(seen) == 1
-    assert "step second ended with code 0 and left no runs/x/second/tier/card.json" in capfd.readouterr().err
+    assert "step second ended with code 0 and left no finished runs/x/second/tier/card.json" in capfd.readouterr().err
     monkeypatch.delenv("STUB_STOP")
     code, seen = recipe(*COMMON)
     assert code == 0 and [words[-1] for words in seen] == ["runs/x/second", "runs/x/third"]
+
+
+def test_a_fit_that_ran_out_of_time_is_not_done(recipe, capfd) -> None:
+    recipe(*COMMON)
+    for step in ("second", "third"):
+        Path(f"runs/x/{step}").rename(f"runs/x/{step}-elsewhere")
+    Path("runs/x/first/tier/card.json").write_text('{"finished": false}')
+    code, seen = recipe(*COMMON)  # the stand-in writes an empty card
+    assert code == 0 and len(seen) == 3
+    Path("runs/x/first/tier/card.json").write_text('{"finished": true}')
+    assert recipe(*COMMON) == (0, [])
 
 
 def test_what_was_made_by_hand_is_checked_by_its_command(recipe) -> None:
