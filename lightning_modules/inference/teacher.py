@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from lightning_modules.adaptive.files import atomic_write
 from lightning_modules.inference.tier import Tier
 
 TELL_EVERY = 30.0  # seconds
@@ -65,17 +65,20 @@ def teacher_logits(
     if not there:
         folder.parent.mkdir(parents=True, exist_ok=True)
         batches = told(loader, len(ids) // world_size) if rank == 0 else loader
-        _write_part(_part(folder, rank), *_compute(tier, batches, torch.device(device)))
+        found, logits = _compute(tier, batches, torch.device(device))
+        with atomic_write(_part(folder, rank, world_size)) as temporary:
+            np.savez(temporary, sample_id=found, logits=logits)
     barrier()
     if rank == 0 and not folder.is_dir():
-        _join(folder, [_part(folder, r) for r in range(world_size)], ids, about)
+        _join(folder, [_part(folder, r, world_size) for r in range(world_size)], ids, about)
     barrier()
-    _part(folder, rank).unlink(missing_ok=True)
+    _part(folder, rank, world_size).unlink(missing_ok=True)
     return np.load(folder / "sample_id.npy", mmap_mode="r"), np.load(folder / "logits.npy", mmap_mode="r")
 
 
-def _part(folder: Path, rank: int) -> Path:
-    return folder.with_name(f"{folder.name}.part{rank}.npz")
+def _part(folder: Path, rank: int, world_size: int) -> Path:
+    # Another run with as many processes writes the same rows there; one with more or fewer must not.
+    return folder.with_name(f"{folder.name}.part{rank}of{world_size}.npz")
 
 
 def told(loader: Iterable[Mapping[str, Any]], rows: int) -> Iterator[Mapping[str, Any]]:
@@ -111,18 +114,6 @@ def _compute(tier: Tier, loader: Iterable[Mapping[str, Any]], device: torch.devi
     finally:
         tier.train(training).to(home)
     return np.concatenate(ids), np.concatenate(logits)
-
-
-def _write_part(path: Path, ids: np.ndarray, logits: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, sample_id=ids, logits=logits)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _join(folder: Path, parts: list[Path], ids: np.ndarray, about: dict[str, Any]) -> None:

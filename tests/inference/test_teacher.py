@@ -118,6 +118,28 @@ def test_ranks_share_the_rows(world_size: int, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1  # no parts left
 
 
+def test_a_run_of_other_processes_at_the_same_time_does_no_harm(teacher: Tier, tmp_path: Path) -> None:
+    """Rank 0 of two writes its half, and is killed, while a single process is about to put its own part together."""
+    passed = 0
+
+    def killed() -> None:
+        nonlocal passed
+        passed += 1
+        if passed == 2:
+            raise KeyboardInterrupt
+
+    def meanwhile() -> None:
+        if len(list(tmp_path.iterdir())) == 1 and not passed:
+            with pytest.raises(KeyboardInterrupt):
+                teacher_logits(
+                    make_teacher(), Loader(make_teacher(), 0, 2), IDS, "rows", tmp_path, world_size=2, barrier=killed
+                )
+
+    _, logits = teacher_logits(teacher, Loader(teacher), IDS, "rows", tmp_path, barrier=meanwhile)
+    assert passed == 2
+    np.testing.assert_allclose(logits, one_by_one(teacher), atol=1e-6)
+
+
 def test_only_the_rows_asked_for_are_kept(teacher: Tier, tmp_path: Path) -> None:
     ids, logits = teacher_logits(teacher, Loader(teacher), IDS[[7, 2]], "rows", tmp_path)
     assert ids.tolist() == IDS[[2, 7]].tolist()
