@@ -19,6 +19,8 @@ HALF = 127
 """Integers reach from -127 to 127, so that zero is exact and signs are alike."""
 OFFSET = 128
 """oneDNN is fast with unsigned activations: integers are shifted up by this, and it takes that off the sums."""
+FLIP = torch.tensor(OFFSET, dtype=torch.uint8)
+ZERO = torch.zeros(1, dtype=torch.long)
 
 
 class Int8Linear(nn.Module):
@@ -98,8 +100,8 @@ def multiply(values: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
         packed: int8 weights ``(N, K)`` as ``onednn::qlinear_prepack`` lays them out.
         scale: float32 ``(N,)``.
     """
-    shifted = values.view(torch.uint8) ^ OFFSET  # two's complement: flipping the highest bit adds 128
-    weights = packed, scale, torch.zeros(1, dtype=torch.long)
+    shifted = values.view(torch.uint8) ^ FLIP  # two's complement: flipping the highest bit adds 128
+    weights = packed, scale, ZERO
     after: tuple[Any, ...] = (None, 1.0, 0, torch.float32, "none", [], "")  # no bias, float32 out, nothing behind it
     outputs: Tensor = torch.ops.onednn.qlinear_pointwise(shifted, 1.0, OFFSET, *weights, *after)
     return outputs
