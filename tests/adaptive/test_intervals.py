@@ -37,6 +37,17 @@ def test_rows_of_a_group_are_drawn_together():
     assert (weights[[0, 1, 3]].sum(axis=0) == 3).all()
 
 
+def test_bootstrap_draws_the_rows_of_the_tables_groups_together():
+    table = logits_table(80, seed=3, splits=("test",))
+    right = (table.predictions[:, -1] == table.label).astype(float)
+    pairs = dataclasses.replace(table, group=np.argsort(np.argsort(right)) // 40)  # the worst half, the best half
+    means = [right[pairs.group == half].mean() for half in ("0", "1")]
+    got = bootstrap(pairs, METRICS["accuracy"], {}, {}, resamples=60, seed=2).quality["super"]
+    assert set(got.round(9)) == {round((a + b) / 2, 9) for a in means for b in means}
+    alone = bootstrap(table, METRICS["accuracy"], {}, {}, resamples=60, seed=2).quality["super"]
+    assert len(set(alone.round(9))) > 3
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "f1", "mcc"])
 @pytest.mark.parametrize("strengths", [(1.0, 2.5), (0.8, 1.5, 2.5)])
 def test_bootstrap_equals_recomputing_everything_on_repeated_rows(metric, strengths):
