@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.inference.decision import Course
+from lightning_modules.inference.multi_exit_tier import MultiExitTier
 from lightning_modules.inference.tier import Encoding, GoOn, Tier
 
 Policy = Literal["always", "measured"]
@@ -52,7 +53,11 @@ class Compaction:
         def ask(exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None) -> Tensor:
             return course(offset + exit_index, rows, outputs, decisions)
 
-        return ask
+        def ask_or_none(exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None) -> Tensor | None:
+            going = course.decide(offset + exit_index, rows.cpu().numpy(), outputs, decisions)
+            return None if going.all() else torch.from_numpy(going).to(rows.device)
+
+        return ask_or_none if isinstance(self.tier, MultiExitTier) else ask
 
 
 class MeasuredCompaction(Compaction):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import torch
@@ -84,7 +85,10 @@ class Decision:
         if self.score == "random":
             return routing.random_score(ids, stage, self.seed)
         if self.score in routing.SCORES:
-            return routing.compute(self.score, outputs, self.temperatures[stage])
+            temperature = self.temperatures[stage]
+            if temperature == 1:  # what `compute` does, without its checks, which take longer than that for one row
+                return routing.SCORES[self.score](outputs.T.astype(np.float64), np)
+            return routing.compute(self.score, outputs, temperature)
         if not decisions or self.score not in decisions:
             raise ValueError(
                 f"`score` must be one that stage {self.stages[stage]} has, but it does not give {self.score!r}; "
@@ -103,7 +107,7 @@ class Decision:
 
 
 class Course:
-    """One batch on its way through the stages: asked after each, it remembers where each row is and what it said.
+    """One batch on its way through the stages: asked after each, it remembers where each row stopped and what it said.
 
     Args:
         decision: the rule.
@@ -111,9 +115,9 @@ class Course:
         counts: predictions and agreements so far, each ``(B,)``.
 
     Attributes:
-        stage: ``(B,)`` the latest stage of each row, -1 before the first.
-        score: ``(B,)`` the score there.
-        going: ``(B,)`` whether it goes on from there.
+        stage: ``(B,)`` where each row stopped, -1 for those that go on.
+        score: ``(B,)`` the score there, NaN for those that go on.
+        going: ``(B,)`` which those are.
         counts: the latest predictions and how many stages in a row have repeated them, each ``(B,)``.
     """
 
@@ -140,32 +144,48 @@ class Course:
         Raises:
             ValueError: an output is not finite.
         """
-        taken, logits = rows.cpu().numpy(), outputs.detach().cpu().numpy()
-        if not np.isfinite(logits).all():
-            broken = self.ids[taken[~np.isfinite(logits).all(axis=1)]][0]
-            raise ValueError(
-                f"`{self.decision.stages[stage]}` must give finite outputs, but it does not for row {broken}; "
-                "check its weights, or load it in float32."
-            )
+        return torch.from_numpy(self.decide(stage, rows.cpu().numpy(), outputs, decisions)).to(rows.device)
+
+    def decide(
+        self, stage: int, rows: np.ndarray, outputs: Tensor, decisions: Mapping[str, Tensor] | None = None
+    ) -> np.ndarray:
+        """What a call gives, in numpy. At batch size 1 every operation here shows in the time of a row."""
+        decision, logits = self.decision, outputs.detach().cpu().numpy()
+        if not isfinite(logits.sum()):
+            self._check_finite(stage, rows, logits)
+        last = stage == len(decision.thresholds)
+        if decision.rule == "patience":
+            score = self._agreements(rows, logits)
+        elif last:
+            score = self._last_scores(stage, rows, logits)
+        else:
+            score = decision.scores(stage, self.ids[rows], logits, decisions)
+        # As in the table's replay, a row whose score equals the threshold stays.
+        stays = score >= decision.thresholds[stage] if not last else np.ones(len(rows), dtype=bool)
+        if stays.any():
+            self._settle(stage, rows[stays], logits[stays], score[stays])
+        return ~stays
+
+    def _settle(self, stage: int, rows: np.ndarray, logits: np.ndarray, score: np.ndarray) -> None:
+        """These rows stop here."""
         if self._outputs is None:
             self._outputs = np.zeros((len(self.ids), logits.shape[1]), dtype=np.float32)
-        score = self._agreements(taken, logits) if self.decision.rule == "patience" else None
-        if score is None:
-            score = self._scores(stage, taken, logits, decisions)
-        last = stage == len(self.decision.stages) - 1
-        # As in the table's replay, a row whose score equals the threshold stays.
-        going = np.zeros(len(taken), dtype=bool) if last else ~(score >= self.decision.thresholds[stage])
-        self._outputs[taken], self.stage[taken], self.score[taken], self.going[taken] = logits, stage, score, going
-        return torch.from_numpy(going).to(rows.device)
+        self._outputs[rows], self.stage[rows], self.score[rows], self.going[rows] = logits, stage, score, False
 
-    def _scores(
-        self, stage: int, rows: np.ndarray, logits: np.ndarray, decisions: Mapping[str, Tensor] | None
-    ) -> np.ndarray:
-        if stage == len(self.decision.stages) - 1:  # decides nothing, so that a tier may lack the score there
-            known = self.decision.score in routing.SCORES and logits.shape[1] > 1
-            if not known and self.decision.score != "random":
-                return np.full(len(rows), np.nan)
-        return self.decision.scores(stage, self.ids[rows], logits, decisions)
+    def _check_finite(self, stage: int, rows: np.ndarray, logits: np.ndarray) -> None:
+        broken = rows[~np.isfinite(logits).all(axis=1)]
+        if len(broken):
+            raise ValueError(
+                f"`{self.decision.stages[stage]}` must give finite outputs, but it does not for row "
+                f"{self.ids[broken[0]]}; check its weights, or load it in float32."
+            )
+
+    def _last_scores(self, stage: int, rows: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """Of the last stage, which decides nothing, so that a tier may lack the score there."""
+        known = self.decision.score in routing.SCORES and logits.shape[1] > 1
+        if not known and self.decision.score != "random":
+            return np.full(len(rows), np.nan)
+        return self.decision.scores(stage, self.ids[rows], logits)
 
     def _agreements(self, rows: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """Count how often in a row each row's answer was repeated; a first answer repeats nothing."""
@@ -174,15 +194,15 @@ class Course:
         apart = np.abs(prediction - previous[rows])  # NaN before the first answer, which agrees with nothing
         repeated[rows] = np.where((apart < self.decision.tolerance) | (apart == 0), repeated[rows] + 1, 0)
         previous[rows] = prediction
-        return repeated[rows].copy()
+        return repeated[rows]
 
     @property
     def outputs(self) -> np.ndarray:
-        """The latest logits of each row, ``(B, C)`` float32."""
+        """The logits of each row where it stopped, ``(B, C)`` float32."""
         return np.zeros((len(self.ids), 1), dtype=np.float32) if self._outputs is None else self._outputs
 
     def answers(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Predictions and their probabilities, each ``(R,)``, at the stages where the rows are.
+        """Predictions and their probabilities, each ``(R,)``, at the stages where the rows stopped.
 
         A class and its probability at the stage's temperature; for regression the value, and NaN.
         """

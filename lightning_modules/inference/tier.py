@@ -17,7 +17,8 @@ from lightning_modules.inference.views import View
 from lightning_modules.models import BiLSTMConfig, build_word_tokenizer, copy_word_vectors, read_word_vectors
 
 Encoding = dict[str, Tensor]
-GoOn = Callable[..., Tensor]  # (exit or stage, rows, outputs), and where asked for decisions, to a bool for each row
+# (exit or stage, rows, outputs), and where asked for decisions, to a bool for each row; None where a tier admits it.
+GoOn = Callable[..., Any]
 
 
 class Tier(nn.Module):

@@ -76,7 +76,7 @@ class ExitHead(nn.Module):
                 token = self.norm(token)
             if self.dense is not None:
                 token = torch.tanh(self.dense(token))
-            logits: Tensor = self.linear(self.dropout(token))
+            logits: Tensor = self.linear(self.dropout(token) if self.training else token)
             return logits
 
     def linears(self) -> list[nn.Linear]:
@@ -112,7 +112,8 @@ class CertaintyHead(nn.Module):
 
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
-    if not torch.amp.is_autocast_available(device):  # meta, where costs are counted
+    # On meta, where costs are counted, there is none; and where it is off, switching it off takes time.
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)
 
@@ -223,9 +224,10 @@ class Stop(Exception):  # noqa: N818  (no error: it unwinds the encoder when no 
 class Visits:
     """Shows ``H_0 ... H_L`` of one pass to ``visit``, and takes rows out of the pass where it says so.
 
-    Hooks before and after each stock layer do it. The encoder still hands the whole batch's mask to every layer;
-    whatever tensor has the batch as its first dimension is cut to the rows that are left. Rotary tensors, of batch 1,
-    stay as they are.
+    Hooks before the first and after each stock layer do it, and once rows have left hooks before the others, too: at
+    batch size 1 they would cost a share of the time that shows. The encoder still hands the whole batch's mask to every
+    layer; whatever tensor has the batch as its first dimension is cut to the rows that are left. Rotary tensors, of
+    batch 1, stay as they are.
 
     Args:
         layers: the encoder's layers.
@@ -237,37 +239,33 @@ class Visits:
     def __init__(self, layers: Sequence[nn.Module], size: int, visit: Visit) -> None:
         self.layers, self.size, self.visit = layers, size, visit
         self.rows: Tensor | None = None  # None: the whole batch
+        self._handles: list[Any] = []
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Hooks are there within this context, which also catches the :class:`Stop` of an empty batch."""
-        handles = []
-        for index, layer in enumerate(self.layers):
-            handles.append(layer.register_forward_pre_hook(self._before(index), with_kwargs=True))
-            handles.append(layer.register_forward_hook(self._after(index)))
+        self._handles = [self.layers[0].register_forward_pre_hook(self._first, with_kwargs=True)]
+        self._handles += [layer.register_forward_hook(self._after(index)) for index, layer in enumerate(self.layers)]
         try:
             yield
         except Stop:
             pass
         finally:
-            for handle in handles:
+            for handle in self._handles:
                 handle.remove()
 
-    def _before(self, index: int) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if index == 0:
-                hidden = args[0] if args else kwargs["hidden_states"]
-                if hidden.shape[0] != self.size:
-                    raise ValueError(
-                        f"`encoder` must have the batch as the first dimension of its hidden states, but "
-                        f"{type(module).__name__} got {tuple(hidden.shape)} for {self.size} rows; take another encoder."
-                    )
-                self.visit(0, hidden)
-            if self.rows is None:
-                return None
-            return take(args, self.size, self.rows), take(kwargs, self.size, self.rows)
+    def _first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if hidden.shape[0] != self.size:
+            raise ValueError(
+                f"`encoder` must have the batch as the first dimension of its hidden states, but "
+                f"{type(module).__name__} got {tuple(hidden.shape)} for {self.size} rows; take another encoder."
+            )
+        self.visit(0, hidden)
 
-        return hook
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert self.rows is not None
+        return take(args, self.size, self.rows), take(kwargs, self.size, self.rows)
 
     def _after(self, index: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
@@ -275,10 +273,13 @@ class Visits:
             keep = self.visit(index + 1, hidden)
             if keep is None or bool(keep.all()):
                 return None
+            first = self.rows is None
             rows = torch.arange(self.size, device=hidden.device) if self.rows is None else self.rows
             self.rows = rows[keep]
             if len(self.rows) == 0:
                 raise Stop
+            for layer in self.layers[index + 1 :] if first else ():
+                self._handles.append(layer.register_forward_pre_hook(self._before, with_kwargs=True))
             return take(output, len(rows), keep)
 
         return hook

@@ -33,7 +33,7 @@ from lightning_modules.models.exits import (
 )
 from lightning_modules.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
 
-GoOn = Callable[..., Tensor]  # (exit, rows, logits) or (exit, rows, logits, certainty) to a bool for each row
+GoOn = Callable[..., Tensor | None]  # (exit, rows, logits) or (..., certainty) to a bool for each row; None: all go on
 
 
 @dataclass
@@ -162,7 +162,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         Args:
             encoding: the arguments of :meth:`forward`, tensors ``(B, T)``.
             go_on: gets the exit's index, the rows ``(R,)`` that reached it and their logits ``(R, C)``; returns a bool
-                ``(R,)``. It is asked after the last exit too.
+                ``(R,)``, or None for all. It is asked after the last exit too.
             certainty: give ``go_on`` a fourth argument: how far the exit is to be trusted, ``(R,)`` before the sigmoid.
         """
         exit_of = {layer: index for index, layer in enumerate(self.exits)}
@@ -178,9 +178,12 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             left = mask if mask is None or len(rows) == len(mask) else mask[rows]
             head, token = self.heads[index], pool(hidden, left, self.config.pooling)
             more = (self.certainty(token, head.norm),) if certainty and self.certainty is not None else ()
-            keep = go_on(index, rows, head(token), *more).to(device=rows.device, dtype=torch.bool)
-            # Nothing follows the last exit: the encoder need not finish.
-            keep = keep & (layer < self.exits[-1])
+            keep = go_on(index, rows, head(token), *more)
+            if layer == self.exits[-1]:  # nothing follows: the encoder need not finish
+                return torch.zeros_like(rows, dtype=torch.bool)
+            if keep is None:
+                return None
+            keep = keep.to(device=rows.device, dtype=torch.bool)
             rows = rows[keep]
             return keep
 

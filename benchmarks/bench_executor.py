@@ -1,0 +1,265 @@
+"""The executor against its ideals: exits in batches of 32, exits one row at a time, and a cascade.
+
+1. Exits in batches: at least 85 % of the ideal, which is the sum over layers of the rows alive times that layer's time
+   per row in a full batch of 32.
+2. One row at a time: at most 10 % (MiniLM-L6; 5 % at BERT-base size) above the stock encoder cut at the layer where
+   the row leaves, with one classifier.
+3. A cascade at its batch sizes: at least 90 % of the ideal, which is the shares and each tier's own best throughput.
+
+What is compared takes turns, batch by batch or row by row. Without folders tiers have random weights at the width of
+MiniLM-L6 (--base: of BERT-base); thresholds are quantiles that leave the given shares of rows alive. Nothing is
+tokenised on the clock. Every ratio is given on the wall and in processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import torch
+from measure import Turns, clocks, machine  # type: ignore[import-not-found]  # the script's folder is on the path
+from transformers import AutoModel, BertConfig
+
+from lightning_modules.adaptive import scores as routing
+from lightning_modules.inference.decision import Decision
+from lightning_modules.inference.executor import Executor
+from lightning_modules.inference.multi_exit_tier import MultiExitTier
+from lightning_modules.inference.queues import Row
+from lightning_modules.inference.staged import StagedModel
+from lightning_modules.inference.tier import Tier
+from lightning_modules.inference.tiers import build_tier, load_tier
+from lightning_modules.inference.tokens import Tokeniser, Tokens
+from lightning_modules.inference.views import View
+from lightning_modules.models import MultiExitConfig, MultiExitForSequenceClassification
+from lightning_modules.models.exits import Visits
+
+LABELS = ["negative", "positive"]
+SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+ALIVE = (0.85, 0.7, 0.6, 0.5, 0.4)  # share of rows that go on after each exit, spread over the depth
+
+
+def texts(rows: int, seed: int = 0) -> list[str]:
+    """Random words: 3 to 60 of them, 22 on average, as long as the sentences of SST-2's test rows."""
+    rng = np.random.default_rng(seed)
+    counts = np.clip(rng.lognormal(2.95, 0.5, rows).round(), 3, 60).astype(int)
+    return [" ".join(f"w{word}" for word in rng.integers(0, 9000, count)) for count in counts]
+
+
+def word_tier(name: str, config: dict[str, Any]) -> Tier:
+    """An untrained tier with a word-level tokenizer of 9,000 words."""
+    tier = build_tier({"vocab_size": 10_000, **config}, "words", LABELS, max_length=128, name=name)
+    tier.fit_tokenizer(lambda: (f"w{i}" for i in range(9000)))
+    return tier.eval()
+
+
+def with_exits(sizes: dict[str, int], like: Tier) -> MultiExitTier:
+    """A multi-exit encoder of random weights, an exit after each layer."""
+    encoder = BertConfig(**sizes, vocab_size=10_000, initializer_range=0.1).to_dict()
+    config = MultiExitConfig(encoder=encoder, exits=list(range(1, sizes["num_hidden_layers"] + 1)), num_labels=2)
+    model = MultiExitForSequenceClassification(config)
+    return MultiExitTier("exits", View(path="exits"), model, like.tokenizer, 128, LABELS).eval()
+
+
+def thresholds(network: StagedModel, rows: Sequence[Tokens], alive: Sequence[float]) -> Decision:
+    """A decision by softmax that leaves the given shares of rows alive after each stage."""
+    (tier,) = network.tiers
+    tokeniser = Tokeniser(tier)
+    with torch.inference_mode():
+        parts = [tier(tokeniser.collate(rows[i : i + 32])) for i in range(0, len(rows), 32)]
+    scores = routing.compute("softmax", torch.cat(parts)).numpy()
+    going, found = np.ones(len(rows), dtype=bool), []
+    for stage, share in enumerate(alive):
+        own = np.sort(scores[going, stage])
+        keep = min(round(share * len(rows)), len(own))
+        found.append(float(own[keep - 1] + 1e-9) if keep else -np.inf)
+        going &= scores[:, stage] < found[-1]
+    return Decision(tuple(s.name for s in network.stages), "per_stage", "softmax", tuple(found))
+
+
+def spread(depth: int) -> list[float]:
+    """Shares alive after each exit but the last."""
+    return np.interp(np.linspace(0, 1, depth - 1), np.linspace(0, 1, len(ALIVE)), ALIVE).tolist()
+
+
+class LayerClock:
+    """Seconds of the embeddings and of each layer in a full pass."""
+
+    def __init__(self, tier: MultiExitTier) -> None:
+        self.tier, self.layers = tier, list(tier.model.layers)
+
+    def __call__(self, encoding: dict[str, torch.Tensor]) -> np.ndarray:
+        """Seconds ``(2, 1 + L)`` on the wall and of the processor."""
+        marks = [clocks()]
+
+        def visit(layer: int, hidden: torch.Tensor) -> None:
+            marks.append(clocks())
+
+        with torch.inference_mode(), Visits(self.layers, len(encoding["input_ids"]), visit)():
+            self.tier.model.encoder(**encoding)
+        return np.diff(np.array(marks).T, axis=1)
+
+
+def bench_batches(tier: MultiExitTier, decision: Decision, units: list[str], size: int, warm_up: int = 4) -> None:
+    """Target 1."""
+    executor = Executor(StagedModel([tier]), decision, size)
+    tokens = sorted(Tokeniser(tier)(units), key=lambda row: len(row.ids))
+    batches = [tokens[i : i + size] for i in range(0, len(tokens) - size + 1, size)]
+    order, timer = np.random.default_rng(0).permutation(len(batches)), LayerClock(tier)
+    ideal, spent = [], []
+    for index in order:
+        rows = [Row(i, i, "", {tier.encoding_key: row}) for i, row in enumerate(batches[index])]
+        layers = timer(executor._tokenisers[0].collate(batches[index]))
+        start = clocks()
+        course = executor._run(0, rows)
+        spent.append([b - a for a, b in zip(start, clocks(), strict=True)])
+        alive = np.array([size, *((course.stage >= layer).sum() for layer in range(len(tier.exits)))])
+        ideal.append((layers * alive / size).sum(axis=1))
+    report(f"exits, batches of {size}", np.array(ideal)[warm_up:], np.array(spent)[warm_up:], 0.85)
+
+
+def report(what: str, ideal: np.ndarray, spent: np.ndarray, target: float) -> None:
+    """Ideal over spent of the sums, with intervals; ``(N, 2)``."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, len(spent), (2000, len(spent)))
+    for column, clock in enumerate(("wall", "processor")):
+        ratio = ideal[:, column].sum() / spent[:, column].sum()
+        again = ideal[drawn, column].sum(axis=1) / spent[drawn, column].sum(axis=1)
+        low, high = np.quantile(again, [0.025, 0.975])
+        print(f"{what}, {clock} time: {ratio:.1%} [{low:.1%}, {high:.1%}] of the ideal; target {target:.0%}")
+
+
+class Plain(torch.nn.Module):
+    """A stock encoder and one linear layer on its first token."""
+
+    def __init__(self, tier: MultiExitTier, layers: int) -> None:
+        super().__init__()
+        own = tier.model.config.encoder_config()
+        own.num_hidden_layers = layers
+        self.encoder = AutoModel.from_config(own, add_pooling_layer=False)
+        self.encoder.load_state_dict(tier.model.encoder.state_dict(), strict=False)
+        self.linear: Any = tier.model.heads[layers - 1].linear
+
+    def forward(self, **encoding: torch.Tensor) -> torch.Tensor:
+        """Logits ``(B, C)``."""
+        logits: torch.Tensor = self.linear(self.encoder(**encoding).last_hidden_state[:, 0])
+        return logits
+
+
+def bench_single(tier: MultiExitTier, units: list[str], target: float) -> None:
+    """Target 2, at three depths."""
+    depth = len(tier.exits)
+    for layer in sorted({2, depth // 2, depth}):
+        bounds = tuple(-np.inf if k + 1 >= layer else np.inf for k in range(depth - 1))
+        network = StagedModel([tier])
+        decision = Decision(tuple(s.name for s in network.stages), "per_stage", "softmax", bounds)
+        executor, plain = Executor(network, decision, 1), Plain(tier, layer).eval()
+        tokens = Tokeniser(tier)(units)
+        taken: list[Tokens] = []
+
+        def bare(plain: Plain = plain, taken: list[Tokens] = taken, collate: Any = executor._tokenisers[0]) -> None:
+            with torch.inference_mode():
+                plain(**collate.collate([taken[-1]])).numpy().argmax()
+
+        turns = Turns(bare, warm_up=10)
+        for row in tokens:
+            taken.append(row)
+            course = executor._run(0, [Row(0, 0, "", {tier.encoding_key: row})])
+            turns.step()
+        assert course.stage[0] == layer - 1
+        print(turns.report(f"one row to exit {layer} of {depth}", target))
+
+
+def bench_cascade(tiers: list[Tier], units: list[str], sizes: dict[str, int], share: float, repeats: int) -> None:
+    """Target 3."""
+    network = StagedModel(tiers)
+    tokens = {tier.name: Tokeniser(tier)(units) for tier in tiers}
+    position = {unit: i for i, unit in enumerate(units)}
+    first = tiers[0]
+    with torch.inference_mode():
+        collate = Tokeniser(first).collate
+        parts = [first(collate(tokens[first.name][i : i + 32]))[:, 0] for i in range(0, len(units), 32)]
+    scores = routing.compute("softmax", torch.cat(parts)).numpy()
+    bound = float(np.quantile(scores, share)) + 1e-9
+    decision = Decision(tuple(s.name for s in network.stages), "threshold", "softmax", (bound,))
+    ideal, spent = [], []
+    for repeat in range(repeats + 1):
+        executor = Executor(network, decision, sizes)
+        for tokeniser, tier in zip(executor._tokenisers, tiers, strict=True):
+            cached = tokens[tier.name]
+            tokeniser._fast = lambda some, cached=cached: [cached[position[unit]] for unit in some]  # type: ignore
+        alone = {tier.name: pace(tier, tokens[tier.name], sizes[tier.name]) for tier in tiers}
+        start = clocks()
+        answers = list(executor.run(units))
+        spent.append([b - a for a, b in zip(start, clocks(), strict=True)])
+        deferred = sum(answer.stage > 0 for answer in answers)
+        ideal.append(alone[tiers[0].name] * len(units) + alone[tiers[1].name] * deferred)
+        if not repeat:
+            print(f"{deferred / len(units):.0%} of {len(units):,} rows go on; batch sizes {sizes}")
+    report("cascade", np.array(ideal)[1:], np.array(spent)[1:], 0.90)
+
+
+def pace(tier: Tier, rows: Sequence[Tokens], size: int) -> np.ndarray:
+    """Seconds per row ``(2,)`` of a tier alone, rows grouped by length."""
+    order = sorted(rows, key=lambda row: len(row.ids))
+    batches = [Tokeniser(tier).collate(order[i : i + size]) for i in range(0, len(order), size)]
+    start = clocks()
+    with torch.inference_mode():
+        for batch in batches:
+            tier(batch).numpy()
+    return np.array([b - a for a, b in zip(start, clocks(), strict=True)]) / len(rows)
+
+
+def main() -> None:
+    """Run all three, or those asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=("batches", "single", "cascade"))
+    parser.add_argument("--exits", help="folder of a multi-exit tier")
+    parser.add_argument("--tiers", nargs=2, help="folders of a Swift and a Super")
+    parser.add_argument("--texts", help="file with real texts, one a line")
+    parser.add_argument("--alive", type=float, nargs="+", help="share of rows that go on after each exit but the last")
+    parser.add_argument("--share", type=float, default=0.4, help="of rows that the Swift passes on")
+    parser.add_argument("--batch-sizes", type=int, nargs=2, default=[64, 32])
+    parser.add_argument("--rows", type=int, default=1500)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--base", action="store_true", help="exits at the size of BERT-base")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    print(machine())
+    wanted = options.only or ["batches", "single", "cascade"]
+    units = texts(options.rows)
+    if options.texts:
+        with open(options.texts, encoding="utf-8") as file:  # noqa: PTH123
+            units = [line.rstrip("\n") for line in file][: options.rows]
+    words = word_tier("words", {"model_type": "bilstm"})
+    if {"batches", "single"} & set(wanted):
+        sizes = BASE if options.base else SIZES
+        tier: Any = load_tier(options.exits, "exits", LABELS).eval() if options.exits else with_exits(sizes, words)
+        tokens = Tokeniser(tier)(units)
+        if "batches" in wanted:
+            decision = thresholds(StagedModel([tier]), tokens, options.alive or spread(len(tier.exits)))
+            bench_batches(tier, decision, units, 32)
+        if "single" in wanted:
+            bench_single(tier, units[: max(60, options.rows // 10)], 1.05 if options.base else 1.10)
+    if "cascade" in wanted:
+        if options.tiers:
+            tiers = [
+                load_tier(path, name, LABELS).eval()
+                for path, name in zip(options.tiers, ("swift", "super"), strict=True)
+            ]
+        else:
+            tiers = [word_tier("swift", {"model_type": "bilstm"}), word_tier("super", {"model_type": "bert", **SIZES})]
+        names = ("swift", "super")
+        bench_cascade(tiers, units, dict(zip(names, options.batch_sizes, strict=True)), options.share, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
