@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from argparse import ArgumentError
 from pathlib import Path
@@ -73,6 +75,15 @@ class Claim(Callback):
         self._claim(trainer)
 
 
+class Terminable(Callback):
+    """Lets SIGTERM end a command that trains nothing: Lightning's handler only acts at the end of a training step."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Replace the handler that Lightning has set by now."""
+        if stage != "fit" and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 class DialCLI(LightningCLI):
     """One trainer for every method. What must always be there is an argument group, so that no list can drop it."""
 
@@ -120,7 +131,7 @@ class DialCLI(LightningCLI):
             known = check_run_folder(run, command, dumped)
             if known and command == "fit" and is_finished(run / "tier"):
                 raise Finished(f"{run} holds the finished run of this configuration; remove it to train again")
-            self.trainer_defaults["callbacks"] = [Claim(run, command, dumped)]
+            self.trainer_defaults["callbacks"] = [Claim(run, command, dumped), Terminable()]
         for key, value in (("trainer.default_root_dir", run), ("checkpoint.dirpath", run / "checkpoints")):
             if config.get(key) not in (None, str(value)):
                 raise ValueError(f"`--{key}` must be left out, as `--run` {run} sets it, but got {config.get(key)}.")
@@ -254,8 +265,9 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message="The dirpath has changed from.*")
     warnings.filterwarnings("ignore", message="Found .* in eval mode at the start of training.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: (
-            not re.search(r"litlogger|litmodels|TPU available|`weights_only` was not set", record.getMessage())
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector"):
+        logging.getLogger(name).addFilter(
+            lambda record: (
+                not re.search(r"litlogger|litmodels|TPU available|`weights_only` was not set", record.getMessage())
+            )
         )
-    )
