@@ -78,7 +78,7 @@ def test_a_trial_run_is_marked(run_test, tiers) -> None:
 
 def test_refusals_before_any_model_runs(run_test, tiers, tmp_path) -> None:
     single = Classifier(path=tiers[0], label_names=LABELS, metrics=["accuracy"])
-    with pytest.raises(ValueError, match="`study.rows` compares stages, but the model has one"):
+    with pytest.raises(ValueError, match=r"`study\.rows` compares stages, but the model has one"):
         run_test(single)
     assert not (tmp_path / "run" / "sweep").exists()
     cascade = Cascade(tiers, label_names=LABELS, metrics=["accuracy"])
