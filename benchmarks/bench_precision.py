@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import Turns, machine
+from measure import Turns, machine  # type: ignore[import-not-found]  # the script's folder is on the path
 from transformers import BertConfig, BertForSequenceClassification
 
 from datamodules import GLUEDataModule
