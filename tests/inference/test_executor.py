@@ -40,9 +40,9 @@ def drawn(network: StagedModel, outputs: np.ndarray, seed: int) -> tuple[Decisio
         scores = small.scores_of(score, outputs, list(temperatures), seed)
         levels = random.uniform(0.2, 0.9, len(names) - 1)
         if rule == "threshold":
-            thresholds = np.full(len(names) - 1, np.quantile(scores[:, :-1], levels[0]) if len(names) > 1 else 0)
+            thresholds = np.full(len(names) - 1, np.quantile(scores[:, :-1], levels[0]) + 1e-4 if len(names) > 1 else 0)
         else:
-            thresholds = np.array([np.quantile(scores[:, s], level) for s, level in enumerate(levels)])
+            thresholds = np.array([np.quantile(scores[:, s], level) + 1e-4 for s, level in enumerate(levels)])
             thresholds[random.integers(len(thresholds))] = random.choice([-np.inf, np.inf])
     decision = Decision(names, rule, score, tuple(thresholds), temperatures, seed)
     stages = replay(scores, thresholds)
