@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from lightning_modules.base import Batch, StagedModule
-from lightning_modules.inference.labels import check_tiers_agree
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.inference.tiers import View, load_tier
 
@@ -52,7 +51,6 @@ class Cascade(StagedModule):
             load_tier(view, name, self.label_names, f"tiers[{i}]")
             for i, (view, name) in enumerate(zip(views, names, strict=True))
         ]
-        check_tiers_agree({tier.name: tier.own_label_names for tier in loaded})
         self.network = StagedModel(loaded)
 
     def setup(self, stage: str) -> None:

@@ -56,12 +56,16 @@ def test_where_the_points_do_not_suffice_the_tolerance_gives_way() -> None:
     assert largest_gap(whole, small) < 0.01
 
 
-def test_steps_at_equal_cost_are_kept() -> None:
+@pytest.mark.parametrize("high", [0.9, 0.1005])
+@pytest.mark.parametrize("rises_from", [2000, 10_000], ids=["then dearer", "all of one cost"])
+def test_steps_at_equal_cost_are_kept(high: float, rises_from: int) -> None:
     whole = curve(random_table(3000, 2, seed=1).with_scores(["softmax"]), "softmax")
-    quality = np.where(np.arange(len(whole)) < 1000, 0.1, 0.9)
-    step = dataclasses.replace(whole, macs=np.full(len(whole), 5.0), quality={"accuracy": quality})
+    quality = np.where(np.arange(len(whole)) < 1000, 0.1, high)
+    step = dataclasses.replace(
+        whole, macs=np.maximum(np.arange(len(whole)), rises_from) + 5.0, quality={"accuracy": quality}
+    )
     small = thin(step, points=500, tolerance=1e-4)
-    assert set(small.quality["accuracy"].tolist()) == {0.1, 0.9}
+    assert set(small.quality["accuracy"].tolist()) == {0.1, high}
     assert largest_gap(step, small) <= 1e-4
 
 

@@ -55,6 +55,19 @@ def test_a_model_that_diverged_is_named_with_the_row(tiny_bert) -> None:
             validate(module, batches(module, torch.zeros(10).long(), torch.arange(10)))
 
 
+def test_a_cascade_is_judged_by_its_last_tier(make_tiny_bert) -> None:
+    tiers = [str(make_tiny_bert(layers=1, seed=seed)) for seed in (1, 5)]
+    module = Cascade(tiers, label_names=NAMES).eval()
+    key = module.network.tiers[0].encoding_key
+    ids = torch.randint(5, 20, (12, 6))
+    encodings = {key: {"input_ids": ids, "attention_mask": torch.ones_like(ids)}}
+    with torch.no_grad():
+        first, last = (module(encodings)[:, stage].argmax(dim=-1) for stage in (0, -1))
+        logged = validate(module, [{"sample_id": torch.arange(12), "label": last, "encodings": encodings}])
+    assert (first != last).any()
+    assert logged["validation/accuracy"] == 1.0
+
+
 def test_rows_have_lengths_per_tier(make_tiny_bert) -> None:
     tiers = [{"path": str(make_tiny_bert(layers=1)), "max_length": 8}, str(make_tiny_bert(layers=2))]
     module = Cascade(tiers, names=["small", "large"], label_names=NAMES).eval()

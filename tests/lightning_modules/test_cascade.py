@@ -37,5 +37,13 @@ def test_it_is_not_trained(folder) -> None:
         Cascade([folder] * 2, label_names=NAMES).setup("fit")
 
 
+def test_tiers_that_contradict_each_other_are_refused(folder, make_tiny_bert) -> None:
+    """The data's names say nothing, so each tier alone would be taken in the data's order."""
+    other = str(make_tiny_bert(layers=1, labels=("positive", "negative")))
+    with pytest.raises(ValueError, match="`tiers` must mean the same classes, but swift has negative, positive"):
+        Cascade([folder, other], label_names=["0", "1"])
+    Cascade([folder, folder], label_names=["0", "1"])
+
+
 def test_thresholds_are_no_hyperparameters(folder) -> None:
     assert set(Cascade([folder] * 2, label_names=NAMES).hparams) == {"tiers", "names", "label_names", "metrics"}
