@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,55 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_modules.adaptive.calibration import Chooser, OperatingPoint, crossfit
 from lightning_modules.adaptive.metrics import evaluate
 from lightning_modules.adaptive.paths import quality_at
+from lightning_modules.adaptive.study_points import Point, exits_score
+from lightning_modules.adaptive.study_times import Times, latency, ratio, spread, stage_times, taken_times, timed_table
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.thinning import thin
 from lightning_modules.adaptive.tradeoff import curve
 
-Float = NDArray[np.float64]
-RESAMPLES = 1000
-QUANTILES = (0.5, 0.95, 0.99)
 DRAWN = 200  # points of a curve
-
-
-@dataclass(frozen=True)
-class Times:
-    """Measured times of one model over the sampled rows, in milliseconds.
-
-    Attributes:
-        rows: ``(R, N, E)`` of each repetition and row until the answer of each exit: alone, or its share of its batch.
-        processor: ``(R,)`` of processor time of all rows.
-    """
-
-    rows: Float
-    processor: Float
-
-    def last(self) -> Float:
-        """Until the last exit, ``(R, N)``."""
-        return self.rows[:, :, -1]
-
-
-@dataclass(frozen=True)
-class Point:
-    """An operating point with the stages that it takes.
-
-    Attributes:
-        method: ``cascade``, ``random``, ``oracle`` or ``exits`` (another model with exits, such as DeeBERT).
-        reading: ``expected``, chosen on calibration rows, or ``in_sample``, on the reported ones, as the papers do.
-        target: share of the Super's quality.
-        stages: of every reported row ``(M,)``.
-        thresholds: raw, one for each stage but the last; empty for the oracle.
-        reached: whether the rows that it was chosen on reach the target.
-    """
-
-    method: str
-    reading: str
-    target: float
-    stages: NDArray[np.int64]
-    thresholds: tuple[float, ...]
-    reached: bool
 
 
 @dataclass(frozen=True)
@@ -96,129 +55,6 @@ class Measured:
     def super(self) -> str:
         """Name of the last tier."""
         return self.rows.stages[-1].tier
-
-
-def choose_points(
-    rows: StageTable, held_out: StageTable | None, score: str, targets: Sequence[float], folds: int = 5
-) -> list[Point]:
-    """Points of a score, of random routing and of the oracle at each target.
-
-    Args:
-        rows: reported split, with scores.
-        held_out: calibration rows; None to cross-fit on the reported ones.
-        score: decides.
-        targets: shares of the Super's quality.
-        folds: of cross-fitting.
-    """
-    points = []
-    for target in targets:
-        for method, name in (("cascade", score), ("random", "random")):
-            if held_out is not None:
-                chosen = Chooser(held_out, name).expected(target)
-                stages = chosen.stages(rows)
-            else:
-                chosen = Chooser(rows, name).expected(target)
-                stages, _ = crossfit(rows, _expected(name, target), folds)
-            points.append(_point(method, "expected", target, stages, chosen))
-            chosen = Chooser(rows, name).expected(target)
-            points.append(_point(method, "in_sample", target, chosen.stages(rows), chosen))
-        oracle = Chooser(rows, "oracle", "oracle")
-        chosen = oracle.expected(target)
-        stages = oracle.path.events.stages(chosen.thresholds[0])
-        points.append(dataclasses.replace(_point("oracle", "in_sample", target, stages, chosen), thresholds=()))
-    return points
-
-
-def choose_exits(
-    rows: StageTable,
-    held_out: StageTable | None,
-    score: str,
-    targets: Sequence[float],
-    reference: Mapping[str, float],
-) -> list[Point]:
-    """Points of another model with exits at the same qualities as the cascade's.
-
-    Args:
-        rows: that model's reported split.
-        held_out: its calibration rows; None to choose on the reported ones only.
-        score: decides.
-        targets: shares of the cascade's Super's quality.
-        reference: quality of the cascade's Super on ``rows`` and on ``held_out``.
-    """
-    points = []
-    for target in targets:
-        for reading, chosen_on in (("expected", held_out), ("in_sample", rows)):
-            if chosen_on is None:
-                continue
-            chooser = Chooser(chosen_on, score)
-            wanted = target * reference[reading]
-            own = float(chooser.quality[-1])
-            chosen = chooser.expected(wanted / own if own > 0 else float("inf"))
-            reached = bool(chosen.quality >= wanted - 1e-12)
-            found = _point("exits", reading, target, chosen.stages(rows), chosen)
-            points.append(dataclasses.replace(found, reached=reached))
-    return points
-
-
-def _expected(score: str, target: float) -> Any:
-    return lambda table: Chooser(table, score).expected(target)
-
-
-def _point(method: str, reading: str, target: float, stages: Any, chosen: OperatingPoint) -> Point:
-    return Point(method, reading, target, np.asarray(stages, dtype=np.int64), chosen.thresholds, True)
-
-
-def stage_times(table: StageTable, times: Mapping[str, Times]) -> Float:
-    """Milliseconds ``(R, N, S)`` of stopping at each stage: earlier tiers as a whole, and this one to its exit."""
-    columns: list[Float] = []
-    spent: Float | float = 0.0
-    for position, stage in enumerate(table.stages):
-        if position and stage.tier != table.stages[position - 1].tier:
-            spent = columns[-1]
-        columns.append(spent + times[stage.tier].rows[:, :, stage.index])
-    return np.stack(columns, axis=2)
-
-
-def taken_times(times: Float, stages: NDArray[np.int64]) -> Float:
-    """Milliseconds ``(R, N)`` when every row stops at its stage, from ``(R, N, S)`` and ``(N,)``."""
-    return np.take_along_axis(times, stages[None, :, None], axis=2)[:, :, 0]
-
-
-def ratio(reference: Float, cost: Float, seed: int = 0) -> tuple[float, tuple[float, float]]:
-    """Mean time of the reference over mean time, the median over repetitions, with a 95 % interval.
-
-    The interval resamples rows (the same for both) and repetitions.
-
-    Args:
-        reference: ``(R, N)``.
-        cost: ``(R, N)`` in the same repetitions.
-        seed: of the resampling.
-    """
-    repeats, rows = cost.shape
-    random = np.random.default_rng(seed)
-    weights = random.multinomial(rows, np.full(rows, 1 / rows), RESAMPLES).astype(np.float64)
-    ratios = (weights @ reference.T) / (weights @ cost.T)
-    again = random.integers(0, repeats, (RESAMPLES, repeats))
-    drawn = np.median(np.take_along_axis(ratios, again, axis=1), axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(np.median(reference.mean(axis=1) / cost.mean(axis=1))), (float(low), float(high))
-
-
-def spread(values: Any) -> dict[str, float]:
-    """Median over repetitions, with the lowest and the highest.
-
-    Example:
-        >>> spread([3.0, 1.0, 2.0])
-        {'median': 2.0, 'low': 1.0, 'high': 3.0}
-    """
-    values = np.asarray(values, dtype=np.float64)
-    return {"median": float(np.median(values)), "low": float(values.min()), "high": float(values.max())}
-
-
-def latency(milliseconds: Float) -> dict[str, Any]:
-    """Mean and quantiles over rows of times ``(R, N)``, each as the median over repetitions."""
-    found = {"mean": spread(milliseconds.mean(axis=1))}
-    return found | {f"p{100 * q:g}": spread(np.quantile(milliseconds, q, axis=1)) for q in QUANTILES}
 
 
 def analyse(measured: Measured) -> dict[str, Any]:
@@ -343,48 +179,3 @@ def _curves(measured: Measured) -> list[dict[str, Any]]:
             points = {"ms": line.macs[known].tolist(), "quality": quality[known].tolist()}
             found.append({"kind": kind, "method": label, **points})
     return found
-
-
-def timed_table(table: StageTable, sampled: NDArray[np.int64], times: Mapping[str, Times]) -> StageTable:
-    """A table whose costs are milliseconds, medians over repetitions.
-
-    A row that was not timed takes the times of a timed one that is nearest in length.
-
-    Args:
-        table: all rows.
-        sampled: positions of those that were timed.
-        times: of its tiers.
-    """
-    filled = {}
-    for tier in dict.fromkeys(stage.tier for stage in table.stages):
-        median = np.median(times[tier].rows, axis=0, keepdims=True)
-        near = nearest(table.lengths[tier], sampled) if tier in table.lengths else np.arange(len(table)) % len(sampled)
-        near[sampled] = np.arange(len(sampled))
-        filled[tier] = Times(median[:, near], times[tier].processor)
-    milliseconds = stage_times(table, filled)[0]
-    return dataclasses.replace(table, macs=milliseconds, decide_macs=milliseconds)
-
-
-def nearest(lengths: NDArray[np.int64], sampled: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For every row ``(M,)`` which of the sampled ones ``(N,)`` is nearest to it in length.
-
-    Of several at the same distance they take turns, so that no single one stands for many.
-
-    Example:
-        >>> nearest(np.array([3, 9, 4, 3, 8]), np.array([0, 1])).tolist()
-        [0, 1, 0, 0, 1]
-    """
-    order = np.argsort(lengths[sampled], kind="stable")
-    known = lengths[sampled][order]
-    after = np.searchsorted(known, lengths).clip(max=len(known) - 1)
-    before = (after - 1).clip(min=0)
-    closer = np.where(lengths - known[before] <= known[after] - lengths, known[before], known[after])
-    first, count = np.searchsorted(known, closer), np.searchsorted(known, closer, "right")
-    turn = np.arange(len(lengths)) % (count - first)
-    found: NDArray[np.int64] = order[first + turn]
-    return found
-
-
-def exits_score(table: StageTable) -> str:
-    """The score of a model with exits: entropy, as in DeeBERT, where the table has it, else its first."""
-    return "entropy" if "entropy" in table.scores else next(iter(table.scores))

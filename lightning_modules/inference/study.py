@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 
 from lightning_modules.adaptive.paths import quality_at
-from lightning_modules.adaptive.study import Measured, Point, Times, analyse, choose_exits, choose_points, exits_score
+from lightning_modules.adaptive.study import Measured, analyse
+from lightning_modules.adaptive.study_points import Point, choose_exits, choose_points, exits_score
+from lightning_modules.adaptive.study_times import Times
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.times import TimeTable
 from lightning_modules.inference.batch_size import BatchSizes, best_batch_size
 from lightning_modules.inference.decision import Decision
 from lightning_modules.inference.executor import Executor
 from lightning_modules.inference.machine import describe_machine
+from lightning_modules.inference.rivals import rivals
 from lightning_modules.inference.staged import StagedModel
-from lightning_modules.inference.tiers import load_tier
 from lightning_modules.inference.timing import Clocked, Contender, TableTimer, clock
-from lightning_modules.inference.views import View
 
-RIVAL_DTYPES = ("float32", "bfloat16", "int8")
 SEARCHED_ROWS = 256
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,6 @@ class Study:
         self.everything = [units[identity] for identity in self.rows.sample_id.tolist()]
         self.units = [self.everything[i] for i in self.sampled.tolist()]
         self.points = choose_points(self.rows, self.held_out, self.score, settings.targets, settings.folds)
-        self.skipped: dict[str, str] = {}
         self.exits = None if exits is None else (exits[0].eval(), *self._exits_points(exits[1]))
         self.contenders = self._contenders()
         self.times: TimeTable | None = None
@@ -126,23 +125,8 @@ class Study:
     def _contenders(self) -> list[Contender]:
         """The cascade's tiers, the Super's rivals, and the model with exits."""
         made = [Contender(tier.name, tier, self.units) for tier in self.network.tiers]
-        last = self.network.tiers[-1]
-        width = min(self.settings.pad_to, last.max_length)
-        made.append(Contender(f"{last.name}-padded", last, self.units, width))
-        device = next(last.parameters()).device
-        for dtype in RIVAL_DTYPES:
-            if last.view.dtype == dtype:
-                continue
-            view = View.parse(vars(last.view) | {"dtype": dtype}, "study")
-            name = f"{last.name}-{dtype}"
-            try:
-                tier = load_tier(view, name, last.label_names, f"study: {name}").to(device)
-                made.append(Contender(name, tier, self.units))
-                made[-1].time([0])
-            except ValueError as error:
-                self.skipped[name] = str(error)
-                made = [each for each in made if each.name != name]
-                logger.warning("the study goes without %s: %s", name, error)
+        others, self.skipped = rivals(self.network.tiers[-1], self.units, self.settings.pad_to)
+        made += others
         if self.exits is not None:
             (tier,) = self.exits[0].tiers
             made.append(Contender("exits", tier, self.units))

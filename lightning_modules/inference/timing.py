@@ -198,16 +198,14 @@ class TableTimer:
                 found.append(timed_run(tier, self._encoding(tier, size, length)).milliseconds / size)
 
     def table(self) -> TimeTable:
-        """The medians over the rounds so far."""
+        """The means over the rounds so far: what many rows take on the machine as it is, with its slow moments."""
         times = {}
         for tier in self.tiers:
             grid = self._grid[tier.name]
             columns = {
-                size: np.stack([np.median(self._found[tier.name, size, n], axis=0) for n in grid], axis=1)
+                size: np.stack([np.mean(self._found[tier.name, size, n], axis=0) for n in grid], axis=1)
                 for size in self.batch_sizes[tier.name]
             }
-            # Exits come one after the other in each run, so that their medians rise but for rounding.
-            columns = {size: np.maximum.accumulate(values, axis=0) for size, values in columns.items()}
             times[tier.name] = TierTimes(tier.fingerprint, tuple(grid), columns)
         best = {tier.name: self.batch_sizes[tier.name][-1] for tier in self.tiers}
         device = next(self.tiers[0].parameters()).device

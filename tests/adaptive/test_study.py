@@ -9,19 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_modules.adaptive.study import (
-    Measured,
-    Times,
-    analyse,
-    choose_exits,
-    choose_points,
-    nearest,
-    ratio,
-    stage_times,
-    timed_table,
-)
+from lightning_modules.adaptive.study import Measured, analyse
 from lightning_modules.adaptive.study_plot import study_figure
+from lightning_modules.adaptive.study_points import choose_exits, choose_points
 from lightning_modules.adaptive.study_report import render, write_study
+from lightning_modules.adaptive.study_times import Times, nearest, ratio, stage_times, timed_table
 from lightning_modules.adaptive.table import Stage, StageTable
 from tests.adaptive.tables import random_table
 

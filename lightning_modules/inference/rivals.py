@@ -1,0 +1,44 @@
+"""What a cascade has to beat: its Super as the papers run it, and its Super in lower precision."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_modules.inference.tier import Tier
+from lightning_modules.inference.tiers import load_tier
+from lightning_modules.inference.timing import Contender
+from lightning_modules.inference.views import View
+
+DTYPES = ("float32", "bfloat16", "int8")
+logger = logging.getLogger(__name__)
+
+
+def rivals(tier: Tier, units: Sequence[Any], pad_to: int) -> tuple[list[Contender], dict[str, str]]:
+    """The Super padded to its maximum length, called ``<tier>-padded``, and in every other precision.
+
+    Args:
+        tier: the Super, on its device.
+        units: texts or pairs to time on.
+        pad_to: tokens to pad to; no more than the tier keeps.
+
+    Returns:
+        The rivals, and why others could not take part, by name.
+    """
+    made = [Contender(f"{tier.name}-padded", tier, units, min(pad_to, tier.max_length))]
+    missing: dict[str, str] = {}
+    device = next(tier.parameters()).device
+    for dtype in DTYPES:
+        name = f"{tier.name}-{dtype}"
+        if tier.view.dtype == dtype:
+            continue
+        try:
+            view = View.parse(vars(tier.view) | {"dtype": dtype}, name)
+            rival = Contender(name, load_tier(view, name, tier.label_names, name).to(device), units)
+            rival.time([0])  # where a device lacks the precision, it says so here
+            made.append(rival)
+        except ValueError as error:
+            missing[name] = str(error)
+            logger.warning("The study goes without %s: %s", name, error)
+    return made, missing
