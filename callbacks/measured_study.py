@@ -90,7 +90,9 @@ class MeasuredStudy(Callback):
         }
         network = staged(pl_module).network
         study = Study(network, table, split, units, self.settings, data.cache_dir, self._exits(network))
-        results = study.run() | {"partial": is_partial(trainer)}
+        count = len(study.sampled)
+        print(f"study: {count} rows, {self.settings.repeats} repetitions, {len(study.contenders)} models", flush=True)
+        results = study.run(lambda text: print(text, flush=True)) | {"partial": is_partial(trainer)}
         folder = self._folder(trainer)
         assert study.times is not None
         folder.mkdir(parents=True, exist_ok=True)

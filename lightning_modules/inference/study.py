@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,13 +132,17 @@ class Study:
             made.append(Contender("exits", tier, self.units))
         return made
 
-    def run(self) -> dict[str, Any]:
+    def run(self, say: Callable[[str], None] = logger.info) -> dict[str, Any]:
         """Measure everything, ``repeats`` times in turns.
+
+        Args:
+            say: told how far it is, as it takes minutes.
 
         Returns:
             Results as plain values (see :func:`lightning_modules.adaptive.study.analyse`), with machine and settings.
         """
         sizes = self._batch_sizes()
+        say("study: best batch sizes: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
         ones = dict.fromkeys(sizes, 1)
         batches = {"1": ones, "best": sizes}
         points = [p for p in self.points if (p.method, p.reading) == ("cascade", "expected")]
@@ -164,7 +168,7 @@ class Study:
             for index in np.random.default_rng(self.settings.seed + repeat).permutation(len(runs)):
                 self._execute(runs[index])
             timer.round()
-            logger.info("study: repetition %d of %d is done", repeat + 1, self.settings.repeats)
+            say(f"study: repetition {repeat + 1} of {self.settings.repeats} is done")
         self.times = timer.table()
         self._predict(runs)
         measured = self._measured(rounds, runs, sizes)
