@@ -127,7 +127,7 @@ class ThresholdSweep(Callback):
             rows = table.of_split(split)
             for name in module.metric_names:
                 for s, stage in enumerate(table.stages):
-                    value = routing_metric(name, rows, s)
+                    value = evaluate(name, rows.label, rows.predictions[:, s])
                     pl_module.log(
                         f"{split}/{name}/{stage.name}", torch.tensor(value, dtype=torch.float32), sync_dist=True
                     )
@@ -258,11 +258,6 @@ def describe(tier: Any) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in tier.model.parameters()),
         "view": {key: value for key, value in vars(view).items() if value is not None},
     }
-
-
-def routing_metric(name: str, rows: StageTable, stage: int) -> float:
-    """One metric of one stage over the rows of a table."""
-    return evaluate(name, rows.label, rows.predictions[:, stage])
 
 
 def to_numpy(rows: Any) -> Any:

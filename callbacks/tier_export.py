@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
+from lightning_modules.adaptive.files import read_json
 from lightning_modules.inference.counting import tier_costs
 from lightning_modules.inference.tiers import Tier, save_tier
 from lightning_modules.models.slender import compression, cut_in_place
@@ -97,11 +97,11 @@ def in_words(slender: dict[str, Any]) -> str:
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a tier whose training came to its end, and was not stopped by ``trainer.max_time``."""
     card = folder / "card.json"
-    return card.is_file() and bool(json.loads(card.read_text()).get("finished"))
+    return card.is_file() and bool(read_json(card, "run").get("finished"))
 
 
 def is_partial(trainer: Trainer) -> bool:
-    """Whether the trainer leaves rows out of the training, validation or test loop (1 is one batch, 1.0 is all)."""
-    limits = (trainer.limit_train_batches, trainer.limit_val_batches, trainer.limit_test_batches)
+    """Whether the trainer leaves rows out of any of its loops (1 is one batch, 1.0 is all)."""
+    limits = [getattr(trainer, f"limit_{loop}_batches") for loop in ("train", "val", "test", "predict")]
     limited = any(limit != 1.0 or isinstance(limit, int) for limit in limits)
     return bool(trainer.fast_dev_run or trainer.overfit_batches or limited)  # type: ignore[attr-defined]

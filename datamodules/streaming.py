@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +11,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.sources import LONGEST_FIELD
+
 FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".txt": "text",
 }  # fmt: skip
 TEXT_COLUMN = "text"
 BATCH = 1024  # rows of a parquet file that are decoded at a time
-LONGEST_FIELD = min(sys.maxsize, 2**31 - 1)  # the csv module's own limit of 128 KiB is no limit of texts
 
 
 class StreamedRow(NamedTuple):

@@ -263,17 +263,29 @@ def configuration(table: StageTable, settings: SweepSettings) -> str:
         "metrics": table.metrics,
         "stages": [asdict(s) for s in table.stages],
     }
-    identity["rows"] = {split: int((table.split == split).sum()) for split in table.splits}
+    identity["rows"] = {split: rows_fingerprint(table.of_split(split)) for split in table.splits}
     if table.settings.get("tiers"):
         identity["table"] = {key: value for key, value in table.settings.items() if key != "partial"}
     else:
-        digest = hashlib.sha256()
-        for values in (table.label, table.predictions, table.macs, table.macs_reference, *table.scores.values()):
-            digest.update(np.ascontiguousarray(values).tobytes())
-        identity["table"] = digest.hexdigest()
+        contents = (table.label, table.predictions, table.macs, table.macs_reference, *table.scores.values())
+        identity["table"] = fingerprint(*contents)
     if table.settings.get("partial"):
         identity.pop("rows")
     return hashlib.sha256(json.dumps(plain(identity), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def rows_fingerprint(rows: StageTable) -> str:
+    """Hash of which rows there are, whatever their order: several processes may leave another one."""
+    order = np.argsort(rows.sample_id, kind="stable")
+    return fingerprint(rows.sample_id[order].astype(str), rows.label[order])
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """Hash of the contents of arrays."""
+    digest = hashlib.sha256()
+    for values in arrays:
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def check_folder(folder: FilePath, wanted: str, partial: bool) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_modules.adaptive.calibration import Chooser, choose, crossfit
 from lightning_modules.adaptive.costs import CostFunction, ModelCosts
-from lightning_modules.adaptive.report import FILES, SweepSettings, build_report
+from lightning_modules.adaptive.report import FILES, SweepSettings, build_report, configuration
 from lightning_modules.adaptive.rules import replay
 from lightning_modules.adaptive.table import StageTable
 from tests.adaptive.population import logits_table
@@ -139,6 +139,21 @@ def test_folder_with_other_results_is_refused_and_stays_as_it_is(report, table, 
             result.write(tmp_path)
         assert "\n" not in str(caught.value)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_other_rows_of_the_same_number_are_another_configuration(report, table, tmp_path):
+    report.write(tmp_path)
+    before = (tmp_path / "summary.json").read_bytes()
+    other = build_report(dataclasses.replace(table, sample_id=table.sample_id + 100_000), QUICK)
+    with pytest.raises(ValueError, match=r"`out` must be a new folder"):
+        other.write(tmp_path)
+    assert (tmp_path / "summary.json").read_bytes() == before
+
+
+def test_the_order_of_the_rows_is_no_part_of_the_configuration(table):
+    turned = np.arange(len(table.label))[::-1]
+    named = dataclasses.replace(table, settings={**table.settings, "tiers": {"swift": {}, "super": {}}})
+    assert configuration(named, QUICK) == configuration(named.take(turned), QUICK)
 
 
 def test_a_full_disk_leaves_earlier_results_and_no_half_file(report, tmp_path, monkeypatch):

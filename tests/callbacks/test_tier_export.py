@@ -62,6 +62,7 @@ def test_the_best_epoch_is_exported(glue, tiny_bert, tmp_path) -> None:
         ({"limit_val_batches": 1}, True),
         ({"limit_test_batches": 1}, True),
         ({"limit_test_batches": 0.3}, True),
+        ({"limit_predict_batches": 2}, True),
         ({"limit_test_batches": 1.0}, False),
         ({"overfit_batches": 2}, True),
         ({"fast_dev_run": True}, True),
