@@ -5,6 +5,7 @@ fp32 the probabilities of surer rows round to the same value, and softmax, margi
 order them alike.
 """
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -149,6 +150,40 @@ def compute(name: str, logits: Logits, temperature: float = 1.0) -> Logits:
         return SCORES[name](values, xp)
     result = SCORES[name](values / temperature, xp)
     return result * temperature if name == "energy" else result
+
+
+def of_row(name: str, logits: Sequence[float], temperature: float = 1.0) -> float:
+    """What :func:`compute` gives for one row, up to rounding, from plain numbers.
+
+    A row alone is what a server answers; between two layers of an encoder array operations cost more than their sums.
+
+    Args:
+        name: a key of :data:`SCORES`.
+        logits: finite numbers, at least two.
+        temperature: positive.
+
+    Example:
+        >>> of_row("softmax", [0.0, 0.0]), round(of_row("energy", [1.0, 0.0]), 4)
+        (0.5, 1.3133)
+    """
+    values = logits if temperature == 1 else [value / temperature for value in logits]
+    largest = max(values)
+    exponentials = [math.exp(value - largest) for value in values]
+    total = sum(exponentials)
+    if name == "softmax":
+        return 1 / total
+    if name == "energy":
+        return temperature * (largest + math.log(total))
+    if name == "energy_released":
+        return math.log(sum([math.exp(value / total) for value in exponentials]))
+    if name == "margin":
+        second = sorted(values)[-2]
+        return -math.expm1(second - largest) / total
+    if name == "entropy":
+        below = [value - largest for value in values if value < largest]
+        rest = sum([math.exp(value) for value in below]) + (len(values) - len(below) - 1)
+        return sum([value * math.exp(value) for value in below]) / (1 + rest) - math.log1p(rest)
+    return float(compute(name, np.asarray(logits), temperature))
 
 
 def random_score(sample_id: np.ndarray, stage_index: int, seed: int = 0) -> np.ndarray:

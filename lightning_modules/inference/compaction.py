@@ -53,7 +53,13 @@ class Compaction:
         def ask(exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None) -> Tensor:
             return course(offset + exit_index, rows, outputs, decisions)
 
+        alone = len(course.ids) == 1
+
         def ask_or_none(exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None) -> Tensor | None:
+            if alone and decisions is None:
+                return (
+                    None if course.goes_on(offset + exit_index, outputs) else torch.zeros_like(rows, dtype=torch.bool)
+                )
             going = course.decide(offset + exit_index, rows.cpu().numpy(), outputs, decisions)
             return None if going.all() else torch.from_numpy(going).to(rows.device)
 

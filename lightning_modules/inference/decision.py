@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 
 import numpy as np
@@ -62,6 +63,11 @@ class Decision:
                     f"`{name}` must be {wanted} numbers for the stages {', '.join(self.stages)}, "
                     f"but got {list(values)}."
                 )
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether the score is a function of a row's logits alone."""
+        return self.rule != "patience" and self.score in routing.SCORES
 
     @property
     def given_by_tiers(self) -> bool:
@@ -165,6 +171,25 @@ class Course:
         if stays.any():
             self._settle(stage, rows[stays], logits[stays], score[stays])
         return ~stays
+
+    def goes_on(self, stage: int, outputs: Tensor) -> bool:
+        """What :meth:`decide` says of a batch that is one row, in plain numbers.
+
+        Args:
+            stage: its position among all stages.
+            outputs: ``(1, C)`` logits.
+
+        Raises:
+            ValueError: an output is not finite.
+        """
+        decision, row = self.decision, outputs.tolist()[0]
+        if stage == len(decision.thresholds) or not decision.plain or not all(map(isfinite, row)):
+            return bool(self.decide(stage, np.zeros(1, dtype=np.int64), outputs)[0])
+        score = routing.of_row(decision.score, row, decision.temperatures[stage])
+        if not score >= decision.thresholds[stage]:
+            return True
+        self._settle(stage, np.zeros(1, dtype=np.int64), outputs.cpu().numpy(), np.array([score]))
+        return False
 
     def _settle(self, stage: int, rows: np.ndarray, logits: np.ndarray, score: np.ndarray) -> None:
         """These rows stop here."""

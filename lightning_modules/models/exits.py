@@ -67,16 +67,21 @@ class ExitHead(nn.Module):
         self.dense = nn.Linear(hidden_size, hidden_size) if pooler else None
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden_size, outputs)
+        self._plain = norm is None and not pooler
 
     def forward(self, token: Tensor) -> Tensor:
         """Logits ``(B, C)`` from pooled hidden states ``(B, H)``."""
+        linear = self.linear
+        if self._plain and not self.training and token.dtype == linear.weight.dtype and not _autocast(token):
+            # Between the layers of one row each call of a module shows.
+            return nn.functional.linear(token, linear.weight, linear.bias)
         with _without_autocast(token.device.type):
             token = token.to(self.linear.weight.dtype)
             if self.norm is not None:
                 token = self.norm(token)
             if self.dense is not None:
                 token = torch.tanh(self.dense(token))
-            logits: Tensor = self.linear(self.dropout(token) if self.training else token)
+            logits: Tensor = linear(self.dropout(token))
             return logits
 
     def linears(self) -> list[nn.Linear]:
@@ -111,9 +116,14 @@ class CertaintyHead(nn.Module):
             return output[:, 0]
 
 
+def _autocast(tensor: Tensor) -> bool:
+    """Whether operations on a tensor are cast; on meta, where costs are counted, there is no such thing."""
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
-    # On meta, where costs are counted, there is none; and where it is off, switching it off takes time.
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device):  # meta, where costs are counted
         return nullcontext()
     return torch.autocast(device, enabled=False)
 

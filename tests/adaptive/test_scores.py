@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.adaptive.scores import ROUTING_SCORES, SCORES, check_score, compute, random_score
+from lightning_modules.adaptive.scores import ROUTING_SCORES, SCORES, check_score, compute, of_row, random_score
 
 
 def reference(name: str, logits: list[float], temperature: float) -> float:
@@ -141,3 +141,15 @@ def test_bad_arguments() -> None:
         compute("softmax", np.zeros((5, 1)))
     with pytest.raises(ValueError, match=r"one of: energy.*'random'"):
         compute("random", np.zeros((5, 2)))
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_one_row_in_plain_numbers_gives_the_same(name: str, temperature: float, classes: int) -> None:
+    random = np.random.default_rng(0)
+    logits = [random.normal(scale=scale, size=classes) for scale in (0.1, 1, 10, 1e4) for _ in range(20)]
+    logits += [np.zeros(classes), np.full(classes, -1e4), np.eye(classes)[0] * 1e4]
+    for row in logits:
+        expected = compute(name, row, temperature)
+        np.testing.assert_allclose(of_row(name, row.tolist(), temperature), expected, rtol=1e-12, atol=1e-300)
