@@ -261,7 +261,7 @@ def test_the_shipped_recipe_names_files_that_exist() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3000)  # a dozen commands, each of which imports everything
 def test_cost_eff_from_end_to_end(tiny_bert, tmp_path) -> None:
-    """Five steps on the built-in data; killed in the middle of the schedule it goes on, and it ends bit-equal."""
+    """Six steps on the built-in data; killed in the middle of the schedule it goes on, and it ends bit-equal."""
     rows = ("--data.train_rows=320", "--data.calibration_rows=60", "--data.test_rows=60", "--data.batch_size=8")
     epochs = [f"--{name}_epochs=1" for name in ("finetune", "ta", "slenderise", "recover")]
     quiet = ("--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false")
@@ -290,14 +290,15 @@ def test_cost_eff_from_end_to_end(tiny_bert, tmp_path) -> None:
         return output.read_text()
 
     whole = dial(tmp_path / "whole")
-    assert whole.count("\n$ dial ") == 5
+    assert whole.count("\n$ dial ") == 6
     card = json.loads((tmp_path / "whole/recover/tier/card.json").read_text())
     assert card["compression"]["factor"]["all"] >= 1.3
     assert (tmp_path / "whole/test/sweep/curve.csv").is_file()
+    assert (tmp_path / "whole/cascade/sweep/curve.csv").is_file()
     for step in ("ta", "recover"):  # killed once in one step, and once in a later one
         dial(tmp_path / "parts", kill=tmp_path / f"parts/{step}/logs")
     again = dial(tmp_path / "parts")
-    assert again.count("\n$ dial ") == 2 and again.count(": done, see ") == 3
+    assert again.count("\n$ dial ") == 3 and again.count(": done, see ") == 3
     weights = [load_file(tmp_path / run / "recover/tier/model.safetensors") for run in ("whole", "parts")]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
-    assert dial(tmp_path / "parts").count(": done, see ") == 5
+    assert dial(tmp_path / "parts").count(": done, see ") == 6
