@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from lightning_modules.inference.operating_point import OperatingPoint
 
 BATCH = 256  # predictions that are handed to the output at once
-BEST, TUNED_ROWS = "best", 256
+BEST, TUNED_ROWS, EPSILON_ROWS = "best", 256, 64
 JSON_SECONDS, PART_SECONDS = 1.0, 120.0  # between two flushes
 DESCRIPTION = """\
 Answer the texts of a file with the cheapest stage that is sure enough.
@@ -81,6 +82,16 @@ def predict_command(argv: Sequence[str]) -> int:
     """
     options = parser().parse_args(list(argv))
     check_numbers(options)
+    try:
+        with Interrupts() as interrupts:
+            return answer_file(options, interrupts)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def answer_file(options: argparse.Namespace, interrupts: Interrupts) -> int:
+    """Open everything, answer, and say what came of it; returns the exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from datamodules.streaming import TextFile
 
@@ -95,12 +106,13 @@ def predict_command(argv: Sequence[str]) -> int:
     if output.totals.rows:
         print(f"going on after {output.totals.rows:,} rows in {output.path}", file=sys.stderr)
     try:
-        with Interrupts() as interrupts:
-            progress = Progress(options.progress, output)
-            manifest = predict(classifier, source, output, options.on_error, interrupts, progress)
+        progress = Progress(options.progress, output)
+        manifest = predict(
+            classifier, source, output, options.on_error, interrupts, progress, epsilon(classifier, source)
+        )
     except KeyboardInterrupt:
-        print(f"interrupted after {output.totals.rows:,} rows; the same command goes on from there", file=sys.stderr)
-        return 130
+        print(f"{output.totals.rows:,} rows are done", file=sys.stderr)
+        raise
     finally:
         output.close()
     print(summary(manifest, output))
@@ -114,6 +126,7 @@ def predict(
     on_error: str,
     interrupts: Interrupts,
     progress: Callable[[], None] = lambda: None,
+    more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Answer what the output lacks; what was answered is on disk also where this raises.
 
@@ -124,6 +137,7 @@ def predict(
         on_error: ``fail`` or ``skip``, at a row that is no text.
         interrupts: held back while the output is written.
         progress: called after each row.
+        more: for the manifest.
 
     Returns:
         The manifest.
@@ -156,7 +170,7 @@ def predict(
     seconds = time.monotonic() - started
     with interrupts.held():
         about = figures(output, output.totals.rows - first, seconds)
-        return output.finish({"point": classifier.point.to_json(), **about})
+        return output.finish({"point": classifier.point.to_json(), **(more or {}), **about})
 
 
 def tune(classifier: AdaptiveClassifier, source: TextFile) -> None:
@@ -167,6 +181,21 @@ def tune(classifier: AdaptiveClassifier, source: TextFile) -> None:
     if some:
         found = classifier.tune(some, default_cache_dir())
         print("batch sizes: " + ", ".join(f"{name} {size}" for name, size in found.items()), file=sys.stderr)
+
+
+def epsilon(classifier: AdaptiveClassifier, source: TextFile) -> dict[str, Any]:
+    """How far scores depend on the batch where a tier computes in low precision; for the manifest, and said."""
+    low = sorted({tier.view.dtype for tier in classifier.network.tiers} - {"float32"})
+    some = list(islice((row.unit for row in source.rows() if row.unit is not None), EPSILON_ROWS)) if low else []
+    if len(some) < 2 or len(classifier.stages) == 1:
+        return {}
+    found = classifier.epsilon(some)
+    print(
+        f"{', '.join(low)}: a score differs by up to {found.value:.2g} between batches of other rows; "
+        f"{found.inside:.1%} of {found.rows} rows are that near to a threshold",
+        file=sys.stderr,
+    )
+    return {"epsilon": asdict(found)}
 
 
 def units(source: TextFile, output: Output, on_error: str) -> Iterator[tuple[int, Any]]:

@@ -124,7 +124,6 @@ class Course:
         stage: ``(B,)`` where each row stopped, -1 for those that go on.
         score: ``(B,)`` the score there, NaN for those that go on.
         going: ``(B,)`` which those are.
-        counts: the latest predictions and how many stages in a row have repeated them, each ``(B,)``.
     """
 
     def __init__(self, decision: Decision, ids: np.ndarray, counts: tuple[np.ndarray, np.ndarray] | None) -> None:
@@ -133,8 +132,15 @@ class Course:
         self.stage = np.full(rows, -1)
         self.score = np.full(rows, np.nan)
         self.going = np.ones(rows, dtype=bool)
-        self.counts = counts or (np.full(rows, np.nan), np.zeros(rows))
+        self._counts = counts
         self._outputs: np.ndarray | None = None
+
+    @property
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """The latest predictions, and how many stages in a row have repeated them, each ``(B,)``."""
+        if self._counts is None:
+            self._counts = np.full(len(self.ids), np.nan), np.zeros(len(self.ids))
+        return self._counts
 
     def __call__(
         self, stage: int, rows: Tensor, outputs: Tensor, decisions: Mapping[str, Tensor] | None = None

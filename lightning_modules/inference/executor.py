@@ -292,7 +292,8 @@ class Executor:
             going = [rows[i] for i in leaving.tolist()]
             for row, i in zip(going, leaving, strict=True):
                 row.spent = float(macs[i])
-                row.previous, row.agreements = float(course.counts[0][i]), float(course.counts[1][i])
+                if self.decision.rule == "patience":
+                    row.previous, row.agreements = float(course.counts[0][i]), float(course.counts[1][i])
             queues[index + 1].add(going)
 
 

@@ -23,6 +23,7 @@ import dial
 from dial import AdaptiveClassifier, predict
 from dial.records import JsonLines
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.inference import load_tier
 from tests.conftest import ROOT
 from tests.inference import small
 from tests.inference.run_folder import make_run
@@ -211,7 +212,8 @@ def test_keeps_what_was_answered_when_it_ends_early(
     assert code == (130 if kind is KeyboardInterrupt else 2)
     assert len(lines(tmp_path / "out.jsonl")) == row
     if kind is KeyboardInterrupt:
-        assert f"interrupted after {row} rows; the same command goes on" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert f"{row} rows are done" in message and "interrupted; the same command goes on from there" in message
     assert command(source, tmp_path / "out.jsonl") == 0
     assert [line["row"] for line in lines(tmp_path / "out.jsonl")] == list(range(60))
 
@@ -383,6 +385,29 @@ def test_bad_arguments_end_in_one_line(
     rule = more if "--budget" in more else None
     assert message in error_of(command(source, tmp_path / "out.jsonl", *([] if rule else more), rule=rule), capsys)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_says_how_far_low_precision_depends_on_the_batch(
+    run: Path, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", small.texts(20))
+    assert command(source, tmp_path / "out.jsonl") == 0
+    assert "between batches" not in capsys.readouterr().err
+    point = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["point"]
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    path = moved / "sweep" / "summary.json"
+    summary = json.loads(path.read_text())
+    view = {"path": str(run.parent / "tiers" / "super"), "dtype": "bfloat16"}
+    known = summary["table"]["tiers"]["super"]
+    known["view"] = view
+    known["fingerprint"] = point["tiers"]["super"] = load_tier(view, "super", small.CLASSES).fingerprint
+    path.write_text(json.dumps(summary))
+    (tmp_path / "point.json").write_text(json.dumps(point))
+    arguments = ["--out", str(tmp_path / "low.jsonl"), "--point", str(tmp_path / "point.json")]
+    assert dial.main(["predict", str(moved), str(source), *arguments]) == 0
+    assert "bfloat16: a score differs by up to" in capsys.readouterr().err
+    assert json.loads((tmp_path / "low.jsonl.manifest.json").read_text())["epsilon"]["rows"] == 20
 
 
 def test_batch_sizes_change_no_answer(command: Command, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import torch
 from lightning_modules.adaptive.costs import CostFunction, ModelCosts
 from lightning_modules.adaptive.macs import count_macs
 from lightning_modules.adaptive.rules import agreement, replay
-from lightning_modules.inference import StagedModel
-from lightning_modules.inference.decision import Decision
+from lightning_modules.inference import StagedModel, build_tier
+from lightning_modules.inference.decision import Decision, replayed
 from lightning_modules.inference.executor import CHUNK, Answer, Executor
 from lightning_modules.inference.row_costs import RowCosts
 from lightning_modules.inference.tokens import Tokeniser
@@ -315,3 +315,52 @@ def test_a_run_that_is_given_up_stops_reading() -> None:
     assert all(b.id == a.id + 1 for a, b in pairwise(first))
     torch.ones(100, 100) @ torch.ones(100, 100)
     assert read == seen
+
+
+def test_a_regression_is_routed_by_chance_or_by_agreement() -> None:
+    torch.manual_seed(0)
+    tiers = []
+    for name, layers in (("swift", 1), ("middle", 1), ("super", 2)):
+        config = {"model_type": "bert", "vocab_size": 30, "num_hidden_layers": layers, **small.BERT}
+        tier = build_tier(config, "words", [], max_length=16, name=name)
+        tier.fit_tokenizer(lambda: iter(small.WORDS))
+        tiers.append(tier.eval())
+    network, units = StagedModel(tiers), small.texts(40)
+    outputs = small.outputs_one_by_one(network, units)
+    names = tuple(stage.name for stage in network.stages)
+    apart = float(np.median(np.abs(outputs[:, 1, 0] - outputs[:, 0, 0]))) + 1e-4
+    for decision in (
+        Decision(names, "threshold", "random", (0.5, 0.5), seed=3),
+        Decision(names, "patience", "patience", (1.0, 1.0), tolerance=apart),
+    ):
+        scores = small.scores_of("random", outputs, [1.0] * 3, seed=3)
+        expected = replayed(decision, scores, outputs[..., 0].astype(np.float64))
+        assert len(np.unique(expected)) >= 2
+        answers = list(Executor(network, decision, 7).run(units))
+        np.testing.assert_array_equal([a.stage for a in answers], expected)
+        values = outputs[np.arange(40), expected, 0]
+        np.testing.assert_allclose([a.prediction for a in answers], values, atol=1e-5)
+        assert np.isnan([a.probability for a in answers]).all()
+
+
+def test_a_certainty_that_the_model_learnt_decides() -> None:
+    torch.manual_seed(0)
+    tier = small.exits_tier("encoder", small.plain_tier("base"))
+    tier.model.add_certainty()
+    with torch.no_grad():
+        tier.model.certainty.linear.weight.normal_(std=1.0)
+    network, units = StagedModel([tier]), small.texts(40)
+    tokeniser = Tokeniser(tier)
+    with torch.no_grad():
+        scores = np.concatenate([tier.decide(tokeniser.collate([row]))[1]["learned"] for row in tokeniser(units)])
+    thresholds = tuple(float(value) + 1e-4 for value in np.quantile(scores[:, :2], 0.6, axis=0))
+    decision = Decision(tuple(s.name for s in network.stages), "per_stage", "learned", thresholds)
+    expected = replay(scores, np.array(thresholds))
+    assert len(np.unique(expected)) == 3
+    for size in (1, 9):
+        answers = list(Executor(network, decision, size).run(units))
+        np.testing.assert_array_equal([a.stage for a in answers], expected)
+        stopped = expected < 2
+        np.testing.assert_allclose(
+            np.array([a.score for a in answers])[stopped], scores[np.arange(40), expected][stopped], atol=1e-5
+        )
