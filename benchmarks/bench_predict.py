@@ -30,8 +30,9 @@ from measure import clocks, machine, write_texts  # type: ignore[import-not-foun
 from datamodules.streaming import TextFile
 from dial import AdaptiveClassifier
 from dial import main as dial
-from dial.predict import Interrupts, predict
-from dial.records import JsonLines
+from dial.interrupts import Interrupts
+from dial.predict import predict
+from dial.record_files import JsonLines
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.inference.tiers import build_tier, save_tier
 

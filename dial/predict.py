@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from lightning_modules.adaptive.commands import Parser
+from dial.interrupts import Interrupts, Progress
+from dial.predict_options import BEST, check_numbers, load, parser
 
 if TYPE_CHECKING:
     from datamodules.streaming import TextFile
@@ -26,52 +23,8 @@ if TYPE_CHECKING:
     from lightning_modules.inference.operating_point import OperatingPoint
 
 BATCH = 256  # predictions that are handed to the output at once
-BEST, TUNED_ROWS, EPSILON_ROWS = "best", 256, 64
+TUNED_ROWS, EPSILON_ROWS = 256, 64
 JSON_SECONDS, PART_SECONDS = 1.0, 120.0  # between two flushes
-DESCRIPTION = """\
-Answer the texts of a file with the cheapest stage that is sure enough.
-
-RUN is a folder that `dial test` left; its operating points, or its calibration rows, say what "sure enough" means:
-give --target, --threshold, --budget, --ms or --point. A killed or interrupted command goes on when it is started again.
-"""
-
-
-def parser() -> Parser:
-    """Arguments of `dial predict RUN INPUT`."""
-    made = Parser(
-        prog="dial predict RUN INPUT", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.usage = "dial predict RUN INPUT --out FILE.jsonl|FOLDER [options]"
-    made.add_argument("run", metavar="RUN", help="folder that `dial test` left")
-    made.add_argument(
-        "input", metavar="INPUT", help="file of texts: .csv, .tsv, .jsonl, .parquet, or .txt (one a line)"
-    )
-    made.add_argument("--out", required=True, help="FILE.jsonl, or a folder for parquet parts and a manifest")
-    made.add_argument("--columns", nargs="+", help="column of the text, or of both texts; default: text")
-    made.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="at a row that is no text")
-    rule = made.add_argument_group("what to stop by (default: --target 0.99)")
-    rule.add_argument("--target", type=float, help="share of the Super's quality to keep")
-    rule.add_argument("--reading", default="expected", help="of the target: expected, confident or per_stage")
-    rule.add_argument("--threshold", type=float, nargs="+", help="of --score, for all stages or one each")
-    rule.add_argument("--budget", help="mean cost per row: MACs such as 2e9, or FLOPs such as 4e9flop")
-    rule.add_argument("--ms", type=float, help="mean milliseconds per row, where `dial test --study.rows` measured")
-    rule.add_argument("--point", help="JSON file of an operating point, or the manifest of an earlier prediction")
-    rule.add_argument("--score", help="what decides (softmax, energy, ...); default: the best on the calibration rows")
-    rule.add_argument("--rule", choices=("threshold", "patience"), default="threshold")
-    rule.add_argument("--split", help="reported split whose points to read, where there are several")
-    how = made.add_argument_group("how to run")
-    how.add_argument("--tiers", nargs="+", default=[], metavar="NAME=FOLDER", help="tiers that have moved")
-    how.add_argument(
-        *("--batch-size",), nargs="+", default=[], metavar="N|NAME=N|best",
-        help="rows per batch, of all or a tier; best: searched for once on this machine; default: the best where "
-        "`dial test --study.rows` measured it, else 32",
-    )  # fmt: skip
-    how.add_argument("--max-pending", type=int, default=8192, help="rows under way at most")
-    how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
-    how.add_argument("--threads", type=int, help="of torch on a CPU; default: torch's own choice")
-    how.add_argument("--part-rows", type=int, default=50_000, help="rows of a parquet part at most")
-    how.add_argument("--progress", type=float, default=10.0, help="seconds between two lines of progress; 0: none")
-    return made
 
 
 def predict_command(argv: Sequence[str]) -> int:
@@ -145,7 +98,7 @@ def predict(
     Raises:
         ValueError: a row that is no text, with ``fail``.
     """
-    from dial.records import JsonLines
+    from dial.record_files import JsonLines
 
     pause = JSON_SECONDS if isinstance(output, JsonLines) else PART_SECONDS
     started, flushed, first = time.monotonic(), time.monotonic(), output.totals.rows
@@ -250,35 +203,10 @@ def summary(manifest: dict[str, Any], output: Output) -> str:
     return "\n".join(lines)
 
 
-class Progress:
-    """A line on stderr now and then: rows, speed, share of each stage, saving so far.
-
-    Args:
-        every: seconds; 0 for none.
-        output: what it tells of.
-    """
-
-    def __init__(self, every: float, output: Output) -> None:
-        self.every, self.output = every, output
-        self.started = self.last = time.monotonic()
-        self.rows = self.first = output.totals.rows
-
-    def __call__(self) -> None:
-        """One more row."""
-        self.rows += 1
-        now = time.monotonic()
-        if self.every and now - self.last >= self.every:
-            self.last = now
-            speed = (self.rows - self.first) / (now - self.started)
-            totals = self.output.totals
-            shares = ", ".join(f"{name} {count / max(totals.rows, 1):.0%}" for name, count in totals.stages.items())
-            saving = f", {totals.reference_macs / totals.macs:.2f}x fewer MACs" if totals.macs else ""
-            print(f"{self.rows:,} rows, {speed:,.0f} rows/s, {shares or 'none written yet'}{saving}", file=sys.stderr)
-
-
 def open_output(options: argparse.Namespace, source: TextFile, point: OperatingPoint) -> Output:
     """The output as the suffix of ``--out`` says, new or to go on with."""
-    from dial.records import JsonLines, Parts, fingerprint
+    from dial.record_files import JsonLines, Parts
+    from dial.records import fingerprint
 
     path = Path(options.out).expanduser()
     chosen = point.to_json()
@@ -293,132 +221,3 @@ def open_output(options: argparse.Namespace, source: TextFile, point: OperatingP
     if path.suffix:
         raise ValueError(f"`--out` must be a file ending in .jsonl, or a folder, but got {options.out!r}.")
     return Parts(path, settings, part_rows=options.part_rows)
-
-
-def load(options: argparse.Namespace) -> AdaptiveClassifier:
-    """The classifier that the options describe."""
-    import torch
-
-    from lightning_modules.inference.adaptive_classifier import AdaptiveClassifier
-
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    try:
-        return AdaptiveClassifier.from_run(
-            options.run,
-            options.target,
-            options.reading,
-            threshold=options.threshold,
-            score=options.score,
-            rule=options.rule,
-            budget=options.budget,
-            ms=options.ms,
-            point=None if options.point is None else read_point(options.point),
-            split=options.split,
-            tiers=named(options.tiers, "--tiers"),
-            device=device,
-            batch_sizes=batch_sizes_of(options.batch_size),
-            max_pending=options.max_pending,
-        )
-    except argparse.ArgumentTypeError as error:
-        raise ValueError(f"`--budget` {error}.") from error
-
-
-def batch_sizes_of(given: Sequence[str]) -> int | dict[str, int] | None:
-    """What ``--batch-size`` says; None where it leaves the choice.
-
-    Raises:
-        ValueError: no numbers.
-    """
-    if not given or list(given) == [BEST]:
-        return None
-    try:
-        sizes: dict[str, Any] = {name: int(size) for name, size in named(given, "--batch-size").items()}
-    except ValueError as error:
-        if str(error).startswith("`"):
-            raise
-        raise ValueError(f"`--batch-size` must be N, NAME=N or best, but got {' '.join(given)}.") from None
-    return sizes.get("", sizes)
-
-
-def named(pairs: Sequence[str], argument: str) -> dict[str, str]:
-    """``NAME=VALUE`` as a dictionary; a value alone has the empty name.
-
-    Example:
-        >>> named(["swift=64", "super=8"], "--batch-size")
-        {'swift': '64', 'super': '8'}
-    """
-    found = {}
-    for pair in pairs:
-        name, mark, value = pair.rpartition("=")
-        if argument == "--tiers" and not mark:
-            raise ValueError(f"`{argument}` must be NAME=FOLDER, but got {pair!r}.")
-        found[name] = value
-    if "" in found and len(pairs) > 1:
-        raise ValueError(f"`{argument}` must be one value, or NAME=VALUE for each tier, but got {' '.join(pairs)}.")
-    return found
-
-
-def read_point(path: str) -> OperatingPoint:
-    """An operating point from a file of its own, or from the manifest of an earlier prediction."""
-    from lightning_modules.inference.operating_point import OperatingPoint
-
-    try:
-        content = json.loads(Path(path).expanduser().read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"`--point` must be a JSON file of an operating point, but {path} is none: {error}."
-        ) from error
-    return OperatingPoint.from_json(content.get("point", content) if isinstance(content, dict) else {})
-
-
-def check_numbers(options: argparse.Namespace) -> None:
-    """Refuse numbers that mean nothing.
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    for name, least in (("max_pending", 1), ("part_rows", 1), ("threads", 1), ("progress", 0)):
-        value = getattr(options, name)
-        if value is not None and not value >= least:
-            raise ValueError(f"`--{name.replace('_', '-')}` must be {least} or more, but got {value}.")
-
-
-class Interrupts:
-    """Turns SIGINT and SIGTERM into KeyboardInterrupt, but not while something is written.
-
-    Outside of the main thread signals stay what they are.
-    """
-
-    def __init__(self) -> None:
-        self._held = self._pending = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._arrived)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """What arrives within this context is raised at its end."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-            if self._pending:
-                self._pending = False
-                raise KeyboardInterrupt
-
-    def _arrived(self, number: int, frame: Any) -> None:
-        if self._held:
-            self._pending = True
-        else:
-            raise KeyboardInterrupt

@@ -9,12 +9,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lightning_modules.adaptive.files import atomic_write, plain, write_json
 
 SCHEMA = 1
-PART_ROWS = 50_000
 MANIFEST, SKIPPED = "manifest.json", "skipped.jsonl"
 Record = dict[str, Any]
 
@@ -200,154 +199,6 @@ class Output:
                 file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in due))
                 file.flush()
                 os.fsync(file.fileno())
-
-
-class JsonLines(Output):
-    """One JSON object a line, in one file; the manifest lies beside it."""
-
-    _file: IO[bytes] | None = None
-    _failed = False
-
-    @property
-    def manifest(self) -> Path:
-        """Beside the file."""
-        return self.path.with_name(f"{self.path.name}.{MANIFEST}")
-
-    @property
-    def skipped(self) -> Path:
-        """Beside the file."""
-        return self.path.with_name(f"{self.path.name}.{SKIPPED}")
-
-    def write(self, records: Sequence[Record]) -> None:
-        """As lines; the system may or may not have them on disk yet."""
-        if not records or self._failed:
-            return
-        self._failed = True  # until it is done: after half a line nothing may follow
-        self._flush_skipped(records[-1]["row"])
-        if self._file is None:
-            self._file = self.path.open("ab")
-        lines = [json.dumps(shown(record), ensure_ascii=False) for record in records]
-        self._file.write(("\n".join(lines) + "\n").encode())
-        for record in records:
-            self.totals.add(record)
-        self._failed = False
-
-    def flush(self) -> None:
-        """Lines are on disk."""
-        if self._file is not None and not self._failed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file, too."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        super().close()
-
-    def _claim(self) -> None:
-        self.path.touch()
-        super()._claim()
-
-    def _recover(self) -> Totals:
-        totals = Totals()
-        if self.path.is_file():
-            size = 0
-            for record, end in whole_lines(self.path, self.argument):
-                totals.add({"macs": None, "reference_macs": None, **record})
-                size = end
-            with self.path.open("r+b") as file:
-                file.truncate(size)
-        return totals
-
-
-class Parts(Output):
-    """Parquet files ``part-00000.parquet`` and so on in a folder, each whole or absent, with the manifest.
-
-    Args:
-        path: as for :class:`Output`.
-        settings: as for :class:`Output`.
-        argument: as for :class:`Output`.
-        part_rows: rows of a part; a killed run repeats at most those of one.
-    """
-
-    def __init__(
-        self, path: Path, settings: dict[str, Any], argument: str = "--out", part_rows: int = PART_ROWS
-    ) -> None:
-        self.part_rows = part_rows
-        self._waiting: list[Record] = []
-        super().__init__(path, settings, argument)
-
-    @property
-    def manifest(self) -> Path:
-        """In the folder."""
-        return self.path / MANIFEST
-
-    @property
-    def skipped(self) -> Path:
-        """In the folder."""
-        return self.path / SKIPPED
-
-    @property
-    def parts(self) -> list[Path]:
-        """Parts that are there, in order."""
-        return sorted(self.path.glob("part-*.parquet"))
-
-    def write(self, records: Sequence[Record]) -> None:
-        """They wait until there are enough for a part."""
-        self._waiting += records
-        while len(self._waiting) >= self.part_rows:
-            self._part(self._waiting[: self.part_rows])
-
-    def flush(self) -> None:
-        """Write what waits as a part of its own."""
-        if self._waiting:
-            self._part(self._waiting)
-
-    def _part(self, records: list[Record]) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self._flush_skipped(records[-1]["row"])
-        kinds = {"row": pa.int64(), "label_name": pa.string(), "stage": pa.string()}
-        if "label_name" in records[0]:
-            kinds["prediction"] = pa.int64()
-        schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in records[0]])
-        table = pa.Table.from_pylist(records, schema)
-        with atomic_write(self.path / f"part-{len(self.parts):05d}.parquet") as scratch:
-            pq.write_table(table, scratch)
-        for record in records:
-            self.totals.add(record)
-        self._waiting = self._waiting[len(records) :]
-
-    def _occupied(self) -> bool:
-        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
-
-    def _prepare(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-
-    def _files(self) -> dict[str, Any]:
-        import pyarrow.parquet as pq
-
-        return {"parts": [{"file": path.name, "rows": pq.read_metadata(path).num_rows} for path in self.parts]}
-
-    def _recover(self) -> Totals:
-        import pyarrow.parquet as pq
-
-        totals = Totals()
-        for scratch in self.path.glob(".part-*"):
-            scratch.unlink()
-        for number, path in enumerate(self.parts):
-            if path.name != f"part-{number:05d}.parquet":
-                raise ValueError(f"`{self.argument}` {self.path} lacks part-{number:05d}.parquet; remove the folder.")
-            for record in pq.read_table(path, columns=["row", "stage", "macs", "reference_macs"]).to_pylist():
-                totals.add(record)
-        return totals
-
-
-def shown(record: Record) -> Record:
-    """A record without what is not known (the score of a last stage that has none)."""
-    return {key: value for key, value in record.items() if value is not None}
 
 
 def whole_lines(path: Path, argument: str) -> Iterator[tuple[Record, int]]:

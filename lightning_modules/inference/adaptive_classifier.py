@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from lightning_modules.adaptive.commands import macs_of
 from lightning_modules.inference.batch_size import best_batch_size
 from lightning_modules.inference.compaction import Policy
 from lightning_modules.inference.epsilon import Epsilon, measure_epsilon
 from lightning_modules.inference.executor import Answer, Executor
-from lightning_modules.inference.machine import describe_machine
-from lightning_modules.inference.operating_point import OperatingPoint, Sweep, Timed
+from lightning_modules.inference.loading import (
+    BatchSizes,
+    choose_point,
+    load_network,
+    row_costs,
+    warn_of_other_machine,
+)
+from lightning_modules.inference.operating_point import OperatingPoint, Sweep
 from lightning_modules.inference.row_costs import RowCosts
 from lightning_modules.inference.staged import StagedModel
-from lightning_modules.inference.tier import Tier
-from lightning_modules.inference.tiers import load_tier
 from lightning_modules.inference.tokens import Tokeniser, Unit
-from lightning_modules.inference.views import View
-
-BatchSizes = int | Mapping[str, int] | None
-logger = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
@@ -199,132 +195,3 @@ class AdaptiveClassifier:
 
 def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
-
-
-def choose_point(
-    sweep: Sweep,
-    values: Mapping[str, Any],
-    reading: str,
-    score: str | None,
-    rule: str,
-    split: str | None,
-    batch_sizes: BatchSizes = None,
-) -> OperatingPoint:
-    """The operating point that a user asks for.
-
-    Args:
-        sweep: of the run.
-        values: ``target``, ``threshold``, ``budget``, ``ms``, ``point``; at most one of them is not None.
-        reading: of ``target``.
-        score: what decides.
-        rule: ``threshold`` or ``patience``.
-        split: reported split.
-        batch_sizes: at which ``ms`` is meant; default: those that were measured to be best.
-
-    Raises:
-        ValueError: several values, or one that cannot be had.
-    """
-    given = [name for name, value in values.items() if value is not None]
-    if len(given) > 1:
-        raise ValueError(f"`{given[0]}` and `{given[1]}` both say what to do; give one of {', '.join(values)}.")
-    if values["point"] is not None:
-        point: OperatingPoint = values["point"]
-        return point
-    if values["threshold"] is not None:
-        return sweep.at_threshold(values["threshold"], score, rule)
-    if values["budget"] is not None:
-        return sweep.for_budget(macs_of(str(values["budget"])), score, rule, split)
-    if values["ms"] is not None:
-        return sweep.for_budget(float(values["ms"]), score, rule, split, timed(sweep, batch_sizes))
-    if len(sweep.stages) == 1 and values["target"] is None:
-        return sweep.point("threshold", "random", ())
-    return sweep.for_target(0.99 if values["target"] is None else values["target"], reading, score, rule, split)
-
-
-def timed(sweep: Sweep, batch_sizes: BatchSizes) -> Timed:
-    """Puts measured milliseconds in place of a table's MACs.
-
-    Args:
-        sweep: of the run.
-        batch_sizes: for all tiers, or by name; None: the best.
-
-    Raises:
-        ValueError: nothing was measured.
-    """
-    times = sweep.times
-    if times is None:
-        raise ValueError(
-            f"`ms` needs measured times, but {sweep.run} has no study; run `dial test --study.rows 500` on this "
-            "machine, or give a `target` or a `budget`."
-        )
-    sizes = batch_sizes if isinstance(batch_sizes, int) else {**times.batch_sizes, **(batch_sizes or {})}
-    return lambda table: times.timed(table, sizes)
-
-
-def warn_of_other_machine(measured: Mapping[str, Any], device: str) -> None:
-    """Say what differs between the machine that times were measured on and this one."""
-    here = describe_machine(device)
-    other = [f"{k} {v} there and {here[k]} here" for k, v in measured.items() if k in here and here[k] != v]
-    if other:
-        logger.warning("The times behind `ms` were measured elsewhere: %s.", ", ".join(other))
-
-
-def load_network(sweep: Sweep, places: Mapping[str, str], device: str) -> StagedModel:
-    """The tiers that a sweep was made of, found by their fingerprints.
-
-    A tier's folder is looked for where it was tested, then relative to the run folder and the folders above it, then as
-    the ``tier/`` that the run itself left.
-
-    Args:
-        sweep: of the run.
-        places: folders by tier name, which are taken instead.
-        device: where to put them.
-
-    Raises:
-        ValueError: an unknown tier, or one that is not found or not the one that was tested.
-    """
-    known = sweep.settings["tiers"]
-    unknown = [name for name in places if name not in known]
-    if unknown:
-        raise ValueError(f"`tiers` allows {', '.join(known)}, but got {', '.join(unknown)}.")
-    loaded = [_load(sweep, name, about, places.get(name)) for name, about in known.items()]
-    return StagedModel(loaded).to(torch.device(device)).eval()
-
-
-def _load(sweep: Sweep, name: str, about: Mapping[str, Any], place: str | None) -> Tier:
-    view = View.parse(dict(about["view"]), f"tiers.{name}")
-    failure: ValueError | None = None
-    for folder in [place] if place is not None else _places(view.path, sweep.run):
-        try:
-            tier = load_tier(replace(view, path=folder), name, sweep.label_names, f"tiers.{name}")
-        except ValueError as error:
-            failure = failure or error
-            continue
-        if tier.fingerprint == about["fingerprint"]:
-            return tier
-        failure = ValueError(
-            f"`tiers.{name}` must be the model that was tested, with the fingerprint {about['fingerprint']}, but "
-            f"{folder} has {tier.fingerprint}; name its folder, or run `dial test` again."
-        )
-    assert failure is not None
-    raise failure
-
-
-def _places(path: str, run: Path) -> list[str]:
-    """Where a tier may be: as it was written, relative to the run or above it, as the run's own tier."""
-    found = [path]
-    if not Path(path).expanduser().is_absolute():
-        bases = [run.resolve(), *run.resolve().parents]
-        found += [str(base / path) for base in bases if (base / path / "config.json").is_file()]
-    found.append(str(run / "tier"))
-    first = [place for place in found if (Path(place).expanduser() / "config.json").is_file()]
-    return list(dict.fromkeys(first or [path]))
-
-
-def row_costs(sweep: Sweep, network: StagedModel) -> RowCosts:
-    """Costs of single rows by the cost functions and the length convention of a sweep."""
-    table, settings = sweep.table, sweep.settings
-    reference = settings.get("reference") or network.tiers[-1].name
-    first, other = (table.lengths.get(name) for name in (network.tiers[0].name, reference))
-    longer = float(other.sum() / first.sum()) if first is not None and other is not None and first.sum() else 1.0
-    return RowCosts(list(network.tiers), sweep.costs, settings.get("length", "true"), reference, longer)

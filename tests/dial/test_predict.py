@@ -21,7 +21,7 @@ import torch
 
 import dial
 from dial import AdaptiveClassifier, predict
-from dial.records import JsonLines
+from dial.record_files import JsonLines
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.inference import load_tier
 from tests.conftest import ROOT

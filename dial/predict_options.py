@@ -1,0 +1,151 @@
+"""Arguments of `dial predict RUN INPUT`, and the classifier that they describe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_modules.adaptive.commands import Parser
+
+if TYPE_CHECKING:
+    from lightning_modules.inference.adaptive_classifier import AdaptiveClassifier
+    from lightning_modules.inference.operating_point import OperatingPoint
+
+BEST = "best"
+DESCRIPTION = """\
+Answer the texts of a file with the cheapest stage that is sure enough.
+
+RUN is a folder that `dial test` left; its operating points, or its calibration rows, say what "sure enough" means:
+give --target, --threshold, --budget, --ms or --point. A killed or interrupted command goes on when it is started again.
+"""
+
+
+def parser() -> Parser:
+    """Arguments of `dial predict RUN INPUT`."""
+    made = Parser(
+        prog="dial predict RUN INPUT", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.usage = "dial predict RUN INPUT --out FILE.jsonl|FOLDER [options]"
+    made.add_argument("run", metavar="RUN", help="folder that `dial test` left")
+    made.add_argument(
+        "input", metavar="INPUT", help="file of texts: .csv, .tsv, .jsonl, .parquet, or .txt (one a line)"
+    )
+    made.add_argument("--out", required=True, help="FILE.jsonl, or a folder for parquet parts and a manifest")
+    made.add_argument("--columns", nargs="+", help="column of the text, or of both texts; default: text")
+    made.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="at a row that is no text")
+    rule = made.add_argument_group("what to stop by (default: --target 0.99)")
+    rule.add_argument("--target", type=float, help="share of the Super's quality to keep")
+    rule.add_argument("--reading", default="expected", help="of the target: expected, confident or per_stage")
+    rule.add_argument("--threshold", type=float, nargs="+", help="of --score, for all stages or one each")
+    rule.add_argument("--budget", help="mean cost per row: MACs such as 2e9, or FLOPs such as 4e9flop")
+    rule.add_argument("--ms", type=float, help="mean milliseconds per row, where `dial test --study.rows` measured")
+    rule.add_argument("--point", help="JSON file of an operating point, or the manifest of an earlier prediction")
+    rule.add_argument("--score", help="what decides (softmax, energy, ...); default: the best on the calibration rows")
+    rule.add_argument("--rule", choices=("threshold", "patience"), default="threshold")
+    rule.add_argument("--split", help="reported split whose points to read, where there are several")
+    how = made.add_argument_group("how to run")
+    how.add_argument("--tiers", nargs="+", default=[], metavar="NAME=FOLDER", help="tiers that have moved")
+    how.add_argument(
+        *("--batch-size",), nargs="+", default=[], metavar="N|NAME=N|best",
+        help="rows per batch, of all or a tier; best: searched for once on this machine; default: the best where "
+        "`dial test --study.rows` measured it, else 32",
+    )  # fmt: skip
+    how.add_argument("--max-pending", type=int, default=8192, help="rows under way at most")
+    how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
+    how.add_argument("--threads", type=int, help="of torch on a CPU; default: torch's own choice")
+    how.add_argument("--part-rows", type=int, default=50_000, help="rows of a parquet part at most")
+    how.add_argument("--progress", type=float, default=10.0, help="seconds between two lines of progress; 0: none")
+    return made
+
+
+def load(options: argparse.Namespace) -> AdaptiveClassifier:
+    """The classifier that the options describe."""
+    import torch
+
+    from lightning_modules.inference.adaptive_classifier import AdaptiveClassifier
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    try:
+        return AdaptiveClassifier.from_run(
+            options.run,
+            options.target,
+            options.reading,
+            threshold=options.threshold,
+            score=options.score,
+            rule=options.rule,
+            budget=options.budget,
+            ms=options.ms,
+            point=None if options.point is None else read_point(options.point),
+            split=options.split,
+            tiers=named(options.tiers, "--tiers"),
+            device=device,
+            batch_sizes=batch_sizes_of(options.batch_size),
+            max_pending=options.max_pending,
+        )
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"`--budget` {error}.") from error
+
+
+def batch_sizes_of(given: Sequence[str]) -> int | dict[str, int] | None:
+    """What ``--batch-size`` says; None where it leaves the choice.
+
+    Raises:
+        ValueError: no numbers.
+    """
+    if not given or list(given) == [BEST]:
+        return None
+    try:
+        sizes: dict[str, Any] = {name: int(size) for name, size in named(given, "--batch-size").items()}
+    except ValueError as error:
+        if str(error).startswith("`"):
+            raise
+        raise ValueError(f"`--batch-size` must be N, NAME=N or best, but got {' '.join(given)}.") from None
+    return sizes.get("", sizes)
+
+
+def named(pairs: Sequence[str], argument: str) -> dict[str, str]:
+    """``NAME=VALUE`` as a dictionary; a value alone has the empty name.
+
+    Example:
+        >>> named(["swift=64", "super=8"], "--batch-size")
+        {'swift': '64', 'super': '8'}
+    """
+    found = {}
+    for pair in pairs:
+        name, mark, value = pair.rpartition("=")
+        if argument == "--tiers" and not mark:
+            raise ValueError(f"`{argument}` must be NAME=FOLDER, but got {pair!r}.")
+        found[name] = value
+    if "" in found and len(pairs) > 1:
+        raise ValueError(f"`{argument}` must be one value, or NAME=VALUE for each tier, but got {' '.join(pairs)}.")
+    return found
+
+
+def read_point(path: str) -> OperatingPoint:
+    """An operating point from a file of its own, or from the manifest of an earlier prediction."""
+    from lightning_modules.inference.operating_point import OperatingPoint
+
+    try:
+        content = json.loads(Path(path).expanduser().read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`--point` must be a JSON file of an operating point, but {path} is none: {error}."
+        ) from error
+    return OperatingPoint.from_json(content.get("point", content) if isinstance(content, dict) else {})
+
+
+def check_numbers(options: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, least in (("max_pending", 1), ("part_rows", 1), ("threads", 1), ("progress", 0)):
+        value = getattr(options, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"`--{name.replace('_', '-')}` must be {least} or more, but got {value}.")
