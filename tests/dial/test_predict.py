@@ -218,6 +218,31 @@ def test_keeps_what_was_answered_when_it_ends_early(
     assert [line["row"] for line in lines(tmp_path / "out.jsonl")] == list(range(60))
 
 
+@pytest.mark.parametrize("out", ["out.jsonl", "parts"])
+def test_rows_left_out_are_on_disk_before_the_rows_after_them(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    texts: list[Any] = small.texts(60)
+    for row in (7, 20, 59):
+        texts[row] = None
+    source = write_jsonl(tmp_path / "in.jsonl", texts)
+    make = predict.record
+
+    def broken(classifier: Any, answer: Any) -> dict[str, Any]:
+        if answer.id == 33:
+            raise KeyboardInterrupt
+        return make(classifier, answer)
+
+    monkeypatch.setattr(predict, "BATCH", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "record", broken)
+        assert command(source, tmp_path / out, "--on-error", "skip", "--part-rows", "10") == 130
+    skipped = tmp_path / ("out.jsonl.skipped.jsonl" if out == "out.jsonl" else "parts/skipped.jsonl")
+    assert [row["row"] for row in lines(skipped)] == [7, 20]
+    assert command(source, tmp_path / out, "--on-error", "skip", "--part-rows", "10") == 0
+    assert [row["row"] for row in lines(skipped)] == [7, 20, 59]
+
+
 def test_an_interrupt_while_writing_waits_until_it_is_done(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

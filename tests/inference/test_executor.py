@@ -73,6 +73,20 @@ def test_answers_equal_the_replay_at_any_batch_size(kind: str, seed: int) -> Non
             np.testing.assert_allclose([a.probability for a in answers], scaled.softmax(1).amax(1), atol=1e-5)
 
 
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_agreements_count_on_in_the_next_tier(patience: int) -> None:
+    torch.manual_seed(0)
+    exits = small.exits_tier("first", small.plain_tier("base"), (1, 2))
+    network = StagedModel([exits, small.plain_tier("second", words=12), small.plain_tier("third")])
+    units = small.texts(60, 2)
+    outputs = small.outputs_one_by_one(network, units)
+    names = tuple(stage.name for stage in network.stages)
+    decision = Decision(names, "patience", "patience", (float(patience),) * (len(names) - 1))
+    expected = replayed(decision, np.zeros(outputs.shape[:2]), outputs.argmax(axis=-1))
+    assert patience == 3 or len(np.unique(expected)) >= 2
+    np.testing.assert_array_equal([a.stage for a in Executor(network, decision, 8).run(units)], expected)
+
+
 def halves(network: StagedModel, outputs: np.ndarray, score: str = "softmax") -> Decision:
     """About half of the rows stop at each stage."""
     scores = small.scores_of(score, outputs, [1.0] * len(network.stages))
