@@ -26,6 +26,7 @@ import torch
 from measure import Turns, clocks, machine  # type: ignore[import-not-found]  # the script's folder is on the path
 from transformers import AutoModel, BertConfig
 
+from dial import AdaptiveClassifier
 from lightning_modules.adaptive import scores as routing
 from lightning_modules.inference.decision import Decision
 from lightning_modules.inference.executor import Executor
@@ -220,7 +221,7 @@ def main() -> None:
     """Run all three, or those asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=("batches", "single", "cascade"))
-    parser.add_argument("--exits", help="folder of a multi-exit tier")
+    parser.add_argument("--run", help="run of `dial test` of a multi-exit tier: its tier and its 99 %% point")
     parser.add_argument("--tiers", nargs=2, help="folders of a Swift and a Super")
     parser.add_argument("--texts", help="file with real texts, one a line")
     parser.add_argument("--alive", type=float, nargs="+", help="share of rows that go on after each exit but the last")
@@ -242,10 +243,12 @@ def main() -> None:
     words = word_tier("words", {"model_type": "bilstm"})
     if {"batches", "single"} & set(wanted):
         sizes = BASE if options.base else SIZES
-        tier: Any = load_tier(options.exits, "exits", LABELS).eval() if options.exits else with_exits(sizes, words)
-        tokens = Tokeniser(tier)(units)
+        tested = AdaptiveClassifier.from_run(options.run) if options.run else None
+        tier: Any = tested.network.tiers[0] if tested else with_exits(sizes, words)
         if "batches" in wanted:
-            decision = thresholds(StagedModel([tier]), tokens, options.alive or spread(len(tier.exits)))
+            tokens = Tokeniser(tier)(units)
+            shares = options.alive or spread(len(tier.exits))
+            decision = tested.point.decision if tested else thresholds(StagedModel([tier]), tokens, shares)
             bench_batches(tier, decision, units, 32)
         if "single" in wanted:
             bench_single(tier, units[: max(60, options.rows // 10)], 1.05 if options.base else 1.10)
