@@ -116,11 +116,12 @@ class TimeTable:
         """Milliseconds per row of one tier until an exit's answer; see :meth:`stage_times`."""
         if tier not in self.tiers:
             raise ValueError(f"`times` must be of every tier, but they are of {', '.join(self.tiers)}, not of {tier}.")
-        if batch_sizes is None:
-            size = self.batch_sizes[tier]
-        else:
-            size = batch_sizes if isinstance(batch_sizes, int) else batch_sizes[tier]
-        return self.tiers[tier].at(exit_index, lengths, size)
+        return self.tiers[tier].at(exit_index, lengths, self._size(tier, batch_sizes))
+
+    def _size(self, tier: str, batch_sizes: Mapping[str, int] | int | None) -> int:
+        if isinstance(batch_sizes, int):
+            return batch_sizes
+        return (self.batch_sizes if batch_sizes is None else batch_sizes)[tier]
 
     def timed(self, table: StageTable, batch_sizes: Mapping[str, int] | int | None = None) -> StageTable:
         """The table with milliseconds in place of MACs in every cost column.
@@ -155,6 +156,34 @@ class TimeTable:
         settings = {key: value for key, value in table.settings.items() if key != "reference_without_exits"}
         settings |= {"unit": UNIT, "machine": dict(self.machine), "batch_sizes": sizes}
         return dataclasses.replace(table, macs=times, decide_macs=times, macs_reference=alone, settings=settings)
+
+    def mean_time(
+        self,
+        stages: Sequence[Stage],
+        lengths: Mapping[str, ArrayLike],
+        taken: NDArray[np.int64],
+        batch_sizes: Mapping[str, int] | int | None = None,
+    ) -> float:
+        """Mean milliseconds per row where it is known at which stage each stops.
+
+        In each tier only the rows that get there are grouped by length.
+
+        Args:
+            stages: in order of execution.
+            lengths: per tier the tokens of each row ``(N,)``.
+            taken: ``(N,)`` the stage that each row stops at.
+            batch_sizes: as for :meth:`stage_times`.
+        """
+        total = 0.0
+        for tier in dict.fromkeys(stage.tier for stage in stages):
+            places = [place for place, stage in enumerate(stages) if stage.tier == tier]
+            here = np.flatnonzero(taken >= places[0])
+            size = self._size(tier, batch_sizes)
+            padded = grouped_lengths(np.asarray(lengths[tier])[here], size)
+            left_at = np.minimum(taken[here], places[-1])
+            for place in places:
+                total += self.row_times(tier, stages[place].index, padded[left_at == place], size).sum()
+        return total / len(taken)
 
     def check(self, table: StageTable, argument: str = "times") -> None:
         """Refuse times of other tiers than the table's.

@@ -224,13 +224,9 @@ class Study:
     def _predict(self, runs: Sequence[dict[str, Any]]) -> None:
         """What the table of times says of each run, from the rows' lengths and stages alone."""
         assert self.times is not None
-        lengths = {c.name: c.lengths for c in self.contenders}
-        rows = self.rows.take(self.sampled)
-        own = {tier.name: lengths[tier.name] for tier in self.network.tiers}
-        rows = dataclasses.replace(rows, lengths=own)
+        lengths = {contender.name: contender.lengths for contender in self.contenders}
         for run in runs:
-            timed = self.times.timed(rows, run["batch_sizes"])
-            run["predicted_ms"] = float(timed.macs[np.arange(len(rows)), run["taken"]].mean())
+            run["predicted_ms"] = self.times.mean_time(self.rows.stages, lengths, run["taken"], run["batch_sizes"])
 
     def _measured(
         self,

@@ -17,6 +17,7 @@ from lightning_modules.inference.machine import describe_machine
 from lightning_modules.inference.tier import Encoding, Tier
 from lightning_modules.inference.tokens import Tokeniser, Tokens
 
+TURN = 16  # batches that a contender runs before another one does
 POINTS = 8  # lengths that a table is measured at
 AGAIN, SHORT = 3, 50.0  # what takes fewer milliseconds is measured several times in a round
 
@@ -129,27 +130,35 @@ class Clocked:
 
 
 def clock(contenders: Sequence[Contender], sizes: Mapping[str, int], seed: int) -> dict[str, Clocked]:
-    """Run every contender over all of its rows once, batch by batch, all in one random order.
+    """Run every contender over all of its rows once, a few batches at a time, in one random order of all.
 
-    So a slow moment of the machine meets all of them alike.
+    So a slow moment of the machine meets all of them alike, and yet a contender finds its weights in the caches, as it
+    would where it runs over many rows.
 
     Args:
         contenders: with names of their own.
         sizes: rows per batch, by name.
         seed: of the order.
     """
-    work = [(contender, rows) for contender in contenders for rows in contender.batches(sizes[contender.name])]
+    random = np.random.default_rng(seed)
+    work: list[tuple[Contender, list[np.ndarray]]] = []
+    for contender in contenders:
+        batches = contender.batches(sizes[contender.name])
+        order = random.permutation(len(batches))  # each turn meets rows of all lengths
+        turns = np.array_split(order, -(-len(batches) // TURN))
+        work += [(contender, [batches[i] for i in turn]) for turn in turns]
     found: dict[str, Clocked] = {}
-    for index in np.random.default_rng(seed).permutation(len(work)):
-        contender, rows = work[index]
-        timed = contender.time(rows)
-        if contender.name not in found:
-            shape = len(contender.tokens), *timed.outputs.shape[1:]
-            found[contender.name] = Clocked(np.zeros(shape[:2]), 0.0, np.zeros(shape, dtype=np.float32))
-        mine = found[contender.name]
-        mine.milliseconds[rows] = timed.milliseconds / len(rows)
-        mine.outputs[rows] = timed.outputs
-        mine.processor += timed.processor
+    for index in random.permutation(len(work)):
+        contender, mine = work[index]
+        for rows in mine:
+            timed = contender.time(rows)
+            if contender.name not in found:
+                shape = len(contender.tokens), *timed.outputs.shape[1:]
+                found[contender.name] = Clocked(np.zeros(shape[:2]), 0.0, np.zeros(shape, dtype=np.float32))
+            clocked = found[contender.name]
+            clocked.milliseconds[rows] = timed.milliseconds / len(rows)
+            clocked.outputs[rows] = timed.outputs
+            clocked.processor += timed.processor
     return found
 
 
@@ -177,9 +186,9 @@ class TableTimer:
         self._grid = {tier.name: spread(self.lengths[tier.name], self.points) for tier in self.tiers}
 
     def round(self) -> None:
-        """Every tier, batch size and length once (several times where that is quick), in random order.
+        """Every tier, batch size and length, in random order; what is quick several times in a row.
 
-        So each run follows one of another model or shape, as at work, and finds no caches warm.
+        At work, too, a tier follows now itself, its weights still in the caches, and now another one.
         """
         cells = [
             (tier, size, length)
@@ -189,13 +198,12 @@ class TableTimer:
         ]
         for tier, size, length in cells if not self._found else ():
             timed_run(tier, self._encoding(tier, size, length))  # kernels are made for each new shape
-        for again in range(AGAIN):
-            for index in self._random.permutation(len(cells)):
-                tier, size, length = cells[index]
-                found = self._found.setdefault((tier.name, size, length), [])
-                if again and found[-1][-1] * size > SHORT:
-                    continue
-                found.append(timed_run(tier, self._encoding(tier, size, length)).milliseconds / size)
+        for index in self._random.permutation(len(cells)):
+            tier, size, length = cells[index]
+            found = self._found.setdefault((tier.name, size, length), [])
+            for again in range(AGAIN):
+                if not again or found[-1][-1] * size < SHORT:
+                    found.append(timed_run(tier, self._encoding(tier, size, length)).milliseconds / size)
 
     def table(self) -> TimeTable:
         """The means over the rounds so far: what many rows take on the machine as it is, with its slow moments."""

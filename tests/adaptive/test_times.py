@@ -92,6 +92,24 @@ def test_a_timed_table_costs_what_batches_of_its_own_split_take() -> None:
     assert timed.settings["unit"] == "milliseconds per row" and "unit" not in table.settings
 
 
+def test_the_mean_time_groups_only_the_rows_that_get_to_a_tier() -> None:
+    times = TimeTable({"a": tier("fa", 0.1, exits=2), "b": tier("fb", 1.0)}, {"a": 8, "b": 1})
+    stages = [Stage("a.one", "a", 0), Stage("a.two", "a", 1), Stage("b", "b", 0)]
+    random = np.random.default_rng(0)
+    lengths = {name: random.integers(4, 30, 41) for name in ("a", "b")}
+    taken = random.integers(0, 3, 41)
+    total = 0.0
+    for name, first, last, size in (("a", 0, 1, 8), ("b", 2, 2, 8)):
+        rows = sorted((row for row in range(41) if taken[row] >= first), key=lambda row: lengths[name][row])
+        for start in range(0, len(rows), size):
+            batch = rows[start : start + size]
+            longest = max(lengths[name][row] for row in batch)
+            for row in batch:
+                exit_index = min(taken[row], last) - first
+                total += times.row_times(name, exit_index, longest, size)
+    assert times.mean_time(stages, lengths, taken, 8) == pytest.approx(total / 41)
+
+
 def test_a_point_is_chosen_for_time() -> None:
     """Where the first tier takes longer than the second, no budget in time is met by asking it first."""
     table, times = stages_table(200)
