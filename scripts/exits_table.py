@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from scripts.results_exits import METHODS, SCORE, SEED, exit_steps
+from scripts.results_exits import METHODS, SEED, exit_steps, score_of
 from scripts.results_steps import cell
 
 TARGETS, COST_SHARES = (0.99, 0.98), (0.5, 0.25)
@@ -27,7 +27,7 @@ def collect(runs: Path, tasks: Sequence[str]) -> list[dict[str, Any]]:
         record
         for task in tasks
         for method in METHODS
-        if method.tested and (not method.tasks or task in method.tasks)
+        if method.tested and task in method.tasks
         for record in read(Path(cell(str(runs), task, SEED)), task, method.name)
     ]
 
@@ -44,6 +44,7 @@ def read(folder: Path, task: str, name: str) -> Iterator[dict[str, Any]]:
     card, whole = (json.loads((folder / run_ / "tier/card.json").read_text()) for run_ in (name, "super"))
     again = run / "crossfit" / "summary.json"
     crossfit = next(iter(json.loads(again.read_text())["splits"].values()))["points"] if again.is_file() else []
+    score, curve = score_of(task), run / "sweep/curve.parquet"
     points = [*split["points"], *({**point, "kind": "crossfit"} for point in crossfit if point["kind"] == "confident")]
     yield {
         "task": task,
@@ -53,15 +54,18 @@ def read(folder: Path, task: str, name: str) -> Iterator[dict[str, Any]]:
         "compression": whole["parameters"] / card["parameters"],
         "qualities": [stage["quality"][metric] for stage in stages],
         "full_depth": reference / stages[-1]["macs"],
-        "points": [point for point in points if point["score"] == SCORE and point["rule"] == "threshold"],
-        "at": {share: quality_at(run / "sweep/curve.parquet", metric, share * reference) for share in COST_SHARES},
+        "points": [point for point in points if point["score"] == score and point["rule"] == "threshold"],
+        "at": {
+            share: quality_at(curve, score, metric, share * reference)
+            for share in COST_SHARES
+        },
     }
 
 
-def quality_at(curve: Path, metric: str, macs: float) -> float | None:
+def quality_at(curve: Path, score: str, metric: str, macs: float) -> float | None:
     """The best quality on the test rows that costs at most so many MACs per row; None where every point costs more."""
     frame = pd.read_parquet(curve, columns=["score", "rule", "macs", metric])
-    cheap = frame[(frame.score == SCORE) & (frame.rule == "threshold") & (frame.macs <= macs)]
+    cheap = frame[(frame.score == score) & (frame.rule == "threshold") & (frame.macs <= macs)]
     return float(cheap[metric].max()) if len(cheap) else None
 
 
@@ -114,8 +118,9 @@ def frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 NOTES = """\
 Speed-ups in FLOPs are against the unpruned encoder with its last exit only, at a share of the quality of the model's
-own last exit; in brackets what was kept of it on test rows. Score: entropy. *At 1/2 of the FLOPs*: the best quality on
-the test rows that costs at most half of the unpruned encoder, read off the test curve, as papers do.
+own last exit; in brackets what was kept of it on test rows. Score: entropy, on STS-B what the model has learned. *At 1/2 of
+the FLOPs*: the best quality on the test rows that costs at most half of the unpruned encoder, read off the test curve,
+as papers do.
 """
 
 

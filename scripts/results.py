@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dial.steps import Step, run_step
-from scripts.results_exits import exit_steps
+from scripts.results_exits import CLASSIFICATION, REGRESSION, exit_steps
 from scripts.results_steps import ROOT, cell, glue, run_test
 
 SEEDS = {"sst2": (0,), "cola": (0, 1, 2), "mrpc": (0, 1, 2), "rte": (0, 1, 2)}
@@ -71,7 +71,7 @@ def plan(data: str, models: str, runs: str = "runs/results") -> Iterator[Step]:
         for task, seeds in SEEDS.items():
             if position < len(seeds):
                 yield from cell_steps(data, models, runs, task, seeds[position])
-    for task in SEEDS:
+    for task in (*CLASSIFICATION, *REGRESSION):
         yield from exit_steps(data, models, runs, task)
     for task, seeds in SEEDS.items():
         folder = cell(runs, task, seeds[0])

@@ -10,12 +10,13 @@ from scripts.results_steps import cell, glue, run_test
 
 SEED = 0
 # On SST-2 an epoch of MiniLM-L6 takes about ten minutes on one core; no step takes more than half an hour.
-EPOCHS = {"sst2": 2, "cola": 3, "mrpc": 4, "rte": 4}
+EPOCHS = {"sst2": 2, "cola": 3, "mrpc": 4, "rte": 4, "stsb": 4}
 SHORT = {"sst2": 1, "cola": 2, "mrpc": 3, "rte": 3}  # of models that start from trained ones
 # Slender students of SST-2 see part of the training rows, so that all of them are trained in an afternoon.
 STUDENT_ROWS = {"sst2": ("--data.max_rows.train", "36000")}
 CASCADE = "costeff-4x"
-SCORE = "entropy"  # as in COST-EFF and DeeBERT
+SCORES = {"stsb": "learned"}  # a number has no entropy; COST-EFF and DeeBERT decide by it everywhere else
+CLASSIFICATION, REGRESSION = ("sst2", "cola", "mrpc", "rte"), ("stsb",)
 COMPARED = ("costeff-4x", "costeff-2x", "ta", "equilibrium", "pabee", "deebert")
 RECOVERY = ("--model.optimizer.init_args.lr", "1e-4")
 ABLATED = ("sst2",)
@@ -34,7 +35,7 @@ class Method:
         teacher: the run that teaches it.
         arguments: further arguments of `dial fit`.
         short: starts from a trained model, and trains for fewer epochs.
-        tasks: where it is trained; empty: everywhere.
+        tasks: where it is trained.
         tested: is swept (what only is a way to another model is not).
     """
 
@@ -44,7 +45,7 @@ class Method:
     teacher: str | None = None
     arguments: tuple[str, ...] = ()
     short: bool = False
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = CLASSIFICATION
     tested: bool = True
 
 
@@ -84,11 +85,18 @@ METHODS = (
     *slender(4),
     *slender(2),
     *ablations(4),
+    Method("super", "finetune", tasks=REGRESSION, tested=False),
+    Method("berxit", "berxit", arguments=MEAN, tasks=REGRESSION),
 )
 
 
+def score_of(task: str) -> str:
+    """What decides when a row of a task exits."""
+    return SCORES.get(task, "entropy")
+
+
 def exit_steps(data: str, models: str, runs: str, task: str) -> Iterator[Step]:
-    """Fit every model with exits of a task, test it, then test the slender one in front of the Super.
+    """Fit every model with exits of a task, test it, then (in classification) the slender one in front of the Super.
 
     Args:
         data: folder with `glue/<task>`.
@@ -103,7 +111,7 @@ def exit_steps(data: str, models: str, runs: str, task: str) -> Iterator[Step]:
         return places.get(name, f"{folder}/{name}/tier")
 
     for method in METHODS:
-        if method.tasks and task not in method.tasks:
+        if task not in method.tasks:
             continue
         run, config = f"{folder}/{method.name}", f"configs/model/{method.config}.yaml"
         teacher: Sequence[str] = ("--model.teacher", tier(method.teacher)) if method.teacher else ()
@@ -123,12 +131,14 @@ def exit_steps(data: str, models: str, runs: str, task: str) -> Iterator[Step]:
         yield Step(f"{prefix}/{method.name}", f"{run}/tier/card.json", (*command, *seeds, "--run", run))
         if method.tested:
             yield from run_test(prefix, folder, f"exits-{method.name}", (*tested(tier(method.name)), *source))
+    if task in REGRESSION:
+        return
     tiers = f"[{tier(CASCADE)}, {tier('super')}]"
     cascade = ("--config", "configs/model/cascade.yaml", "--model.tiers", tiers, *source)
     yield from run_test(prefix, folder, f"cascade-{CASCADE}", cascade)
     runs_shown = [f"{folder}/{name}" for name in (*(f"exits-{name}" for name in COMPARED), f"cascade-{CASCADE}")]
     out = f"results/{task}"
-    command = ("dial", "compare", *runs_shown, "--score", SCORE, "--out", out)
+    command = ("dial", "compare", *runs_shown, "--score", score_of(task), "--out", out)
     yield Step(f"{prefix}/compare", f"{out}/compare.json", command)
 
 

@@ -21,6 +21,7 @@ from lightning_modules.adaptive.files import atomic_write
 from scripts import exits_table
 from scripts.readme_tables import cascade_lines, fill
 from scripts.results import ROOT, SEEDS, cell, plan, swifts_of
+from scripts.results_exits import CLASSIFICATION, REGRESSION
 
 TARGETS, SCORES = (0.99, 0.98), ("energy", "softmax", "random")
 KINDS = {
@@ -223,7 +224,7 @@ def write(runs: Path, out: Path, data: str, models: str, readme: Path | None = N
     frame, pairs, times = collect(runs)
     if frame.empty:
         raise ValueError(f"`runs` must hold tested cascades, but {runs} has none; run `make results` first.")
-    records = exits_table.collect(runs, list(SEEDS))
+    records = exits_table.collect(runs, (*CLASSIFICATION, *REGRESSION))
     sections = {
         "Results": "Written by `make results`. Quality is that on the official validation split; medians over seeds.",
         "Tiers": "\n".join([*tier_table(frame, times), "", timing(times)]),

@@ -57,8 +57,8 @@ def test_points_of_the_one_score_and_crossfit_ones_from_their_own_sweep(runs: Pa
 
 def test_a_cost_below_every_point_has_no_quality(runs: Path) -> None:
     curve = runs / "cola/seed0/exits-ta/sweep/curve.parquet"
-    assert tables.quality_at(curve, "mcc", 9e6) is None
-    assert tables.quality_at(curve, "mcc", 10e6) == 0.2
+    assert tables.quality_at(curve, "entropy", "mcc", 9e6) is None
+    assert tables.quality_at(curve, "entropy", "mcc", 10e6) == 0.2
 
 
 def test_sections_name_the_commands(runs: Path) -> None:
