@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -24,12 +25,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 from measure import Turns, clocks, machine  # type: ignore[import-not-found]  # the script's folder is on the path
+from tier_time import sample  # type: ignore[import-not-found]
 from transformers import AutoModel, BertConfig
 
 from dial import AdaptiveClassifier
 from lightning_modules.adaptive import scores as routing
+from lightning_modules.adaptive.files import write_json
 from lightning_modules.inference.decision import Decision
 from lightning_modules.inference.executor import Executor
+from lightning_modules.inference.machine import describe_machine
 from lightning_modules.inference.multi_exit_tier import MultiExitTier
 from lightning_modules.inference.queues import Row
 from lightning_modules.inference.staged import StagedModel
@@ -107,13 +111,15 @@ class LayerClock:
         return np.diff(np.array(marks).T, axis=1)
 
 
-def bench_batches(tier: MultiExitTier, decision: Decision, units: list[str], size: int, warm_up: int = 4) -> None:
-    """Target 1."""
+def bench_batches(
+    tier: MultiExitTier, decision: Decision, units: Sequence[Any], size: int, warm_up: int = 4
+) -> dict[str, Any]:
+    """Target 1, with the shares of rows that each exit answers."""
     executor = Executor(StagedModel([tier]), decision, size)
     tokens = sorted(Tokeniser(tier)(units), key=lambda row: len(row.ids))
     batches = [tokens[i : i + size] for i in range(0, len(tokens) - size + 1, size)]
     order, timer = np.random.default_rng(0).permutation(len(batches)), LayerClock(tier)
-    ideal, spent = [], []
+    ideal, spent, answered = [], [], np.zeros(len(tier.exits))
     for index in order:
         rows = [Row(i, i, "", {tier.encoding_key: row}) for i, row in enumerate(batches[index])]
         layers = timer(executor._tokenisers[0].collate(batches[index]))
@@ -122,11 +128,14 @@ def bench_batches(tier: MultiExitTier, decision: Decision, units: list[str], siz
         spent.append([b - a for a, b in zip(start, clocks(), strict=True)])
         alive = np.array([size, *((course.stage >= layer).sum() for layer in range(len(tier.exits)))])
         ideal.append((layers * alive / size).sum(axis=1))
-    report(f"exits, batches of {size}", np.array(ideal)[warm_up:], np.array(spent)[warm_up:], 0.85)
+        answered += np.bincount(course.stage, minlength=len(tier.exits))
+    found = report(f"exits, batches of {size}", np.array(ideal)[warm_up:], np.array(spent)[warm_up:], 0.85)
+    return found | {"batch_size": size, "batches": len(batches), "shares": (answered / answered.sum()).tolist()}
 
 
-def report(what: str, ideal: np.ndarray, spent: np.ndarray, target: float) -> None:
-    """Ideal over spent of the sums, with intervals; ``(N, 2)``."""
+def report(what: str, ideal: np.ndarray, spent: np.ndarray, target: float) -> dict[str, Any]:
+    """Ideal over spent of the sums, with intervals; ``(N, 2)``. Printed, and by clock."""
+    found = {}
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, len(spent), (2000, len(spent)))
     for column, clock in enumerate(("wall", "processor")):
@@ -134,6 +143,8 @@ def report(what: str, ideal: np.ndarray, spent: np.ndarray, target: float) -> No
         again = ideal[drawn, column].sum(axis=1) / spent[drawn, column].sum(axis=1)
         low, high = np.quantile(again, [0.025, 0.975])
         print(f"{what}, {clock} time: {ratio:.1%} [{low:.1%}, {high:.1%}] of the ideal; target {target:.0%}")
+        found[clock] = {"ratio": float(ratio), "low": float(low), "high": float(high)}
+    return found
 
 
 class Plain(torch.nn.Module):
@@ -153,7 +164,7 @@ class Plain(torch.nn.Module):
         return logits
 
 
-def bench_single(tier: MultiExitTier, units: list[str], target: float) -> None:
+def bench_single(tier: MultiExitTier, units: Sequence[Any], target: float) -> None:
     """Target 2, at three depths."""
     depth = len(tier.exits)
     for layer in sorted({2, depth // 2, depth}):
@@ -224,6 +235,9 @@ def main() -> None:
     parser.add_argument("--run", help="run of `dial test` of a multi-exit tier: its tier and its 99 %% point")
     parser.add_argument("--tiers", nargs=2, help="folders of a Swift and a Super")
     parser.add_argument("--texts", help="file with real texts, one a line")
+    parser.add_argument("--task", help="GLUE task whose test rows are taken")
+    parser.add_argument("--source", help="of --task: folder with one folder per task")
+    parser.add_argument("--out", help="file for what --only batches finds, JSON")
     parser.add_argument("--alive", type=float, nargs="+", help="share of rows that go on after each exit but the last")
     parser.add_argument("--share", type=float, default=0.4, help="of rows that the Swift passes on")
     parser.add_argument("--batch-sizes", type=int, nargs=2, default=[64, 32])
@@ -236,7 +250,9 @@ def main() -> None:
     torch.manual_seed(0)
     print(machine())
     wanted = options.only or ["batches", "single", "cascade"]
-    units = texts(options.rows)
+    units: list[Any] = texts(options.rows)
+    if options.task:
+        units = [unit if len(unit) > 1 else unit[0] for unit in sample(options.task, options.source, options.rows)]
     if options.texts:
         with open(options.texts, encoding="utf-8") as file:  # noqa: PTH123
             units = [line.rstrip("\n") for line in file][: options.rows]
@@ -249,7 +265,9 @@ def main() -> None:
             tokens = Tokeniser(tier)(units)
             shares = options.alive or spread(len(tier.exits))
             decision = tested.point.decision if tested else thresholds(StagedModel([tier]), tokens, shares)
-            bench_batches(tier, decision, units, 32)
+            found = bench_batches(tier, decision, units, 32)
+            if options.out:
+                write_json(Path(options.out), {"machine": describe_machine(), "run": options.run, **found})
         if "single" in wanted:
             bench_single(tier, units[: max(60, options.rows // 10)], 1.05 if options.base else 1.10)
     if "cascade" in wanted:

@@ -55,10 +55,7 @@ def read(folder: Path, task: str, name: str) -> Iterator[dict[str, Any]]:
         "qualities": [stage["quality"][metric] for stage in stages],
         "full_depth": reference / stages[-1]["macs"],
         "points": [point for point in points if point["score"] == score and point["rule"] == "threshold"],
-        "at": {
-            share: quality_at(curve, score, metric, share * reference)
-            for share in COST_SHARES
-        },
+        "at": {share: quality_at(curve, score, metric, share * reference) for share in COST_SHARES},
     }
 
 
@@ -118,9 +115,9 @@ def frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 NOTES = """\
 Speed-ups in FLOPs are against the unpruned encoder with its last exit only, at a share of the quality of the model's
-own last exit; in brackets what was kept of it on test rows. Score: entropy, on STS-B what the model has learned. *At 1/2 of
-the FLOPs*: the best quality on the test rows that costs at most half of the unpruned encoder, read off the test curve,
-as papers do.
+own last exit; in brackets what was kept of it on test rows. Score: entropy, on STS-B what the model has learned. *At
+1/2 of the FLOPs*: the best quality on the test rows that costs at most half of the unpruned encoder, read off the test
+curve, as papers do.
 """
 
 

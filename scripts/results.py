@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dial.steps import Step, run_step
 from scripts.results_exits import CLASSIFICATION, REGRESSION, exit_steps
+from scripts.results_measured import SWIFTS as TIMED
+from scripts.results_measured import measured_steps
 from scripts.results_steps import ROOT, cell, glue, run_test
 
 SEEDS = {"sst2": (0,), "cola": (0, 1, 2), "mrpc": (0, 1, 2), "rte": (0, 1, 2)}
@@ -73,6 +75,8 @@ def plan(data: str, models: str, runs: str = "runs/results") -> Iterator[Step]:
                 yield from cell_steps(data, models, runs, task, seeds[position])
     for task in (*CLASSIFICATION, *REGRESSION):
         yield from exit_steps(data, models, runs, task)
+    for task in TIMED:
+        yield from measured_steps(data, models, runs, task)
     for task, seeds in SEEDS.items():
         folder = cell(runs, task, seeds[0])
         tiers = [f"{name}={folder}/{name}/tier" for name in ["super", *(swift.name for swift in swifts_of(task))]]

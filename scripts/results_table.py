@@ -18,7 +18,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lightning_modules.adaptive.files import atomic_write
-from scripts import exits_table
+from scripts import exits_table, measured_table
 from scripts.readme_tables import cascade_lines, fill
 from scripts.results import ROOT, SEEDS, cell, plan, swifts_of
 from scripts.results_exits import CLASSIFICATION, REGRESSION
@@ -225,12 +225,14 @@ def write(runs: Path, out: Path, data: str, models: str, readme: Path | None = N
     if frame.empty:
         raise ValueError(f"`runs` must hold tested cascades, but {runs} has none; run `make results` first.")
     records = exits_table.collect(runs, (*CLASSIFICATION, *REGRESSION))
+    measured = measured_table.collect(runs)
     sections = {
         "Results": "Written by `make results`. Quality is that on the official validation split; medians over seeds.",
         "Tiers": "\n".join([*tier_table(frame, times), "", timing(times)]),
         **{f"Speed-up at {100 * t:g} % of the Super": "\n".join(speedup_table(frame, t)) for t in TARGETS},
         "What the numbers say": "\n".join([NOTES, *statements(frame, pairs)]),
         **exits_table.sections(records, data, models),
+        **measured_table.sections(measured, data, models),
         "Commands": "First seed of each row; for the others put `seed1` and `1` where it says `seed0` and `0`.\n\n```\n"
         + "\n".join(commands(frame, data, models))
         + "\n```",
@@ -244,8 +246,9 @@ def write(runs: Path, out: Path, data: str, models: str, readme: Path | None = N
     if records:
         with atomic_write(out / "exits.csv") as temporary:
             exits_table.frame(records).to_csv(temporary, index=False, float_format="%.6g")
+    list(measured_table.figures(measured, out))
     if readme is not None:
-        tables = {"cascades": cascade_lines(frame, times)}
+        tables = {"cascades": cascade_lines(frame, times), **measured_table.tables(measured)}
         if records:
             tables |= {"layers": exits_table.layer_lines(records), "exits": exits_table.exit_lines(records)}
         fill(readme, tables)

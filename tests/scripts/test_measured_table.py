@@ -1,0 +1,118 @@
+"""The tables of what was measured, from studies as the callback writes them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dial.steps import Step
+from scripts import measured_table as tables
+from scripts.results_measured import measured_steps
+
+
+def spread(value: float) -> dict[str, float]:
+    return {"median": value, "low": value - 0.1, "high": value + 0.1}
+
+
+def model(name: str, ms: float, quality: float, agrees: float = 1.0) -> dict[str, Any]:
+    latency = {"mean": spread(ms), "p50": spread(ms), "p95": spread(2 * ms), "p99": spread(3 * ms)}
+    ratio = {"speedup": 10 / ms, "speedup_interval": [9 / ms, 11 / ms]}
+    return {
+        "name": name, "batch_size": 32, "quality": quality, "quality_of_super": 0.9, "agrees": agrees,
+        "single": latency | ratio, "batched": {"rows_per_second": spread(2000 / ms), **ratio},
+    }  # fmt: skip
+
+
+def point(method: str, target: float, reading: str, speedup: float, reached: bool = True) -> dict[str, Any]:
+    latency = model("", 10 / speedup, 0.0)["single"]
+    return {
+        "method": method, "target": target, "reading": reading, "speedup": speedup, "kept": 0.985, "reached": reached,
+        "speedup_interval": [speedup - 0.2, speedup + 0.2], "latency": latency,
+    }  # fmt: skip
+
+
+def study(*points: dict[str, Any], first: str = "swift") -> dict[str, Any]:
+    runs = [
+        {"target": 0.99, "batch": batch, "batch_sizes": {"swift": size, "super": size}, "quality": 0.88,
+         "rows_per_second": spread(321), "speedup": spread(1.7)}
+        for batch, size in (("1", 1), ("best", 64))
+    ]  # fmt: skip
+    return {
+        "machine": {"processor": "P", "threads": 2, "instructions": "I", "torch": "T"}, "settings": {"repeats": 5},
+        "contenders": [model(first, 4.0, 0.8, 0.97), model("super", 10.0, 0.9)], "points": list(points),
+        "throughput": runs, "score": "energy", "split": "test", "super": "super",
+    }  # fmt: skip
+
+
+ERRORS = """split,score,stage,last,quantile,low,high,rows,corrected,broken,both_right,both_wrong
+test,softmax,swift,super,1,0.5,0.6,10,9,9,0,0
+test,energy,swift,super,1,0.5,0.6,10,4,1,3,2
+test,energy,swift,super,10,0.9,0.99,12,0,2,10,0
+"""
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Everything of SST-2, and of CoLA the executor alone."""
+    folder = tmp_path / "sst2" / "seed0"
+    points = [point("cascade", 0.99, "expected", 2.0), point("cascade", 0.99, "in_sample", 1.5)]
+    points.append(point("exits", 0.99, "expected", 3.0, reached=False))
+    for name, found in (("study", study(*points)), ("study-int8", study(*points, first="int8"))):
+        (folder / name / "study").mkdir(parents=True)
+        (folder / name / "sweep").mkdir()
+        (folder / name / "study/study.json").write_text(json.dumps(found))
+        stages = [{"quality": {"accuracy": quality}} for quality in (0.897, 0.901)]
+        summary = {"metrics": ["accuracy"], "splits": {"test": {"stages": stages}}}
+        (folder / name / "sweep/summary.json").write_text(json.dumps(summary))
+    (folder / "study/sweep/errors.csv").write_text(ERRORS)
+    (folder / "study/study/study.png").write_bytes(b"figure")
+    (tmp_path / "cola/seed0").mkdir(parents=True)
+    executor = {"wall": {"ratio": 0.91, "low": 0.9, "high": 0.92}, "shares": [0.25, 0.75]}
+    (tmp_path / "cola/seed0/executor.json").write_text(json.dumps(executor))
+    return tmp_path
+
+
+def test_points_in_time_by_target_and_reading(runs: Path) -> None:
+    lines = tables.time_lines(tables.collect(runs))
+    assert lines[0] == "| task, Swift | method | 99 %, expected | 99 %, in-sample | 98 %, expected | 98 %, in-sample |"
+    assert lines[2] == "| sst2, bilstm-distilled | deebert | not reached | – | – | – |"
+    cells = "2.00× [1.80, 2.20] (98.5) | 1.50× [1.30, 1.70] (98.5) | – | –"
+    assert lines[3:] == [f"| sst2, bilstm-distilled | cascade | {cells} |"]
+
+
+def test_models_alone_and_the_cascade_in_its_best_batches(runs: Path) -> None:
+    swift, whole, cascade = tables.model_lines(tables.collect(runs))[2:]
+    assert swift == "| sst2 | swift | 4.0 | 4.0 | 8.0 | 12.0 | 2.50× | 32 | 500 | 2.50× | 80.0 |"
+    assert whole == "| sst2 | super | 10.0 | 10.0 | 20.0 | 30.0 | 1.00× | 32 | 200 | 1.00× | 90.0 |"
+    assert cascade == "| sst2 | cascade at 99 % | 5.0 | 5.0 | 10.0 | 15.0 | 2.00× | 64, 64 | 321 | 1.70× | 88.0 |"
+
+
+def test_int8_has_its_quality_on_all_rows(runs: Path) -> None:
+    (line,) = tables.int8_lines(tables.collect(runs))[2:]
+    speed = "2.50× [2.25, 2.75] | 2.50× [2.25, 2.75] | 10.0 / 4.0 | 2.00× [1.80, 2.20] (98.5)"
+    assert line == f"| sst2 (accuracy) | 90.1 | 89.7 | 97.0 | {speed} |"
+
+
+def test_executor_and_errors_by_tenth(runs: Path) -> None:
+    records = tables.collect(runs)
+    assert tables.executor_lines(records)[2:] == ["| cola | 91.0 [90.0, 92.0] | 25 / 75 |"]
+    (line,) = tables.error_lines(records)[2:]
+    assert line == f"| sst2, bilstm-distilled | 22 | 4 / 1 | {' | '.join(['0 / 0'] * 8)} | 0 / 2 |"
+
+
+def test_sections_figures_and_nothing_without_measurements(runs: Path, tmp_path: Path) -> None:
+    records = tables.collect(runs)
+    text = tables.sections(records, "data", "models")
+    assert "P, 2 threads" in next(iter(text.values()))
+    assert "--study.exits runs/results/sst2/seed0/exits-deebert" in text["Time: commands"]
+    (figure,) = tables.figures(records, tmp_path / "out")
+    assert figure == tmp_path / "out/sst2/study.png" and figure.read_bytes() == b"figure"
+    assert tables.collect(tmp_path / "none") == [] and tables.sections([], "d", "m") == tables.tables([]) == {}
+
+
+def test_steps_use_the_trained_tiers() -> None:
+    steps: list[Step] = list(measured_steps("data", "models", "runs", "cola"))
+    assert [step.name for step in steps] == ["cola/seed0/study", "cola/seed0/study-int8", "cola/seed0/executor"]
+    assert "[runs/cola/seed0/layers2-distilled/tier, runs/cola/seed0/super/tier]" in steps[0].command
+    assert "[{path: runs/cola/seed0/super/tier, dtype: int8}, runs/cola/seed0/super/tier]" in steps[1].command
