@@ -51,6 +51,7 @@ class Analysis:
             "pairs": [self._pair(*pair) for pair in combinations(self._areas_of, 2)],
             "crossings": self._crossings(),
             "simple": self._simple(),
+            "lengths_left_out": {name: why for name, why in self._conventions.items() if isinstance(why, str)},
         }
 
     def curves(self) -> list[Curve]:
@@ -263,20 +264,34 @@ class Analysis:
             }
         }
 
-    @cached_property
+    @property
     def _charged(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Costs ``(N, S)`` and reference costs ``(N,)`` by length convention."""
-        if self.costs is None or not self.rows.lengths or not self.rows.padded:
+        """Costs ``(N, S)`` and reference costs ``(N,)`` by length convention, without those that cannot be stated."""
+        return {name: costs for name, costs in self._conventions.items() if not isinstance(costs, str)}
+
+    @cached_property
+    def _conventions(self) -> dict[str, tuple[np.ndarray, np.ndarray] | str]:
+        """By length convention its costs, or why there are none; empty without cost functions."""
+        if self.costs is None:
             return {}
         from lightning_modules.adaptive.costs import charged_lengths
 
         reference = self.rows.settings.get("reference") or self.rows.stages[-1].tier
-        result = {}
+        result: dict[str, tuple[np.ndarray, np.ndarray] | str] = {}
         for convention in ("true", "padded", FIXED_LENGTH):
             lengths = charged_lengths(convention, self.rows.lengths, self.rows.padded)
+            column = "padded" if convention == "padded" else "length"
+            missing = [f"{column}_{tier}" for tier in (*self._tiers, reference) if tier not in lengths]
+            if missing:
+                result[str(convention)] = f"the table lacks {missing[0]}"
+                continue
             try:
                 _, macs = self.costs.stage_macs(self.rows.stages, lengths)
                 result[str(convention)] = macs, self.costs.alone(reference, lengths[reference])
-            except ValueError:  # a piecewise cost that was never counted at this length
-                continue
+            except ValueError as error:  # such as a piecewise cost that was never counted at this length
+                result[str(convention)] = str(error).rstrip(".")
         return result
+
+    @property
+    def _tiers(self) -> list[str]:
+        return list(dict.fromkeys(stage.tier for stage in self.rows.stages))

@@ -275,7 +275,7 @@ def _difference(pair: dict[str, Any] | None, name: str) -> list[str]:
 
 
 def _remarks(summary: dict[str, Any], result: dict[str, Any]) -> str:
-    """Where only the Super qualifies, crossings, and where routing costs more than it saves."""
+    """Where only the Super qualifies, crossings, what could not be stated, where routing costs more than it saves."""
     score, lines = summary["settings"]["scores"][0], []
     for point in select(result, score=score, kind="confident"):
         if point["note"]:
@@ -286,6 +286,9 @@ def _remarks(summary: dict[str, Any], result: dict[str, Any]) -> str:
             f"  Crossing of the densities of `{score}` at {stage}: {found['status']}"
             + (f" ({places})." if places else ".")
         )
+    for name, reason in result.get("lengths_left_out", {}).items():
+        tokens = f"{name} tokens" if name.isdecimal() else f"{name} length"
+        lines.append(f"  Speed-ups at {tokens} are left out: {reason}.")
     if any(point["speedup"] < 1 for point in select(result, score=score, kind="expected")):
         lines.append("  A speed-up below 1 means that the reference alone is cheaper: nothing is to be saved there.")
     return "\n".join(["Remarks:", *lines]) if lines else ""

@@ -294,3 +294,18 @@ def test_costs_at_true_padded_and_fixed_length(table):
         macs = np.where(stages == 0, 10**6 * length, 11 * 10**6 * length).mean()
         assert point["speedup_by_length"][name] == pytest.approx((10**7 * length).mean() / macs)
     assert point["speedup_by_length"]["true"] == pytest.approx(point["speedup"])
+
+
+def test_a_length_convention_that_cannot_be_stated_is_said_to_be_left_out(table):
+    """A table without padded lengths, and a cost that was never counted at 128 tokens."""
+    counts = {length: 10**6 * length for length in range(1, 64)}
+    costs = ModelCosts({name: {0: CostFunction(counts=counts)} for name in ("swift", "super")})
+    report = build_report(dataclasses.replace(table, padded={}), QUICK, costs=costs)
+    result = report.summary["splits"]["test"]
+    assert all(set(point["speedup_by_length"]) == {"true"} for point in result["points"])
+    assert result["lengths_left_out"].keys() == {"padded", "128"}
+    remarks = report.text().split("Remarks:")[1]
+    assert "Speed-ups at padded length are left out: the table lacks padded_swift." in remarks
+    assert "Speed-ups at 128 tokens are left out: " in remarks
+    bare = build_report(dataclasses.replace(table, lengths={}, padded={}), QUICK, costs=costs)
+    assert "Speed-ups at true length are left out: the table lacks length_swift." in bare.text()
