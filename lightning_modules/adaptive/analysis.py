@@ -138,10 +138,12 @@ class Analysis:
         entry |= {"only_super": point.only_super, "rows_needed": point.rows_needed, "note": point.note}
         if choice.folds:
             entry["folds"] = [{"thresholds": list(p.thresholds), **self._promised(p)} for p in choice.folds]
-            if kind == "confident" and (count := sum(p.only_super for p in choice.folds)):
-                entry["note"] = "; ".join(
-                    filter(None, [point.note, f"only the Super in {count} of {len(choice.folds)} folds"])
-                )
+            words, count = "only the Super", sum(p.only_super for p in choice.folds)
+            if kind == "budget":
+                words, count = "not reached", sum(bool(p.note) for p in choice.folds)
+            if kind in ("confident", "budget") and count:
+                counted = f"{words} in {count} of {len(choice.folds)} folds"
+                entry["note"] = "; ".join(filter(None, [point.note, counted]))
         entry |= measured | intervals | {"held": self._held(kind, point.target, measured)}
         entry |= self._other_lengths(choice.stages)
         if kind == "expected" and point.target is not None:

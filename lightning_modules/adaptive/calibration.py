@@ -149,10 +149,19 @@ class Chooser:
         Raises:
             ValueError: even the cheapest point costs more.
         """
-        allowed = self.path.macs <= macs * (1 + 1e-12)
-        if not allowed.any():
+        point = self.near_budget(macs)
+        if point.note:
             low, high = self.path.macs.min(), self.path.macs.max()
             raise ValueError(f"`budgets` must lie in [{low:.6g}, {high:.6g}] MACs per row, but got {macs:.6g}.")
+        return point
+
+    def near_budget(self, macs: float) -> OperatingPoint:
+        """Like :meth:`budget`, but the cheapest point, with a note, where all cost more."""
+        allowed = self.path.macs <= macs * (1 + 1e-12)
+        if not allowed.any():
+            cheapest = _cheapest(np.ones(len(allowed), bool), self.path.macs, self.quality)
+            note = f"not reached, as the cheapest point costs {self.path.macs[cheapest]:.4g}"
+            return self._point(cheapest, "budget", macs, note=note)
         return self._point(
             _cheapest(allowed & (self.quality >= self.quality[allowed].max()), self.path.macs), "budget", macs
         )

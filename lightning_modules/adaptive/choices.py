@@ -122,7 +122,7 @@ class Choices:
             if len(self.rows.stages) > 2 and rule == "threshold" and score != "random":
                 yield "per_stage", target, partial(per_stage_thresholds, target=target)
         for budget in self.settings.budgets:
-            yield "budget", budget, partial(Chooser.budget, macs=budget)
+            yield "budget", budget, partial(Chooser.near_budget, macs=budget)  # a fold may be dearer than all rows
         for patience in self.settings.patience if rule == "patience" else ():
             yield "fixed", float(patience), partial(Chooser.patient, patience=patience)
         if rule == "threshold" and score != "random" and not self.rows.regression and self._crosses(score):

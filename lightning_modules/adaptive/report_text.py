@@ -280,6 +280,10 @@ def _remarks(summary: dict[str, Any], result: dict[str, Any]) -> str:
     for point in select(result, score=score, kind="confident"):
         if point["note"]:
             lines.append(f"  {100 * point['target']:g} % confident: {point['note']}.")
+    for point in (p for p in select(result, kind="budget") if p["note"]):
+        lines.append(
+            f"  Budget of {_budget(summary, point)}, `{point['score']}`: {point['note']}; the cheapest is taken."
+        )
     for stage, found in result["crossings"].get(score, {}).items():
         places = ", ".join(f"{x:.4g}" for x in found["crossings"])
         lines.append(

@@ -6,7 +6,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from lightning_modules.adaptive.calibration import Chooser, choose, crossfit
+from lightning_modules.adaptive.calibration import Chooser, choose, crossfit, folds_of
 from lightning_modules.adaptive.costs import CostFunction, ModelCosts
 from lightning_modules.adaptive.report import FILES, SweepSettings, build_report, configuration
 from lightning_modules.adaptive.rules import replay
@@ -245,6 +245,24 @@ def test_budget_is_reported_with_whether_it_held(table):
     assert point["calibration"]["macs"] <= budget
     assert point["held"] == (point["macs"] <= budget)
     assert "budget" in report.text()
+
+
+def test_a_budget_that_a_fold_does_not_reach_is_a_remark():
+    """At the cost of the Swift alone, the mean over all rows is affordable, but not over the folds of longer rows."""
+    rows = logits_table(120, seed=7, splits=("test",))
+    budget = float(rows.macs[:, 0].mean())
+    settings = dataclasses.replace(QUICK, calibration="crossfit", targets=(0.97,), folds=4, budgets=(budget,))
+    report = build_report(rows, settings)
+    fold = folds_of(rows, 4)
+    dearer = sum(rows.macs[fold != k, 0].mean() > budget for k in range(4))
+    assert 0 < dearer < 4
+    for point in points(report, kind="budget"):
+        if point["rule"] == "threshold":
+            assert point["note"] == f"not reached in {dearer} of 4 folds"
+            assert point["swift_ratio"] > 0.95  # only where it is affordable may a few rows go on
+    assert f"MAC, `energy`: not reached in {dearer} of 4 folds; the cheapest is taken." in report.text()
+    (point, *_) = points(build_report(rows, dataclasses.replace(settings, budgets=(budget / 2,))), kind="budget")
+    assert point["note"].startswith("not reached, as the cheapest point costs ") and point["held"] is False
 
 
 def test_regression_has_random_and_oracle_only():
