@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from argparse import ArgumentTypeError
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.resume import gather
+from callbacks.row_parts import concatenate, merge, to_numpy
 from callbacks.tier_export import is_partial
 from lightning_modules.adaptive import scores as routing
 from lightning_modules.adaptive.commands import macs_of
-from lightning_modules.adaptive.costs import charged_lengths
+from lightning_modules.adaptive.configuration import check_folder, configuration_of, rows_fingerprint
+from lightning_modules.adaptive.costs import ModelCosts, charged_lengths
 from lightning_modules.adaptive.metrics import evaluate
 from lightning_modules.adaptive.rules import check_patience
 from lightning_modules.adaptive.settings import SweepSettings
@@ -89,6 +92,7 @@ class ThresholdSweep(Callback):
         except ValueError as error:
             raise ValueError(str(error).replace("`", "`sweep.", 1)) from error
         self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._costs: ModelCosts | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check what the task admits, before any model runs."""
@@ -103,6 +107,28 @@ class ThresholdSweep(Callback):
         names = [tier.name for tier in module.network.tiers]
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"`sweep.reference` must be one of the tiers {names}, but got {self.reference!r}.")
+        self._check_folder(trainer, module)
+
+    def _check_folder(self, trainer: Trainer, module: StagedModule) -> None:
+        """Refuse a folder that holds results of another configuration, which is known before the models run."""
+        folder = self.folder(trainer)
+        if not (folder / "summary.json").is_file():
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        kind = np.int64 if module.label_names else np.float64
+        parts = {split: data.rows(split) for split in data.test_splits}
+        rows = {split: rows_fingerprint(part.sample_id, part.label.astype(kind)) for split, part in parts.items()}
+        about = self.settings(trainer, module)
+        partial = about.pop("partial")
+        if self.choices.tolerance is not None:
+            about["tolerance"] = self.choices.tolerance
+        settings, stages = self._choices(module, data.test_splits), module.network.stages
+        wanted = configuration_of(settings, module.metric_names, stages, about, None if partial else rows)
+        check_folder(folder, wanted, partial, "--sweep.out" if self.out else "--run")
+
+    def folder(self, trainer: Trainer) -> Path:
+        """Where the results go."""
+        return Path(self.out) if self.out else Path(trainer.default_root_dir) / "sweep"
 
     def on_test_batch_end(
         self,
@@ -143,8 +169,8 @@ class ThresholdSweep(Callback):
         tiers = module.network.tiers
         charged = charged_lengths(self.length, joined["lengths"], joined["padded"])
         occurring = {t.name: (joined["lengths"][t.name], joined["padded"][t.name], charged[t.name]) for t in tiers}
-        self._costs = network_costs(tiers, occurring)
-        decide, macs = self._costs.stage_macs(module.network.stages, charged)
+        costs = self._costs = network_costs(tiers, occurring)
+        decide, macs = costs.stage_macs(module.network.stages, charged)
         reference = self.reference or tiers[-1].name
         table = StageTable(
             split=np.repeat(np.array(splits), [len(rows[s]["sample_id"]) for s in splits]),
@@ -157,7 +183,7 @@ class ThresholdSweep(Callback):
             statistics={},
             decide_macs=decide,
             macs=macs,
-            macs_reference=self._costs.alone(reference, charged[reference]),
+            macs_reference=costs.alone(reference, charged[reference]),
             lengths=joined["lengths"],
             padded=joined["padded"],
             group=None,
@@ -180,7 +206,8 @@ class ThresholdSweep(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         reference = self.reference or module.network.tiers[-1].name
         # Only where it applies: the settings are part of a report's fingerprint.
-        plain = {"reference_without_exits": True} if reference in self._costs.reference else {}
+        exits = [tier.name for tier in module.network.tiers if isinstance(tier, MultiExitTier)]
+        plain = {"reference_without_exits": True} if reference in exits else {}
         return plain | {
             "task": getattr(data, "task", type(data).__name__),
             "calibration": data.calibration,
@@ -207,16 +234,16 @@ class ThresholdSweep(Callback):
         """Build the report, write it and print its table."""
         from lightning_modules.adaptive.report import build_report  # matplotlib: only when it is needed
 
-        settings = dataclasses.replace(
-            self.choices,
-            scores=tuple(self._wanted(module)),
-            calibration="split" if "calibration" in table.splits else "crossfit",
-        )
-        report = build_report(table, settings, costs=self._costs)
-        folder = Path(self.out) if self.out else Path(trainer.default_root_dir) / "sweep"
+        report = build_report(table, self._choices(module, table.splits), costs=self._costs)
+        folder = self.folder(trainer)
         report.write(folder)
         print(report.text())
         print(f"written to {folder}")
+
+    def _choices(self, module: StagedModule, splits: Sequence[str]) -> SweepSettings:
+        """What to choose from a table with these splits."""
+        calibration = "split" if "calibration" in splits else "crossfit"
+        return dataclasses.replace(self.choices, scores=tuple(self._wanted(module)), calibration=calibration)
 
 
 def staged(module: LightningModule) -> StagedModule:
@@ -258,23 +285,3 @@ def describe(tier: Any) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in tier.model.parameters()),
         "view": {key: value for key, value in vars(view).items() if value is not None},
     }
-
-
-def to_numpy(rows: Any) -> Any:
-    """Tensors in nested dictionaries as numpy arrays."""
-    if isinstance(rows, dict):
-        return {key: to_numpy(value) for key, value in rows.items()}
-    return rows.detach().cpu().numpy()
-
-
-def concatenate(parts: list[Any]) -> Any:
-    """Arrays of several parts joined along the rows, through nested dictionaries of one shape."""
-    if isinstance(parts[0], dict):
-        return {key: concatenate([part[key] for part in parts]) for key in parts[0]}
-    return np.concatenate(parts)
-
-
-def merge(ranks: list[dict[str, list[Any]]]) -> dict[str, Any]:
-    """All processes' batches joined, by split; a process may have had none."""
-    splits = list(dict.fromkeys(split for part in ranks for split in part))
-    return {split: concatenate([batch for part in ranks for batch in part.get(split, [])]) for split in splits}

@@ -1,7 +1,6 @@
 """The sweep's results: operating points with what they kept on fresh rows, curves, comparisons of scores."""
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_modules.adaptive.analysis import Analysis, Choices
+from lightning_modules.adaptive.configuration import check_folder, configuration
 from lightning_modules.adaptive.density import Densities
 from lightning_modules.adaptive.errors import StageErrors, errors_of_report, write_errors
 from lightning_modules.adaptive.exit_report import compression
@@ -252,58 +252,3 @@ def _calibration(prepared: Prepared, settings: SweepSettings) -> dict[str, Any]:
     if settings.calibration == "split":
         return {"method": "split", "rows": counts["calibration"]}
     return {"method": "crossfit", "rows": counts, "folds": settings.folds}
-
-
-def configuration(table: StageTable, settings: SweepSettings) -> str:
-    """Fingerprint of what the results depend on: settings, tiers and data; for a foreign table its own contents."""
-    later = {"patience": (), "tolerance": None}  # settings that earlier results do not have
-    given = {key: value for key, value in asdict(settings).items() if key not in later or value != later[key]}
-    identity: dict[str, Any] = {
-        "settings": given,
-        "metrics": table.metrics,
-        "stages": [asdict(s) for s in table.stages],
-    }
-    identity["rows"] = {split: rows_fingerprint(table.of_split(split)) for split in table.splits}
-    if table.settings.get("tiers"):
-        identity["table"] = {key: value for key, value in table.settings.items() if key != "partial"}
-    else:
-        contents = (table.label, table.predictions, table.macs, table.macs_reference, *table.scores.values())
-        identity["table"] = fingerprint(*contents)
-    if table.settings.get("partial"):
-        identity.pop("rows")
-    return hashlib.sha256(json.dumps(plain(identity), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def rows_fingerprint(rows: StageTable) -> str:
-    """Hash of which rows there are, whatever their order: several processes may leave another one."""
-    order = np.argsort(rows.sample_id, kind="stable")
-    return fingerprint(rows.sample_id[order].astype(str), rows.label[order])
-
-
-def fingerprint(*arrays: np.ndarray) -> str:
-    """Hash of the contents of arrays."""
-    digest = hashlib.sha256()
-    for values in arrays:
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-
-def check_folder(folder: FilePath, wanted: str, partial: bool) -> None:
-    """Refuse to mix results of two configurations in one folder; partial results give way to any."""
-    path = folder / "summary.json"
-    if not path.exists():
-        return
-    try:
-        before = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"`out` {folder} must be a folder of results, but its summary.json is unreadable; remove it."
-        ) from error
-    if before.get("partial"):
-        return
-    if partial or before.get("configuration") != wanted:
-        what = "whole results and these are partial" if partial else "results of another configuration"
-        raise ValueError(
-            "`out` must be a new folder or one of the same configuration, "
-            f"but {folder} holds {what}; choose another or remove it."
-        )

@@ -197,3 +197,19 @@ def test_certainty_is_charged(number) -> None:
         with_it, without = (path_cost(each, each.path(index), [6])([6])[0] for each in (tier, plain))
         assert with_it - without == 16 * (index + 1)  # hidden units, once at each exit on the way
     assert tier.decisions == ("learned",) and plain.decisions == ()
+
+
+@pytest.mark.parametrize("task", ["sst2", "stsb"])
+def test_results_of_another_configuration_are_refused_before_any_model_runs(
+    sweep, sentiment, number, task, tmp_path, monkeypatch
+) -> None:
+    folder, settings = (sentiment, {}) if task == "sst2" else (number, {"tolerance": 9.0})
+    settings |= {"out": str(tmp_path / "sweep"), "scores": ["random"], "targets": [0.99], "task": task}
+    for _ in range(2):  # the same again is no other configuration
+        sweep(module_of(folder), report=True, **settings)
+    monkeypatch.setattr(MultiExit, "test_step", lambda *args: pytest.fail("a model runs"))
+    for changes in ({"targets": [0.9]}, {"data": {"calibration": "crossfit"}}, {"data": {"max_rows": {"test": 30}}}):
+        with pytest.raises(ValueError, match=r"`--sweep\.out` must be a new folder .* results of another conf.*remove"):
+            sweep(module_of(folder), report=True, **{**settings, **changes})
+    with pytest.raises(ValueError, match=r"`--sweep\.out` must be a new folder .* whole results and these are partial"):
+        sweep(module_of(folder), trainer={"limit_test_batches": 1}, **settings)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from callbacks.threshold_sweep import concatenate, merge
+from callbacks.row_parts import concatenate, merge
 from lightning_modules import Cascade, Classifier
 from lightning_modules.adaptive.macs import count_macs
 from lightning_modules.adaptive.metrics import evaluate

@@ -1,0 +1,105 @@
+"""What the results of a sweep depend on, as one fingerprint, so that a folder never holds a mixture."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_modules.adaptive.files import plain
+from lightning_modules.adaptive.settings import SweepSettings
+from lightning_modules.adaptive.table import Stage, StageTable
+
+
+def configuration(table: StageTable, settings: SweepSettings) -> str:
+    """Fingerprint of what the results depend on: settings, tiers and data; for a foreign table its own contents."""
+    parts = {split: table.of_split(split) for split in table.splits}
+    rows = {split: rows_fingerprint(part.sample_id, part.label) for split, part in parts.items()}
+    identity: Any = {key: value for key, value in table.settings.items() if key != "partial"}
+    if not table.settings.get("tiers"):
+        contents = (table.label, table.predictions, table.macs, table.macs_reference, *table.scores.values())
+        identity = fingerprint(*contents)
+    partial = bool(table.settings.get("partial"))
+    return configuration_of(settings, table.metrics, table.stages, identity, None if partial else rows)
+
+
+def configuration_of(
+    settings: SweepSettings,
+    metrics: Sequence[str],
+    stages: Sequence[Stage],
+    identity: Any,
+    rows: Mapping[str, str] | None,
+) -> str:
+    """The same from its parts, which are known before any model runs.
+
+    Args:
+        settings: what to choose.
+        metrics: of the table.
+        stages: of the table.
+        identity: the table's settings, but for whether it is partial; of a foreign table a hash of its contents.
+        rows: fingerprint of each split's rows; None for a trial run.
+    """
+    later = {"patience": (), "tolerance": None}  # settings that earlier results do not have
+    given = {key: value for key, value in asdict(settings).items() if key not in later or value != later[key]}
+    known = {
+        "settings": given,
+        "metrics": tuple(metrics),
+        "stages": [asdict(stage) for stage in stages],
+        "table": identity,
+    }
+    if rows is not None:
+        known["rows"] = dict(rows)
+    return hashlib.sha256(json.dumps(plain(known), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def rows_fingerprint(sample_id: np.ndarray, label: np.ndarray) -> str:
+    """Hash of which rows there are, whatever their order: several processes may leave another one.
+
+    Args:
+        sample_id: ``(N,)``.
+        label: ``(N,)`` int64 classes, or float64.
+    """
+    order = np.argsort(sample_id, kind="stable")
+    return fingerprint(sample_id[order].astype(str), label[order])
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """Hash of the contents of arrays."""
+    digest = hashlib.sha256()
+    for values in arrays:
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def check_folder(folder: Path, wanted: str, partial: bool, argument: str = "out") -> None:
+    """Refuse to mix results of two configurations in one folder; partial results give way to any.
+
+    Args:
+        folder: where results are to be written.
+        wanted: their configuration.
+        partial: whether they are of a trial run.
+        argument: how the user calls the folder.
+
+    Raises:
+        ValueError: it holds results of another configuration, or whole ones where these are partial.
+    """
+    path = folder / "summary.json"
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"`{argument}` {folder} must be a folder of results, but its summary.json is unreadable; remove it."
+        ) from error
+    if before.get("partial"):
+        return
+    if partial or before.get("configuration") != wanted:
+        what = "whole results and these are partial" if partial else "results of another configuration"
+        raise ValueError(
+            f"`{argument}` must be a new folder or one of the same configuration, "
+            f"but {folder} holds {what}; choose another or remove it."
+        )
