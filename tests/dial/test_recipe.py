@@ -258,6 +258,18 @@ def test_the_shipped_recipe_names_files_that_exist() -> None:
             assert step.result.startswith(words["--run"] + "/")
 
 
+def test_cost_eff_passes_arguments_of_the_model_to_the_steps_that_distil() -> None:
+    recipe = Recipe.read(str(ROOT / "configs/recipe/cost_eff.yaml"))
+    given = ["--encoder", "e", "--run", "runs/x"]
+    plain = recipe.plan(recipe.parse(given))
+    changed = recipe.plan(recipe.parse([*given, "--model.distillation", "logits_mse"]))
+    different = [new.name for old, new in zip(plain, changed, strict=True) if old.command != new.command]
+    assert different == ["ta", "slenderise", "recover"]
+    for old, new in zip(plain, changed, strict=True):
+        words = [word for word in new.command if word not in ("--model.distillation", "logits_mse")]
+        assert tuple(words) == old.command
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)  # a dozen commands, each of which imports everything
 def test_cost_eff_from_end_to_end(tiny_bert, tmp_path) -> None:
