@@ -115,7 +115,7 @@ class TextFile:
             if line.strip():
                 try:
                     first = json.loads(line)
-                except json.JSONDecodeError:
+                except (ValueError, RecursionError):
                     return []  # the row itself is reported when it is read
                 return list(first) if isinstance(first, dict) else []
         return []
@@ -186,7 +186,7 @@ class TextFile:
     def _json(self, index: int, place: str, line: str, valid: bool) -> StreamedRow:
         try:
             content = json.loads(line) if valid else None
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError alone: a number of thousands of digits
             return StreamedRow(index, place, None, f"is no JSON: {error}")
         if valid and not isinstance(content, dict):
             return StreamedRow(index, place, None, f"must be a JSON object, but is {type(content).__name__}")

@@ -147,3 +147,11 @@ def test_a_categorical_column_is_text(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": pa.array(["x", "y", "x"]).dictionary_encode()}), path)
     assert [row.unit for row in TextFile(path).rows()] == ["x", "y", "x"]
+
+
+def test_a_number_too_long_to_read_is_a_broken_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x"}\n{"text": "y", "n": ' + "9" * 5000 + '}\n{"text": "z"}\n')
+    found = list(TextFile(path).rows())
+    assert [row.unit for row in found] == ["x", None, "z"]
+    assert found[1].place == "line 2" and found[1].problem.startswith("is no JSON")
