@@ -249,7 +249,7 @@ class TimeTable:
         """
         try:
             return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, KeyError, json.JSONDecodeError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"`times` must be a file that the study left, but {path} cannot be read: {error}"
             ) from None

@@ -142,6 +142,10 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
         TimeTable.load(tmp_path / "times.json")
     with pytest.raises(ValueError, match=r"`times` must be a file that the study left, but .*none.json cannot be read"):
         TimeTable.load(tmp_path / "none.json")
+    for content in (b"[]", b"PAR1\xff", b"{", json.dumps(times.to_json() | {"tiers": [1]}).encode()):
+        (tmp_path / "times.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"`times` must be a file that the study left, but .* cannot be read"):
+            TimeTable.load(tmp_path / "times.json")
 
 
 def test_dial_sweep_chooses_for_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
