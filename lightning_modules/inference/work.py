@@ -11,6 +11,8 @@ import torch
 
 from lightning_modules.inference.tier import Tier
 
+# Of torch's allocator on a CPU, of CUDA itself, and of cuBLAS and cuDNN, which torch does not raise as its own error.
+MEMORY_SIGNS = ("can't allocate memory", "cuda error: out of memory", "cuda out of memory", "status_alloc_failed")
 BATCH_SIZE = 32  # where nothing better is known
 
 
@@ -84,4 +86,4 @@ def check_batch_sizes(given: int | Mapping[str, int] | None, tiers: Sequence[Tie
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice, of a GPU or of the machine."""
     text = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text for sign in MEMORY_SIGNS)

@@ -16,7 +16,7 @@ from lightning_modules.adaptive.macs import count_macs
 from lightning_modules.adaptive.rules import agreement, replay
 from lightning_modules.inference import StagedModel, build_tier
 from lightning_modules.inference.decision import Decision, replayed
-from lightning_modules.inference.executor import CHUNK, Answer, Executor
+from lightning_modules.inference.executor import CHUNK, Answer, Executor, is_out_of_memory
 from lightning_modules.inference.row_costs import RowCosts
 from lightning_modules.inference.tokens import Tokeniser
 from tests.inference import small
@@ -248,6 +248,20 @@ def test_halves_a_batch_that_does_not_fit(kind: type[Exception], caplog: pytest.
         "super ran out of memory with 8 rows; its batch size is now 4.",
     ]
     assert [rows for rows in memory.seen if rows > 5] == [16, 8]
+
+
+@pytest.mark.parametrize(
+    ("text", "memory"),
+    [
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", False),
+        ("index out of range", False),
+    ],
+)
+def test_knows_what_libraries_say_when_memory_does_not_suffice(text: str, memory: bool) -> None:
+    assert is_out_of_memory(RuntimeError(text)) is memory
 
 
 def test_says_when_not_even_one_row_fits() -> None:
