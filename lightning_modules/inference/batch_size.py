@@ -16,7 +16,7 @@ import torch
 
 from lightning_modules.adaptive.files import write_json
 from lightning_modules.inference.executor import is_out_of_memory
-from lightning_modules.inference.machine import describe_machine, key_of
+from lightning_modules.inference.machine import describe_machine, key_of, synchronise
 from lightning_modules.inference.tier import Encoding, Tier
 from lightning_modules.inference.tokens import Tokeniser, Tokens
 
@@ -48,15 +48,28 @@ def best_batch_size(
 ) -> BatchSizes:
     """The best batch size of a tier, searched once for each machine, number of threads and version of torch.
 
+    What few rows said, which allow no large batch, or rows of another length, is not taken for others.
+
     Args:
         tier: on its device, in eval mode.
         rows: real rows, encoded; they bound the batch size.
         cache_dir: where results are kept.
         repeats: turns of each batch size.
         largest: rows per batch at most.
+
+    Raises:
+        ValueError: no rows, or not even one fits in memory.
     """
+    if not rows:
+        raise ValueError("`rows` must hold at least one row to measure with, but got none.")
     device = next(tier.parameters()).device
-    about = {"machine": describe_machine(device), "tier": tier.fingerprint, "dtype": tier.view.dtype}
+    about: dict[str, Any] = {
+        "machine": describe_machine(device),
+        "tier": tier.fingerprint,
+        "dtype": tier.view.dtype,
+    }
+    mean_length = sum(len(row.ids) for row in rows) / len(rows)
+    about |= {"rows": power_of_two(min(len(rows), largest)), "length": power_of_two(mean_length)}
     path = Path(cache_dir).expanduser() / "batch-sizes" / f"{key_of(about)}.json"
     known = read_cache(path)
     if known is not None:
@@ -77,6 +90,16 @@ def best_batch_size(
     write_json(path, {"schema": SCHEMA, **about, "best": found.best, "throughput": found.throughput})
     logger.info("%s: best batch size %d", tier.name, found.best)
     return found
+
+
+def power_of_two(number: float) -> int:
+    """The largest power of two that is no larger than ``number``, from 1 up.
+
+    Example:
+        >>> power_of_two(1), power_of_two(31.9), power_of_two(256)
+        (1, 16, 256)
+    """
+    return 1 << (max(int(number), 1).bit_length() - 1)
 
 
 def search(seconds: Callable[[int], float], rows: int, repeats: int = 3, largest: int = LARGEST) -> BatchSizes:
@@ -122,18 +145,13 @@ def search(seconds: Callable[[int], float], rows: int, repeats: int = 3, largest
 def seconds_of(tier: Tier, batches: Sequence[Encoding]) -> float:
     """Seconds of one pass of a tier over encoded batches, all exits of all rows."""
     device = next(tier.parameters()).device
-    wait = torch.cuda.synchronize if device.type == "cuda" else _nothing
     with torch.inference_mode():
-        wait()
+        synchronise(device)
         start = time.perf_counter()
         for batch in batches:
             tier(batch)
-        wait()
+        synchronise(device)
         return time.perf_counter() - start
-
-
-def _nothing() -> None:
-    """On a CPU calls return when they are done."""
 
 
 def read_cache(path: Path) -> BatchSizes | None:

@@ -32,6 +32,12 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait for all that a GPU has been asked to do; on a CPU calls return when they are done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def key_of(*parts: Any) -> str:
     """Sixteen hexadecimal digits that plain values determine."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

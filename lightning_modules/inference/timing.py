@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_modules.adaptive.times import TierTimes, TimeTable
 from lightning_modules.inference.decision import Decision
-from lightning_modules.inference.machine import describe_machine
+from lightning_modules.inference.machine import describe_machine, synchronise
 from lightning_modules.inference.tier import Encoding, Tier
 from lightning_modules.inference.tokens import Tokeniser, Tokens
 
@@ -59,6 +59,7 @@ def timed_run(tier: Tier, encoding: Encoding, score: str = "softmax") -> Timed:
         return keep
 
     with torch.inference_mode():
+        synchronise(encoding["input_ids"].device)  # the encoding may still be on its way
         used, start = time.process_time(), time.perf_counter()
         tier.run(encoding, ask)
         used = time.process_time() - used

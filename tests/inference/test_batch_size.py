@@ -109,6 +109,25 @@ def test_what_was_found_is_kept_for_this_machine_and_tier(tmp_path: Path, monkey
     assert not best_batch_size(tier, rows, tmp_path).cached  # unreadable: searched again
 
 
+def test_what_few_or_short_rows_said_is_not_taken_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tier = small.plain_tier("swift", max_length=64)
+    tokeniser = Tokeniser(tier)
+
+    def seconds_of(tier: object, batches: list[dict[str, torch.Tensor]]) -> float:
+        return float(len(batches))  # the larger the batch, the better
+
+    monkeypatch.setattr(batch_size, "seconds_of", seconds_of)
+    rows = tokeniser(small.texts(40))
+    assert best_batch_size(tier, rows[:3], tmp_path).best == 2
+    many = best_batch_size(tier, rows, tmp_path)
+    assert many.best == 32 and not many.cached and best_batch_size(tier, rows, tmp_path).cached
+    assert best_batch_size(tier, rows[:3], tmp_path).best == 2  # no more than there are
+    longer = tokeniser(["good film " * 30] * 40)
+    assert not best_batch_size(tier, longer, tmp_path).cached
+    with pytest.raises(ValueError, match="`rows` must hold at least one row to measure with, but got none"):
+        best_batch_size(tier, [], tmp_path)
+
+
 def test_a_real_pass_is_timed() -> None:
     tier = small.plain_tier("swift")
     tokeniser = Tokeniser(tier)

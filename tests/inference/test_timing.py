@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_modules.inference import timing
+from lightning_modules.inference.machine import synchronise
 from lightning_modules.inference.timing import Contender, TableTimer, clock, timed_run, widened
 from tests.inference import small
 
@@ -35,6 +37,21 @@ def test_what_takes_longer_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(tier, "run", slow)
     assert timed_run(tier, Contender("slow", tier, ["good"]).encode([0])).milliseconds[0] > 50
+
+
+def test_the_clock_starts_when_a_gpu_is_done_with_what_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    synchronise(torch.device("cpu"))
+    assert not waited
+    synchronise(torch.device("cuda"))
+    assert waited == [torch.device("cuda")]
+    tier = small.plain_tier("swift")
+    steps: list[str] = []
+    monkeypatch.setattr(timing, "synchronise", lambda device: steps.append("waits"))
+    monkeypatch.setattr(tier, "run", lambda *arguments, before=tier.run: (steps.append("runs"), before(*arguments)))
+    timed_run(tier, Contender("swift", tier, ["good"]).encode([0]))
+    assert steps == ["waits", "runs"]
 
 
 def test_every_row_is_timed_once_in_batches_of_its_length() -> None:
