@@ -36,7 +36,6 @@ class Measured:
         padded: name of the Super padded to its maximum length.
         exits: table of another model with exits on the same rows, its points, and its name among the times.
         runs: what the executor took, see :func:`lightning_modules.inference.study.Study.run`.
-        predicted: milliseconds per row by target and batch size, from the table of times.
     """
 
     rows: StageTable
