@@ -43,7 +43,7 @@ def cut_in_place(model: nn.Module) -> None:
     for number, keep in kept.items():
         if len(keep) == 0:
             axis = axes[number]
-            raise ValueError(f"Layer {axis.layer} must keep at least one of its {axis.kind}, but all are masked.")
+            raise ValueError(f"Layer {axis.layer + 1} must keep at least one of its {axis.kind}, but all are masked.")
     detach_masks(model)
     for number, keep in kept.items():
         if len(keep) < axes[number].count:
@@ -86,7 +86,7 @@ def shape_model(model: nn.Module, config: Any) -> None:
         for axis, width in zip(layers, widths, strict=True):
             if not 1 <= width <= axis.count:
                 raise ValueError(
-                    f"`{field}` of layer {axis.layer} must lie between 1 and {axis.count}, but got {width}."
+                    f"`{field}` of layer {axis.layer + 1} must lie between 1 and {axis.count}, but got {width}."
                 )
             if width < axis.count:
                 axis.reduce(torch.arange(width, device="cpu"))

@@ -92,8 +92,8 @@ class TaylorImportance:
         for axis, fine in zip(self.axes, finite, strict=True):
             if not fine:
                 raise ValueError(
-                    f"The importance must be finite, but that of the {axis.kind} of layer {axis.layer} is not; lower "
-                    "the learning rate, clip gradients, or train in bf16 or fp32."
+                    f"The importance must be finite, but that of the {axis.kind} of layer {axis.layer + 1} is not; "
+                    "lower the learning rate, clip gradients, or train in bf16 or fp32."
                 )
 
     def mean(self) -> list[Tensor]:

@@ -127,8 +127,8 @@ def test_masked_structures_get_no_gradient() -> None:
     ("fields", "message"),
     [
         ({"heads": [2]}, "`heads` must hold one number for each of 2 layers"),
-        ({"heads": [2, 0]}, "`heads` of layer 1 must lie between 1 and 4, but got 0"),
-        ({"intermediate": [13, 1]}, "`intermediate` of layer 0 must lie between 1 and 12, but got 13"),
+        ({"heads": [2, 0]}, "`heads` of layer 2 must lie between 1 and 4, but got 0"),
+        ({"intermediate": [13, 1]}, "`intermediate` of layer 1 must lie between 1 and 12, but got 13"),
         ({"embedding_rank": 17}, "`rank` must lie between 1 and 16"),
     ],
 )
@@ -140,7 +140,7 @@ def test_shapes_that_a_model_cannot_have(fields, message) -> None:
 def test_a_layer_without_heads_is_refused() -> None:
     model = encoder("bert")
     mask_some(model, [[[], [1]], [[1], [1]]])
-    with pytest.raises(ValueError, match="Layer 0 must keep at least one of its heads"):
+    with pytest.raises(ValueError, match="Layer 1 must keep at least one of its heads"):
         cut(model)
     assert has_masks(model.state_dict())
 

@@ -134,7 +134,7 @@ def test_non_finite_importance_names_the_layer_and_loses_nothing() -> None:
     taylor = TaylorImportance(model)
     taylor.update(losses(model))
     before = [value.clone() for value in taylor.sums]
-    with pytest.raises(ValueError, match="that of the neurons of layer 1 is not"):
+    with pytest.raises(ValueError, match="that of the neurons of layer 2 is not"):
         taylor.update([losses(model)[1], model.encoder.layer[1].output.dense.weight.sum() * math.inf])
     assert taylor.batches == 1 and all(torch.equal(a, b) for a, b in zip(before, taylor.sums, strict=True))
 
