@@ -20,17 +20,9 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+from lightning_modules.models.exit_heads import CertaintyHead, ExitHead
 from lightning_modules.models.exit_weights import copy_weights, read_source
-from lightning_modules.models.exits import (
-    CertaintyHead,
-    ExitHead,
-    Pooling,
-    Visits,
-    find_layers,
-    first_layers,
-    pool,
-    take_out_norm,
-)
+from lightning_modules.models.exits import Pooling, Visits, find_layers, first_layers, pool, take_out_norm
 from lightning_modules.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
 
 GoOn = Callable[..., Tensor | None]  # (exit, rows, logits) or (..., certainty) to a bool for each row; None: all go on
@@ -230,9 +222,10 @@ class MultiExitForSequenceClassification(PreTrainedModel):
 
         Args:
             source: folder or hub id of an encoder, a classifier or an ElasticBERT; or a loaded model.
-            exits: layers, counted from 1; the last must be among them. None: all layers.
+            exits: layers, counted from 1; the last must be among them. None: all layers, or those of a multi-exit
+                ``source``.
             label_names: names of the outputs; empty for regression. None: those of ``source``.
-            pooler: put a dense layer with tanh into each exit.
+            pooler: put a dense layer with tanh into each exit; those of a multi-exit ``source`` stay.
             pooling: what an exit reads, ``first`` or ``mean``. None: as in ``source``, else the first token.
             layers: keep only the first layers of the encoder.
             settings: more of :class:`MultiExitConfig`.
@@ -245,6 +238,9 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         config = source.config
         if isinstance(config, MultiExitConfig):
             encoder = dict(config.encoder)
+            pooler = pooler or config.pooler
+            if exits is None:
+                exits = [layer for layer in config.exits if layer <= (layers or config.num_hidden_layers)]
             settings = {**{key: getattr(config, key) for key in (*SHAPES, "certainty")}, **settings}
         else:
             encoder = encoder_settings(config)

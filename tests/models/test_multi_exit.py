@@ -306,6 +306,11 @@ def test_exits_of_a_multi_exit_model_are_kept() -> None:
     cut = MultiExitForSequenceClassification.from_encoder(first, layers=2, exits=[2]).eval()
     torch.testing.assert_close(cut(*tokens()).logits, first(*tokens()).logits[:, :1])
     assert cut.config.intermediate == [5, 6]
+    assert MultiExitForSequenceClassification.from_encoder(first, pooling="mean").config.exits == [2, 4]
+    assert MultiExitForSequenceClassification.from_encoder(first, layers=2).config.exits == [2]
+    pooled = multi_exit(exits=[2, 4], pooler=True)
+    fewer = MultiExitForSequenceClassification.from_encoder(pooled, [4]).eval()
+    torch.testing.assert_close(fewer(*tokens()).logits, pooled(*tokens()).logits[:, 1:])
 
 
 @pytest.mark.parametrize("name", list(ENCODERS))
