@@ -38,12 +38,13 @@ def at_exits(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
 
 
 def exit_distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Soft cross-entropy of every exit, ``(E,)``; their sum is COST-EFF's Eq. 4.
+    """Soft cross-entropy of every exit, ``(E,)``; their sum is COST-EFF's Eq. 4 at its temperature, 1.
 
     Args:
         student: logits ``(B, E, C)``, receive the gradient.
         teacher: logits ``(B, E, C)`` of the same exits, or ``(B, C)`` of a model with one exit, which then teaches all.
-        temperature: positive; each term is multiplied by its square (see :func:`soft_cross_entropy`).
+        temperature: positive; each term is multiplied by its square (see :func:`soft_cross_entropy`), which Eq. 4 is
+            not, so that the balance with Eq. 5 stays.
 
     Raises:
         ValueError: shapes or temperature do not fit.
