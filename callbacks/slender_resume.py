@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_modules.models.slender_masks import has_masks
@@ -64,19 +62,3 @@ def sums_of(state: dict[str, Any], rank: int, world_size: int) -> tuple[list[Ten
         return sums[rank], counts[rank]
     totals = [torch.stack(values).sum(dim=0) for values in zip(*sums, strict=True)]
     return (totals, sum(counts)) if rank == 0 else ([torch.zeros_like(value) for value in totals], 0)
-
-
-def start_choosing(trainer: Trainer) -> None:
-    """Let the choice of the best checkpoint and early stopping begin anew."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
-            callback.best_k_models, callback.kth_best_model_path = {}, ""
-            callback.best_model_path, callback.best_model_score = "", None
-            callback.current_score, callback.kth_value = None, torch.tensor(worst(callback.mode))
-        elif isinstance(callback, EarlyStopping):
-            callback.wait_count, callback.best_score = 0, torch.tensor(worst(callback.mode))
-
-
-def worst(mode: str) -> float:
-    """The value that every other one improves on."""
-    return float("inf") if mode == "min" else float("-inf")

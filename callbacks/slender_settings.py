@@ -60,6 +60,20 @@ def check_settings(
             raise ValueError(f"`slenderise.{name}` must be at least 1, but got {plan[name]}.")
 
 
+def check_encoder_trains(stop: int, ends: int) -> None:
+    """Raise a ValueError if structures would go when the exits are trained alone.
+
+    Args:
+        stop: step before which the last structures go.
+        ends: step from which on the policy leaves the encoder as it is.
+    """
+    if stop >= ends:
+        raise ValueError(
+            f"`stop` must lie before step {ends}, from which on the policy leaves the encoder as it is, which then "
+            f"could not recover, but got step {stop}; end the schedule earlier, or make `policy.share` greater."
+        )
+
+
 def model_of(module: LightningModule) -> Any:
     """The multi-exit model that a module trains.
 

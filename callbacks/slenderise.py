@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from callbacks.resume import gather
-from callbacks.slender_resume import check_weights, compare, start_choosing, sums_of
-from callbacks.slender_settings import as_typed, check_settings, model_of
+from callbacks.slender_resume import check_weights, compare, sums_of
+from callbacks.slender_settings import as_typed, check_encoder_trains, check_settings, model_of
+from lightning_modules.choosing import start_choosing
 from lightning_modules.losses import task_loss
 from lightning_modules.models.slender_embeddings import factorise
 from lightning_modules.models.slender_importance import HeadWeights, TaylorImportance, Variant, choose
@@ -147,6 +148,7 @@ class Slenderise(Callback):
             with as_typed():
                 steps = (to_steps(self.start, total, "start"), to_steps(self.stop, total, "stop"))
                 self._schedule = Schedule(*steps, self.prunings, self.course)
+                check_encoder_trains(self._schedule.stop, getattr(pl_module, "encoder_ends", total))
         self._importance = TaylorImportance(model_of(pl_module), self.variant, self.head_weights)
         if self._loaded is not None:
             self._take_up(self._loaded, trainer)

@@ -12,8 +12,9 @@ from lightning_modules.base import Batch
 from lightning_modules.inference.sources import check_place, read_config
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.inference.tiers import Tier, View, build_tier, load_tier
+from lightning_modules.learning_rate import Schedule
 from lightning_modules.losses import logits_mse, soft_cross_entropy, task_loss
-from lightning_modules.training import Schedule, TierModule, check_range
+from lightning_modules.training import TierModule, check_distillation, check_range
 
 
 class Classifier(TierModule):
@@ -83,6 +84,8 @@ class Classifier(TierModule):
                 f"`teacher` must name a trained tier to distil from, as `distillation` is {distillation}, but it was "
                 "left out; give `--model.teacher FOLDER`, or leave `distillation` out."
             )
+        used = teacher is not None and distillation_weight > 0
+        check_distillation(distillation or "soft_cross_entropy", used, self.label_names)
         self.distillation, self.distillation_weight = distillation, distillation_weight
         self.distillation_temperature = distillation_temperature
         self.network = StagedModel([self._student(path, config, tokenizer, layers, max_length, embeddings)])

@@ -10,15 +10,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.adaptive import metrics as metric_functions
 from lightning_modules.base import Batch
+from lightning_modules.choosing import start_choosing
 from lightning_modules.inference.layers import all_layers, check_same_layers, tier_with_exits
 from lightning_modules.inference.multi_exit_tier import MultiExitTier
 from lightning_modules.inference.staged import StagedModel
+from lightning_modules.learning_rate import Schedule, StagedRate
 from lightning_modules.losses import (
     at_exits,
     certainty_loss,
@@ -32,7 +34,7 @@ from lightning_modules.models.exits import Pooling
 from lightning_modules.policies import ExitPolicy, JointSum
 from lightning_modules.policies.policy import Parts
 from lightning_modules.rows import DistinctRows
-from lightning_modules.training import LearningRate, Schedule, TierModule, check_range
+from lightning_modules.training import TierModule, check_distillation, check_range
 
 
 class MultiExit(TierModule):
@@ -54,7 +56,7 @@ class MultiExit(TierModule):
         path: folder or hub id of a pretrained encoder, a fine-tuned classifier, or a multi-exit model.
         exits: layers, counted from 1, after which there is an exit; the last must be the depth. Default: every layer,
             or the exits that a multi-exit model has.
-        pooler: give each exit a dense layer with tanh; COST-EFF does without.
+        pooler: give each exit a dense layer with tanh; COST-EFF does without. A multi-exit model keeps what it has.
         pooling: what exits read of their layer: the ``first`` token as in the papers, or the ``mean`` over all tokens,
             which early exits need where the first token hardly differs between texts in early layers (MiniLM).
             Default: as the model has it, else the first token.
@@ -110,6 +112,7 @@ class MultiExit(TierModule):
             raise ValueError(f"`distillation_temperature` must be above 0, but got {distillation_temperature}.")
         if hidden_weight and teacher is None:
             raise ValueError(f"`hidden_weight` {hidden_weight:g} needs a `teacher`, but got none; name one, or use 0.")
+        check_distillation(distillation, teacher is not None and distillation_weight > 0, self.label_names)
         self.policy = policy or JointSum()
         self.distillation_weight, self.hidden_weight = distillation_weight, hidden_weight
         self._distillation = partial(exit_distillation, temperature=distillation_temperature)
@@ -118,6 +121,11 @@ class MultiExit(TierModule):
         tier, self._trained = tier_with_exits(
             path, exits, pooler, layers, max_length, self.label_names, certainty is not None, pooling
         )
+        if pooler and not tier.model.config.pooler:
+            raise ValueError(
+                f"`pooler` is for new exits, but those of {path} are there, without one; leave it out, or take an "
+                "encoder."
+            )
         tier.model.certainty_detached = certainty == "detached"
         self.network = StagedModel([tier])
         self.validation_rows = DistinctRows(self.width * len(tier.exits))
@@ -166,6 +174,11 @@ class MultiExit(TierModule):
         """First step of each of the policy's stages but the first, and the end."""
         return [round(share * total) for share in accumulate(self.policy.stages())]
 
+    @property
+    def encoder_ends(self) -> int:
+        """Step from which on the policy leaves the encoder as it is; the end of the fit where it never does."""
+        return max(end for end, trains in zip(self._ends, self.policy.trains_encoder(), strict=True) if trains)
+
     def learning_rate(self, total: int) -> Callable[[int], float]:
         """Factor of the learning rate at each step; every stage of the policy has a course of its own."""
         self._ends = self._starts(total)
@@ -179,7 +192,7 @@ class MultiExit(TierModule):
         self._stage = stage
         self.policy.enter(stage)
         if stage and self.global_step == self._ends[stage - 1]:
-            self._forget_best()
+            start_choosing(self.trainer)  # what was best before all exits were trained must not win over what comes now
         if not self._under_ddp:  # it counts on the gradients that it saw at the start; there they are dropped
             frozen = {id(parameter) for parameter in self.policy.frozen()}
             for parameter in self.network.parameters():
@@ -190,17 +203,6 @@ class MultiExit(TierModule):
         """Whether gradients are gathered over processes; the strategy ``ddp`` does so even with one."""
         distributed = torch.distributed
         return self.trainer.world_size > 1 or (distributed.is_available() and distributed.is_initialized())
-
-    def _forget_best(self) -> None:
-        """What was best before all exits were trained must not win over what comes now."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ModelCheckpoint) and callback.monitor:
-                worst = torch.tensor(-torch.inf if callback.mode == "max" else torch.inf)
-                callback.best_k_models, callback.kth_best_model_path = {}, ""
-                callback.best_model_score, callback.kth_value, callback.best_model_path = None, worst, ""
-            if isinstance(callback, EarlyStopping):
-                callback.wait_count = 0
-                callback.best_score = torch.tensor(-torch.inf if callback.mode == "max" else torch.inf)
 
     def on_train_end(self) -> None:
         """Refuse to go on with exits that early stopping left untrained."""
@@ -294,29 +296,3 @@ class MultiExit(TierModule):
         if self.quality_of == "mean":
             return float(np.mean(values))
         return values[-1] if self.quality_of == "last" else values[self.tier.model.exits.index(int(self.quality_of))]
-
-
-class StagedRate:
-    """Factor of the learning rate where each stage warms up and falls by itself.
-
-    Args:
-        ends: step after the last of each stage.
-        warmup: share of a stage's steps.
-        schedule: see :class:`LearningRate`.
-
-    Example:
-        >>> rate = StagedRate([2, 4], 0.0, "linear")
-        >>> [rate(step) for step in range(4)]
-        [1.0, 0.5, 1.0, 0.5]
-    """
-
-    def __init__(self, ends: list[int], warmup: float, schedule: Schedule) -> None:
-        # Plain values: checkpoints keep the attributes of a scheduler's function.
-        self.ends, self.warmup, self.schedule = list(ends), warmup, schedule
-
-    def __call__(self, step: int) -> float:
-        """Factor at a step, counted from 0."""
-        stage = min(bisect_right(self.ends, step), len(self.ends) - 1)
-        begin = self.ends[stage - 1] if stage else 0
-        total = self.ends[stage] - begin
-        return LearningRate(total, round(self.warmup * total), self.schedule)(step - begin)

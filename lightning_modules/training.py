@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +15,9 @@ from torch import Tensor, nn
 from lightning_modules.base import Batch, StagedModule
 from lightning_modules.inference.teacher import teacher_logits
 from lightning_modules.inference.tiers import Tier, View, load_tier
+from lightning_modules.learning_rate import LearningRate, Schedule
 from lightning_modules.models.slender import cut_in_place, make_room
 from lightning_modules.models.slender_masks import has_masks
-
-Schedule = Literal["linear", "cosine", "constant"]
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "linear": lambda left: left,
-    "cosine": lambda left: 0.5 * (1.0 - float(np.cos(np.pi * left))),
-    "constant": lambda left: 1.0,
-}
 
 
 class TierModule(StagedModule):
@@ -162,20 +156,6 @@ class TierModule(StagedModule):
         return LearningRate(total, round(self.warmup * total), self.schedule)
 
 
-class LearningRate:
-    """Factor of the learning rate at a step: linear warm-up from 0, then the schedule down to 0."""
-
-    def __init__(self, total: int, warmup: int, schedule: Schedule) -> None:
-        self.total, self.warmup, self.schedule = total, warmup, schedule
-
-    def __call__(self, step: int) -> float:
-        """Factor at a step, counted from 0."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        left = max(0.0, (self.total - step) / max(1, self.total - self.warmup))
-        return SCHEDULES[self.schedule](left)
-
-
 def training_steps(trainer: Trainer) -> int:
     """Optimiser steps of the whole fit.
 
@@ -208,3 +188,18 @@ def check_range(argument: str, value: float, low: float, high: float) -> None:
     """Raise a ValueError that names ``argument`` if ``value`` is outside ``[low, high]``."""
     if not low <= value <= high:
         raise ValueError(f"`{argument}` must lie between {low:g} and {high:g}, but got {value}.")
+
+
+def check_distillation(distillation: str, used: bool, label_names: Sequence[str]) -> None:
+    """Raise a ValueError where a teacher's number, in regression, would be taken for a distribution.
+
+    Args:
+        distillation: which loss.
+        used: whether there is a teacher whose answers count.
+        label_names: empty for regression.
+    """
+    if used and not label_names and distillation == "soft_cross_entropy":
+        raise ValueError(
+            "`distillation` must be logits_mse for regression, whose one output is no distribution, but got "
+            "soft_cross_entropy; add --model.distillation logits_mse."
+        )

@@ -72,6 +72,10 @@ class ExitPolicy:
         """Shares of the fit's steps; the learning rate warms up and falls in each of them anew."""
         return [1.0]
 
+    def trains_encoder(self) -> list[bool]:
+        """For each stage whether it trains the encoder; the first always does."""
+        return [True] * len(self.stages())
+
     def enter(self, stage: int) -> None:
         """A stage begins, 0 being the first; called before its first step, and after resuming in it."""
 

@@ -37,6 +37,10 @@ class TwoStage(ExitPolicy):
         """Shares of the steps."""
         return [self.share, 1.0 - self.share]
 
+    def trains_encoder(self) -> list[bool]:
+        """The first stage does."""
+        return [True, False]
+
     def enter(self, stage: int) -> None:
         """From now on this stage's loss and frozen parameters."""
         self.stage = stage

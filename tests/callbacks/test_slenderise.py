@@ -134,6 +134,15 @@ def test_widths_follow_the_schedule_and_the_export_is_cut(tmp_path) -> None:
     assert sum(p.numel() for p in again.parameters()) < sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.parametrize("stop", [8, 12])
+def test_structures_go_while_the_encoder_is_trained(tmp_path, stop) -> None:
+    module = Toy()
+    module.encoder_ends = 8
+    with pytest.raises(ValueError, match=rf"`slenderise\.stop` must lie before step 8, .* but got step {stop}; end"):
+        fit(tmp_path, Slenderise(**SIZES, stop=stop, prunings=2), module)
+    fit(tmp_path, Slenderise(**SIZES, stop=7, prunings=2), module, steps=9)
+
+
 def test_compression_of_all_parameters(tmp_path) -> None:
     module = Toy()
     before = sum(p.numel() for p in module.tier.model.parameters())

@@ -20,8 +20,8 @@ from datamodules import GLUEDataModule
 from lightning_modules import MultiExit
 from lightning_modules.inference.counting import network_costs
 from lightning_modules.inference.layers import all_layers
-from lightning_modules.inference.tiers import load_tier
-from lightning_modules.multi_exit import StagedRate
+from lightning_modules.inference.tiers import load_tier, save_tier
+from lightning_modules.learning_rate import StagedRate
 from lightning_modules.policies import GradientEquilibrium, LayerWeighted, TwoStage
 from tests.dial.glue_files import sentences
 
@@ -216,6 +216,7 @@ def test_teachers_that_do_not_fit_are_refused(make, make_tiny_bert, other, encod
         ({"distillation_weight": 1.5}, r"`distillation_weight` must lie between 0 and 1"),
         ({"hidden_weight": -1.0}, r"`hidden_weight` must lie between 0 and inf"),
         ({"distillation_temperature": 0.0}, r"`distillation_temperature` must be above 0"),
+        ({"label_names": [], "teacher": "any"}, r"`distillation` must be logits_mse for regression, .* add --model"),
     ],
 )
 def test_arguments_outside_their_range(make, settings, message) -> None:
@@ -229,6 +230,19 @@ def test_a_classifier_in_another_order_of_labels_gives_its_head_in_the_data_s(ma
     stock = load_tier(str(swapped), "stock", LABELS)
     encoding = next(iter(batch["encodings"].values()))
     torch.testing.assert_close(module(batch["encodings"])[:, -1], stock(encoding)[:, 0])
+
+
+def test_exits_that_are_there_get_no_pooler(make, tmp_path) -> None:
+    save_tier(tmp_path / "tier", make().tier, {})
+    with pytest.raises(ValueError, match=r"`pooler` is for new exits, but those of .*tier are there, without one"):
+        make(path=str(tmp_path / "tier"), pooler=True)
+
+
+@pytest.mark.parametrize(("policy", "ends"), [(None, 20), (GradientEquilibrium(), 20), (TwoStage(0.25), 5)])
+def test_when_the_encoder_is_trained_no_more(make, policy, ends) -> None:
+    module = make(policy=policy)
+    module.learning_rate(20)
+    assert module.encoder_ends == ends
 
 
 def test_the_reference_is_the_encoder_without_exits(make) -> None:
