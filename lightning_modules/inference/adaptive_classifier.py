@@ -16,8 +16,8 @@ from lightning_modules.inference.loading import (
     BatchSizes,
     choose_point,
     load_network,
+    measured_sizes,
     row_costs,
-    warn_of_other_machine,
 )
 from lightning_modules.inference.operating_point import OperatingPoint, Sweep
 from lightning_modules.inference.row_costs import RowCosts
@@ -111,7 +111,7 @@ class AdaptiveClassifier:
             split: reported split whose points to read, where there are several.
             tiers: folders of tiers by name, where they are no longer where they were tested.
             device: where to run.
-            batch_sizes: see :class:`Executor`; where times were measured the best ones are the default.
+            batch_sizes: see :class:`Executor`; where times were measured on this machine the best are the default.
             max_pending: see :class:`Executor`.
             group_by_length: see :class:`Executor`.
             compaction: see :class:`Executor`.
@@ -124,12 +124,9 @@ class AdaptiveClassifier:
         values = {"target": target, "threshold": threshold, "budget": budget, "ms": ms, "point": point}
         chosen = choose_point(sweep, values, reading, score, rule, split, batch_sizes)
         network = load_network(sweep, tiers or {}, device)
-        if sweep.times is not None:
-            known = {tier.name: sweep.times.batch_sizes.get(tier.name) for tier in network.tiers}
-            best = {name: size for name, size in known.items() if size is not None}
+        if batch_sizes is None or ms is not None:
+            best = measured_sizes(sweep, device, for_time=ms is not None)
             batch_sizes = best if batch_sizes is None else batch_sizes
-            if ms is not None:
-                warn_of_other_machine(sweep.times.machine, device)
         return cls(
             network,
             chosen,

@@ -19,6 +19,10 @@ from lightning_modules.inference.tier import Tier
 from lightning_modules.inference.tiers import load_tier
 from lightning_modules.inference.views import View
 
+POSITIVE = {
+    "target": "share of the Super's quality above 0, such as 0.99",
+    "ms": "number of milliseconds above 0",
+}
 BatchSizes = int | Mapping[str, int] | None
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,9 @@ def choose_point(
     given = [name for name, value in values.items() if value is not None]
     if len(given) > 1:
         raise ValueError(f"`{given[0]}` and `{given[1]}` both say what to do; give one of {', '.join(values)}.")
+    for name, what in POSITIVE.items():
+        if values[name] is not None and not 0 < values[name] < float("inf"):
+            raise ValueError(f"`{name}` must be a {what}, but got {values[name]:g}.")
     if values["point"] is not None:
         point: OperatingPoint = values["point"]
         return point
@@ -83,12 +90,25 @@ def timed(sweep: Sweep, batch_sizes: BatchSizes) -> Timed:
     return lambda table: times.timed(table, sizes)
 
 
-def warn_of_other_machine(measured: Mapping[str, Any], device: str) -> None:
-    """Say what differs between the machine that times were measured on and this one."""
+def measured_sizes(sweep: Sweep, device: str, for_time: bool) -> dict[str, int] | None:
+    """The batch sizes that the run's study found to be best; None where there is no study, or it was made elsewhere.
+
+    Args:
+        sweep: of the run.
+        device: where the tiers are to run.
+        for_time: a point was chosen by these times, wherever they were measured: its batch sizes belong to it.
+    """
+    if sweep.times is None:
+        return None
     here = describe_machine(device)
-    other = [f"{k} {v} there and {here[k]} here" for k, v in measured.items() if k in here and here[k] != v]
-    if other:
-        logger.warning("The times behind `ms` were measured elsewhere: %s.", ", ".join(other))
+    pairs = [(key, value, here[key]) for key, value in sweep.times.machine.items() if key in here]
+    other = ", ".join(f"{key} {there} there and {own} here" for key, there, own in pairs if own != there)
+    if other and for_time:
+        logger.warning("The times behind `ms` were measured elsewhere: %s.", other)
+    elif other:
+        logger.warning("The best batch sizes were measured elsewhere (%s) and are not taken.", other)
+        return None
+    return {name: size for name, size in sweep.times.batch_sizes.items() if name in sweep.settings["tiers"]}
 
 
 def load_network(sweep: Sweep, places: Mapping[str, str], device: str) -> StagedModel:

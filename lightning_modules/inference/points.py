@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_modules.adaptive.files import plain
+from lightning_modules.adaptive.scores import SCORES
 from lightning_modules.inference.decision import Decision
 from lightning_modules.inference.staged import StagedModel
 
@@ -38,7 +39,7 @@ class OperatingPoint:
             argument: how the user calls the operating point.
 
         Raises:
-            ValueError: other stages, labels, tiers or views.
+            ValueError: other stages, labels, tiers or views, or a score that they do not have.
         """
         stages = tuple(stage.name for stage in network.stages)
         if stages != self.decision.stages:
@@ -51,6 +52,11 @@ class OperatingPoint:
             raise ValueError(
                 f"`{argument}` is for the labels {', '.join(self.label_names) or 'of a regression'}, but the model has "
                 f"{', '.join(names) or 'a regression'}; choose one from a sweep of this model (`dial test`)."
+            )
+        if self.decision.rule != "patience" and self.decision.score not in (*SCORES, "random", *network.decisions):
+            raise ValueError(
+                f"`{argument}` decides by the score {self.decision.score!r}, which the model does not have; "
+                "choose one from a sweep of this model (`dial test`)."
             )
         for tier in network.tiers:
             wanted, found = self.tiers.get(tier.name), tier.fingerprint
@@ -75,16 +81,20 @@ class OperatingPoint:
         Raises:
             ValueError: another schema, or something missing.
         """
+        what = "`point` must be a file that `dial predict` left as `point` in its manifest"
         if not isinstance(value, Mapping) or value.get("schema") != SCHEMA or "decision" not in value:
-            raise ValueError("`point` must be a file that `dial predict` left as `point` in its manifest.")
-        decision = value["decision"]
-        made = Decision(
-            stages=tuple(decision["stages"]),
-            rule=decision["rule"],
-            score=decision["score"],
-            thresholds=tuple(map(float, decision["thresholds"])),
-            temperatures=tuple(map(float, decision["temperatures"])),
-            seed=int(decision["seed"]),
-            tolerance=float(decision.get("tolerance", 0.0)),
-        )
-        return cls(made, dict(value["tiers"]), tuple(value["label_names"]), dict(value.get("about", {})))
+            raise ValueError(f"{what}.")
+        try:
+            decision = value["decision"]
+            made = Decision(
+                stages=tuple(decision["stages"]),
+                rule=decision["rule"],
+                score=decision["score"],
+                thresholds=tuple(map(float, decision["thresholds"])),
+                temperatures=tuple(map(float, decision["temperatures"])),
+                seed=int(decision["seed"]),
+                tolerance=float(decision.get("tolerance", 0.0)),
+            )
+            return cls(made, dict(value["tiers"]), tuple(value["label_names"]), dict(value.get("about", {})))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{what}, but it is damaged: {type(error).__name__}: {error}.") from error

@@ -16,6 +16,8 @@ from lightning_modules.adaptive.rules import agreement, replay
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.times import TierTimes, TimeTable
 from lightning_modules.inference import StagedModel, load_tier, save_tier
+from lightning_modules.inference.adaptive_classifier import load_network
+from lightning_modules.inference.machine import describe_machine
 from lightning_modules.inference.operating_point import OperatingPoint, Sweep
 from tests.inference import small
 from tests.inference.run_folder import copy_of, make_run, texts_of_split
@@ -185,6 +187,9 @@ def test_a_point_is_refused_by_other_tiers_views_labels_and_stages(run: Path) ->
     ("settings", "message"),
     [
         ({"target": 0.9, "budget": 1e3}, "`target` and `budget` both say what to do; give one of"),
+        ({"target": 0.0}, "`target` must be a share of the Super's quality above 0, such as 0.99, but got 0"),
+        ({"target": float("nan")}, "`target` must be a share of the Super's quality above 0"),
+        ({"ms": float("nan")}, "`ms` must be a number of milliseconds above 0, but got nan"),
         ({"target": 1.4}, "`target` 1.4 is reached nowhere on the curve of .*: the best there is .* of the Super's"),
         ({"budget": 1.0}, "`budget` must be at least .* MACs per row, which the cheapest point costs"),
         ({"target": 0.9, "reading": "hopeful"}, "`reading` must be one of expected, confident, per_stage, but got"),
@@ -219,11 +224,37 @@ def test_milliseconds_come_from_the_study(run: Path, tmp_path: Path, caplog: pyt
     assert classifier.point.about["calibration"]["ms"] <= 3.0
     assert classifier.executor.batch_sizes == {"swift": 8, "super": 8}
     assert "measured elsewhere: processor abacus there and" in caplog.text and "threads" not in caplog.text
+    elsewhere = AdaptiveClassifier.from_run(moved, target=0.9)  # another machine's best sizes are not this one's
+    assert elsewhere.executor.batch_sizes == {"swift": 32, "super": 32}
+    assert "best batch sizes were measured elsewhere (processor abacus there and" in caplog.text
     assert AdaptiveClassifier.from_run(moved, batch_sizes=5).executor.batch_sizes == {"swift": 5, "super": 5}
     with pytest.raises(ValueError, match="`batch_sizes` must be among those that were measured"):
         AdaptiveClassifier.from_run(moved, ms=3.0, batch_sizes=5)
     with pytest.raises(ValueError, match=r"`ms` must be at least .* ms per row, which the cheapest point costs"):
         AdaptiveClassifier.from_run(moved, ms=0.01)
+
+
+def test_best_batch_sizes_of_this_machine_are_taken(run: Path, tmp_path: Path) -> None:
+    moved = copy_of(run, tmp_path / "moved")
+    tiers = {
+        name: TierTimes(about["fingerprint"], (1,), {8: np.ones((exits, 1))})
+        for (name, about), exits in zip(Sweep(moved).settings["tiers"].items(), (2, 1), strict=True)
+    }
+    TimeTable(tiers, {"swift": 8, "super": 4}, describe_machine()).save(moved / "study" / "times.json")
+    assert AdaptiveClassifier.from_run(moved, target=0.9).executor.batch_sizes == {"swift": 8, "super": 4}
+    assert AdaptiveClassifier.from_run(moved, target=0.9, batch_sizes=5).executor.batch_sizes["super"] == 5
+
+
+def test_refuses_points_that_mean_nothing(run: Path) -> None:
+    sweep = Sweep(run)
+    point = sweep.for_target(0.9)
+    guessed = dataclasses.replace(point, decision=dataclasses.replace(point.decision, score="guess"))
+    with pytest.raises(ValueError, match="`point` decides by the score 'guess', which the model does not have"):
+        AdaptiveClassifier(load_network(sweep, {}, "cpu"), guessed)
+    whole = point.to_json()
+    for broken in ({"decision": {}}, {"decision": None}, {"tiers": None}, {"label_names": 3}):
+        with pytest.raises(ValueError, match="`point` must be a file that `dial predict` left"):
+            OperatingPoint.from_json(whole | broken)
 
 
 def test_tunes_its_batch_sizes_once(run: Path, tmp_path: Path) -> None:
