@@ -22,7 +22,7 @@ from lightning_modules.inference.batch_size import BatchSizes, best_batch_size
 from lightning_modules.inference.decision import Decision
 from lightning_modules.inference.executor import Executor
 from lightning_modules.inference.machine import describe_machine
-from lightning_modules.inference.rivals import rivals
+from lightning_modules.inference.rivals import check_names, rivals
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.inference.timing import Clocked, Contender, TableTimer, clock
 
@@ -74,7 +74,8 @@ class Study:
         exits: another model with exits (DeeBERT) and its stage table, with the same rows.
 
     Raises:
-        ValueError: a single stage, a score that the table does not hold, or an exits table of other rows.
+        ValueError: a single stage, a tier called like a rival, a score that the table does not hold, or an exits table
+            of other rows.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Study:
             raise ValueError(
                 "`study` compares stages, but the model has one; give a cascade, or a model with several exits."
             )
+        check_names(list(network.tiers), exits is not None)
         self.rows = table.of_split(split)
         self.held_out = table.of_split("calibration") if "calibration" in table.splits else None
         self.score = settings.score or next((name for name in table.scores if name != "random"), "random")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_modules.adaptive.study_report import render
-from lightning_modules.inference import Tier
+from lightning_modules.inference import StagedModel, Tier, rivals
 from lightning_modules.inference.adaptive_classifier import load_network
 from lightning_modules.inference.int8 import missing_route
 from lightning_modules.inference.operating_point import Sweep
@@ -104,6 +104,28 @@ def test_refusals(cascade: Sweep, exits: Sweep, tmp_path: Path) -> None:
     other = type(table)(**{**vars(table), "label": (cascade.table.label + 1) % 3})
     with pytest.raises(ValueError, match="`exits` must be a run over the same rows"):
         study_of(cascade, tmp_path, (load_network(exits, {}, "cpu"), other))
+
+
+@pytest.mark.parametrize("name", ["super-int8", "super-padded", "exits"])
+def test_no_tier_is_called_what_a_rival_is_called(name: str, cascade: Sweep, exits: Sweep, tmp_path: Path) -> None:
+    """Two under one name would be one in every table."""
+    network = load_network(cascade, {}, "cpu")
+    network.tiers[0].name = name
+    other = (load_network(exits, {}, "cpu"), exits.table)
+    with pytest.raises(ValueError, match=f"`names` must differ from what the study calls its rivals.* but got {name};"):
+        Study(StagedModel(list(network.tiers)), cascade.table, "test", {}, StudySettings(), tmp_path, other)
+
+
+def test_a_rival_that_cannot_run_is_left_out_and_named(
+    cascade: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*args: Any) -> Tier:
+        raise RuntimeError('"addmm" not implemented for this device')
+
+    monkeypatch.setattr(rivals, "load_tier", lacking)
+    study = study_of(cascade, tmp_path)
+    assert [c.name for c in study.contenders] == ["swift", "super", "super-padded"]
+    assert "not implemented" in study.skipped["super-bfloat16"] and "super-int8" in study.skipped
 
 
 def test_a_model_with_exits_is_studied_alone(exits: Sweep, tmp_path: Path) -> None:
