@@ -12,8 +12,16 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-# Below this share of its largest possible value, a variance computed from sums is rounding error.
-NO_VARIANCE = 1e-12
+from lightning_modules.adaptive.sums import (
+    beside,
+    columns,
+    correlation,
+    correlation_gradient,
+    divide,
+    one_hot,
+    ranks,
+    variance,
+)
 
 
 class Metric(ABC):
@@ -67,16 +75,16 @@ class Mean(Metric):
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """See :class:`Metric`; ``label`` is not read."""
         values = np.asarray(prediction, dtype=np.float64)
-        return _columns(values, np.ones_like(values))
+        return columns(values, np.ones_like(values))
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
-        return _divide(sums[..., 0], sums[..., 1])
+        return divide(sums[..., 0], sums[..., 1])
 
     def gradient(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
         total, count = sums[..., 0], sums[..., 1]
-        return np.stack([_divide(1.0, count), -_divide(total, count**2)], axis=-1)
+        return np.stack([divide(1.0, count), -divide(total, count**2)], axis=-1)
 
 
 class Accuracy(Mean):
@@ -87,7 +95,7 @@ class Accuracy(Mean):
 
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """See :class:`Metric`."""
-        return super().statistics(label, _beside(label, prediction) == prediction)
+        return super().statistics(label, beside(label, prediction) == prediction)
 
 
 class F1(Metric):
@@ -98,18 +106,18 @@ class F1(Metric):
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """See :class:`Metric`."""
         predicted = np.asarray(prediction) == 1
-        labelled = np.broadcast_to(_beside(label, prediction) == 1, predicted.shape)
-        return _columns(predicted & labelled, predicted, labelled)
+        labelled = np.broadcast_to(beside(label, prediction) == 1, predicted.shape)
+        return columns(predicted & labelled, predicted, labelled)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
-        return _divide(2 * sums[..., 0], sums[..., 1] + sums[..., 2])
+        return divide(2 * sums[..., 0], sums[..., 1] + sums[..., 2])
 
     def gradient(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
         total = sums[..., 1] + sums[..., 2]
-        shared = -_divide(2 * sums[..., 0], total**2)
-        return np.stack([_divide(2.0, total), shared, shared], axis=-1)
+        shared = -divide(2 * sums[..., 0], total**2)
+        return np.stack([divide(2.0, total), shared, shared], axis=-1)
 
 
 class MacroF1(Metric):
@@ -122,22 +130,22 @@ class MacroF1(Metric):
 
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """See :class:`Metric`."""
-        predicted, labelled = _one_hot(label, prediction, classes)
+        predicted, labelled = one_hot(label, prediction, classes)
         return np.concatenate([predicted & labelled, predicted, labelled], axis=-1).astype(np.float64)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
         hits, predicted, labelled = np.split(sums, 3, axis=-1)
         total = predicted + labelled
-        return _divide(_divide(2 * hits, total).sum(axis=-1), (total > 0).sum(axis=-1))
+        return divide(divide(2 * hits, total).sum(axis=-1), (total > 0).sum(axis=-1))
 
     def gradient(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
         hits, predicted, labelled = np.split(sums, 3, axis=-1)
         total = predicted + labelled
         present = (total > 0).sum(axis=-1, keepdims=True)
-        shared = -_divide(2 * hits, total**2)
-        return _divide(np.concatenate([_divide(2.0, total), shared, shared], axis=-1), present)
+        shared = -divide(2 * hits, total**2)
+        return divide(np.concatenate([divide(2.0, total), shared, shared], axis=-1), present)
 
 
 class Matthews(Metric):
@@ -150,14 +158,14 @@ class Matthews(Metric):
 
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """See :class:`Metric`."""
-        predicted, labelled = _one_hot(label, prediction, classes)
+        predicted, labelled = one_hot(label, prediction, classes)
         correct = (predicted & labelled).any(axis=-1, keepdims=True)
         return np.concatenate([correct, np.ones_like(correct), predicted, labelled], axis=-1).astype(np.float64)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
         _, _, _, covariance, predicted_variance, label_variance = self._parts(sums)
-        return _correlation(covariance, predicted_variance, label_variance)
+        return correlation(covariance, predicted_variance, label_variance)
 
     def gradient(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
@@ -168,7 +176,7 @@ class Matthews(Metric):
         by_covariance = np.concatenate([count, correct, -labelled, -predicted], axis=-1)
         by_predicted = np.concatenate([0 * count, 2 * count, -2 * predicted, zeros], axis=-1)
         by_labelled = np.concatenate([0 * count, 2 * count, zeros, -2 * labelled], axis=-1)
-        return _correlation_gradient(moments, (by_covariance, by_predicted, by_labelled))
+        return correlation_gradient(moments, (by_covariance, by_predicted, by_labelled))
 
     @staticmethod
     def _parts(sums: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -177,14 +185,14 @@ class Matthews(Metric):
         predicted, labelled = sums[..., 2 : 2 + classes], sums[..., 2 + classes :]
         covariance = (correct * count)[..., 0] - (predicted * labelled).sum(axis=-1)
         square = (count**2)[..., 0]
-        predicted_variance = _variance(square - (predicted**2).sum(axis=-1), square)
+        predicted_variance = variance(square - (predicted**2).sum(axis=-1), square)
         return (
             count,
             predicted,
             labelled,
             covariance,
             predicted_variance,
-            _variance(square - (labelled**2).sum(axis=-1), square),
+            variance(square - (labelled**2).sum(axis=-1), square),
         )
 
 
@@ -197,12 +205,12 @@ class Pearson(Metric):
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """See :class:`Metric`."""
         y = np.asarray(prediction, dtype=np.float64)
-        x = np.broadcast_to(_beside(np.asarray(label, dtype=np.float64), y), y.shape)
-        return _columns(np.ones_like(y), x, y, x * x, y * y, x * y)
+        x = np.broadcast_to(beside(np.asarray(label, dtype=np.float64), y), y.shape)
+        return columns(np.ones_like(y), x, y, x * x, y * y, x * y)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
-        return _correlation(*self._moments(sums))
+        return correlation(*self._moments(sums))
 
     def gradient(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
@@ -211,12 +219,12 @@ class Pearson(Metric):
         by_covariance = np.stack([xy, -y, -x, zero, zero, n], axis=-1)
         by_x = np.stack([xx, -2 * x, zero, n, zero, zero], axis=-1)
         by_y = np.stack([yy, zero, -2 * y, zero, n, zero], axis=-1)
-        return _correlation_gradient(self._moments(sums), (by_covariance, by_x, by_y))
+        return correlation_gradient(self._moments(sums), (by_covariance, by_x, by_y))
 
     @staticmethod
     def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
-        return n * xy - x * y, _variance(n * xx - x * x, n * xx), _variance(n * yy - y * y, n * yy)
+        return n * xy - x * y, variance(n * xx - x * x, n * xx), variance(n * yy - y * y, n * yy)
 
 
 class Spearman(Metric):
@@ -243,7 +251,7 @@ class Spearman(Metric):
 
     def evaluate(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> float:
         """See :class:`Metric`."""
-        return Pearson().evaluate(_ranks(np.asarray(label)), _ranks(np.asarray(prediction)))
+        return Pearson().evaluate(ranks(np.asarray(label)), ranks(np.asarray(prediction)))
 
 
 METRICS: dict[str, Metric] = {
@@ -270,56 +278,3 @@ def metric(name: str) -> Metric:
     if name not in METRICS:
         raise ValueError(f"`metric` must be one of: {', '.join(METRICS)}; but got {name!r}. Choose one of these.")
     return METRICS[name]
-
-
-def _beside(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return labels ``(N,)`` as ``(N, 1)`` where predictions are ``(N, S)``."""
-    label = np.asarray(label)
-    return label[:, None] if np.ndim(prediction) == label.ndim + 1 else label
-
-
-def _columns(*statistics: np.ndarray) -> np.ndarray:
-    """Return ``K`` arrays ``(...)`` as ``(..., K)`` float64, each in one piece of memory: they are summed singly."""
-    return np.moveaxis(np.stack(statistics).astype(np.float64, copy=False), 0, -1)
-
-
-def _one_hot(label: np.ndarray, prediction: np.ndarray, classes: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return predictions and labels as booleans ``(..., C)`` of one shape."""
-    prediction = np.asarray(prediction)
-    if classes is None:
-        classes = int(max(np.max(label, initial=0), np.max(prediction, initial=0))) + 1
-    predicted = prediction[..., None] == np.arange(classes)
-    labelled = _beside(label, prediction)[..., None] == np.arange(classes)
-    return predicted, np.broadcast_to(labelled, predicted.shape)
-
-
-def _divide(numerator: np.ndarray | float, denominator: np.ndarray) -> np.ndarray:
-    """Divide, with 0 where the denominator is 0."""
-    shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
-    return np.divide(numerator, denominator, out=np.zeros(shape), where=np.asarray(denominator) != 0)
-
-
-def _variance(value: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return a variance computed as a difference of sums, 0 where it is only their rounding error."""
-    return np.where(value > NO_VARIANCE * np.abs(scale), value, 0.0)
-
-
-def _correlation(covariance: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return covariance / sqrt(first * second) within [-1, 1], 0 where a variance is 0."""
-    return np.clip(_divide(covariance, np.sqrt(first) * np.sqrt(second)), -1.0, 1.0)
-
-
-def _correlation_gradient(moments: tuple | list, derivatives: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Return the gradient of covariance / sqrt(v w) from the gradients ``(..., K)`` of the three moments ``(...)``."""
-    covariance, v, w = (np.asarray(moment)[..., None] for moment in moments)
-    by_covariance, by_v, by_w = derivatives
-    root = np.sqrt(v) * np.sqrt(w)
-    slope = _divide(by_covariance, root) - _divide(covariance, 2 * root) * (_divide(by_v, v) + _divide(by_w, w))
-    return np.where(root > 0, slope, 0.0)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return 1-based ranks ``(N,)``; equal values get the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[inverse]
