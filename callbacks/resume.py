@@ -66,6 +66,25 @@ class Resume(Callback):
         """Keep the states until the first batch: what Lightning does between here and there draws numbers too."""
         self._pending = state
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the exit policy of a module that has one: it is no hyperparameter, but places stages and rates."""
+        policy = getattr(pl_module, "policy", None)
+        if policy is not None:
+            checkpoint["policy"] = policy.settings()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with another policy.
+
+        Raises:
+            ValueError: the checkpoint is of another one.
+        """
+        before, policy = checkpoint.get("policy"), getattr(pl_module, "policy", None)
+        if trainer.state.fn == "fit" and before and policy is not None and before != policy.settings():
+            raise ValueError(
+                f"`--model.policy` must be that of the checkpoint, {before}, to go on from there, but got "
+                f"{policy.settings()}; restore it, or start a new run with a tier folder as `--model.path`."
+            )
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Put the random state back, once, just before the first resumed step."""
         if self._pending is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -64,6 +66,11 @@ class ExitPolicy:
     def loss(self, exit_losses: Tensor) -> Tensor:
         """One scalar from the losses ``(E,)`` of the exits, first to last."""
         raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Name and arguments as plain values, without which a run cannot go on; arguments are kept as attributes."""
+        arguments = {name: getattr(self, name, None) for name in signature(type(self)).parameters}
+        return {"class_path": type(self).__name__, **arguments}
 
     def attach(self, parts: Parts) -> None:
         """Learn the model; called once, before the first step."""
