@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.threshold_sweep import staged
+from callbacks.threshold_sweep import ThresholdSweep, staged
 from callbacks.tier_export import is_partial
-from lightning_modules.adaptive.files import plain
+from lightning_modules.adaptive.files import plain, read_json
+from lightning_modules.adaptive.table import StageTable
+from lightning_modules.base import StagedModule
+from lightning_modules.inference.loading import load_network
+from lightning_modules.inference.operating_point import Sweep
+from lightning_modules.inference.rivals import check_names
+from lightning_modules.inference.staged import StagedModel
 from lightning_modules.inference.study import StudySettings
 
 
@@ -23,7 +29,7 @@ class MeasuredStudy(Callback):
     can then be chosen (``dial sweep --times``, ``dial predict --ms``).
 
     Args:
-        rows: of each reported split's first that are timed; 0: no study.
+        rows: of the first reported split that are timed, spread evenly; 0: no study.
         repeats: of everything; medians are reported.
         targets: shares of the Super's quality.
         pad_to: tokens that the rival "padded" pads every row to, as the papers' code does.
@@ -44,6 +50,8 @@ class MeasuredStudy(Callback):
     ) -> None:
         self.exits, self.out = exits, out
         self.settings: StudySettings | None = None
+        self._other: tuple[StagedModel, StageTable] | None = None
+        self._models: dict[str, Any] = {}
         if rows:
             try:
                 self.settings = StudySettings(rows, repeats, tuple(targets), pad_to, score)
@@ -63,21 +71,22 @@ class MeasuredStudy(Callback):
             raise ValueError(
                 "`study.rows` compares stages, but the model has one; test a cascade, or a model with several exits."
             )
+        check_names(list(staged(pl_module).network.tiers), self.exits is not None)
+        known = sweep_of(trainer)._wanted(staged(pl_module))
+        if self.settings.score is not None and self.settings.score not in known:
+            raise ValueError(
+                f"`study.score` must be one of {', '.join(known)}, but got {self.settings.score!r}; "
+                "the sweep can look at others (--sweep.scores)."
+            )
+        self._other = None if self.exits is None else self._load_exits(trainer, staged(pl_module))
+        self._models = self._identity(staged(pl_module).network)
         self._check_folder(trainer)
-        if self.exits is not None:
-            from lightning_modules.inference.operating_point import Sweep
-
-            try:
-                Sweep(self.exits)
-            except ValueError as error:
-                raise ValueError(str(error).replace("`run`", "`study.exits`", 1)) from error
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the sweep's table, measure, write, print."""
         if self.settings is None or self.settings.rows < 1:
             return
         from lightning_modules.adaptive.study_report import render, write_study
-        from lightning_modules.adaptive.table import StageTable
         from lightning_modules.inference.study import Study
 
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -89,10 +98,13 @@ class MeasuredStudy(Callback):
             for identity, unit in zip(rows.sample_id, rows.units(), strict=True)
         }
         network = staged(pl_module).network
-        study = Study(network, table, split, units, self.settings, data.cache_dir, self._exits(network))
+        study = Study(network, table, split, units, self.settings, data.cache_dir, self._other)
         count = len(study.sampled)
         print(f"study: {count} rows, {self.settings.repeats} repetitions, {len(study.contenders)} models", flush=True)
-        results = study.run(lambda text: print(text, flush=True)) | {"partial": is_partial(trainer)}
+        results = study.run(lambda text: print(text, flush=True)) | {
+            "partial": is_partial(trainer),
+            "models": self._models,
+        }
         folder = self._folder(trainer)
         assert study.times is not None
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,28 +122,66 @@ class MeasuredStudy(Callback):
         path = self._folder(trainer) / "study.json"
         if not path.is_file():
             return
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if not before.get("partial") and before.get("settings") != plain(dataclasses.asdict(self.settings)):
+        before = read_json(path, "study.out")
+        same = before.get("settings") == plain(dataclasses.asdict(self.settings))
+        same = same and before.get("models", self._models) == self._models
+        if not before.get("partial") and (not same or is_partial(trainer)):
             raise ValueError(
-                f"`study.out` must be a folder without a study of other settings, but {path.parent} has one of "
-                f"{before.get('settings')}; name another folder, or remove that one."
+                f"`study.out` must be a folder without a study of other settings or models, but {path.parent} has one "
+                f"of {before.get('settings')}; name another folder, or remove that one."
             )
 
-    def _exits(self, network: Any) -> Any:
-        """The model with exits and its table."""
-        if self.exits is None:
-            return None
-        from lightning_modules.inference.adaptive_classifier import load_network
-        from lightning_modules.inference.operating_point import Sweep
+    def _identity(self, network: StagedModel) -> dict[str, Any]:
+        """Fingerprints of all tiers, and of those of the model with exits."""
+        other = [] if self._other is None else self._other[0].tiers
+        return {
+            "tiers": {tier.name: tier.fingerprint for tier in network.tiers},
+            "exits": {tier.name: tier.fingerprint for tier in other},
+        }
 
-        sweep = Sweep(self.exits)
-        device = str(next(network.parameters()).device)
-        return load_network(sweep, {}, device), sweep.table
+    def _load_exits(self, trainer: Trainer, module: StagedModule) -> tuple[StagedModel, StageTable]:
+        """The model with exits and its table.
+
+        Raises:
+            ValueError: it is none, or was tested on other labels or rows, or its tier is not found.
+        """
+        assert self.exits is not None
+        try:
+            sweep = Sweep(self.exits)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`run`", "`study.exits`", 1)) from error
+        if len(sweep.settings["tiers"]) > 1 or len(sweep.stages) < 2:
+            raise ValueError(
+                f"`study.exits` must be a run of one model with several exits, but {self.exits} has the stages "
+                f"{', '.join(sweep.stages)}; give the folder of `dial test` of such a model alone."
+            )
+        if sweep.summary["partial"] and not is_partial(trainer):
+            raise ValueError(
+                f"`study.exits` must hold a whole sweep, but {self.exits} is of a trial run; test it without limits."
+            )
+        if list(sweep.label_names) != list(module.label_names):
+            raise ValueError(
+                f"`study.exits` must be of the labels {', '.join(module.label_names) or 'of a regression'}, but "
+                f"{self.exits} has {', '.join(sweep.label_names) or 'a regression'}; test both on the same data."
+            )
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        split = next(name for name in data.test_splits if name != "calibration")
+        found = sweep.table.of_split(split).sample_id if split in sweep.table.splits else np.arange(0)
+        if not is_partial(trainer) and not np.array_equal(found, np.sort(data.rows(split).sample_id)):
+            raise ValueError(
+                f"`study.exits` must be a run over the same rows, but {self.exits} has {len(found)} rows with "
+                f"other ids in the split {split}; test both on the same data."
+            )
+        return load_network(sweep, {}, str(module.device)), sweep.table
+
+
+def sweep_of(trainer: Trainer) -> ThresholdSweep:
+    """The sweep of this run."""
+    (sweep,) = (each for each in trainer.callbacks if isinstance(each, ThresholdSweep))  # type: ignore[attr-defined]
+    return sweep
 
 
 def sweep_folder(trainer: Trainer) -> Path:
     """Where the sweep of this run has been written."""
-    from callbacks.threshold_sweep import ThresholdSweep
-
-    (sweep,) = (each for each in trainer.callbacks if isinstance(each, ThresholdSweep))  # type: ignore[attr-defined]
+    sweep = sweep_of(trainer)
     return Path(sweep.out) if sweep.out else Path(trainer.default_root_dir) / "sweep"

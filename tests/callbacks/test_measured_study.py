@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks import MeasuredStudy, ThresholdSweep
+from callbacks import MeasuredStudy, ThresholdSweep, measured_study
 from datamodules import GLUEDataModule
 from lightning_modules import Cascade, Classifier
 from lightning_modules.adaptive import plots
@@ -88,3 +90,56 @@ def test_refusals_before_any_model_runs(run_test, tiers, tmp_path) -> None:
         MeasuredStudy(rows=5, repeats=0)
     with pytest.raises(ValueError, match=r"`study.rows` must be a whole number from 1 up, but got -3"):
         MeasuredStudy(rows=-3)
+
+
+def test_what_the_study_cannot_use_is_refused_before_any_model_runs(run_test, tiers, tmp_path, monkeypatch) -> None:
+    def cascade(**settings: Any) -> Cascade:
+        return Cascade(tiers, label_names=LABELS, metrics=["accuracy"], **settings)
+
+    other = run_test(cascade(), "other", rows=0)
+    monkeypatch.setattr(Cascade, "test_step", lambda *args: pytest.fail("a model runs"))
+    with pytest.raises(ValueError, match=r"`study.exits` must be a run of one model with several exits, but .* has"):
+        run_test(cascade(), exits=str(other))
+    with pytest.raises(ValueError, match=r"`study.score` must be one of energy, .*, but got 'guess'"):
+        run_test(cascade(), score="guess")
+    with pytest.raises(ValueError, match=r"`names` must differ from what the study calls its rivals"):
+        run_test(cascade(names=["super-int8", "super"]))
+
+
+def test_exits_over_other_rows_are_refused_before_any_model_runs(run_test, tiers, tmp_path, monkeypatch) -> None:
+    sweep = SimpleNamespace(
+        settings={"tiers": {"model": {}}},
+        stages=("model.layer1", "model.layer2"),
+        summary={"partial": True},
+        label_names=LABELS,
+        table=SimpleNamespace(splits=["test"], of_split=lambda name: SimpleNamespace(sample_id=np.arange(3))),
+    )
+    monkeypatch.setattr(measured_study, "Sweep", lambda folder: sweep)
+    monkeypatch.setattr(Cascade, "test_step", lambda *args: pytest.fail("a model runs"))
+    cascade = Cascade(tiers, label_names=LABELS, metrics=["accuracy"])
+    for change, message in (
+        ({}, "`study.exits` must hold a whole sweep, but exits is of a trial run"),
+        ({"summary": {"partial": False}, "label_names": ["no"]}, "`study.exits` must be of the labels .* has no"),
+        (
+            {"label_names": LABELS},
+            "`study.exits` must be a run over the same rows, but exits has 3 rows with other ids in",
+        ),
+    ):
+        vars(sweep).update(change)
+        with pytest.raises(ValueError, match=message):
+            run_test(cascade, exits="exits")
+
+
+def test_a_study_of_other_tiers_or_of_few_rows_replaces_none(run_test, tiers, tmp_path) -> None:
+    out = str(tmp_path / "shared")
+    run_test(Cascade(tiers, label_names=LABELS, metrics=["accuracy"]), out=out, rows=2)
+    before = (tmp_path / "shared" / "study.json").read_bytes()
+    refused = r"`study.out` must be a folder without a study of other settings or models, but .*shared"
+    with pytest.raises(ValueError, match=refused):
+        run_test(Cascade([tiers[0]] * 2, label_names=LABELS, metrics=["accuracy"]), "b", out=out, rows=2)
+    with pytest.raises(ValueError, match=refused):
+        run_test(Cascade(tiers, label_names=LABELS, metrics=["accuracy"]), "c", True, out=out, rows=2)
+    assert (tmp_path / "shared" / "study.json").read_bytes() == before
+    (tmp_path / "shared" / "study.json").write_text("{")
+    with pytest.raises(ValueError, match=r"`study.out` must lead to readable files"):
+        run_test(Cascade(tiers, label_names=LABELS, metrics=["accuracy"]), "d", out=out, rows=2)
