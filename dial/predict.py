@@ -110,8 +110,8 @@ def predict(
             due = time.monotonic() - flushed > pause
             if due or len(waiting) >= BATCH:
                 with interrupts.held():
-                    output.write(waiting)
-                    waiting = []
+                    taken, waiting = waiting, []  # first: an output keeps what it could not write
+                    output.write(taken)
                     if due:
                         output.flush()
                         flushed = time.monotonic()

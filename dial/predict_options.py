@@ -51,7 +51,7 @@ def parser() -> Parser:
     how.add_argument(
         *("--batch-size",), nargs="+", default=[], metavar="N|NAME=N|best",
         help="rows per batch, of all or a tier; best: searched for once on this machine; default: the best where "
-        "`dial test --study.rows` measured it, else 32",
+        "`dial test --study.rows` measured it on this machine, else 32",
     )  # fmt: skip
     how.add_argument("--max-pending", type=int, default=8192, help="rows under way at most")
     how.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
@@ -69,7 +69,7 @@ def load(options: argparse.Namespace) -> AdaptiveClassifier:
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    device = device_of(options.device)
     try:
         return AdaptiveClassifier.from_run(
             options.run,
@@ -89,6 +89,25 @@ def load(options: argparse.Namespace) -> AdaptiveClassifier:
         )
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"`--budget` {error}.") from error
+
+
+def device_of(asked: str) -> str:
+    """The device that ``--device`` means.
+
+    Raises:
+        ValueError: there is none of that name, or torch cannot use it.
+    """
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=asked)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"`--device` must be auto, cpu, or a GPU of this machine such as cuda:1, but got {asked!r}."
+        ) from error
+    return asked
 
 
 def batch_sizes_of(given: Sequence[str]) -> int | dict[str, int] | None:

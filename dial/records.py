@@ -67,7 +67,8 @@ class Output:
         self.finished: dict[str, Any] | None = None
         self._skipped: list[Record] = []
         self._lock: int | None = None
-        known = self._read_manifest()
+        # A manifest without what it is about is left of an output that was removed.
+        known = self._read_manifest() if path.exists() else None
         if known is None:
             if self._occupied():
                 raise ValueError(
@@ -194,11 +195,12 @@ class Output:
         """Write the rows skipped before a row, or all of them."""
         due = [record for record in self._skipped if before is None or record["row"] < before]
         if due:
-            self._skipped = [record for record in self._skipped if record not in due]
             with self.skipped.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in due))
                 file.flush()
                 os.fsync(file.fileno())
+            # They ascend, so these come first. In place: another thread may append at this moment.
+            del self._skipped[: len(due)]
 
 
 def whole_lines(path: Path, argument: str) -> Iterator[tuple[Record, int]]:

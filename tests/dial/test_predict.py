@@ -297,6 +297,59 @@ def test_a_finished_output_is_left_alone(
     assert whole.stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_output_that_was_removed_is_written_again(
+    finished: bool, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the messages ask for: the manifest beside a file that is gone keeps nobody from predicting."""
+    source = write_jsonl(tmp_path / "in.jsonl", ["good", None, *small.texts(8)])
+    out = tmp_path / "out.jsonl"
+    assert command(source, out, "--on-error", "skip") == 0
+    before = out.read_bytes()
+    if not finished:
+        unfinished(out.with_name("out.jsonl.manifest.json"))
+    out.unlink()
+    assert command(source, out, "--on-error", "skip") == 0
+    assert out.read_bytes() == before
+    assert [line["row"] for line in lines(out.with_name("out.jsonl.skipped.jsonl"))] == [1]
+    out.unlink()
+    other = write_jsonl(tmp_path / "other.jsonl", ["good"])
+    assert command(other, out) == 0
+    assert len(lines(out)) == 1
+
+
+def test_a_part_that_could_not_be_written_at_once_holds_no_row_twice(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", small.texts(60))
+    monkeypatch.setattr(predict, "BATCH", 16)
+    write, failures = pq.write_table, [OSError(28, "No space left on device")]
+
+    def once(*args: Any, **settings: Any) -> None:
+        if failures:
+            raise failures.pop()
+        write(*args, **settings)
+
+    monkeypatch.setattr(pq, "write_table", once)
+    assert "No space left" in error_of(command(source, tmp_path / "out", "--part-rows", "16"), capsys)
+    assert command(source, tmp_path / "out", "--part-rows", "16") == 0
+    parts = [pq.read_table(path)["row"].to_pylist() for path in sorted((tmp_path / "out").glob("part-*.parquet"))]
+    assert [row for part in parts for row in part] == list(range(60))
+
+
+def test_many_rows_left_out_one_after_the_other_take_no_time(tmp_path: Path) -> None:
+    output = JsonLines(tmp_path / "out.jsonl", {})
+    for row in range(20_000):
+        output.skip({"row": row, "place": f"line {row + 1}", "problem": "is no JSON"})
+    start = time.process_time()
+    output.write([{"row": 20_000, "stage": "swift", "macs": None, "reference_macs": None}])
+    assert time.process_time() - start < 2
+    assert [line["row"] for line in lines(output.skipped)] == list(range(20_000))
+    output.skip({"row": 20_001, "place": "line 20002", "problem": "is no JSON"})
+    output.finish({})
+    assert lines(output.skipped)[-1]["row"] == 20_001
+
+
 def error_of(code: int, capsys: pytest.CaptureFixture[str]) -> str:
     assert code == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dial predict: error:")]
@@ -399,6 +452,8 @@ def test_takes_the_point_of_an_earlier_prediction(
         (["--tiers", "x"], "`--tiers` must be NAME=FOLDER, but got 'x'"),
         (["--columns", "title"], "`--columns` must name the column of the text"),
         (["--max-pending", "0"], "`--max-pending` must be 1 or more, but got 0"),
+        (["--device", "gpu"], "`--device` must be auto, cpu, or a GPU of this machine"),
+        (["--device", "cuda:99"], "such as cuda:1, but got 'cuda:99'"),
         (["--nonsense"], "unrecognized arguments: --nonsense; see `dial predict RUN INPUT --help`"),
         (["--budget", "cheap"], "`--budget` must be MACs such as 2e9, or FLOPs"),
     ],
