@@ -112,13 +112,14 @@ class LayerClock:
 
 
 def bench_batches(
-    tier: MultiExitTier, decision: Decision, units: Sequence[Any], size: int, warm_up: int = 4
+    tier: MultiExitTier, decision: Decision, units: Sequence[Any], size: int, repeats: int, warm_up: int = 4
 ) -> dict[str, Any]:
     """Target 1, with the shares of rows that each exit answers."""
     executor = Executor(StagedModel([tier]), decision, size)
     tokens = sorted(Tokeniser(tier)(units), key=lambda row: len(row.ids))
     batches = [tokens[i : i + size] for i in range(0, len(tokens) - size + 1, size)]
-    order, timer = np.random.default_rng(0).permutation(len(batches)), LayerClock(tier)
+    rng, timer = np.random.default_rng(0), LayerClock(tier)
+    order = np.concatenate([rng.permutation(len(batches)) for _ in range(repeats)])
     ideal, spent, answered = [], [], np.zeros(len(tier.exits))
     for index in order:
         rows = [Row(i, i, "", {tier.encoding_key: row}) for i, row in enumerate(batches[index])]
@@ -265,7 +266,7 @@ def main() -> None:
             tokens = Tokeniser(tier)(units)
             shares = options.alive or spread(len(tier.exits))
             decision = tested.point.decision if tested else thresholds(StagedModel([tier]), tokens, shares)
-            found = bench_batches(tier, decision, units, 32)
+            found = bench_batches(tier, decision, units, 32, options.repeats)
             if options.out:
                 write_json(Path(options.out), {"machine": describe_machine(), "run": options.run, **found})
         if "single" in wanted:

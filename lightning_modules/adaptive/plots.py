@@ -86,6 +86,7 @@ def _curve_panel(axis: Axes, report: "Report", split: str) -> None:
             f"{100 * share:g} %",
             (1, 100 * share * best),
             xycoords=("axes fraction", "data"),
+            annotation_clip=True,  # a level far below all lines would push the layout out of the picture
             xytext=(3, 0),
             textcoords="offset points",
             va="center",

@@ -48,7 +48,7 @@ def study_figure(results: dict[str, Any]) -> Figure:
 def _levels(axis: Axes, best: float) -> None:
     for share, dashes in LEVELS:
         axis.axhline(100 * share * best, color=INK, linewidth=0.8, linestyle=dashes, alpha=0.6)
-        place: dict[str, Any] = {"xytext": (3, 0), "va": "center", **BESIDE}
+        place: dict[str, Any] = {"xytext": (3, 0), "va": "center", "annotation_clip": True, **BESIDE}
         axis.annotate(f"{100 * share:g} %", (1, 100 * share * best), xycoords=("axes fraction", "data"), **place)
 
 

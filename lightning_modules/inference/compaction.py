@@ -55,11 +55,11 @@ class Compaction:
 
         alone = len(course.ids) == 1
 
-        def ask_or_none(exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None) -> Tensor | None:
+        def ask_or_none(
+            exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None
+        ) -> Tensor | Literal[False] | None:
             if alone and decisions is None:
-                return (
-                    None if course.goes_on(offset + exit_index, outputs) else torch.zeros_like(rows, dtype=torch.bool)
-                )
+                return None if course.goes_on(offset + exit_index, outputs) else False
             going = course.decide(offset + exit_index, rows.cpu().numpy(), outputs, decisions)
             return None if going.all() else torch.from_numpy(going).to(rows.device)
 

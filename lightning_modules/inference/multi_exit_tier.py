@@ -67,10 +67,13 @@ class MultiExitTier(Tier):
             go_on: as for :meth:`Tier.run`.
             decisions: give ``go_on`` a fourth argument, the scores ``(R,)`` of :attr:`decisions` by name.
         """
+        in_order = self.order == sorted(self.order)
 
-        def ask(exit_index: int, rows: Tensor, logits: Tensor, *certainty: Tensor) -> Tensor:
-            more = ({"learned": _score(certainty[0])} if certainty else {},) if decisions else ()
-            return go_on(exit_index, rows, self._in_order(logits), *more)
+        def ask(exit_index: int, rows: Tensor, logits: Tensor, *certainty: Tensor) -> Any:
+            logits = logits.float() if in_order else self._in_order(logits)
+            if not decisions:
+                return go_on(exit_index, rows, logits)
+            return go_on(exit_index, rows, logits, {"learned": _score(certainty[0])} if certainty else {})
 
         self.model.run(encoding, ask, certainty=decisions)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-Visit = Callable[[int, Tensor], Tensor | None]
+Visit = Callable[[int, Tensor], Tensor | Literal[False] | None]
 Pooling = Literal["first", "mean"]
 
 
@@ -161,7 +161,8 @@ class Visits:
         layers: the encoder's layers.
         size: rows of the batch.
         visit: gets ``k`` and ``H_k`` ``(R, T, H)`` of the rows that are left: the input of the first layer for 0, then
-            the output of layer ``k``; returns a bool ``(R,)``, which rows go on, or None for all (always for 0).
+            the output of layer ``k``; returns a bool ``(R,)``, which rows go on, or None for all (always for 0), or
+            False for none, which for one row is quicker than a tensor.
     """
 
     def __init__(self, layers: Sequence[nn.Module], size: int, visit: Visit) -> None:
@@ -199,7 +200,11 @@ class Visits:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             hidden = output if isinstance(output, Tensor) else output[0]
             keep = self.visit(index + 1, hidden)
-            if keep is None or bool(keep.all()):
+            if keep is None:
+                return None
+            if keep is False:
+                raise Stop
+            if bool(keep.all()):
                 return None
             first = self.rows is None
             rows = torch.arange(self.size, device=hidden.device) if self.rows is None else self.rows

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,11 @@ from transformers.utils import ModelOutput
 
 from lightning_modules.models.exit_heads import CertaintyHead, ExitHead
 from lightning_modules.models.exit_weights import copy_weights, read_source
-from lightning_modules.models.exits import Pooling, Visits, find_layers, first_layers, pool, take_out_norm
+from lightning_modules.models.exits import Pooling, Visit, Visits, find_layers, first_layers, pool, take_out_norm
 from lightning_modules.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
 
-GoOn = Callable[..., Tensor | None]  # (exit, rows, logits) or (..., certainty) to a bool for each row; None: all go on
+# (exit, rows, logits) or (..., certainty) to a bool for each row; None: all go on, False: none
+GoOn = Callable[..., Tensor | Literal[False] | None]
 
 
 @dataclass
@@ -154,7 +155,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         Args:
             encoding: the arguments of :meth:`forward`, tensors ``(B, T)``.
             go_on: gets the exit's index, the rows ``(R,)`` that reached it and their logits ``(R, C)``; returns a bool
-                ``(R,)``, or None for all. It is asked after the last exit too.
+                ``(R,)``, or None for all, or False for none. It is asked after the last exit too.
             certainty: give ``go_on`` a fourth argument: how far the exit is to be trusted, ``(R,)`` before the sigmoid.
         """
         exit_of = {layer: index for index, layer in enumerate(self.exits)}
@@ -164,17 +165,20 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         if mask is not None and mask.ndim == 2 and bool(mask.all()):
             mask = None  # nothing is padded, and then a mean over all tokens is one operation
 
-        def visit(layer: int, hidden: Tensor) -> Tensor | None:
+        heads, pooling, last = list(self.heads), self.config.pooling, self.exits[-1]
+
+        def visit(layer: int, hidden: Tensor) -> Tensor | Literal[False] | None:
             nonlocal rows
             index = exit_of.get(layer)
             if index is None:
                 return None
             left = mask if mask is None or len(rows) == len(mask) else mask[rows]
-            head, token = self.heads[index], pool(hidden, left, self.config.pooling)
+            head = heads[index]
+            token = hidden[:, 0] if pooling == "first" else pool(hidden, left, pooling)  # read at once: a view does
             more = (self.certainty(token, head.norm),) if certainty and self.certainty is not None else ()
             keep = go_on(index, rows, head(token), *more)
-            if layer == self.exits[-1]:  # nothing follows: the encoder need not finish
-                return torch.zeros_like(rows, dtype=torch.bool)
+            if layer == last or keep is False:  # no row goes on: the encoder need not finish
+                return False
             if keep is None:
                 return None
             keep = keep.to(device=rows.device, dtype=torch.bool)
@@ -184,7 +188,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         if len(ids):
             self._encode(encoding, visit)
 
-    def _encode(self, inputs: Mapping[str, Tensor | None], visit: Callable[[int, Tensor], Tensor | None]) -> None:
+    def _encode(self, inputs: Mapping[str, Tensor | None], visit: Visit) -> None:
         ids = inputs["input_ids"]
         assert ids is not None
         given = {key: value for key, value in inputs.items() if value is not None and key in self._accepted}

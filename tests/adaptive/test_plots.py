@@ -59,6 +59,18 @@ def test_levels_are_99_and_98_per_cent_of_the_super(drawn, report):
     assert {round(99 * best, 6), round(98 * best, 6)} <= {round(y, 6) for y in flat}
 
 
+@pytest.mark.filterwarnings("error")
+def test_levels_far_below_every_line_do_not_squeeze_the_picture():
+    """A first tier that is nearly the Super, as in int8: all lines within half a point."""
+    table = logits_table(800, seed=3, strengths=(40.0, 41.0))
+    figure = figures(build_report(table, SETTINGS))["curve.png"]
+    figure.canvas.draw()
+    axis = figure.axes[0]
+    renderer = figure.canvas.get_renderer()
+    assert axis.get_ylim()[0] > 98.5
+    assert axis.get_tightbbox(renderer).y0 >= 0
+
+
 def boxes(figure, axis):
     renderer = figure.canvas.get_renderer()
     return [text.get_window_extent(renderer) for text in axis.texts if text.get_text()]
