@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from scripts.results_exits import METHODS, SEED, exit_steps, score_of
+from scripts.results_exits import CASCADE, METHODS, REGRESSION, SEED, exit_steps, score_of
 from scripts.results_steps import cell
 
 TARGETS, COST_SHARES = (0.99, 0.98), (0.5, 0.25)
@@ -17,7 +17,7 @@ KINDS = {"expected": "expected", "confident": "confident", "crossfit": "crossfit
 
 
 def collect(runs: Path, tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """One record per task and method that was tested, in the order of the plan.
+    """One record per task and model that was tested, in the order of the plan, then the cascade.
 
     Args:
         runs: folder with `<task>/seed0/exits-<method>`.
@@ -26,32 +26,40 @@ def collect(runs: Path, tasks: Sequence[str]) -> list[dict[str, Any]]:
     return [
         record
         for task in tasks
-        for method in METHODS
-        if method.tested and task in method.tasks
-        for record in read(Path(cell(str(runs), task, SEED)), task, method.name)
+        for run, tiers in tested_runs(task).items()
+        for record in read(Path(cell(str(runs), task, SEED)), task, run, tiers)
     ]
 
 
-def read(folder: Path, task: str, name: str) -> Iterator[dict[str, Any]]:
-    """The record of one method; none if it was not tested yet."""
-    run = folder / f"exits-{name}"
+def tested_runs(task: str) -> dict[str, tuple[str, ...]]:
+    """Tiers of each run of `dial test` on a task."""
+    runs: dict[str, tuple[str, ...]] = {
+        f"exits-{method.name}": (method.name,) for method in METHODS if method.tested and task in method.tasks
+    }
+    return runs if task in REGRESSION else {**runs, f"cascade-{CASCADE}": (CASCADE, "super")}
+
+
+def read(folder: Path, task: str, name: str, tiers: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The record of one run; none if it was not tested yet."""
+    run = folder / name
     if not (run / "sweep" / "summary.json").is_file():
-        print(f"not done yet: {task}/seed{SEED}/exits-{name}")
+        print(f"not done yet: {task}/seed{SEED}/{name}")
         return
     summary = json.loads((run / "sweep" / "summary.json").read_text())
     (split,) = summary["splits"].values()
     metric, stages, reference = summary["metrics"][0], split["stages"], split["reference_macs"]
-    card, whole = (json.loads((folder / run_ / "tier/card.json").read_text()) for run_ in (name, "super"))
+    sizes = [json.loads((folder / tier / "tier/card.json").read_text())["parameters"] for tier in (*tiers, "super")]
     again = run / "crossfit" / "summary.json"
     crossfit = next(iter(json.loads(again.read_text())["splits"].values()))["points"] if again.is_file() else []
     score, curve = score_of(task), run / "sweep/curve.parquet"
     points = [*split["points"], *({**point, "kind": "crossfit"} for point in crossfit if point["kind"] == "confident")]
     yield {
         "task": task,
-        "method": name,
+        "method": ", then ".join(tiers),
+        "cascade": len(tiers) > 1,
         "metric": metric,
-        "parameters": card["parameters"],
-        "compression": whole["parameters"] / card["parameters"],
+        "parameters": sum(sizes[:-1]),
+        "compression": sizes[-1] / sum(sizes[:-1]),
         "qualities": [stage["quality"][metric] for stage in stages],
         "full_depth": reference / stages[-1]["macs"],
         "points": [point for point in points if point["score"] == score and point["rule"] == "threshold"],
@@ -68,6 +76,7 @@ def quality_at(curve: Path, score: str, metric: str, macs: float) -> float | Non
 
 def layer_lines(records: Sequence[dict[str, Any]]) -> list[str]:
     """Size, cost and quality at each exit (COST-EFF's Fig. 5 and Table 3 as numbers)."""
+    records = [record for record in records if not record["cascade"]]
     depth = max(len(record["qualities"]) for record in records)
     head = ["task", "model", "parameters", "compression", "FLOPs, all layers", "metric"]
     head += [f"exit {exit_ + 1}" for exit_ in range(depth)]
@@ -81,7 +90,7 @@ def layer_lines(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def exit_lines(records: Sequence[dict[str, Any]], target: float = 0.99) -> list[str]:
-    """Speed-up against the unpruned encoder at a share of the quality of the model's own last exit."""
+    """Speed-up against the unpruned encoder at a share of the quality of the last exit, or of a cascade's Super."""
     head = ["task", "model", "last exit, %", *(f"at 1/{1 / share:g} of the FLOPs" for share in COST_SHARES)]
     head += KINDS.values()
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -115,9 +124,9 @@ def frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 NOTES = """\
 Speed-ups in FLOPs are against the unpruned encoder with its last exit only, at a share of the quality of the model's
-own last exit; in brackets what was kept of it on test rows. Score: entropy, on STS-B what the model has learned. *At
-1/2 of the FLOPs*: the best quality on the test rows that costs at most half of the unpruned encoder, read off the test
-curve, as papers do.
+own last exit (of a cascade: of the Super); in brackets what was kept of it on test rows. Score: entropy, on STS-B what
+the model has learned. *At 1/2 of the FLOPs*: the best quality on the test rows that costs at most half of the unpruned
+encoder, read off the test curve, as papers do.
 """
 
 

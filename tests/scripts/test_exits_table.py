@@ -55,6 +55,26 @@ def test_points_of_the_one_score_and_crossfit_ones_from_their_own_sweep(runs: Pa
     assert tables.frame([record]).kind.tolist() == ["expected", "confident", "in_sample", "crossfit"]
 
 
+def test_a_cascade_has_points_but_no_line_of_layers(runs: Path) -> None:
+    """Its parameters are those of both tiers, and its last stage is the Super."""
+    folder = runs / "cola/seed0"
+    (folder / "costeff-4x/tier").mkdir(parents=True)
+    (folder / "costeff-4x/tier/card.json").write_text(json.dumps({"parameters": 5_000_000}))
+    (folder / "exits-ta").rename(folder / "cascade-costeff-4x")
+    plain = {**summary(point("expected", 3.0)), "metrics": ["mcc"]}
+    (folder / "exits-ta/sweep").mkdir(parents=True)
+    (folder / "exits-ta/sweep/summary.json").write_text(json.dumps(plain))
+    curve = folder / "cascade-costeff-4x/sweep/curve.parquet"
+    (folder / "exits-ta/sweep/curve.parquet").write_bytes(curve.read_bytes())
+    alone, cascade = tables.collect(runs, ["cola"])
+    assert (cascade["method"], cascade["parameters"], cascade["compression"]) == ("costeff-4x, then super", 25e6, 0.8)
+    assert [line.split(" | ")[1] for line in tables.layer_lines([alone, cascade])[2:]] == ["ta"]
+    assert [line.split(" | ")[1] for line in tables.exit_lines([alone, cascade])[2:]] == [
+        "ta",
+        "costeff-4x, then super",
+    ]
+
+
 def test_a_cost_below_every_point_has_no_quality(runs: Path) -> None:
     curve = runs / "cola/seed0/exits-ta/sweep/curve.parquet"
     assert tables.quality_at(curve, "entropy", "mcc", 9e6) is None
