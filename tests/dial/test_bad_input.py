@@ -41,18 +41,25 @@ TEST = [
 
 @pytest.fixture
 def untouched(tmp_path, snapshot):
-    """Function that runs a refused command on a folder with earlier results and gives its error."""
+    """Function that runs a refused command on a folder with earlier results and gives its error.
+
+    With `trial` the earlier sweep is one of a trial run, which does not stop another from starting.
+    """
     earlier = tmp_path / "run"
     earlier.mkdir()
     (earlier / "tier").mkdir()
     (earlier / "tier/card.json").write_text('{"finished": true}')
     (earlier / "sweep").mkdir()
-    (earlier / "sweep/summary.json").write_text('{"partial": false, "configuration": "earlier"}')
-    before = snapshot(earlier)
 
-    def run(dial, *arguments, fault=None) -> str:
+    def results() -> dict[str, bytes]:
+        return {name: content for name, content in snapshot(earlier).items() if "logs/" not in name}
+
+    def run(dial, *arguments, fault=None, trial=False) -> str:
+        sweep = {"partial": trial, "configuration": "earlier"}
+        (earlier / "sweep/summary.json").write_text(json.dumps(sweep))
+        before = results()
         error = dial(*arguments, f"--run={earlier}", fault=fault).error
-        assert {name: content for name, content in snapshot(earlier).items() if "logs/" not in name} == before
+        assert results() == before
         return error
 
     return run
@@ -104,7 +111,7 @@ def broken(folder):
 def test_logits_that_are_not_finite(dial, test_arguments, data_arguments, make_tiny_bert, untouched) -> None:
     nan = broken(make_tiny_bert(layers=1, seed=9))
     tiers = f"--model.tiers=[{make_tiny_bert(layers=1, seed=1)}, {nan}]"
-    assert re.search(r"super.*sample_id", untouched(dial, *test_arguments, tiers))
+    assert re.search(r"super.*sample_id", untouched(dial, *test_arguments, tiers, trial=True))
     one = ("--model=Classifier", f"--model.path={nan}", *data_arguments, *QUIET)
     error = untouched(dial, "validate", *one)
     assert re.search(
@@ -116,7 +123,8 @@ def test_logits_that_are_not_finite(dial, test_arguments, data_arguments, make_t
 def test_an_untrained_head_gives_no_results(dial, data_arguments, untouched) -> None:
     common = ("--config=configs/model/demo_super.yaml", *data_arguments, *QUIET)
     for command in ("test", "validate", "predict"):
-        assert re.search(r"`--ckpt_path` must name a checkpoint.*untrained", untouched(dial, command, *common))
+        error = untouched(dial, command, *common, trial=True)
+        assert re.search(r"`--ckpt_path` must name a checkpoint.*untrained", error)
 
 
 def test_a_cascade_is_not_trained(dial, test_arguments, untouched) -> None:

@@ -271,6 +271,7 @@ def test_another_schedule_cannot_resume(dial, slender, slender_arguments, tmp_pa
         more = more if "--run" in more[-1] else (*more, f"--run={tmp_path}/a")
         assert re.search(message, dial(*slender_arguments, *more).error), message
     idle = [argument for argument in slender_arguments[1:] if "slenderise" not in argument]
-    error = dial("fit", "--config=configs/model/recover.yaml", *idle, last, f"--run={tmp_path}/a").error
+    same = "--model.policy=JointSum"  # another policy is refused before
+    error = dial("fit", "--config=configs/model/recover.yaml", *idle, same, last, f"--run={tmp_path}/a").error
     assert "`--ckpt_path` must be a checkpoint of a run without Slenderise" in error
     assert snapshot(slender) == before and not (tmp_path / "a/tier").exists()
