@@ -216,8 +216,9 @@ class StageTable:
                 if name == "random":
                     columns.append(score_functions.random_score(self.sample_id, index, seed))
                 elif self.outputs is None:
+                    known = ", ".join(dict.fromkeys([*self.scores, "random"]))
                     raise ValueError(
-                        f"`scores` of a table without logits must be of: {', '.join([*self.scores, 'random'])}; "
+                        f"`scores` of a table without logits must be of: {known}; "
                         f"but got {name!r}. Add the columns `output_<stage>`."
                     )
                 else:
