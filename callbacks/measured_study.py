@@ -72,7 +72,7 @@ class MeasuredStudy(Callback):
                 "`study.rows` compares stages, but the model has one; test a cascade, or a model with several exits."
             )
         check_names(list(staged(pl_module).network.tiers), self.exits is not None)
-        known = sweep_of(trainer)._wanted(staged(pl_module))
+        known = sweep_of(trainer).score_names(staged(pl_module))
         if self.settings.score is not None and self.settings.score not in known:
             raise ValueError(
                 f"`study.score` must be one of {', '.join(known)}, but got {self.settings.score!r}; "

@@ -192,9 +192,9 @@ class ThresholdSweep(Callback):
             settings=self.settings(trainer, module),
         ).without_repeats()
         self._check_labels(module, table)
-        return table.with_scores([n for n in self._wanted(module) if n not in table.scores], seed=self.seed)
+        return table.with_scores([n for n in self.score_names(module) if n not in table.scores], seed=self.seed)
 
-    def _wanted(self, module: StagedModule) -> list[str]:
+    def score_names(self, module: StagedModule) -> list[str]:
         """Scores to analyse: those asked for, or all that the task admits and the model gives."""
         if self.scores:
             return list(self.scores)
@@ -243,7 +243,7 @@ class ThresholdSweep(Callback):
     def _choices(self, module: StagedModule, splits: Sequence[str]) -> SweepSettings:
         """What to choose from a table with these splits."""
         calibration = "split" if "calibration" in splits else "crossfit"
-        return dataclasses.replace(self.choices, scores=tuple(self._wanted(module)), calibration=calibration)
+        return dataclasses.replace(self.choices, scores=tuple(self.score_names(module)), calibration=calibration)
 
 
 def staged(module: LightningModule) -> StagedModule:

@@ -160,6 +160,17 @@ def error_lines(records: Sequence[Record]) -> list[str]:
     return grid(["task, Swift", "rows", *map(str, tenths)], rows)
 
 
+def prediction_lines(records: Sequence[Record]) -> list[str]:
+    """What the table of times says of the executor's mean time, over what it took."""
+    rows = []
+    for record in records:
+        for what, study in (("cascade", record.study), ("int8, then float32", record.int8)):
+            for each in study["prediction"] if study else ():
+                cells = [f"{each['predicted_ms']:.2f}", f"{each['measured_ms']:.2f}", f"{each['ratio']:.2f}"]
+                rows.append([record.task, what, f"{100 * each['target']:g} %", each["batch"], *cells])
+    return grid(["task", "model", "target", "batch", "predicted ms", "measured ms", "ratio"], rows)
+
+
 TITLES = {
     "time": "Time: speed-up one row at a time (TangoBERT, Table 2)",
     "models": "Time: models alone and cascades (TangoBERT, Table 3)",
@@ -185,6 +196,7 @@ def sections(records: Sequence[Record], data: str, models: str) -> dict[str, str
     made = {TITLES[name]: "\n".join(lines) for name, lines in tables(records).items()}
     first = next(iter(made))
     made[first] = f"{how(records)}\n\n{made[first]}"
+    made["Time: predicted from the table of times, against the executor's"] = "\n".join(prediction_lines(records))
     return {**made, "Time: commands": "\n".join(["```", *commands, "```"])}
 
 

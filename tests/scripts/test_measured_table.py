@@ -41,10 +41,11 @@ def study(*points: dict[str, Any], first: str = "swift") -> dict[str, Any]:
     return {
         "machine": {"processor": "P", "threads": 2, "instructions": "I", "torch": "T"}, "settings": {"repeats": 5},
         "contenders": [model(first, 4.0, 0.8, 0.97), model("super", 10.0, 0.9)], "points": list(points),
-        "throughput": runs, "score": "energy", "split": "test", "super": "super",
+        "throughput": runs, "prediction": [PREDICTED], "score": "energy", "split": "test", "super": "super",
     }  # fmt: skip
 
 
+PREDICTED = {"target": 0.98, "batch": "best", "predicted_ms": 2.4, "measured_ms": 2.5, "ratio": 0.96}
 ERRORS = """split,score,stage,last,quantile,low,high,rows,corrected,broken,both_right,both_wrong
 test,softmax,swift,super,1,0.5,0.6,10,9,9,0,0
 test,energy,swift,super,1,0.5,0.6,10,4,1,3,2
@@ -92,6 +93,12 @@ def test_int8_has_its_quality_on_all_rows(runs: Path) -> None:
     (line,) = tables.int8_lines(tables.collect(runs))[2:]
     speed = "2.50× [2.25, 2.75] | 2.50× [2.25, 2.75] | 10.0 / 4.0 | 2.00× [1.80, 2.20] (98.5)"
     assert line == f"| sst2 (accuracy) | 90.1 | 89.7 | 97.0 | {speed} |"
+
+
+def test_predicted_times_of_both_cascades(runs: Path) -> None:
+    lines = tables.prediction_lines(tables.collect(runs))[2:]
+    numbers = "98 % | best | 2.40 | 2.50 | 0.96"
+    assert lines == [f"| sst2 | cascade | {numbers} |", f"| sst2 | int8, then float32 | {numbers} |"]
 
 
 def test_executor_and_errors_by_tenth(runs: Path) -> None:
