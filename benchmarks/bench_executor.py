@@ -149,14 +149,18 @@ def report(what: str, ideal: np.ndarray, spent: np.ndarray, target: float) -> di
 
 
 class Plain(torch.nn.Module):
-    """A stock encoder and one linear layer on its first token."""
+    """A stock encoder and one linear layer on its first token, with the tier's own weights.
+
+    Copies would lie elsewhere in memory, which alone makes a difference of more than a percent, and would drive the
+    tier's out of the caches.
+    """
 
     def __init__(self, tier: MultiExitTier, layers: int) -> None:
         super().__init__()
         own = tier.model.config.encoder_config()
         own.num_hidden_layers = layers
         self.encoder = AutoModel.from_config(own, add_pooling_layer=False)
-        self.encoder.load_state_dict(tier.model.encoder.state_dict(), strict=False)
+        self.encoder.load_state_dict(tier.model.encoder.state_dict(), strict=False, assign=True)
         self.linear: Any = tier.model.heads[layers - 1].linear
 
     def forward(self, **encoding: torch.Tensor) -> torch.Tensor:

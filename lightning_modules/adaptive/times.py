@@ -71,6 +71,22 @@ class TierTimes:
             found = found + slope * np.maximum(wanted - known[-1], 0)
         return found
 
+    def in_batch_of(self, exit_index: int, lengths: ArrayLike, rows: int) -> Float:
+        """As :meth:`at`, in a batch that is smaller than those at work, as the last one may be.
+
+        What the whole batch takes is straight between measured sizes; below the smallest a row takes what it takes
+        there, and beyond the largest too.
+        """
+        sizes = sorted(self.milliseconds)
+        below = max((size for size in sizes if size <= rows), default=sizes[0])
+        above = min((size for size in sizes if size >= rows), default=sizes[-1])
+        low = self.at(exit_index, lengths, below)
+        if below == above or rows < below:
+            return low
+        high = self.at(exit_index, lengths, above)
+        found: Float = (below * low + (rows - below) / (above - below) * (above * high - below * low)) / rows
+        return found
+
 
 @dataclass(frozen=True)
 class TimeTable:
@@ -166,7 +182,7 @@ class TimeTable:
     ) -> float:
         """Mean milliseconds per row where it is known at which stage each stops.
 
-        In each tier only the rows that get there are grouped by length.
+        In each tier only the rows that get there are grouped by length; the last batch may be a small one.
 
         Args:
             stages: in order of execution.
@@ -179,10 +195,15 @@ class TimeTable:
             places = [place for place, stage in enumerate(stages) if stage.tier == tier]
             here = np.flatnonzero(taken >= places[0])
             size = self._size(tier, batch_sizes)
-            padded = grouped_lengths(np.asarray(lengths[tier])[here], size)
+            tokens = np.asarray(lengths[tier])[here]
+            padded, few = grouped_lengths(tokens, size), len(here) % size
+            last = np.zeros(len(here), dtype=bool)
+            last[np.argsort(tokens, kind="stable")[len(here) - few :]] = True
             left_at = np.minimum(taken[here], places[-1])
             for place in places:
-                total += self.row_times(tier, stages[place].index, padded[left_at == place], size).sum()
+                index, at_place = stages[place].index, left_at == place
+                total += self.row_times(tier, index, padded[at_place & ~last], size).sum()
+                total += self.tiers[tier].in_batch_of(index, padded[at_place & last], few).sum() if few else 0.0
         return total / len(taken)
 
     def check(self, table: StageTable, argument: str = "times") -> None:

@@ -119,21 +119,27 @@ class Course:
         decision: the rule.
         ids: ``(B,)`` of the rows.
         counts: predictions and agreements so far, each ``(B,)``.
-
-    Attributes:
-        stage: ``(B,)`` where each row stopped, -1 for those that go on.
-        score: ``(B,)`` the score there, NaN for those that go on.
-        going: ``(B,)`` which those are.
     """
 
     def __init__(self, decision: Decision, ids: np.ndarray, counts: tuple[np.ndarray, np.ndarray] | None) -> None:
         self.decision, self.ids = decision, np.asarray(ids)
-        rows = len(self.ids)
-        self.stage = np.full(rows, -1)
-        self.score = np.full(rows, np.nan)
-        self.going = np.ones(rows, dtype=bool)
         self._counts = counts
         self._outputs: np.ndarray | None = None
+
+    @cached_property
+    def stage(self) -> np.ndarray:
+        """``(B,)`` where each row stopped, -1 for those that go on."""
+        return np.full(len(self.ids), -1)
+
+    @cached_property
+    def score(self) -> np.ndarray:
+        """``(B,)`` the score there, NaN for those that go on."""
+        return np.full(len(self.ids), np.nan)
+
+    @cached_property
+    def going(self) -> np.ndarray:
+        """``(B,)`` which those are."""
+        return np.ones(len(self.ids), dtype=bool)
 
     @property
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -163,8 +169,7 @@ class Course:
     ) -> np.ndarray:
         """What a call gives, in numpy. At batch size 1 every operation here shows in the time of a row."""
         decision, logits = self.decision, outputs.detach().cpu().numpy()
-        if not isfinite(logits.sum()):
-            self._check_finite(stage, rows, logits)
+        self._check_finite(stage, rows, logits)
         last = stage == len(decision.thresholds)
         if decision.rule == "patience":
             score = self._agreements(rows, logits)
@@ -189,13 +194,14 @@ class Course:
             ValueError: an output is not finite.
         """
         decision, row = self.decision, outputs.tolist()[0]
-        if stage == len(decision.thresholds) or not decision.plain or not all(map(isfinite, row)):
+        last = stage == len(decision.thresholds)
+        if not decision.plain or len(row) == 1 or not isfinite(sum(row)):
             return bool(self.decide(stage, np.zeros(1, dtype=np.int64), outputs)[0])
         score = routing.of_row(decision.score, row, decision.temperatures[stage])
-        if not score >= decision.thresholds[stage]:
+        if not last and not score >= decision.thresholds[stage]:
             return True
         self._outputs = np.array([row], dtype=np.float32)
-        self.stage[0], self.score[0], self.going[0] = stage, score, False
+        self.stage, self.score, self.going = np.array([stage]), np.array([score]), np.array([False])
         return False
 
     def _settle(self, stage: int, rows: np.ndarray, logits: np.ndarray, score: np.ndarray) -> None:
@@ -205,8 +211,9 @@ class Course:
         self._outputs[rows], self.stage[rows], self.score[rows], self.going[rows] = logits, stage, score, False
 
     def _check_finite(self, stage: int, rows: np.ndarray, logits: np.ndarray) -> None:
-        broken = rows[~np.isfinite(logits).all(axis=1)]
-        if len(broken):
+        finite = np.isfinite(logits)
+        if not finite.all():
+            broken = rows[~finite.all(axis=1)]
             raise ValueError(
                 f"`{self.decision.stages[stage]}` must give finite outputs, but it does not for row "
                 f"{self.ids[broken[0]]}; check its weights, or load it in float32."

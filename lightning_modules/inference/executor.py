@@ -72,7 +72,9 @@ class Executor:
         self.device = next(network.parameters()).device
         self.work = {tier.name: Work() for tier in self.tiers}
         self._tokenisers = [Tokeniser(tier) for tier in self.tiers]
-        self._offsets = np.cumsum([0, *(len(tier.exits) for tier in self.tiers)])
+        self._keys = [tier.encoding_key for tier in self.tiers]
+        self._offsets = np.cumsum([0, *(len(tier.exits) for tier in self.tiers)]).tolist()
+        self._more = [{"decisions": True} if decision.given_by_tiers and decisions_of(t) else {} for t in self.tiers]
         self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
 
     def run(self, rows: Iterable[Any], prefetch: bool = False, numbered: bool = False) -> Iterator[Answer]:
@@ -101,13 +103,14 @@ class Executor:
                 if chunk is None:
                     break
                 while read > order.given and read + len(chunk) - order.given > self.max_pending:
-                    yield from self._step(queues, min(range(len(queues)), key=lambda i: queues[i].oldest), order, True)
+                    oldest = min(range(len(queues)), key=lambda i: queues[i].oldest)
+                    yield from self._step(queues, oldest, order, oldest_first=True)
                 queues[0].add(chunk)
                 read += len(chunk)
                 yield from self._advance(queues, order)
         for index, queue in enumerate(queues):
             while len(queue):
-                yield from self._step(queues, index, order)
+                yield from self._step(queues, index, order, rest=True)
         if failure is not None:
             raise failure
 
@@ -145,12 +148,17 @@ class Executor:
                 yield from self._step(queues, index, order)
 
     def _step(
-        self, queues: list[TierQueue], index: int, order: InOrder[Answer], oldest_first: bool = False
+        self,
+        queues: list[TierQueue],
+        index: int,
+        order: InOrder[Answer],
+        oldest_first: bool = False,
+        rest: bool = False,
     ) -> Iterator[Answer]:
         """Run a tier on a pool of the rows that wait for it; give what can be given."""
-        rows = queues[index].take(oldest_first)
+        rows = queues[index].take(oldest_first, rest)
         self._tokenise(index, rows)
-        key = self.tiers[index].encoding_key
+        key = self._keys[index]
         if self.group_by_length:
             rows.sort(key=lambda row: len(row.tokens[key].ids))
         start = 0
@@ -163,7 +171,7 @@ class Executor:
         yield from order.ready()
 
     def _tokenise(self, index: int, rows: list[Row]) -> None:
-        key = self.tiers[index].encoding_key
+        key = self._keys[index]
         missing = [row for row in rows if key not in row.tokens]
         for row, tokens in zip(missing, self._tokenisers[index]([row.unit for row in missing]), strict=True):
             row.tokens[key] = tokens
@@ -188,7 +196,7 @@ class Executor:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(rows) == 1:
-            tokens = len(rows[0].tokens[self.tiers[index].encoding_key].ids)
+            tokens = len(rows[0].tokens[self._keys[index]].ids)
             raise ValueError(
                 f"`{name}` runs out of memory with one row of {tokens} tokens; lower its `max_length`, or free memory."
             )
@@ -204,17 +212,17 @@ class Executor:
 
     def _run(self, index: int, rows: list[Row]) -> Course:
         """One batch through one tier; nothing outside of the returned course remembers it."""
-        tier, offset, work = self.tiers[index], int(self._offsets[index]), self.work[self.tiers[index].name]
-        tokens = [row.tokens[tier.encoding_key] for row in rows]
+        tier, key, offset = self.tiers[index], self._keys[index], self._offsets[index]
+        tokens = [row.tokens[key] for row in rows]
         encoding = self._tokenisers[index].collate(tokens, self.device)
         counts = None
         if self.decision.rule == "patience":
             counts = np.array([row.previous for row in rows]), np.array([row.agreements for row in rows])
         course = self.decision.course(np.array([row.id for row in rows]), counts)
-        more = {"decisions": True} if self.decision.given_by_tiers and decisions_of(tier) else {}
         start = time.perf_counter()
         with torch.inference_mode():
-            tier.run(encoding, self._compactions[index].wrap(course, offset, encoding), **more)
+            tier.run(encoding, self._compactions[index].wrap(course, offset, encoding), **self._more[index])
+        work = self.work[tier.name]
         work.seconds += time.perf_counter() - start
         work.rows, work.batches = work.rows + len(rows), work.batches + 1
         work.tokens += sum(len(row.ids) for row in tokens)
@@ -226,7 +234,7 @@ class Executor:
     ) -> None:
         """Hand out the answers of a batch, and put the rows that go on into the next queue."""
         stayed, leaving = np.flatnonzero(~course.going), np.flatnonzero(course.going)
-        key = self.tiers[index].encoding_key
+        key = self._keys[index]
         lengths = np.array([len(row.tokens[key].ids) for row in rows])
         costs, padded = self.costs, int(lengths.max())
         macs = np.full(len(rows), np.nan)

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from lightning_modules.inference.tokens import Tokens, Unit
 
-POOL = 16  # batches that wait for each other so that rows of similar length meet
+POOL = 32  # batches that wait for each other so that rows of similar length meet
 Item = TypeVar("Item")
 
 
@@ -67,16 +67,17 @@ class TierQueue:
         """Smallest position of a row that waits; infinite if none does."""
         return min((row.position for row in self._rows), default=float("inf"))
 
-    def take(self, oldest_first: bool = False) -> list[Row]:
+    def take(self, oldest_first: bool = False, rest: bool = False) -> list[Row]:
         """At most a pool of rows, in whole batches as far as there are that many.
 
         Args:
             oldest_first: take those of smallest position, as they hold up all answers behind them.
+            rest: no more rows will come, so that there is nothing that the last ones could wait for.
         """
         if oldest_first:
             self._rows = deque(sorted(self._rows, key=lambda row: row.position))
         count = min(len(self._rows), self.pool)
-        if count > self.batch_size:
+        if count > self.batch_size and not (rest and count == len(self._rows)):
             count -= count % self.batch_size
         return [self._rows.popleft() for _ in range(count)]
 

@@ -30,22 +30,34 @@ class ExitHead(nn.Module):
         self.dense = nn.Linear(hidden_size, hidden_size) if pooler else None
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden_size, outputs)
-        self._plain = norm is None and not pooler
+        self._only_linear = norm is None and not pooler
 
     def forward(self, token: Tensor) -> Tensor:
         """Logits ``(B, C)`` from pooled hidden states ``(B, H)``."""
-        linear = self.linear
-        if self._plain and not self.training and token.dtype == linear.weight.dtype and not _autocast(token):
-            # Between the layers of one row each call of a module shows.
-            return nn.functional.linear(token, linear.weight, linear.bias)
         with _without_autocast(token.device.type):
             token = token.to(self.linear.weight.dtype)
             if self.norm is not None:
                 token = self.norm(token)
             if self.dense is not None:
                 token = torch.tanh(self.dense(token))
-            logits: Tensor = linear(self.dropout(token))
+            logits: Tensor = self.linear(self.dropout(token))
             return logits
+
+    def at_work(self, token: Tensor) -> Tensor:
+        """What :meth:`forward` gives, for a head that :meth:`is_plain` for such a hidden state.
+
+        Between the layers of a single row each call of a module and each question to it shows in the row's time.
+        """
+        if not self._only_linear:
+            return self(token)  # type: ignore[no-any-return]
+        linear = self.linear
+        return nn.functional.linear(token, linear.weight, linear.bias)
+
+    def is_plain(self, hidden: Tensor) -> bool:
+        """Whether nothing is to be cast or dropped."""
+        device = hidden.device.type
+        cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        return not self.training and not cast and hidden.dtype == self.linear.weight.dtype
 
     def linears(self) -> list[nn.Linear]:
         """Its linear layers in order."""
@@ -77,12 +89,6 @@ class CertaintyHead(nn.Module):
             token = token.to(self.linear.weight.dtype)
             output: Tensor = self.linear(token if norm is None else norm(token))
             return output[:, 0]
-
-
-def _autocast(tensor: Tensor) -> bool:
-    """Whether operations on a tensor are cast; on meta, where costs are counted, there is no such thing."""
-    device = tensor.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:

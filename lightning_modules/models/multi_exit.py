@@ -163,20 +163,28 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         assert ids is not None
         rows = torch.arange(len(ids), device=ids.device)
         if mask is not None and mask.ndim == 2 and bool(mask.all()):
-            mask = None  # nothing is padded, and then a mean over all tokens is one operation
-
-        heads, pooling, last = list(self.heads), self.config.pooling, self.exits[-1]
+            # Nothing is padded: a mean over all tokens is one operation then, and the encoder need not find out again.
+            mask, encoding = None, {**encoding, "attention_mask": None}
+        # All that is the same at each exit is looked up here, as after a layer's products everything is slower.
+        pooling, last, certainty_head = self.config.pooling, self.exits[-1], self.certainty if certainty else None
+        heads, plain = list(self.heads), False
 
         def visit(layer: int, hidden: Tensor) -> Tensor | Literal[False] | None:
-            nonlocal rows
+            nonlocal rows, plain
             index = exit_of.get(layer)
             if index is None:
+                plain = plain or (layer == 0 and heads[0].is_plain(hidden))
                 return None
-            left = mask if mask is None or len(rows) == len(mask) else mask[rows]
+            if pooling == "first":
+                token = hidden[:, 0]  # a view will do, as it is read at once
+            else:
+                token = pool(hidden, mask if mask is None or len(rows) == len(mask) else mask[rows], pooling)
             head = heads[index]
-            token = hidden[:, 0] if pooling == "first" else pool(hidden, left, pooling)  # read at once: a view does
-            more = (self.certainty(token, head.norm),) if certainty and self.certainty is not None else ()
-            keep = go_on(index, rows, head(token), *more)
+            logits = head.at_work(token) if plain else head(token)
+            if certainty_head is None:
+                keep = go_on(index, rows, logits)
+            else:
+                keep = go_on(index, rows, logits, certainty_head(token, head.norm))
             if layer == last or keep is False:  # no row goes on: the encoder need not finish
                 return False
             if keep is None:

@@ -106,8 +106,19 @@ def test_the_mean_time_groups_only_the_rows_that_get_to_a_tier() -> None:
             longest = max(lengths[name][row] for row in batch)
             for row in batch:
                 exit_index = min(taken[row], last) - first
-                total += times.row_times(name, exit_index, longest, size)
+                alone = times.row_times(name, exit_index, longest, 1)
+                full = times.row_times(name, exit_index, longest, size)
+                total += (alone + (len(batch) - 1) / (size - 1) * (size * full - alone)) / len(batch)
     assert times.mean_time(stages, lengths, taken, 8) == pytest.approx(total / 41)
+
+
+def test_a_small_batch_lies_between_those_that_were_measured() -> None:
+    measured = {2: np.array([[4.0, 8.0]]), 6: np.array([[2.0, 4.0]])}  # whole batches: 8 and 12, 16 and 24
+    times = TierTimes("f", (10, 20), measured)
+    assert times.in_batch_of(0, [10, 20], 2).tolist() == [4.0, 8.0]
+    assert times.in_batch_of(0, [10, 20], 6).tolist() == [2.0, 4.0]
+    np.testing.assert_allclose(times.in_batch_of(0, [10, 20, 15], 4), [10 / 4, 20 / 4, 15 / 4])
+    assert times.in_batch_of(0, 10, 1) == 4.0 and times.in_batch_of(0, 10, 9) == 2.0
 
 
 def test_a_point_is_chosen_for_time() -> None:

@@ -65,6 +65,37 @@ def test_a_score_at_its_threshold_stays_and_infinities_are_kept() -> None:
         assert ask_all(decision, outputs).tolist() == [stage]
 
 
+@pytest.mark.parametrize("score", [*routing.SCORES, "random"])
+def test_a_row_alone_is_decided_as_in_a_batch(score: str) -> None:
+    outputs = np.random.default_rng(0).normal(size=(40, 2, 3)).astype(np.float32)
+    temperatures = (0.5, 2.0)
+    scores = small.scores_of(score, outputs, list(temperatures), seed=3)
+    bound = float(np.median(scores[:, 0]))
+    decision = Decision(("a", "b"), "threshold", score, (bound,), temperatures, seed=3)
+    for row, own in enumerate(scores):
+        course = decision.course(np.array([row]))
+        asked = [course.goes_on(0, torch.from_numpy(outputs[[row], 0]))]
+        assert course.going.tolist() == asked
+        if asked[0]:
+            assert course.stage.tolist() == [-1] and np.isnan(course.score).all()
+            asked.append(course.goes_on(1, torch.from_numpy(outputs[[row], 1])))
+        stage = int(own[0] < bound)
+        assert asked == [True, False][1 - stage :] and course.stage.tolist() == [stage]
+        np.testing.assert_allclose(course.score, own[stage], rtol=1e-12)
+        np.testing.assert_array_equal(course.outputs, outputs[[row], stage])
+
+
+def test_a_row_alone_needs_a_finite_output_and_a_number_gets_no_score() -> None:
+    decision = Decision(("a", "b"), "threshold", "softmax", (0.9,))
+    for stage in (0, 1):
+        for broken in ([np.nan, 1.0], [np.inf, 1.0], [-np.inf, 1.0], [np.inf, -np.inf]):
+            with pytest.raises(ValueError, match=r"`[ab]` must give finite outputs, but it does not for row 7"):
+                decision.course(np.array([7])).goes_on(stage, torch.tensor([broken]))
+    course = decision.course(np.array([7]))
+    assert not course.goes_on(1, torch.tensor([[3.5]]))
+    assert np.isnan(course.score[0]) and course.outputs.tolist() == [[3.5]] and course.stage.tolist() == [1]
+
+
 def test_a_score_that_the_model_gives() -> None:
     decision = Decision(("a", "b"), "threshold", "learned", (0.5,))
     course = decision.course(np.arange(3))

@@ -175,6 +175,17 @@ def test_rows_of_similar_length_share_a_batch() -> None:
     assert padded[0] < 0.3 * padded[1]
 
 
+def test_the_last_rows_share_batches_with_those_before_them() -> None:
+    network = small.networks(0)["single"]
+    units = small.texts(45)  # no whole number of batches
+    executor = Executor(network, Decision(("only",), "threshold", "softmax", ()), 8)
+    assert [answer.id for answer in executor.run(units)] == list(range(45))
+    lengths = sorted(len(row.ids) for row in Tokeniser(network.tiers[0])(units))
+    batches = [lengths[start : start + 8] for start in range(0, 45, 8)]
+    assert executor.work["only"].padded == sum(len(batch) * batch[-1] for batch in batches)
+    assert executor.work["only"].batches == 6
+
+
 @pytest.mark.parametrize("pending", [1, 20, 100])
 def test_reads_no_more_ahead_than_it_may(pending: int) -> None:
     network = small.networks(0)["cascade"]

@@ -167,18 +167,39 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize(("name", "pooler"), [("modernbert", True), ("bert", True), ("bert", False)])
+@pytest.mark.parametrize("how", ["autocast", "encoder"])
 @torch.no_grad()
-def test_exits_compute_in_float32_under_autocast() -> None:
-    model, (ids, mask) = multi_exit("modernbert", pooler=True), tokens()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_exits_compute_in_float32_above_a_bfloat16_encoder(name: str, pooler: bool, how: str) -> None:
+    model, (ids, mask) = multi_exit(name, pooler=pooler), tokens()
+    if how == "encoder":
+        model.encoder.bfloat16()
+    seen: list[tuple[int, list[int], Tensor]] = []
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=how == "autocast"):
         output = model(ids, mask, output_hidden_states=True)
-        seen: list[tuple[int, list[int], Tensor]] = []
         model.run({"input_ids": ids, "attention_mask": mask}, leave([0] * ROWS, seen))
-        assert torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu") == (how == "autocast")
     assert output.logits.dtype == seen[0][2].dtype == torch.float32
-    head, token = model.heads[0], output.hidden_states[1][:, 0].float()
-    expected = head.linear(torch.tanh(head.dense(head.norm(token))))
-    torch.testing.assert_close(output.logits[:, 0], expected, atol=1e-6, rtol=1e-6)
+    head, expected = model.heads[0], output.hidden_states[1][:, 0].float()
+    if head.norm is not None:
+        expected = head.norm(expected)
+    if pooler:
+        expected = torch.tanh(head.dense(expected))
+    for found in (output.logits[:, 0], seen[0][2]):
+        torch.testing.assert_close(found, head.linear(expected), atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_exits_drop_what_they_read_while_training() -> None:
+    model, (ids, mask) = multi_exit(dropout=0.0), tokens()
+    for head in model.heads:
+        head.dropout.p = 1.0
+    seen: list[tuple[int, list[int], Tensor]] = []
+    for training in (True, False):
+        model.train(training)
+        model.run({"input_ids": ids, "attention_mask": mask}, leave([0] * ROWS, seen))
+    torch.testing.assert_close(seen[0][2], model.heads[0].linear.bias.expand(ROWS, 3))
+    assert not torch.allclose(seen[1][2], seen[0][2])
 
 
 # ---- rows that leave ----
@@ -215,6 +236,25 @@ def test_run_equals_the_full_pass_of_other_encoders(name: str) -> None:
     assert [len(rows) for _, rows, _ in seen] == [6, 4, 3]
     for index, rows, logits in seen:
         torch.testing.assert_close(logits, full[rows, index], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *OTHERS])
+@torch.no_grad()
+def test_an_encoder_need_not_find_out_that_nothing_is_padded(name: str) -> None:
+    model, (ids, mask) = multi_exit(name), tokens()
+    told: list[bool] = []
+    model.encoder.register_forward_pre_hook(
+        lambda _m, _a, given: told.append("attention_mask" in given), with_kwargs=True
+    )
+    alike = LENGTHS == LENGTH
+    encoding = {"input_ids": ids[alike], "attention_mask": mask[alike]}
+    full = model(**encoding).logits
+    seen: list[tuple[int, list[int], Tensor]] = []
+    model.run(encoding, leave([1, 3], seen))
+    for index, rows, logits in seen:
+        torch.testing.assert_close(logits, full[rows, index], atol=1e-5, rtol=1e-5)
+    model.run({"input_ids": ids, "attention_mask": mask}, leave([0] * ROWS, []))
+    assert told == [True, False, True]
 
 
 @torch.no_grad()
