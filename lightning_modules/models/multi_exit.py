@@ -167,7 +167,8 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             mask, encoding = None, {**encoding, "attention_mask": None}
         # All that is the same at each exit is looked up here, as after a layer's products everything is slower.
         pooling, last, certainty_head = self.config.pooling, self.exits[-1], self.certainty if certainty else None
-        heads, plain = list(self.heads), False
+        heads: list[Any] = list(self.heads)
+        plain = False
 
         def visit(layer: int, hidden: Tensor) -> Tensor | Literal[False] | None:
             nonlocal rows, plain
