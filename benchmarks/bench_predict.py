@@ -142,7 +142,7 @@ def peak(run: Path, rows: int, bound: float, folder: Path) -> float:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} ended with {status}")
-    done = json.loads((folder / f"rows{rows}" / "manifest.json").read_text())
+    done = json.loads((folder / f"rows{rows}" / "_manifest.json").read_text())
     assert done["rows"] == rows
     return usage.ru_maxrss / 1024
 

@@ -21,7 +21,7 @@ Train with one trainer, then trade quality for cost:
   validate   metrics of a model on the validation rows
   test       run every tier once over calibration and test rows, then sweep: sweep/ in the run folder
   predict    RUN INPUT --out FILE: answer a file of texts with the cascade that `dial test` left in RUN
-             (CSV, TSV, JSONL, parquet or plain text of any size; a killed command goes on; dial predict RUN --help)
+             (CSV, TSV, JSONL, parquet or plain text of any size; a killed command goes on)
              --model ... --data ...: write one tier's predictions for the rows of a data set
 
 From saved tables alone, without a model:
@@ -93,7 +93,8 @@ def run(command: str, args: list[str]) -> int:
         from dial.recipe import recipe_command
 
         return recipe_command(args[1:])
-    if command == "predict" and len(args) > 1 and not args[1].startswith("-"):
+    # Without a folder of a run it is Lightning's command, whose help says nothing of this one.
+    if command == "predict" and (args[1:] in ([], ["-h"], ["--help"]) or not args[1].startswith("-")):
         from dial.predict import predict_command
 
         return predict_command(args[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,18 @@ Answer the texts of a file with the cheapest stage that is sure enough.
 RUN is a folder that `dial test` left; its operating points, or its calibration rows, say what "sure enough" means:
 give --target, --threshold, --budget, --ms or --point. A killed or interrupted command goes on when it is started again.
 """
+ALSO = "Without RUN, `dial predict --model ... --data ...` runs one tier on a data set, with arguments of `dial validate`."
+OPTIONS = {"batch_sizes": "batch-size"}  # arguments of Python that are spelt otherwise here
+ARGUMENT = re.compile(r"`(target|reading|threshold|score|rule|budget|ms|split|tiers|batch_sizes|max_pending)`")
 
 
 def parser() -> Parser:
     """Arguments of `dial predict RUN INPUT`."""
     made = Parser(
-        prog="dial predict RUN INPUT", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="dial predict RUN INPUT",
+        description=DESCRIPTION,
+        epilog=ALSO,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.usage = "dial predict RUN INPUT --out FILE.jsonl|FOLDER [options]"
     made.add_argument("run", metavar="RUN", help="folder that `dial test` left")
@@ -89,6 +96,18 @@ def load(options: argparse.Namespace) -> AdaptiveClassifier:
         )
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"`--budget` {error}.") from error
+    except ValueError as error:
+        raise ValueError(as_options(str(error))) from error
+
+
+def as_options(message: str) -> str:
+    """An error's message with arguments as they are spelt on the command line.
+
+    Example:
+        >>> as_options("`batch_sizes` must be whole numbers; `score` is not read.")
+        '`--batch-size` must be whole numbers; `--score` is not read.'
+    """
+    return ARGUMENT.sub(lambda found: f"`--{OPTIONS.get(found[1], found[1].replace('_', '-'))}`", message)
 
 
 def device_of(asked: str) -> str:

@@ -95,13 +95,13 @@ class Parts(Output):
 
     @property
     def manifest(self) -> Path:
-        """In the folder."""
-        return self.path / MANIFEST
+        """In the folder; readers of a folder of parquet files leave out what begins with an underscore."""
+        return self.path / f"_{MANIFEST}"
 
     @property
     def skipped(self) -> Path:
         """In the folder."""
-        return self.path / SKIPPED
+        return self.path / f"_{SKIPPED}"
 
     @property
     def parts(self) -> list[Path]:

@@ -124,10 +124,11 @@ def test_parquet_parts_hold_the_same(command: Command, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", small.texts(90))
     assert command(source, tmp_path / "out.jsonl") == 0
     assert command(source, tmp_path / "parts", "--part-rows", "40") == 0
-    manifest = json.loads((tmp_path / "parts" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "parts" / "_manifest.json").read_text())
     assert [part["rows"] for part in manifest["parts"]] == [40, 40, 10]
     rows = [row for part in manifest["parts"] for row in pq.read_table(tmp_path / "parts" / part["file"]).to_pylist()]
     assert rows == lines(tmp_path / "out.jsonl")
+    assert pq.read_table(tmp_path / "parts").to_pylist() == rows  # as pandas reads a folder
     assert not [path for path in (tmp_path / "parts").iterdir() if path.name.startswith(".")]
 
 
@@ -180,7 +181,7 @@ def test_goes_on_after_any_part(command: Command, tmp_path: Path, kept: int) -> 
     for path in sorted((tmp_path / "parts").glob("part-*"))[kept:]:
         path.unlink()
     (tmp_path / "parts" / ".part-00007.abc.part.parquet").write_text("half of a part")
-    unfinished(tmp_path / "parts" / "manifest.json")
+    unfinished(tmp_path / "parts" / "_manifest.json")
     assert command(source, tmp_path / "parts", "--part-rows", "20") == 0
     after = {path.name: pq.read_table(path) for path in (tmp_path / "parts").iterdir() if path.suffix == ".parquet"}
     assert {name: table.drop(["score", "probability"]) for name, table in after.items()} == {
@@ -237,7 +238,7 @@ def test_rows_left_out_are_on_disk_before_the_rows_after_them(
     with monkeypatch.context() as patch:
         patch.setattr(predict, "record", broken)
         assert command(source, tmp_path / out, "--on-error", "skip", "--part-rows", "10") == 130
-    skipped = tmp_path / ("out.jsonl.skipped.jsonl" if out == "out.jsonl" else "parts/skipped.jsonl")
+    skipped = tmp_path / ("out.jsonl.skipped.jsonl" if out == "out.jsonl" else "parts/_skipped.jsonl")
     assert [row["row"] for row in lines(skipped)] == [7, 20]
     assert command(source, tmp_path / out, "--on-error", "skip", "--part-rows", "10") == 0
     assert [row["row"] for row in lines(skipped)] == [7, 20, 59]
@@ -422,7 +423,7 @@ def test_an_empty_input_gives_an_empty_output(command: Command, tmp_path: Path) 
     source = write_jsonl(tmp_path / "in.jsonl", [])
     assert command(source, tmp_path / "out.jsonl") == command(source, tmp_path / "parts") == 0
     assert (tmp_path / "out.jsonl").read_text() == ""
-    assert json.loads((tmp_path / "parts" / "manifest.json").read_text())["parts"] == []
+    assert json.loads((tmp_path / "parts" / "_manifest.json").read_text())["parts"] == []
 
 
 def test_takes_the_point_of_an_earlier_prediction(
@@ -443,12 +444,24 @@ def test_takes_the_point_of_an_earlier_prediction(
     assert "`--point` must be a JSON file" in error_of(code, capsys)
 
 
+@pytest.mark.parametrize("arguments", [["predict"], ["predict", "--help"], ["predict", "-h"]])
+def test_help_is_that_of_the_routed_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    if len(arguments) == 1:
+        assert "the following arguments are required: RUN, INPUT, --out" in error_of(dial.main(arguments), capsys)
+        return
+    with pytest.raises(SystemExit) as end:
+        dial.main(arguments)
+    shown = capsys.readouterr().out
+    assert end.value.code == 0 and "dial predict RUN INPUT --out" in shown and "--on-error" in shown
+    assert "arguments of `dial validate`" in shown
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--batch-size", "x"], "`--batch-size` must be N, NAME=N or best, but got x"),
         (["--batch-size", "4", "swift=2"], "`--batch-size` must be one value, or NAME=VALUE for each tier"),
-        (["--batch-size", "supper=2"], "`batch_sizes` allows the tiers swift, super, but got supper"),
+        (["--batch-size", "supper=2"], "`--batch-size` allows the tiers swift, super, but got supper"),
         (["--tiers", "x"], "`--tiers` must be NAME=FOLDER, but got 'x'"),
         (["--columns", "title"], "`--columns` must name the column of the text"),
         (["--max-pending", "0"], "`--max-pending` must be 1 or more, but got 0"),
@@ -536,7 +549,7 @@ def test_a_command_that_is_killed_again_and_again_loses_and_repeats_nothing(
     subprocess.run(program, env=environment, check=True)
     if out == "parts":
         rows = [row for path in sorted((tmp_path / out).glob("part-*")) for row in pq.read_table(path).to_pylist()]
-        skipped = lines(tmp_path / out / "skipped.jsonl")
+        skipped = lines(tmp_path / out / "_skipped.jsonl")
     else:
         rows, skipped = lines(tmp_path / out), lines(tmp_path / "out.jsonl.skipped.jsonl")
     assert [row["row"] for row in rows] == [i for i in range(3000) if texts[i] is not None]
