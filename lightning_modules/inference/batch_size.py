@@ -23,7 +23,7 @@ from lightning_modules.inference.tokens import Tokeniser, Tokens
 SCHEMA = 1
 LARGEST = 1024
 BATCHES = 32  # timed in one turn
-CLEAR = 0.25  # logarithm of a ratio of times that one turn suffices for
+CLEAR = 0.25  # logarithm of a ratio of times that two turns suffice for
 NEAR = 0.98  # of the best throughput: where a smaller batch gives that much, it is taken
 logger = logging.getLogger(__name__)
 
@@ -105,8 +105,9 @@ def power_of_two(number: float) -> int:
 def search(seconds: Callable[[int], float], rows: int, repeats: int = 3, largest: int = LARGEST) -> BatchSizes:
     """Double the batch size until throughput falls twice in a row, or memory ends.
 
-    Each size takes turns with the best so far, so that both meet the same moments of the machine; the ratio of the
-    medians decides. Where one turn is clear, it is the only one.
+    Each size takes turns with the best so far, so that both meet the same moments of the machine; the median of the
+    ratios decides. Where the first two turns are clear and agree, they are the only ones: a single turn may have met a
+    moment in which the machine did something else.
 
     Args:
         seconds: time per row in batches of a size; raises where memory does not suffice.
@@ -123,7 +124,7 @@ def search(seconds: Callable[[int], float], rows: int, repeats: int = 3, largest
         try:
             seconds(size)  # warms up: kernels are made for each new shape
             turns: list[tuple[float, float]] = []
-            while len(turns) < repeats and not (turns and best and abs(np.log(turns[0][1] / turns[0][0])) > CLEAR):
+            while len(turns) < repeats and not (best and _clear(turns)):
                 turns.append((seconds(best) if best else 1.0, seconds(size)))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -131,15 +132,23 @@ def search(seconds: Callable[[int], float], rows: int, repeats: int = 3, largest
             if not best:
                 raise ValueError("`batch_size` search: one row alone does not fit in memory; free some.") from error
             break
-        before, now = (float(np.median(column)) for column in zip(*turns, strict=True))
-        # Relative to the best so far, whose pace was taken at another moment.
-        pace[size] = now if not best else pace[best] * now / before
-        worse = 0 if not best or now < before else worse + 1
-        best = size if not best or now < before else best
+        # Of two turns that agree the one that says less counts, of three the one between the others.
+        ratios = [now / before for before, now in turns]
+        ratio = min(ratios, key=lambda value: abs(np.log(value))) if len(ratios) == 2 else float(np.median(ratios))
+        # Relative to the best so far, whose pace was taken at another moment; the first is compared with one second.
+        pace[size] = ratio * pace.get(best, 1.0)
+        worse = 0 if not best or ratio < 1 else worse + 1
+        best = size if not best or ratio < 1 else best
         size *= 2
     fastest = min(pace.values())
     chosen = min(size for size, value in pace.items() if fastest / value >= NEAR)
     return BatchSizes(chosen, {size: 1 / value for size, value in pace.items()})
+
+
+def _clear(turns: Sequence[tuple[float, float]]) -> bool:
+    """Whether two turns or more, each with the times of the best size and of another, say clearly the same."""
+    signs = [np.log(now / before) / CLEAR for before, now in turns]
+    return len(signs) > 1 and (min(signs) > 1 or max(signs) < -1)
 
 
 def seconds_of(tier: Tier, batches: Sequence[Encoding]) -> float:

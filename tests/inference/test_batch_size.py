@@ -36,6 +36,21 @@ def test_one_bad_moment_does_not_end_the_search() -> None:
     assert search(clock({1: 1.0, 2: 1.2, 4: 0.4, 8: 0.5, 16: 0.6}), rows=500).best == 4
 
 
+@pytest.mark.parametrize("disturbed", [1, 2, 3, 4, 5])
+def test_one_slow_turn_is_not_believed(disturbed: int) -> None:
+    """Whichever of the first turns of two neighbouring sizes meets a slow moment: as without it."""
+    per_row, asked = {1: 1.0, 2: 0.6, 4: 0.4, 8: 0.38, 16: 0.6, 32: 0.9}, 0
+
+    def seconds(size: int) -> float:
+        nonlocal asked
+        asked += size in (2, 4)
+        return per_row[size] * (9 if size in (2, 4) and asked == disturbed else 1)
+
+    found = search(seconds, rows=500)
+    assert found.best == 8
+    assert found.throughput == pytest.approx({size: 1 / time for size, time in per_row.items()}, rel=0.5)
+
+
 def test_of_nearly_equal_sizes_the_smaller_is_taken() -> None:
     assert search(clock({1: 1.0, 2: 0.50, 4: 0.495, 8: 0.6, 16: 0.7}), rows=500).best == 2
 
