@@ -22,7 +22,9 @@ Answer the texts of a file with the cheapest stage that is sure enough.
 RUN is a folder that `dial test` left; its operating points, or its calibration rows, say what "sure enough" means:
 give --target, --threshold, --budget, --ms or --point. A killed or interrupted command goes on when it is started again.
 """
-ALSO = "Without RUN, `dial predict --model ... --data ...` runs one tier on a data set, with arguments of `dial validate`."
+ALSO = (
+    "Without RUN, `dial predict --model ... --data ...` runs one tier on a data set, with arguments of `dial validate`."
+)
 OPTIONS = {"batch_sizes": "batch-size"}  # arguments of Python that are spelt otherwise here
 ARGUMENT = re.compile(r"`(target|reading|threshold|score|rule|budget|ms|split|tiers|batch_sizes|max_pending)`")
 
