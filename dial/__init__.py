@@ -93,7 +93,7 @@ def run(command: str, args: list[str]) -> int:
         from dial.recipe import recipe_command
 
         return recipe_command(args[1:])
-    # Without a folder of a run it is Lightning's command, whose help says nothing of this one.
+    # With options only it is Lightning's command; bare, or asked for help, it is the routed one.
     if command == "predict" and (args[1:] in ([], ["-h"], ["--help"]) or not args[1].startswith("-")):
         from dial.predict import predict_command
 

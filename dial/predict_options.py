@@ -25,8 +25,10 @@ give --target, --threshold, --budget, --ms or --point. A killed or interrupted c
 ALSO = (
     "Without RUN, `dial predict --model ... --data ...` runs one tier on a data set, with arguments of `dial validate`."
 )
-OPTIONS = {"batch_sizes": "batch-size"}  # arguments of Python that are spelt otherwise here
-ARGUMENT = re.compile(r"`(target|reading|threshold|score|rule|budget|ms|split|tiers|batch_sizes|max_pending)`")
+SPELLING = {"run": "RUN", "batch_sizes": "--batch-size", "max_pending": "--max-pending"}  # others: `--name`
+ARGUMENT = re.compile(
+    r"`(target|reading|threshold|score|rule|budget|ms|point|split|tiers|run|batch_sizes|max_pending)`"
+)
 
 
 def parser() -> Parser:
@@ -42,7 +44,7 @@ def parser() -> Parser:
     made.add_argument(
         "input", metavar="INPUT", help="file of texts: .csv, .tsv, .jsonl, .parquet, or .txt (one a line)"
     )
-    made.add_argument("--out", required=True, help="FILE.jsonl, or a folder for parquet parts and a manifest")
+    made.add_argument("--out", required=True, help="FILE.jsonl, or a folder for parquet parts and _manifest.json")
     made.add_argument("--columns", nargs="+", help="column of the text, or of both texts; default: text")
     made.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="at a row that is no text")
     rule = made.add_argument_group("what to stop by (default: --target 0.99)")
@@ -109,7 +111,7 @@ def as_options(message: str) -> str:
         >>> as_options("`batch_sizes` must be whole numbers; `score` is not read.")
         '`--batch-size` must be whole numbers; `--score` is not read.'
     """
-    return ARGUMENT.sub(lambda found: f"`--{OPTIONS.get(found[1], found[1].replace('_', '-'))}`", message)
+    return ARGUMENT.sub(lambda found: f"`{SPELLING.get(found[1], '--' + found[1])}`", message)
 
 
 def device_of(asked: str) -> str:

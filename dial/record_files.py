@@ -90,6 +90,9 @@ class Parts(Output):
         self, path: Path, settings: dict[str, Any], argument: str = "--out", part_rows: int = PART_ROWS
     ) -> None:
         self.part_rows = part_rows
+        for name in (MANIFEST, SKIPPED):  # as they were called before
+            if (path / name).is_file() and not (path / f"_{name}").exists():
+                (path / name).rename(path / f"_{name}")
         self._waiting: list[Record] = []
         super().__init__(path, settings, argument)
 
@@ -100,7 +103,7 @@ class Parts(Output):
 
     @property
     def skipped(self) -> Path:
-        """In the folder."""
+        """In the folder, with an underscore, too."""
         return self.path / f"_{SKIPPED}"
 
     @property

@@ -64,7 +64,7 @@ def _trade_off(axis: Axes, results: dict[str, Any]) -> None:
     for index, each in enumerate(alone):  # in order of time, so that neighbours' names lie at different heights
         quality = 100 * (best + each["quality"] - each["quality_of_super"])  # it was seen on the timed rows only
         axis.plot(_mean_of(each), quality, "D", color=INK, markerfacecolor="white", markersize=5)
-        place: dict[str, Any] = {"xytext": (5, 6 if index % 2 or each is alone[-1] else 18), **BESIDE}
+        place: dict[str, Any] = {"xytext": (5, 18 if (len(alone) - index) % 2 == 0 else 6), **BESIDE}
         axis.annotate(each["name"], (_mean_of(each), quality), **place)
     _levels(axis, best)
     axis.set(xlabel="mean ms per row, one at a time", ylabel=f"{results['metric']}, %")

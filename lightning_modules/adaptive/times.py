@@ -74,8 +74,8 @@ class TierTimes:
     def in_batch_of(self, exit_index: int, lengths: ArrayLike, rows: int) -> Float:
         """As :meth:`at`, in a batch that is smaller than those at work, as the last one may be.
 
-        What the whole batch takes is straight between measured sizes; below the smallest a row takes what it takes
-        there, and beyond the largest too.
+        What the whole batch takes is straight between measured sizes; outside of them a row takes what it takes at the
+        nearest size.
         """
         sizes = sorted(self.milliseconds)
         below = max((size for size in sizes if size <= rows), default=sizes[0])

@@ -106,8 +106,8 @@ def search(seconds: Callable[[int], float], rows: int, repeats: int = 3, largest
     """Double the batch size until throughput falls twice in a row, or memory ends.
 
     Each size takes turns with the best so far, so that both meet the same moments of the machine; the median of the
-    ratios decides. Where the first two turns are clear and agree, they are the only ones: a single turn may have met a
-    moment in which the machine did something else.
+    ratios decides. Where the first two turns are clear and agree, they are the only ones, and the more cautious of them
+    decides: a single turn may have met a moment in which the machine did something else.
 
     Args:
         seconds: time per row in batches of a size; raises where memory does not suffice.
@@ -132,9 +132,11 @@ def search(seconds: Callable[[int], float], rows: int, repeats: int = 3, largest
             if not best:
                 raise ValueError("`batch_size` search: one row alone does not fit in memory; free some.") from error
             break
-        # Of two turns that agree the one that says less counts, of three the one between the others.
+        # Of turns that agree the one that says least counts: the other may have met a slow moment.
         ratios = [now / before for before, now in turns]
-        ratio = min(ratios, key=lambda value: abs(np.log(value))) if len(ratios) == 2 else float(np.median(ratios))
+        ratio = (
+            min(ratios, key=lambda value: abs(np.log(value))) if best and _clear(turns) else float(np.median(ratios))
+        )
         # Relative to the best so far, whose pace was taken at another moment; the first is compared with one second.
         pace[size] = ratio * pace.get(best, 1.0)
         worse = 0 if not best or ratio < 1 else worse + 1

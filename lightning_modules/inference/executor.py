@@ -74,7 +74,9 @@ class Executor:
         self._tokenisers = [Tokeniser(tier) for tier in self.tiers]
         self._keys = [tier.encoding_key for tier in self.tiers]
         self._offsets = np.cumsum([0, *(len(tier.exits) for tier in self.tiers)]).tolist()
-        self._more = [{"decisions": True} if decision.given_by_tiers and decisions_of(t) else {} for t in self.tiers]
+        self._run_arguments = [
+            {"decisions": True} if decision.given_by_tiers and decisions_of(tier) else {} for tier in self.tiers
+        ]
         self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
 
     def run(self, rows: Iterable[Any], prefetch: bool = False, numbered: bool = False) -> Iterator[Answer]:
@@ -221,7 +223,7 @@ class Executor:
         course = self.decision.course(np.array([row.id for row in rows]), counts)
         start = time.perf_counter()
         with torch.inference_mode():
-            tier.run(encoding, self._compactions[index].wrap(course, offset, encoding), **self._more[index])
+            tier.run(encoding, self._compactions[index].wrap(course, offset, encoding), **self._run_arguments[index])
         work = self.work[tier.name]
         work.seconds += time.perf_counter() - start
         work.rows, work.batches = work.rows + len(rows), work.batches + 1

@@ -68,7 +68,7 @@ class TierQueue:
         return min((row.position for row in self._rows), default=float("inf"))
 
     def take(self, oldest_first: bool = False, rest: bool = False) -> list[Row]:
-        """At most a pool of rows, in whole batches as far as there are that many.
+        """At most a pool of rows, in whole batches as far as there are that many; with the last pool what is left.
 
         Args:
             oldest_first: take those of smallest position, as they hold up all answers behind them.
@@ -77,7 +77,9 @@ class TierQueue:
         if oldest_first:
             self._rows = deque(sorted(self._rows, key=lambda row: row.position))
         count = min(len(self._rows), self.pool)
-        if count > self.batch_size and not (rest and count == len(self._rows)):
+        if rest and len(self._rows) < self.pool + self.batch_size:
+            count = len(self._rows)
+        elif count > self.batch_size:
             count -= count % self.batch_size
         return [self._rows.popleft() for _ in range(count)]
 

@@ -43,8 +43,8 @@ class ExitHead(nn.Module):
             logits: Tensor = self.linear(self.dropout(token))
             return logits
 
-    def at_work(self, token: Tensor) -> Tensor:
-        """What :meth:`forward` gives, for a head that :meth:`is_plain` for such a hidden state.
+    def plain_forward(self, token: Tensor) -> Tensor:
+        """What :meth:`forward` gives; only where :meth:`is_plain` holds.
 
         Between the layers of a single row each call of a module and each question to it shows in the row's time.
         """
@@ -54,7 +54,7 @@ class ExitHead(nn.Module):
         return nn.functional.linear(token, linear.weight, linear.bias)
 
     def is_plain(self, hidden: Tensor) -> bool:
-        """Whether nothing is to be cast or dropped."""
+        """Whether nothing is to be cast or dropped for such a hidden state."""
         device = hidden.device.type
         cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         return not self.training and not cast and hidden.dtype == self.linear.weight.dtype

@@ -174,14 +174,15 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             nonlocal rows, plain
             index = exit_of.get(layer)
             if index is None:
-                plain = plain or (layer == 0 and heads[0].is_plain(hidden))
+                if layer == 0:  # all heads are in one mode and of one dtype
+                    plain = heads[0].is_plain(hidden)
                 return None
             if pooling == "first":
                 token = hidden[:, 0]  # a view will do, as it is read at once
             else:
                 token = pool(hidden, mask if mask is None or len(rows) == len(mask) else mask[rows], pooling)
             head = heads[index]
-            logits = head.at_work(token) if plain else head(token)
+            logits = head.plain_forward(token) if plain else head(token)
             if certainty_head is None:
                 keep = go_on(index, rows, logits)
             else:

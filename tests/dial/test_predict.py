@@ -189,6 +189,20 @@ def test_goes_on_after_any_part(command: Command, tmp_path: Path, kept: int) -> 
     }
 
 
+def test_a_folder_with_the_earlier_names_is_known(command: Command, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "good"}\n{"text": 3}\n{"text": "bad"}\n')
+    folder = tmp_path / "parts"
+    assert command(source, folder, "--on-error", "skip") == 0
+    for name in ("manifest.json", "skipped.jsonl"):
+        (folder / f"_{name}").rename(folder / name)
+    unfinished(folder / "manifest.json")
+    assert command(source, folder, "--on-error", "skip") == 0
+    assert json.loads((folder / "_manifest.json").read_text())["rows"] == 2
+    assert [row["row"] for row in lines(folder / "_skipped.jsonl")] == [1]
+    assert not (folder / "manifest.json").exists() and not (folder / "skipped.jsonl").exists()
+
+
 @pytest.mark.parametrize("row", [0, 1, 37, 59])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
 def test_keeps_what_was_answered_when_it_ends_early(
@@ -468,6 +482,7 @@ def test_help_is_that_of_the_routed_command(arguments: list[str], capsys: pytest
         (["--device", "gpu"], "`--device` must be auto, cpu, or a GPU of this machine"),
         (["--device", "cuda:99"], "such as cuda:1, but got 'cuda:99'"),
         (["--nonsense"], "unrecognized arguments: --nonsense; see `dial predict RUN INPUT --help`"),
+        (["--target", "0.9", "--point", "p.json"], "`--point` must be a JSON file"),
         (["--budget", "cheap"], "`--budget` must be MACs such as 2e9, or FLOPs"),
     ],
 )

@@ -17,6 +17,7 @@ from lightning_modules.adaptive.rules import agreement, replay
 from lightning_modules.inference import StagedModel, build_tier
 from lightning_modules.inference.decision import Decision, replayed
 from lightning_modules.inference.executor import CHUNK, Answer, Executor, is_out_of_memory
+from lightning_modules.inference.queues import Row, TierQueue
 from lightning_modules.inference.row_costs import RowCosts
 from lightning_modules.inference.tokens import Tokeniser
 from tests.inference import small
@@ -184,6 +185,21 @@ def test_the_last_rows_share_batches_with_those_before_them() -> None:
     batches = [lengths[start : start + 8] for start in range(0, 45, 8)]
     assert executor.work["only"].padded == sum(len(batch) * batch[-1] for batch in batches)
     assert executor.work["only"].batches == 6
+
+
+def test_a_queue_leaves_no_crumbs_at_the_end() -> None:
+    rows = [Row(position, position, "") for position in range(30)]
+    for waiting, taken in ((8, [8]), (9, [9]), (11, [11]), (12, [8, 4]), (21, [8, 8, 5]), (27, [8, 8, 11])):
+        queue = TierQueue(batch_size=4, pool=8)
+        queue.add(rows[:waiting])
+        sizes, found = [], []
+        while len(queue):
+            part = queue.take(rest=True)
+            sizes.append(len(part))
+            found += [row.position for row in part]
+        assert sizes == taken and found == list(range(waiting))
+    queue.add(rows[:11])
+    assert [len(queue.take()) for _ in range(2)] == [8, 3] and not len(queue)
 
 
 @pytest.mark.parametrize("pending", [1, 20, 100])
