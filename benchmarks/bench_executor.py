@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -170,19 +171,27 @@ class Plain(torch.nn.Module):
 
 
 def bench_single(tier: MultiExitTier, units: Sequence[Any], target: float) -> None:
-    """Target 2, at three depths."""
+    """Target 2, at three depths.
+
+    The stock encoder gets the mask that its tokenizer gives, as everybody calls it, and once more none, as the
+    executor does where nothing is padded.
+    """
     depth = len(tier.exits)
-    for layer in sorted({2, depth // 2, depth}):
+    for layer, masked in product(sorted({2, depth // 2, depth}), (True, False)):
         bounds = tuple(-np.inf if k + 1 >= layer else np.inf for k in range(depth - 1))
         network = StagedModel([tier])
         decision = Decision(tuple(s.name for s in network.stages), "per_stage", "softmax", bounds)
         executor, plain = Executor(network, decision, 1), Plain(tier, layer).eval()
-        tokens = Tokeniser(tier)(units)
+        tokeniser = Tokeniser(tier)
+        tokens = tokeniser(units)
         taken: list[Tokens] = []
 
-        def bare(plain: Plain = plain, taken: list[Tokens] = taken, collate: Any = executor._tokenisers[0]) -> None:
-            encoding = collate.collate([taken[-1]])
-            del encoding["attention_mask"]  # nothing is padded, and exits do without it then, too
+        def bare(
+            plain: Plain = plain, taken: list[Tokens] = taken, masked: bool = masked, collate: Any = tokeniser.collate
+        ) -> None:
+            encoding = collate([taken[-1]])
+            if masked:
+                encoding["attention_mask"] = torch.ones_like(encoding["input_ids"])
             with torch.inference_mode():
                 plain(**encoding).numpy().argmax()
 
@@ -192,7 +201,7 @@ def bench_single(tier: MultiExitTier, units: Sequence[Any], target: float) -> No
             course = executor._run(0, [Row(0, 0, "", {tier.encoding_key: row})])
             turns.step()
         assert course.stage[0] == layer - 1
-        print(turns.report(f"one row to exit {layer} of {depth}", target))
+        print(turns.report(f"one row to exit {layer} of {depth}, stock {'with' if masked else 'without'} mask", target))
 
 
 def bench_cascade(tiers: list[Tier], units: list[str], sizes: dict[str, int], share: float, repeats: int) -> None:

@@ -70,7 +70,8 @@ class MultiExitTier(Tier):
         in_order = self.order == sorted(self.order)
 
         def ask(exit_index: int, rows: Tensor, logits: Tensor, *certainty: Tensor) -> Any:
-            logits = logits.float() if in_order else self._in_order(logits)
+            if not in_order or logits.dtype is not torch.float32:
+                logits = self._in_order(logits)
             if not decisions:
                 return go_on(exit_index, rows, logits)
             return go_on(exit_index, rows, logits, {"learned": _score(certainty[0])} if certainty else {})

@@ -169,7 +169,7 @@ def take_rows(encoding: Encoding, rows: Tensor | None) -> Encoding:
     """The given rows of an encoding, trimmed on the right to the longest of them.
 
     Args:
-        encoding: tensors ``(B, T)``, with ``attention_mask``.
+        encoding: tensors ``(B, T)``, with ``attention_mask`` where anything is padded.
         rows: ``(R,)`` indices; None for all.
 
     Returns:
@@ -182,6 +182,8 @@ def take_rows(encoding: Encoding, rows: Tensor | None) -> Encoding:
     """
     if rows is None:
         return encoding
+    if "attention_mask" not in encoding:  # nothing is padded
+        return {key: value[rows] for key, value in encoding.items()}
     mask = encoding["attention_mask"][rows]
     used = mask.any(dim=0).nonzero()
     width = int(used[-1]) + 1 if len(used) else 1

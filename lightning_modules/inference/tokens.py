@@ -100,7 +100,11 @@ class Tokeniser:
         return found
 
     def collate(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """Tensors ``(B, T)`` padded to the longest row, with ``attention_mask``."""
+        """Tensors ``(B, T)`` padded to the longest row.
+
+        There is an ``attention_mask`` only where something is padded: an encoder that gets one looks at it to find that
+        out, which shows in the time of a single row and waits for a GPU.
+        """
         lengths = [len(row.ids) for row in rows]
         shape = len(rows), max(lengths)
         ids = np.full(shape, self.pad_id, dtype=np.int64)
@@ -111,5 +115,6 @@ class Tokeniser:
             ids[index, place], mask[index, place] = row.ids, 1
             if types is not None and row.types is not None:
                 types[index, place] = row.types
-        arrays = {"input_ids": ids, "attention_mask": mask} | ({} if types is None else {"token_type_ids": types})
+        arrays = {"input_ids": ids} | ({"attention_mask": mask} if min(lengths) < shape[1] else {})
+        arrays |= {} if types is None else {"token_type_ids": types}
         return {key: torch.from_numpy(value).to(device, non_blocking=True) for key, value in arrays.items()}

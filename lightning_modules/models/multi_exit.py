@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal
 
 import torch
@@ -81,8 +82,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
     @property
     def layers(self) -> nn.ModuleList:
         """The encoder's stock layers."""
-        found = self.encoder.get_submodule(self.layers_name)
-        assert isinstance(found, nn.ModuleList)
+        found: nn.ModuleList = attrgetter(self.layers_name)(self.encoder)
         return found
 
     def get_input_embeddings(self) -> nn.Module:
@@ -162,9 +162,6 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         ids, mask = encoding["input_ids"], encoding.get("attention_mask")
         assert ids is not None
         rows = torch.arange(len(ids), device=ids.device)
-        if mask is not None and mask.ndim == 2 and bool(mask.all()):
-            # Nothing is padded: a mean over all tokens is one operation then, and the encoder need not find out again.
-            mask, encoding = None, {**encoding, "attention_mask": None}
         # All that is the same at each exit is looked up here, as after a layer's products everything is slower.
         pooling, last, certainty_head = self.config.pooling, self.exits[-1], self.certainty if certainty else None
         heads: list[Any] = list(self.heads)
@@ -178,7 +175,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
                     plain = heads[0].is_plain(hidden)
                 return None
             if pooling == "first":
-                token = hidden[:, 0]  # a view will do, as it is read at once
+                token = hidden.select(1, 0)  # a view will do, as it is read at once
             else:
                 token = pool(hidden, mask if mask is None or len(rows) == len(mask) else mask[rows], pooling)
             head = heads[index]

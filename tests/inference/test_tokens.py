@@ -41,6 +41,16 @@ def test_collates_on_the_tokenizer_s_side(side: str) -> None:
         torch.testing.assert_close(encoding[key], value)
 
 
+def test_there_is_a_mask_only_where_something_is_padded() -> None:
+    tier = small.plain_tier("tier")
+    tokeniser = Tokeniser(tier)
+    for units, padded in ((["a very good film"], False), (["good", "film"], False), (["good", "good film"], True)):
+        encoding = tokeniser.collate(tokeniser(units))
+        expected = tier.tokenizer(units, padding=True, return_tensors="pt")
+        assert ("attention_mask" in encoding) == padded == (not bool(expected["attention_mask"].all()))
+        torch.testing.assert_close(tier(encoding), tier(dict(expected)))
+
+
 def test_a_slow_tokenizer_gives_the_same() -> None:
     tier = small.plain_tier("tier")
     units = [*small.texts(20), *small.texts(20, pairs=True)]
