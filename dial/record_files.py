@@ -90,9 +90,6 @@ class Parts(Output):
         self, path: Path, settings: dict[str, Any], argument: str = "--out", part_rows: int = PART_ROWS
     ) -> None:
         self.part_rows = part_rows
-        for name in (MANIFEST, SKIPPED):  # as they were called before
-            if (path / name).is_file() and not (path / f"_{name}").exists():
-                (path / name).rename(path / f"_{name}")
         self._waiting: list[Record] = []
         super().__init__(path, settings, argument)
 

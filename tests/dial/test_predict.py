@@ -189,18 +189,15 @@ def test_goes_on_after_any_part(command: Command, tmp_path: Path, kept: int) -> 
     }
 
 
-def test_a_folder_with_the_earlier_names_is_known(command: Command, tmp_path: Path) -> None:
-    source = tmp_path / "in.jsonl"
-    source.write_text('{"text": "good"}\n{"text": 3}\n{"text": "bad"}\n')
+def test_a_folder_of_somebody_else_stays_as_it_is(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "parts"
-    assert command(source, folder, "--on-error", "skip") == 0
-    for name in ("manifest.json", "skipped.jsonl"):
-        (folder / f"_{name}").rename(folder / name)
-    unfinished(folder / "manifest.json")
-    assert command(source, folder, "--on-error", "skip") == 0
-    assert json.loads((folder / "_manifest.json").read_text())["rows"] == 2
-    assert [row["row"] for row in lines(folder / "_skipped.jsonl")] == [1]
-    assert not (folder / "manifest.json").exists() and not (folder / "skipped.jsonl").exists()
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"name": "an app"}')
+    code = command(write_jsonl(tmp_path / "in.jsonl", ["good"]), folder)
+    assert "must not exist yet" in error_of(code, capsys)
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("manifest.json", '{"name": "an app"}')]
 
 
 @pytest.mark.parametrize("row", [0, 1, 37, 59])
