@@ -48,7 +48,7 @@ def main() -> None:
         table = cascade(options.rows, name)
         held_out, rows = table.of_split("calibration"), table.of_split("test")
         settings = SweepSettings(scores=ROUTING_SCORES["classification"])
-        decisions = {choice.key: choice.stages for choice in Choices(settings.scores, settings, held_out, rows).all()}
+        decisions = {choice.key: choice.taken for choice in Choices(settings.scores, settings, held_out, rows).all()}
         paths = {score: Path.of(rows, score) for score in settings.scores} | {"oracle": Path.of(rows, "", "oracle")}
         wall, processor = time.perf_counter(), time.process_time()
         bootstrap(rows, metric_of(rows), decisions, paths, settings.targets, settings.bootstrap, settings.seed)

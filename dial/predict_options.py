@@ -49,7 +49,11 @@ def parser() -> Parser:
     made.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="at a row that is no text")
     rule = made.add_argument_group("what to stop by (default: --target 0.99)")
     rule.add_argument("--target", type=float, help="share of the Super's quality to keep")
-    rule.add_argument("--reading", default="expected", help="of the target: expected, confident or per_stage")
+    rule.add_argument(
+        "--reading",
+        default="expected",
+        help="of the target: expected, confident, or per_stage (exploratory)",
+    )
     rule.add_argument("--threshold", type=float, nargs="+", help="of --score, for all stages or one each")
     rule.add_argument("--budget", help="mean cost per row: MACs such as 2e9, or FLOPs such as 4e9flop")
     rule.add_argument("--ms", type=float, help="mean milliseconds per row, where `dial test --study.rows` measured")

@@ -1,5 +1,6 @@
 """What operating points and scores do on the rows of one reported split, with intervals."""
 
+import dataclasses
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import combinations
@@ -7,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_modules.adaptive.calibration import Chooser, OperatingPoint
+from lightning_modules.adaptive.bounds import kept_interval
+from lightning_modules.adaptive.calibration import Chooser, OperatingPoint, folds_of, oracle_taken
 from lightning_modules.adaptive.choices import Choice, Choices, key_of
 from lightning_modules.adaptive.exit_report import SimpleInstances
-from lightning_modules.adaptive.intervals import Resampled, bootstrap, percentile_interval
-from lightning_modules.adaptive.paths import Path, metric_of, quality_at
+from lightning_modules.adaptive.intervals import Interval, Resampled, bootstrap, percentile_interval
+from lightning_modules.adaptive.own_scores import contradictions
+from lightning_modules.adaptive.paths import Path, metric_of, quality_of
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.taken import Taken, super_alone
 from lightning_modules.adaptive.tradeoff import Curve, curve, normalised_area
 
 if TYPE_CHECKING:
@@ -36,8 +40,7 @@ class Analysis:
         self.rows, self.choices, self.settings, self.costs = rows, choices, settings, costs
         self.metric = metric_of(rows)
         self.last = len(rows.stages) - 1
-        self.super = np.full(len(rows), self.last)
-        self.super_quality = quality_at(rows, self.metric.name, self.super)
+        self.super_quality = quality_of(super_alone(rows))
         self.reference = float(rows.macs_reference.mean())
 
     def summary(self) -> dict[str, Any]:
@@ -89,18 +92,16 @@ class Analysis:
             paths[f"{rule}/{score}"] = Path.of(self.rows, score, rule, self.choices.quantiles(rule, score))
         paths["random"] = paths["threshold/random"]
         paths["oracle"] = paths["in_sample/oracle"] = Path.of(self.rows, "oracle", "oracle")
-        decisions = {choice.key: choice.stages for choice in self._chosen}
-        decisions |= {f"in_sample/{key}/{target!r}": stages for (key, target), (_, stages) in self._again.items()}
-        decisions |= {f"stage/{s}": np.full(len(self.rows), s) for s in range(self.last + 1)}
+        decisions = {choice.key: choice.taken for choice in self._chosen}
+        decisions |= {f"in_sample/{key}/{target!r}": taken for (key, target), (_, taken) in self._again.items()}
+        decisions |= {f"stage/{s}": Taken.all_at(self.rows, s) for s in range(self.last + 1)}
         settings = self.settings
         return bootstrap(self.rows, self.metric, decisions, paths, settings.targets, settings.bootstrap, settings.seed)
 
-    def _measure(self, stages: np.ndarray) -> dict[str, Any]:
-        """Quality, cost and shares when every row stops at its stage."""
-        taken = np.arange(len(stages))
-        quality = {name: quality_at(self.rows, name, stages) for name in self.rows.metrics}
-        macs = float(self.rows.macs[taken, stages].mean())
-        shares = np.bincount(stages, minlength=self.last + 1) / len(stages)
+    def _measure(self, taken: Taken) -> dict[str, Any]:
+        """Quality, cost and shares of a decision."""
+        quality = {name: quality_of(taken, name) for name in self.rows.metrics}
+        macs, shares = float(taken.macs.mean()), taken.shares
         return {
             "quality": quality,
             "kept": quality[self.metric.name] / self.super_quality if self.super_quality > 0 else None,
@@ -111,28 +112,34 @@ class Analysis:
             "swift_ratio": float(shares[0]),
         }
 
+    def _kept_interval(self, key: str, taken: Taken) -> Interval | None:
+        return kept_interval(self.rows, self.metric, taken, self._resampled.kept(key))
+
     def _stages(self) -> list[dict[str, Any]]:
         """Every stage answering all rows, at the cost of all that runs before it."""
         result = []
         for s, stage in enumerate(self.rows.stages):
-            measured = self._measure(np.full(len(self.rows), s))
+            taken = Taken.all_at(self.rows, s)
+            measured = self._measure(taken)
             entry = {"name": stage.name} | {key: measured[key] for key in ("quality", "kept", "macs", "speedup")}
             if self.last:
                 entry["quality_interval"] = percentile_interval(self._resampled.quality[f"stage/{s}"])
-                entry["kept_interval"] = percentile_interval(self._resampled.kept(f"stage/{s}"))
+                entry["kept_interval"] = self._kept_interval(f"stage/{s}", taken)
             result.append(entry)
         return result
 
     def _point(self, choice: Choice) -> dict[str, Any]:
-        point, measured = choice.point, self._measure(choice.stages)
+        point, measured = choice.point, self._measure(choice.taken)
         intervals = {
-            "kept_interval": percentile_interval(self._resampled.kept(choice.key)),
+            "kept_interval": self._kept_interval(choice.key, choice.taken),
             "quality_interval": percentile_interval(self._resampled.quality[choice.key]),
             "speedup_interval": percentile_interval(self._resampled.speedup(choice.key)),
         }
         kind = choice.key.split("/")[2]
         entry: dict[str, Any] = {"score": point.score, "rule": point.rule, "kind": kind, "target": point.target}
         entry |= {"thresholds": list(point.thresholds), "calibration": self._promised(point)}
+        if point.certified is not None:
+            entry["certified_shares"] = list(point.certified)
         if point.rule == "patience":
             entry["tolerance"] = point.tolerance
         entry |= {"only_super": point.only_super, "rows_needed": point.rows_needed, "note": point.note}
@@ -145,11 +152,57 @@ class Analysis:
                 counted = f"{words} in {count} of {len(choice.folds)} folds"
                 entry["note"] = "; ".join(filter(None, [point.note, counted]))
         entry |= measured | intervals | {"held": self._held(kind, point.target, measured)}
-        entry |= self._other_lengths(choice.stages)
+        entry |= self._other_lengths(choice.taken)
+        if kind == "per_stage":
+            entry["exploratory"] = True
         if kind == "expected" and point.target is not None:
-            again, _ = self._again[f"{point.rule}/{point.score}", point.target]
-            entry["selection_inflation"] = self.reference / again.macs - measured["speedup"]
+            entry |= self._inflation(point, measured["speedup"])
         return entry
+
+    def _inflation(self, point: OperatingPoint, speedup: float) -> dict[str, Any]:
+        """What choosing on the reported rows themselves adds, and what calibrating on other rows changes.
+
+        ``selection_inflation`` is the in-sample speed-up minus the cross-fitted one, both on the reported rows, so that
+        nothing but the selection differs. ``calibration_shift`` is the reported speed-up minus the cross-fitted one:
+        how far rows of another kind moved the threshold (0 where the point itself is cross-fitted).
+        """
+        key = f"{point.rule}/{point.score}", float(point.target or 0.0)
+        _, again = self._again[key]
+        if (fitted := self._crossfitted[key]) is None:
+            return {"selection_inflation": None, "calibration_shift": None}
+        inside = self.reference / fitted
+        return {
+            "selection_inflation": self.reference / float(again.macs.mean()) - inside,
+            "calibration_shift": speedup - inside,
+        }
+
+    @cached_property
+    def _crossfitted(self) -> dict[tuple[str, float], float | None]:
+        """Mean cost of the expected points, cross-fitted on the reported rows; None where folds would be empty."""
+        costs: dict[tuple[str, float], float | None] = {}
+        targets = self.settings.targets
+        if self.choices.held_out is None:
+            chosen = {choice.key: choice for choice in self._chosen}
+            for rule, score in self.choices.rules:
+                for target in targets:
+                    choice = chosen[f"{rule}/{score}/{key_of('expected', target)}"]
+                    costs[f"{rule}/{score}", target] = float(choice.taken.macs.mean()) if choice.folds else None
+            return costs
+        fold = folds_of(self.rows, self.settings.folds)
+        whole = np.bincount(fold, minlength=self.settings.folds).min() > 0
+        for rule, score in self.choices.rules:
+            key = f"{rule}/{score}"
+            if not whole:
+                costs |= {(key, target): None for target in targets}
+                continue
+            total = dict.fromkeys(targets, 0.0)
+            for k in range(self.settings.folds):
+                inside = self.rows.take(fold == k)
+                chooser = Chooser(self.rows.take(fold != k), score, rule)
+                for target in targets:
+                    total[target] += float(chooser.expected(target).taken(inside).macs.sum())
+            costs |= {(key, target): cost / len(self.rows) for target, cost in total.items()}
+        return costs
 
     def _held(self, kind: str, target: float | None, measured: dict[str, Any]) -> bool | None:
         if target is None or kind == "fixed":
@@ -165,27 +218,25 @@ class Analysis:
         return {"quality": point.quality, "kept": kept, "macs": point.macs, "margin_bound": point.bound}
 
     @cached_property
-    def _again(self) -> dict[tuple[str, float], tuple[OperatingPoint, np.ndarray]]:
-        """Points chosen on the reported rows themselves, as the papers do, and their stages, per path and target."""
-        found = {}
+    def _again(self) -> dict[tuple[str, float], tuple[OperatingPoint, Taken]]:
+        """Points chosen on the reported rows themselves, as the papers do, and what they do, per path and target."""
+        chosen = {}
         for key, chooser in {**self._choosers, "oracle": Chooser(self.rows, "oracle", "oracle")}.items():
             for target in self.settings.targets:
                 point = chooser.expected(target, "in_sample")
-                # The oracle's dial orders moves of these very rows; it is no score that could be replayed.
-                stages = chooser.path.events.stages(point.thresholds[0]) if key == "oracle" else point.stages(self.rows)
-                found[key, target] = point, stages
-        return found
+                chosen[key, target] = point, oracle_taken(chooser, point) if key == "oracle" else point.taken(self.rows)
+        return chosen
 
     def _in_sample(self) -> Iterator[dict[str, Any]]:
-        for (key, target), (point, stages) in self._again.items():
+        for (key, target), (point, taken) in self._again.items():
             entry = {"score": point.score, "rule": point.rule, "kind": "in_sample", "target": target}
             entry |= {"thresholds": [] if key == "oracle" else list(point.thresholds)}
-            measured = self._measure(stages)
+            measured = self._measure(taken)
             chosen = self._resampled.chosen[f"in_sample/{key}"][self.settings.targets.index(target)]
             entry |= measured | {"held": self._held("in_sample", target, measured)}
-            entry["kept_interval"] = percentile_interval(self._resampled.kept(f"in_sample/{key}/{target!r}"))
+            entry["kept_interval"] = self._kept_interval(f"in_sample/{key}/{target!r}", taken)
             entry["speedup_interval"] = percentile_interval(chosen)  # chosen again on every resample
-            yield entry | self._other_lengths(stages)
+            yield entry | self._other_lengths(taken)
 
     def _score(self, rule: str, score: str) -> dict[str, Any]:
         """Normalised area of one score, and which earlier score routes identically."""
@@ -196,12 +247,16 @@ class Analysis:
         same = [
             other for other in self._areas_of if other != key and np.array_equal(self._resampled.areas[other], areas)
         ]
+        remarks = list(contradictions(self.rows, score)) if rule == "threshold" else []
+        if interval is not None and interval[1] < 0:
+            remarks.append(f"`{score}` routes worse than a coin does; higher must mean surer")
         return {
             "score": score,
             "rule": rule,
             "normalised_area": area,
             "normalised_area_interval": interval,
             "same_as": same,
+            "remarks": remarks,
         }
 
     def _pair(self, first: str, second: str) -> dict[str, Any]:
@@ -216,10 +271,10 @@ class Analysis:
                 resampled.normalised_area(first) - resampled.normalised_area(second)
             )
         entry["targets"] = []
-        stages = {choice.key: choice.stages for choice in self._chosen}
+        taken = {choice.key: choice.taken for choice in self._chosen}
         for target in self.settings.targets:
             keys = [f"{key}/{key_of('expected', target)}" for key in (first, second)]
-            one, two = (self._measure(stages[key]) for key in keys)
+            one, two = (self._measure(taken[key]) for key in keys)
             name = self.metric.name
             entry["targets"].append(
                 {
@@ -249,37 +304,36 @@ class Analysis:
         rule, score = self.choices.rules[0]
         kinds = ("expected", "confident")
         decisions = {
-            c.key: ({"kind": c.key.split("/")[2], "target": c.point.target}, c.stages)
+            c.key: ({"kind": c.key.split("/")[2], "target": c.point.target}, c.taken)
             for c in self._chosen
             if (c.point.rule, c.point.score) == (rule, score) and c.key.split("/")[2] in kinds
         }
         return SimpleInstances(self.rows, self.settings).summary(decisions, self._charged)
 
-    def _other_lengths(self, stages: np.ndarray) -> dict[str, Any]:
+    def _other_lengths(self, taken: Taken) -> dict[str, Any]:
         """Speed-up when rows are charged by true, padded and fixed length; empty without cost functions."""
         if not self._charged:
             return {}
-        taken = np.arange(len(stages))
         return {
             "speedup_by_length": {
-                name: ref.mean() / macs[taken, stages].mean() for name, (macs, ref) in self._charged.items()
+                name: table.macs_reference.mean() / taken.charged(table).mean() for name, table in self._charged.items()
             }
         }
 
     @property
-    def _charged(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Costs ``(N, S)`` and reference costs ``(N,)`` by length convention, without those that cannot be stated."""
-        return {name: costs for name, costs in self._conventions.items() if not isinstance(costs, str)}
+    def _charged(self) -> dict[str, StageTable]:
+        """The rows with the costs of each length convention, without those that cannot be stated."""
+        return {name: table for name, table in self._conventions.items() if not isinstance(table, str)}
 
     @cached_property
-    def _conventions(self) -> dict[str, tuple[np.ndarray, np.ndarray] | str]:
-        """By length convention its costs, or why there are none; empty without cost functions."""
+    def _conventions(self) -> dict[str, StageTable | str]:
+        """By length convention the rows with its costs, or why there are none; empty without cost functions."""
         if self.costs is None:
             return {}
         from lightning_modules.adaptive.costs import charged_lengths
 
         reference = self.rows.settings.get("reference") or self.rows.stages[-1].tier
-        result: dict[str, tuple[np.ndarray, np.ndarray] | str] = {}
+        result: dict[str, StageTable | str] = {}
         for convention in ("true", "padded", FIXED_LENGTH):
             lengths = charged_lengths(convention, self.rows.lengths, self.rows.padded)
             column = "padded" if convention == "padded" else "length"
@@ -288,8 +342,11 @@ class Analysis:
                 result[str(convention)] = f"the table lacks {missing[0]}"
                 continue
             try:
-                _, macs = self.costs.stage_macs(self.rows.stages, lengths)
-                result[str(convention)] = macs, self.costs.alone(reference, lengths[reference])
+                decide, macs = self.costs.stage_macs(self.rows.stages, lengths)
+                alone = self.costs.alone(reference, lengths[reference])
+                result[str(convention)] = dataclasses.replace(
+                    self.rows, decide_macs=decide, macs=macs, macs_reference=alone
+                )
             except ValueError as error:  # such as a piecewise cost that was never counted at this length
                 result[str(convention)] = str(error).rstrip(".")
         return result

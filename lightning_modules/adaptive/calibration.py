@@ -1,5 +1,6 @@
 """Operating points: a rule with its values, chosen on calibration rows, with what it promised there."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,16 +8,25 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from scipy.stats import norm
 
 from lightning_modules.adaptive.bounds import Margins, lower_bound, rows_needed
 from lightning_modules.adaptive.density import Densities, densities
 from lightning_modules.adaptive.metrics import Metric
 from lightning_modules.adaptive.paths import Path, metric_of, row_statistics
-from lightning_modules.adaptive.rules import agreement, replay, tolerance_of
+from lightning_modules.adaptive.random_routing import RandomPath, stop_chances
+from lightning_modules.adaptive.rules import agreement, replay, tiers_left_out, tolerance_of
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.taken import Taken, super_alone
+from lightning_modules.adaptive.tradeoff import is_random
 
 Kind = Literal["expected", "confident", "budget", "crossing", "fixed", "in_sample"]
 KINDS = ("expected", "confident", "budget", "crossing", "fixed", "in_sample")
+FIRST_TESTED = 0.05
+"""Share of rows that stop early at the first point that ``confident`` tests: below, nothing worth while is saved."""
+FIRST_TESTED_WITHOUT_SLACK = 0.25
+"""The same where the target leaves no room for losses that were not seen, as 100 % never does: only where the cheaper
+point answers this many rows can it be seen to be as good."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,8 @@ class OperatingPoint:
         macs: mean MACs per row there.
         super_quality: quality of the last stage there.
         bound: one-sided lower bound of quality − target · Super there; only for "confident".
+        certified: for "confident": lowest and highest share of rows that stop before the last stage among the points
+            that were tested and passed. Points with a lower share were not tested.
         rows_needed: calibration rows that a first saving would need, where only the Super qualifies.
         note: what a reader must know, empty where nothing.
         tolerance: for patience: numbers agree if they differ by less.
@@ -51,6 +63,7 @@ class OperatingPoint:
     rows_needed: int | None = None
     note: str = ""
     tolerance: float = 0.0
+    certified: tuple[float, float] | None = None
 
     @property
     def only_super(self) -> bool:
@@ -58,8 +71,18 @@ class OperatingPoint:
         return all(threshold == np.inf for threshold in self.thresholds)
 
     def stages(self, table: StageTable) -> np.ndarray:
-        """Stage taken by every row of any table with this score, ``(N,)``."""
+        """Stage taken by every row of any table with this score, ``(N,)``; for random routing that of one draw."""
         return replay(deciding(table, self.rule, self.score, self.tolerance), np.asarray(self.thresholds))
+
+    def taken(self, table: StageTable) -> Taken:
+        """What it does with every row of any table with this score; random routing as its expectation.
+
+        Tiers that may answer no row do not run, so where no row may stop early the Super costs what it does alone.
+        """
+        left_out = tiers_left_out([stage.tier for stage in table.stages], self.thresholds, self.rule)
+        if is_random(self.score, self.rule):
+            return Taken.drawn(table, stop_chances(self.thresholds), left_out)
+        return Taken.at(table, self.stages(table), left_out)
 
 
 def deciding(table: StageTable, rule: str, score: str, tolerance: float) -> np.ndarray:
@@ -89,7 +112,7 @@ class Chooser:
         return self.metric or metric_of(self.table)
 
     @cached_property
-    def path(self) -> Path:
+    def path(self) -> Path | RandomPath:
         """All points of the dial on the calibration rows."""
         return Path.of(self.table, self.score, self.rule)
 
@@ -108,36 +131,73 @@ class Chooser:
         """``(P,)``; the last is the Super's."""
         return self.measured.value(self.sums)
 
+    @cached_property
+    def macs(self) -> np.ndarray:
+        """Mean cost at each point ``(P,)``; at the last, where no row may stop early, that of the Super alone."""
+        macs = self.path.macs.copy()
+        macs[-1] = super_alone(self.table).macs.mean()
+        return macs
+
     def expected(self, target: float, kind: str = "expected") -> OperatingPoint:
         """Cheapest point whose quality on these rows is at least ``target`` times the Super's."""
         allowed = self.quality >= target * self.quality[-1] - 1e-12
         allowed[-1] = True
-        return self._point(_cheapest(allowed, self.path.macs, self.quality), kind, target)
+        return self._point(_cheapest(allowed, self.macs, self.quality), kind, target)
 
     def confident(self, target: float, confidence: float = 0.9) -> OperatingPoint:
-        """Cheapest point reached from the Super down before the first whose lower bound is below zero.
+        """Cheapest certified point, or the Super alone.
 
-        The hypotheses "quality < target · Super" are tested in an order fixed before looking, so the chance that the
-        point returned misses the target is at most 1 − ``confidence``, however many are tested.
+        The hypotheses "quality < target · Super" are tested in an order fixed before looking at any answer: from a
+        first point on, each with fewer deferred rows, until one is not rejected. So the chance that the point returned
+        misses the target is at most 1 − ``confidence``, however many are tested (fixed-sequence testing). Those that
+        pass are certified. The first point is where :data:`FIRST_TESTED` of the rows stop early and the mean cost is at
+        most that of the Super alone; next to the Super itself there is nothing to be seen and nothing to be saved.
         """
         tested, margin, variance, loss = self._margins.at(target)
-        bound = lower_bound(margin, variance, loss, confidence)
-        failed = np.flatnonzero(bound[:-1] < 0)  # the Super itself needs no test
-        first = int(failed[-1]) + 1 if len(failed) else 0
-        best = first + _cheapest(
-            np.ones(len(tested) - first, bool), self.path.macs[tested[first:]], self.quality[tested[first:]]
-        )
-        if first < len(tested) - 1:
-            return self._point(tested[best], "confident", target, bound=float(bound[best]))
-        # Were no row of the first step lost, the margin would still be the Super's own, (1 − target) · quality.
-        rows = len(self.table.label)
-        needed = (
-            rows_needed(float(margin[-1]), float(variance[-1]), float(loss[-1]), rows, confidence) if first else None
-        )
-        note = "only the Super qualifies; " + (
-            "no number of rows shows more" if needed is None else f"a first saving needs {needed} rows or more"
-        )
-        return self._point(tested[best], "confident", target, bound=float(margin[-1]), rows_needed=needed, note=note)
+        first = self._first_tested(tested, target, confidence, loss)
+        if first is None:
+            note = "only the Super qualifies; no point that is tested costs less than it does alone"
+            return self._super(target, margin, note)
+        bound = lower_bound(margin, variance, loss, confidence, self._margins.groups)
+        failed = np.flatnonzero(bound[: first + 1] < 0)
+        last = int(failed[-1]) + 1 if len(failed) else 0
+        if last > first:
+            return self._none_certified(target, confidence, first, margin, variance, loss)
+        certified = tested[last : first + 1]
+        best = last + _cheapest(np.ones(len(certified), bool), self.macs[certified], self.quality[certified])
+        early = self.path.early[certified]
+        shares = (float(early.min()), float(early.max()))
+        if self.macs[tested[best]] > self.macs[-1]:
+            return self._super(target, margin, "only the Super qualifies; no certified point costs less", shares)
+        return self._point(tested[best], "confident", target, bound=float(bound[best]), certified=shares)
+
+    def _first_tested(self, tested: np.ndarray, target: float, confidence: float, loss: np.ndarray) -> int | None:
+        """Which of the points ``(T,)`` is tested first, chosen without looking at any answer; None if none is."""
+        z = norm.ppf(confidence)
+        # What the target allows to be lost against what no sample of this size can rule out.
+        slack = 1 - target >= ((z**2 + 2) / 3 + z) * float(loss[-1])
+        early, macs = self.path.early[tested], self.macs[tested]
+        share = FIRST_TESTED if slack else FIRST_TESTED_WITHOUT_SLACK
+        enough = np.flatnonzero((early >= share) & (macs <= self.macs[-1]))
+        return int(enough[-1]) if len(enough) else None
+
+    def _none_certified(self, target: float, confidence: float, first: int, *measured: np.ndarray) -> OperatingPoint:
+        """The Super alone, with the rows that the first point tested would need."""
+        margin, variance, loss = (float(values[first]) for values in measured)
+        needed = rows_needed(margin, variance, loss, len(self.table), confidence)
+        early = 100 * float(self.path.early[self._margins.points[first]])
+        where = f"the first point tested, at which {early:.0f} % of the rows stop early"
+        if needed is None:
+            note = f"only the Super qualifies; {where}, keeps less than the target on these rows"
+        else:
+            note = f"only the Super qualifies; {where}, needs {needed} rows or more"
+        return dataclasses.replace(self._super(target, measured[0], note), rows_needed=needed)
+
+    def _super(
+        self, target: float, margin: np.ndarray, note: str, certified: tuple[float, float] | None = None
+    ) -> OperatingPoint:
+        last = len(self.macs) - 1
+        return self._point(last, "confident", target, bound=float(margin[-1]), note=note, certified=certified)
 
     @cached_property
     def _margins(self) -> Margins:
@@ -151,19 +211,19 @@ class Chooser:
         """
         point = self.near_budget(macs)
         if point.note:
-            low, high = self.path.macs.min(), self.path.macs.max()
+            low, high = self.macs.min(), self.macs.max()
             raise ValueError(f"`budgets` must lie in [{low:.6g}, {high:.6g}] MACs per row, but got {macs:.6g}.")
         return point
 
     def near_budget(self, macs: float) -> OperatingPoint:
         """Like :meth:`budget`, but the cheapest point, with a note, where all cost more."""
-        allowed = self.path.macs <= macs * (1 + 1e-12)
+        allowed = self.macs <= macs * (1 + 1e-12)
         if not allowed.any():
-            cheapest = _cheapest(np.ones(len(allowed), bool), self.path.macs, self.quality)
-            note = f"not reached, as the cheapest point costs {self.path.macs[cheapest]:.4g}"
+            cheapest = _cheapest(np.ones(len(allowed), bool), self.macs, self.quality)
+            note = f"not reached, as the cheapest point costs {self.macs[cheapest]:.4g}"
             return self._point(cheapest, "budget", macs, note=note)
         return self._point(
-            _cheapest(allowed & (self.quality >= self.quality[allowed].max()), self.path.macs), "budget", macs
+            _cheapest(allowed & (self.quality >= self.quality[allowed].max()), self.macs), "budget", macs
         )
 
     @cached_property
@@ -191,15 +251,14 @@ class Chooser:
 
     def at(self, thresholds: Any, kind: str, target: float | None, rule: str = "threshold") -> OperatingPoint:
         """The operating point with the given raw thresholds, measured on these rows."""
-        tolerance = tolerance_of(self.table) if rule == "patience" else 0.0
-        scores = deciding(self.table, rule, self.score, tolerance)
-        stages = replay(scores, np.asarray(thresholds, dtype=np.float64))
-        rows = np.arange(len(stages))
-        quality = float(self.measured.value(self.statistics[rows, stages].sum(axis=0)))
-        macs = float(self.table.macs[rows, stages].mean())
         values = tuple(float(t) for t in thresholds)
-        super_quality = float(self.quality[-1])
-        return OperatingPoint(self.score, rule, values, kind, target, quality, macs, super_quality, tolerance=tolerance)
+        tolerance = tolerance_of(self.table) if rule == "patience" else 0.0
+        point = OperatingPoint(self.score, rule, values, kind, target, 0.0, 0.0, 0.0, tolerance=tolerance)
+        taken = point.taken(self.table)
+        quality = float(self.measured.value(taken.pick(self.statistics).sum(axis=0)))
+        return dataclasses.replace(
+            point, quality=quality, macs=float(taken.macs.mean()), super_quality=float(self.quality[-1])
+        )
 
     def thresholds(self, point: int) -> tuple[float, ...]:
         """Raw thresholds of a point of the dial."""
@@ -211,7 +270,7 @@ class Chooser:
         return tuple(float(t) for t in self.path.quantiles.thresholds(dial))
 
     def _point(self, index: int, kind: str, target: float | None, **more: Any) -> OperatingPoint:
-        quality, macs = float(self.quality[index]), float(self.path.macs[index])
+        quality, macs = float(self.quality[index]), float(self.macs[index])
         chosen = self.thresholds(index)
         tolerance = tolerance_of(self.table) if self.rule == "patience" else 0.0
         return OperatingPoint(
@@ -226,6 +285,14 @@ class Chooser:
             tolerance=tolerance,
             **more,
         )
+
+
+def oracle_taken(chooser: Chooser, point: OperatingPoint) -> Taken:
+    """What the oracle does with its own rows: its dial orders moves of these, and is no score to be replayed."""
+    assert isinstance(chooser.path, Path)
+    tiers = [stage.tier for stage in chooser.table.stages]
+    stages = chooser.path.events.stages(point.thresholds[0])
+    return Taken.at(chooser.table, stages, tiers_left_out(tiers, point.thresholds))
 
 
 def choose(
@@ -252,7 +319,7 @@ def folds_of(table: StageTable, folds: int) -> np.ndarray:
 
 def crossfit(
     table: StageTable, choose_on: Callable[[StageTable], OperatingPoint], folds: int = 5
-) -> tuple[np.ndarray, list[OperatingPoint]]:
+) -> tuple[Taken, list[OperatingPoint]]:
     """Choose on all folds but one and apply to that one, in turn.
 
     Args:
@@ -261,23 +328,22 @@ def crossfit(
         folds: K.
 
     Returns:
-        The stage of every row ``(N,)``, chosen without that row, and the K points.
+        What is done with every row, chosen without it, and the K points.
 
     Raises:
         ValueError: there are fewer rows (or groups) than folds can be filled with.
     """
     fold = folds_of(table, folds)
-    stages, points = np.zeros(len(fold), dtype=np.int64), []
+    parts, points = [], []
     for k in range(folds):
         inside = fold == k
         if not inside.any() or inside.all():
             raise ValueError(
                 f"`folds` must leave rows in each fold, but fold {k} of {folds} has {inside.sum()} of {len(fold)} rows."
             )
-        point = choose_on(table.take(~inside))
-        stages[inside] = point.stages(table.take(inside))
-        points.append(point)
-    return stages, points
+        points.append(choose_on(table.take(~inside)))
+        parts.append((inside, points[-1].taken(table.take(inside))))
+    return Taken.joined(table, parts), points
 
 
 def _cheapest(allowed: np.ndarray, macs: np.ndarray, quality: np.ndarray | None = None) -> int:

@@ -12,6 +12,7 @@ from lightning_modules.adaptive.descent import per_stage_thresholds
 from lightning_modules.adaptive.quantiles import Quantiles
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.taken import Taken
 
 Recipe = Callable[[Chooser], OperatingPoint]
 
@@ -28,13 +29,13 @@ class Choice:
     Attributes:
         key: unique name, ``rule/score/kind/target``.
         point: chosen on all calibration rows (crossfit: on all rows); the one to use from now on.
-        stages: stage of every reported row ``(N,)``; with crossfit taken without looking at that row.
+        taken: what it does with every reported row; with crossfit decided without looking at that row.
         folds: the points of the folds with crossfit, else empty.
     """
 
     key: str
     point: OperatingPoint
-    stages: np.ndarray
+    taken: Taken
     folds: tuple[OperatingPoint, ...] = ()
 
 
@@ -109,11 +110,14 @@ class Choices:
             for kind, target, recipe in self._recipes(rule, score):
                 key = f"{rule}/{score}/{key_of(kind, target)}"
                 point = recipe(chooser)
-                stages, points = point.stages(self.rows), []
-                for mask, other in others:
-                    points.append(recipe(other))
-                    stages[mask] = points[-1].stages(self.rows.take(mask))
-                yield Choice(key, point, stages, tuple(points))
+                if not others:
+                    yield Choice(key, point, point.taken(self.rows))
+                    continue
+                points = [recipe(other) for _, other in others]
+                parts = [
+                    (mask, each.taken(self.rows.take(mask))) for (mask, _), each in zip(others, points, strict=True)
+                ]
+                yield Choice(key, point, Taken.joined(self.rows, parts), tuple(points))
 
     def _recipes(self, rule: str, score: str) -> Iterator[tuple[str, float | None, Recipe]]:
         for target in self.settings.targets:

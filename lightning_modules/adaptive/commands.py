@@ -56,6 +56,14 @@ def sweep_parser() -> Parser:
         "--label-names", nargs="+", help="names of the classes of a foreign table, in the order of its logits"
     )
     parser.add_argument(
+        "--range",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "LOW", "HIGH"),
+        help="what a statistic (stat_<NAME>_<stage>) can be at least and at most; default: 0 to 1",
+    )
+    parser.add_argument(
         "--budgets", nargs="+", type=macs_of, default=[], help="mean MACs per row, or FLOPs as in 4e9flop"
     )
     parser.add_argument("--confidence", type=float, default=0.9, help="one-sided, of the confident operating points")
@@ -93,7 +101,10 @@ def sweep_command(argv: Sequence[str]) -> int:
     from lightning_modules.adaptive.table import StageTable
 
     path = Path(options.table)
-    table = StageTable.load(path, metrics=options.metrics, label_names=options.label_names, seed=options.seed)
+    ranges = _ranges(options.range)
+    table = StageTable.load(
+        path, metrics=options.metrics, label_names=options.label_names, seed=options.seed, ranges=ranges
+    )
     table = _timed(_override(table, options), options)
     calibration = options.calibration
     if calibration == "auto":
@@ -113,6 +124,19 @@ def sweep_command(argv: Sequence[str]) -> int:
     print(report.text())
     print(f"written to {out}")
     return 0
+
+
+def _ranges(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
+    """Ranges of statistics by name.
+
+    Raises:
+        ValueError: an end that is no number.
+    """
+    try:
+        return {name: (float(low), float(high)) for name, low, high in given}
+    except ValueError:
+        typed = " ".join(word for words in given for word in words)
+        raise ValueError(f"`--range` must be a name and two numbers, such as `em 0 1`, but got {typed}.") from None
 
 
 def _override(table: "StageTable", options: argparse.Namespace) -> "StageTable":

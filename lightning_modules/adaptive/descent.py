@@ -18,8 +18,11 @@ def per_stage_thresholds(chooser: Chooser, target: float, kind: str = "expected"
 
     Every stage's threshold in turn is set to its best value given the others, all its values tried at once, until none
     improves. Descent stops at corners of the constraint, so it starts from several places: the best shared dial, and
-    each
-    stage's threshold held in turn at values over its whole range while the others are set. The cheapest end counts.
+    each stage's threshold held in turn at values over its whole range while the others are set. The cheapest end
+    counts, or the best shared dial where that is cheaper.
+
+    Its many thresholds are fitted to the very rows that they are measured on, so on fresh rows such a point keeps less
+    than it seems to: it is exploratory, and nothing is promised of it.
 
     Args:
         chooser: calibration rows and the score.
@@ -32,7 +35,8 @@ def per_stage_thresholds(chooser: Chooser, target: float, kind: str = "expected"
         found = problem.descend(start)
         if (reached := problem.cost(found)) < cost:
             best, cost = found, reached
-    return chooser.at(best, kind, target, rule="per_stage")
+    point, shared = (chooser.at(t, kind, target, rule="per_stage") for t in (best, problem.start))
+    return shared if shared.macs < point.macs else point
 
 
 class _Problem:

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from lightning_modules.adaptive.bounds import kept_interval
 from lightning_modules.adaptive.intervals import bootstrap, percentile_interval
-from lightning_modules.adaptive.paths import metric_of, quality_at
+from lightning_modules.adaptive.paths import metric_of, quality_of
 from lightning_modules.adaptive.report_text import KINDS, amount, percent, select, table, with_interval
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.taken import Taken
 
 
 def compression(rows: StageTable) -> dict[str, dict[str, Any]]:
@@ -50,48 +52,44 @@ class SimpleInstances:
         self.mask = lengths < self.median
         self.rows, self.settings, self.metric = rows.take(self.mask), settings, metric_of(rows)
 
-    def summary(self, decisions: Mapping[str, tuple[dict[str, Any], np.ndarray]], charged: Mapping[str, Any]) -> Any:
+    def summary(self, decisions: Mapping[str, tuple[dict[str, Any], Taken]], charged: Mapping[str, StageTable]) -> Any:
         """Quality and cost on these rows.
 
         Args:
-            decisions: by name what describes an operating point, and the stage ``(N,)`` that it gives every row of
-                the split.
-            charged: costs ``(N, S)`` and reference costs ``(N,)`` of all rows by length convention.
+            decisions: by name what describes an operating point, and what it does with every row of the split.
+            charged: all rows with the costs of each length convention.
         """
         result: dict[str, Any] = {"tier": self.tier, "median": self.median, "rows": len(self.rows)}
         if not len(self.rows):
             return result
         stages = range(len(self.rows.stages))
-        fixed = {f"stage/{s}": np.full(len(self.rows), s) for s in stages}
-        taken = {key: stage[self.mask] for key, (_, stage) in decisions.items()} | fixed
+        taken = {key: whole.take(self.mask) for key, (_, whole) in decisions.items()}
+        taken |= {f"stage/{s}": Taken.all_at(self.rows, s) for s in stages}
         resampled = bootstrap(self.rows, self.metric, taken, {}, (), self.settings.bootstrap, self.settings.seed)
-        quality = {key: quality_at(self.rows, self.metric.name, stage) for key, stage in taken.items()}
+        quality = {key: quality_of(each) for key, each in taken.items()}
         best = quality[f"stage/{stages[-1]}"]
         result["stages"] = [
             {"quality": quality[f"stage/{s}"], "interval": percentile_interval(resampled.quality[f"stage/{s}"])}
             for s in stages
         ]
+        short = {name: table.take(self.mask) for name, table in charged.items()}
         result["points"] = [
             about
             | {
                 "quality": quality[key],
                 "quality_interval": percentile_interval(resampled.quality[key]),
                 "kept": quality[key] / best if best > 0 else None,
-                "kept_interval": percentile_interval(resampled.kept(key)),
-                "speedup": self._speedup(taken[key], self.rows.macs, self.rows.macs_reference),
+                "kept_interval": kept_interval(self.rows, self.metric, taken[key], resampled.kept(key)),
+                "speedup": float(self.rows.macs_reference.mean() / taken[key].macs.mean()),
                 "speedup_interval": percentile_interval(resampled.speedup(key)),
                 "speedup_by_length": {
-                    name: self._speedup(taken[key], macs[self.mask], reference[self.mask])
-                    for name, (macs, reference) in charged.items()
+                    name: float(table.macs_reference.mean() / taken[key].charged(table).mean())
+                    for name, table in short.items()
                 },
             }
             for key, (about, _) in decisions.items()
         ]
         return result
-
-    @staticmethod
-    def _speedup(stages: np.ndarray, macs: np.ndarray, reference: np.ndarray) -> float:
-        return float(reference.mean() / macs[np.arange(len(stages)), stages].mean())
 
 
 def compression_text(summary: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Paired bootstrap: every quantity is recomputed on the same resamples of rows, so differences are paired too."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -7,8 +8,11 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from lightning_modules.adaptive.metrics import Metric
-from lightning_modules.adaptive.paths import Path, row_statistics
+from lightning_modules.adaptive.paths import Path, row_statistics, units_of
+from lightning_modules.adaptive.random_routing import RandomNodes, RandomPath
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.taken import Taken, super_alone
+from lightning_modules.adaptive.tradeoff import ROUNDING
 
 CHUNK = 1_500_000  # weights held at once
 Interval = tuple[float, float]
@@ -130,14 +134,15 @@ class Resampled:
         """(A − A_random) / (A_oracle − A_random), ``(B,)``; not a number where the oracle gains nothing."""
         gain = self.areas["oracle"] - self.areas["random"]
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(gain > 0, (self.areas[key] - self.areas["random"]) / gain, np.nan)
+            some = gain > ROUNDING * np.abs(self.areas["oracle"])
+            return np.where(some, (self.areas[key] - self.areas["random"]) / gain, np.nan)
 
 
 def bootstrap(
     table: StageTable,
     metric: Metric,
-    decisions: Mapping[str, np.ndarray],
-    paths: Mapping[str, Path],
+    decisions: Mapping[str, Taken],
+    paths: Mapping[str, Path | RandomPath],
     targets: Sequence[float] = (),
     resamples: int = 1000,
     seed: int = 0,
@@ -147,7 +152,7 @@ def bootstrap(
     Args:
         table: rows of one split.
         metric: an additive metric.
-        decisions: fixed stages ``(N,)`` by name.
+        decisions: what is done with the rows, by name.
         paths: curves on which the cheapest point for each target is chosen again (the in-sample choice) and areas
             are measured.
         targets: shares of the Super's quality.
@@ -158,25 +163,26 @@ def bootstrap(
         ValueError: the metric is not additive, so it has no sums to re-weight.
     """
     statistics = row_statistics(table, metric)
-    rows, last = np.arange(len(table.label)), len(table.stages) - 1
-    stages, which = _distinct({**decisions, "super": np.full(len(rows), last)})
-    picked = np.stack([statistics[rows, chosen] for chosen in stages])  # (D, N, K)
-    costs = np.stack([table.macs[rows, chosen] for chosen in stages] + [table.macs_reference])
+    rows = np.arange(len(table))
+    taken, which = _distinct({**decisions, "super": super_alone(table)})
+    picked = np.stack([each.pick(statistics) for each in taken])  # (D, N, K)
+    costs = np.stack([*(each.macs for each in taken), table.macs_reference])
     shared, path_of = _distinct_paths(paths)
-    nodes = [Nodes(path, statistics) for path in shared]
+    nodes = [
+        RandomNodes(path, statistics) if isinstance(path, RandomPath) else Nodes(path, statistics) for path in shared
+    ]
     columns = np.concatenate([picked.transpose(0, 2, 1).reshape(-1, len(rows)), costs])
     qualities, macs, chosen, areas = [], [], [], []
-    units = rows if table.group is None else table.group
-    for weights in resample_weights(units, resamples, seed):
+    for weights in resample_weights(units_of(table), resamples, seed):
         sums = columns @ weights
-        split = len(stages) * statistics.shape[2]
-        quality = metric.value(sums[:split].reshape(len(stages), statistics.shape[2], -1).transpose(0, 2, 1))
+        split = len(taken) * statistics.shape[2]
+        quality = metric.value(sums[:split].reshape(len(taken), statistics.shape[2], -1).transpose(0, 2, 1))
         cost = sums[split:] / weights.sum(axis=0)
         qualities.append(quality)
         macs.append(cost)
         along = [node.evaluate(metric, weights) for node in nodes]
-        super_quality = quality[which["super"]]
-        chosen.append([_choose_again(q, m, super_quality, cost[-1], targets) for q, m in along])
+        best, alone = quality[which["super"]], cost[which["super"]]
+        chosen.append([_choose_again(q, m, best, alone, cost[-1], targets) for q, m in along])
         areas.append([area(q, m) for q, m in along])
     quality, cost = np.concatenate(qualities, axis=1), np.concatenate(macs, axis=1)
     result = Resampled(cost[-1])
@@ -190,35 +196,46 @@ def bootstrap(
 
 
 def _choose_again(
-    quality: np.ndarray, macs: np.ndarray, super_quality: np.ndarray, reference: np.ndarray, targets: Sequence[float]
+    quality: np.ndarray,
+    macs: np.ndarray,
+    super_quality: np.ndarray,
+    alone: np.ndarray,
+    reference: np.ndarray,
+    targets: Sequence[float],
 ) -> np.ndarray:
-    """Speed-up of the cheapest point for each target, ``(T, b)``."""
+    """Speed-up of the cheapest point for each target, the Super alone among them, ``(T, b)``."""
     columns = np.arange(quality.shape[1])
+    macs = np.concatenate([macs[:-1], alone[None]])
     rows = [reference / macs[cheapest(quality, macs, target * super_quality), columns] for target in targets]
     return np.stack(rows) if rows else np.zeros((0, len(columns)))
 
 
-def _distinct(decisions: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, int]]:
+def _distinct(decisions: Mapping[str, Taken]) -> tuple[list[Taken], dict[str, int]]:
     """Equal decisions once, and where each name's is."""
     seen: dict[bytes, int] = {}
-    stages: list[np.ndarray] = []
+    distinct: list[Taken] = []
     which: dict[str, int] = {}
-    for key, value in decisions.items():
-        compact = np.asarray(value, dtype=np.int16)
-        position = seen.setdefault(compact.tobytes(), len(stages))
-        if position == len(stages):
-            stages.append(np.asarray(value, dtype=np.int64))
+    for key, taken in decisions.items():
+        what = taken.chances if taken.stages is None else taken.stages.astype(np.int16)
+        mark = hashlib.blake2b(np.ascontiguousarray(what).tobytes() + taken.macs.tobytes()).digest()
+        position = seen.setdefault(mark, len(distinct))
+        if position == len(distinct):
+            distinct.append(taken)
         which[key] = position
-    return stages, which
+    return distinct, which
 
 
-def _distinct_paths(paths: Mapping[str, Path]) -> tuple[list[Path], dict[str, int]]:
+def _distinct_paths(
+    paths: Mapping[str, Path | RandomPath],
+) -> tuple[list[Path | RandomPath], dict[str, int]]:
     """Paths with the same events in the same order once (softmax, margin and entropy of two classes are one path)."""
     seen: dict[bytes, int] = {}
-    distinct: list[Path] = []
+    distinct: list[Path | RandomPath] = []
     which: dict[str, int] = {}
     for key, path in paths.items():
-        mark = np.concatenate([path.applied, path.events.row, path.events.after]).astype(np.int64).tobytes()
+        mark = b"random"
+        if isinstance(path, Path):
+            mark = np.concatenate([path.applied, path.events.row, path.events.after]).astype(np.int64).tobytes()
         position = seen.setdefault(mark, len(distinct))
         if position == len(distinct):
             distinct.append(path)

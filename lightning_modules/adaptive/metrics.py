@@ -63,14 +63,22 @@ class Metric(ABC):
         return float(self.value(self.statistics(label, prediction, classes).sum(axis=0)))
 
 
+UNIT_RANGE = (0.0, 1.0)
+"""The range of a statistic that declares none: exact match and F1 of an answer lie in it."""
+
+
 class Mean(Metric):
     """Mean of a number per example that somebody computed already (``stat_<name>_<stage>`` in a table).
 
     Its statistics are the number itself and 1; give the number as the prediction.
+
+    Args:
+        name: of the statistic.
+        range: the lowest and the highest that the number can be, whatever has been seen of it.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, range: tuple[float, float] = UNIT_RANGE) -> None:
+        self.name, self.range = name, range
 
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """See :class:`Metric`; ``label`` is not read."""

@@ -12,7 +12,7 @@ with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ def load_table(
     metrics: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     seed: int = 0,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> StageTable:
     """Read a table.
 
@@ -94,6 +95,7 @@ def load_table(
         metrics: for a foreign table: names, the primary first (default: accuracy, or Pearson's correlation).
         label_names: for a foreign table: names of the classes (default: their numbers); empty for regression.
         seed: for a foreign table: of the score ``random``.
+        ranges: of its statistics, lowest and highest; 0 to 1 where none is given.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -110,8 +112,8 @@ def load_table(
         ) from error
     about = (arrow.schema.metadata or {}).get(KEY)
     if about is not None:
-        return _Columns(arrow, str(path)).own(json.loads(about))
-    return _Columns(arrow, str(path)).foreign(metrics, label_names, seed)
+        return _Columns(arrow, str(path)).own(json.loads(about), ranges)
+    return _Columns(arrow, str(path)).foreign(metrics, label_names, seed, ranges)
 
 
 class _Columns:
@@ -165,7 +167,7 @@ class _Columns:
         """Return ``(N,)`` for each tier that has a column ``<kind>_<tier>``."""
         return {tier: self(f"{kind}_{tier}") for tier in tiers if f"{kind}_{tier}" in self.names}
 
-    def own(self, about: dict[str, Any]) -> StageTable:
+    def own(self, about: dict[str, Any], ranges: Mapping[str, tuple[float, float]] | None = None) -> StageTable:
         """Return the table of a file that :func:`save_table` wrote, with what its metadata says."""
         if about["schema"] > SCHEMA:
             raise ValueError(
@@ -187,10 +189,16 @@ class _Columns:
             padded=self.by_tier("padded", tiers),
             metrics=tuple(about["metrics"]),
             label_names=tuple(about["label_names"]),
-            settings=about["settings"],
+            settings=about["settings"] | _ranges({**about["settings"].get("ranges", {}), **(ranges or {})}),
         )
 
-    def foreign(self, metrics: Sequence[str] | None, label_names: Sequence[str] | None, seed: int) -> StageTable:
+    def foreign(
+        self,
+        metrics: Sequence[str] | None,
+        label_names: Sequence[str] | None,
+        seed: int,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+    ) -> StageTable:
         """Return the table of a file written by anything else; what it lacks is derived (see :func:`load_table`)."""
         names = self._foreign_stages()
         common = self._common()
@@ -221,7 +229,7 @@ class _Columns:
             padded=self.by_tier("padded", names),
             metrics=tuple(metrics or (("accuracy",) if label_names else ("pearson",))),
             label_names=tuple(label_names),
-            settings={"seed": seed, "foreign": True},
+            settings={"seed": seed, "foreign": True} | _ranges(ranges),
         )
         possible = ROUTING_SCORES["regression" if table.regression else "classification"]
         wanted = [name for name in possible if name not in table.scores and (outputs is not None or name == "random")]
@@ -277,6 +285,11 @@ class _Columns:
                 self(f"{prefix}{name}_{missing[0]}")  # raises, naming the column
             result[name] = np.stack([columns[stage] for stage in stages], axis=1)
         return result
+
+
+def _ranges(ranges: Mapping[str, Sequence[float]] | None) -> dict[str, Any]:
+    """Ranges of statistics as a table's settings hold them; nothing where none is declared."""
+    return {"ranges": {name: [float(low), float(high)] for name, (low, high) in ranges.items()}} if ranges else {}
 
 
 def _is_list(kind: Any) -> bool:

@@ -7,7 +7,7 @@ KINDS = {
     "expected": "expected",
     "confident": "confident",
     "in_sample": "in-sample",
-    "per_stage": "per stage",
+    "per_stage": "per stage*",
     "fixed": "as given",
 }
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -191,8 +191,11 @@ def _points(summary: dict[str, Any], result: dict[str, Any]) -> str:
         if point.get("selection_inflation") is not None
     ]
     title = f"Operating points of `{score}` (last columns: share of rows that each stage answers):"
-    note = "  Selection inflation (in-sample minus expected speed-up): " + ", ".join(inflation) if inflation else ""
-    return "\n".join(filter(None, [title, table(header, rows, left=2), note]))
+    notes = ["  Selection inflation (in-sample minus cross-fitted speed-up, on the same rows): " + ", ".join(inflation)]
+    notes = notes if inflation else []
+    if select(result, score=score, kind="per_stage"):
+        notes.append("  * exploratory: fitted to the rows that it was measured on; nothing is promised of it.")
+    return "\n".join([title, table(header, rows, left=2), *notes])
 
 
 def _patience(summary: dict[str, Any], result: dict[str, Any]) -> str:
@@ -290,6 +293,7 @@ def _remarks(summary: dict[str, Any], result: dict[str, Any]) -> str:
             f"  Crossing of the densities of `{score}` at {stage}: {found['status']}"
             + (f" ({places})." if places else ".")
         )
+    lines += [f"  {remark}." for entry in result["scores"] for remark in entry["remarks"]]
     for name, reason in result.get("lengths_left_out", {}).items():
         tokens = f"{name} tokens" if name.isdecimal() else f"{name} length"
         lines.append(f"  Speed-ups at {tokens} are left out: {reason}.")

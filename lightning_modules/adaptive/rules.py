@@ -226,6 +226,26 @@ def replay(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return np.where(reached.any(axis=1), reached.argmax(axis=1) if reached.shape[1] else 0, scores.shape[1] - 1)
 
 
+def tiers_left_out(
+    tiers: Sequence[str], thresholds: Sequence[float] | np.ndarray, rule: str = "threshold"
+) -> tuple[str, ...]:
+    """Return the tiers before the last that answer no row, whatever its score, and so need not run at all.
+
+    Args:
+        tiers: the tier of every stage, in order, ``S`` names.
+        thresholds: ``(S - 1,)``; a tier is left out where those of all its stages are plus infinity.
+        rule: with ``patience`` a tier's answers count in later ones, so all are left out or none.
+
+    Example:
+        >>> tiers_left_out(["swift", "super"], [np.inf]), tiers_left_out(["swift", "super"], [0.9])
+        (('swift',), ())
+    """
+    if rule == "patience" and not all(threshold == np.inf for threshold in thresholds):
+        return ()
+    may_answer = {tier for tier, threshold in zip(tiers, thresholds, strict=False) if threshold < np.inf}
+    return tuple(tier for tier in dict.fromkeys(tiers) if tier != tiers[-1] and tier not in may_answer)
+
+
 def _sorted_events(start: np.ndarray, parts: list[tuple[np.ndarray, ...]]) -> Events:
     """Join ``(dial, row, before, after)`` parts and sort them by dial."""
     if not parts:

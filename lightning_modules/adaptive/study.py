@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_modules.adaptive.metrics import evaluate
-from lightning_modules.adaptive.paths import quality_at
+from lightning_modules.adaptive.paths import quality_of
 from lightning_modules.adaptive.study_points import Point, exits_score
-from lightning_modules.adaptive.study_times import Times, latency, ratio, spread, stage_times, taken_times, timed_table
+from lightning_modules.adaptive.study_times import Times, latency, ratio, spread, taken_times, timed_table
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.taken import super_alone
 from lightning_modules.adaptive.thinning import thin
 from lightning_modules.adaptive.tradeoff import curve
 
@@ -65,7 +66,7 @@ def analyse(measured: Measured) -> dict[str, Any]:
         "rows": len(measured.sampled),
         "rows_of_split": len(measured.rows),
         "super": measured.super,
-        "super_quality": _quality(measured.rows, np.full(len(measured.rows), len(measured.rows.stages) - 1)),
+        "super_quality": quality_of(super_alone(measured.rows)),
         "contenders": [_contender(measured, name) for name in measured.single],
         "points": _points(measured),
         "throughput": _throughput(measured),
@@ -76,10 +77,6 @@ def analyse(measured: Measured) -> dict[str, Any]:
         ],
         "curves": _curves(measured),
     }
-
-
-def _quality(table: StageTable, stages: NDArray[np.int64]) -> float:
-    return quality_at(table, table.metrics[0], stages)
 
 
 def _contender(measured: Measured, name: str) -> dict[str, Any]:
@@ -107,38 +104,37 @@ def _contender(measured: Measured, name: str) -> dict[str, Any]:
 def _points(measured: Measured) -> list[dict[str, Any]]:
     """TangoBERT's Table 2: every method and target, one row at a time."""
     alone, padded = measured.single[measured.super].last(), measured.single[measured.padded].last()
-    best = _quality(measured.rows, np.full(len(measured.rows), len(measured.rows.stages) - 1))
+    best = quality_of(super_alone(measured.rows))
     groups = [(measured.rows, measured.points, measured.single)]
     if measured.exits is not None:
         table, points, name = measured.exits
         groups.append((table, points, {table.stages[0].tier: measured.single[name]}))
     found = []
     for table, points, times in groups:
-        by_stage = stage_times(table, times)
         for point in points:
-            cost = taken_times(by_stage, point.stages[measured.sampled])
-            quality = _quality(table, point.stages)
+            cost = taken_times(table, times, point.taken.take(measured.sampled))
+            quality = quality_of(point.taken)
             middle, interval = ratio(alone, cost)
             over_padded, over_interval = ratio(padded, cost)
-            shares = np.bincount(point.stages, minlength=len(table.stages)) / len(point.stages)
+            shares = dict(zip(table.stage_names, point.taken.shares.tolist(), strict=True))
             found.append(
                 {key: getattr(point, key) for key in ("method", "reading", "target", "reached", "thresholds")}
                 | {"quality": quality, "kept": quality / best if best > 0 else None}
                 | {"speedup": middle, "speedup_interval": interval}
                 | {"over_padded": over_padded, "over_padded_interval": over_interval}
-                | {"shares": dict(zip(table.stage_names, shares.tolist(), strict=True)), "latency": latency(cost)}
+                | {"shares": shares, "latency": latency(cost)}
             )
     return found
 
 
 def _throughput(measured: Measured) -> list[dict[str, Any]]:
     """TangoBERT's Table 3: what the executor did at each target, at batch 1 and at the best batch sizes."""
-    best = _quality(measured.rows, np.full(len(measured.rows), len(measured.rows.stages) - 1))
+    best = quality_of(super_alone(measured.rows))
     expected = {p.target: p for p in measured.points if (p.method, p.reading) == ("cascade", "expected")}
     count, found = len(measured.sampled), []
     for run in measured.runs:
         point = expected[run["target"]]
-        quality = _quality(measured.rows, point.stages)
+        quality = quality_of(point.taken)
         times = measured.single if run["batch"] == "1" else measured.batched
         alone = times[measured.super].last().sum(axis=1)
         padded = times[measured.padded].last().sum(axis=1)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lightning_modules.adaptive.calibration import Chooser, OperatingPoint, crossfit
+from lightning_modules.adaptive.calibration import Chooser, OperatingPoint, crossfit, oracle_taken
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.taken import Taken
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class Point:
         method: ``cascade``, ``random``, ``oracle`` or ``exits`` (another model with exits, such as DeeBERT).
         reading: ``expected``, chosen on calibration rows, or ``in_sample``, on the reported ones, as the papers do.
         target: share of the Super's quality.
-        stages: of every reported row ``(M,)``.
+        taken: what is done with every reported row; of random routing the expectation over draws.
         thresholds: raw, one for each stage but the last; empty for the oracle.
         reached: whether the rows that it was chosen on reach the target.
     """
@@ -30,7 +27,7 @@ class Point:
     method: str
     reading: str
     target: float
-    stages: NDArray[np.int64]
+    taken: Taken
     thresholds: tuple[float, ...]
     reached: bool
 
@@ -52,17 +49,17 @@ def choose_points(
         for method, name in (("cascade", score), ("random", "random")):
             if held_out is not None:
                 chosen = Chooser(held_out, name).expected(target)
-                stages = chosen.stages(rows)
+                taken = chosen.taken(rows)
             else:
                 chosen = Chooser(rows, name).expected(target)
-                stages, _ = crossfit(rows, _expected(name, target), folds)
-            points.append(_point(method, "expected", target, stages, chosen))
+                taken, _ = crossfit(rows, _expected(name, target), folds)
+            points.append(_point(method, "expected", target, taken, chosen))
             chosen = Chooser(rows, name).expected(target)
-            points.append(_point(method, "in_sample", target, chosen.stages(rows), chosen))
+            points.append(_point(method, "in_sample", target, chosen.taken(rows), chosen))
         oracle = Chooser(rows, "oracle", "oracle")
         chosen = oracle.expected(target)
-        stages = oracle.path.events.stages(chosen.thresholds[0])
-        points.append(dataclasses.replace(_point("oracle", "in_sample", target, stages, chosen), thresholds=()))
+        taken = oracle_taken(oracle, chosen)
+        points.append(dataclasses.replace(_point("oracle", "in_sample", target, taken, chosen), thresholds=()))
     return points
 
 
@@ -92,7 +89,7 @@ def choose_exits(
             own = float(chooser.quality[-1])
             chosen = chooser.expected(wanted / own if own > 0 else float("inf"))
             reached = bool(chosen.quality >= wanted - 1e-12)
-            found = _point("exits", reading, target, chosen.stages(rows), chosen)
+            found = _point("exits", reading, target, chosen.taken(rows), chosen)
             points.append(dataclasses.replace(found, reached=reached))
     return points
 
@@ -101,8 +98,8 @@ def _expected(score: str, target: float) -> Callable[[StageTable], OperatingPoin
     return lambda table: Chooser(table, score).expected(target)
 
 
-def _point(method: str, reading: str, target: float, stages: Any, chosen: OperatingPoint) -> Point:
-    return Point(method, reading, target, np.asarray(stages, dtype=np.int64), chosen.thresholds, True)
+def _point(method: str, reading: str, target: float, taken: Taken, chosen: OperatingPoint) -> Point:
+    return Point(method, reading, target, taken, chosen.thresholds, True)
 
 
 def exits_score(table: StageTable) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.taken import Taken
 
 Float = NDArray[np.float64]
 RESAMPLES = 1000
@@ -34,20 +35,25 @@ class Times:
         return self.rows[:, :, -1]
 
 
-def stage_times(table: StageTable, times: Mapping[str, Times]) -> Float:
-    """Milliseconds ``(R, N, S)`` of stopping at each stage: earlier tiers as a whole, and this one to its exit."""
+def stage_times(table: StageTable, times: Mapping[str, Times], left_out: Sequence[str] = ()) -> Float:
+    """Milliseconds ``(R, N, S)`` of stopping at each stage: earlier tiers as a whole, and this one to its exit.
+
+    Tiers that are left out take no time; at their own stages the times mean nothing then.
+    """
     columns: list[Float] = []
     spent: Float | float = 0.0
     for position, stage in enumerate(table.stages):
         if position and stage.tier != table.stages[position - 1].tier:
             spent = columns[-1]
-        columns.append(spent + times[stage.tier].rows[:, :, stage.index])
+        own = times[stage.tier].rows[:, :, stage.index]
+        columns.append(spent + (np.zeros_like(own) if stage.tier in left_out else own))
     return np.stack(columns, axis=2)
 
 
-def taken_times(times: Float, stages: NDArray[np.int64]) -> Float:
-    """Milliseconds ``(R, N)`` when every row stops at its stage, from ``(R, N, S)`` and ``(N,)``."""
-    return np.take_along_axis(times, stages[None, :, None], axis=2)[:, :, 0]
+def taken_times(table: StageTable, times: Mapping[str, Times], taken: Taken) -> Float:
+    """Milliseconds ``(R, N)`` of a decision over the rows that were timed; expectations where a coin decides."""
+    spent: Float = taken.spent(lambda left_out: stage_times(table, times, left_out).transpose(1, 2, 0))
+    return spent.T
 
 
 def ratio(reference: Float, cost: Float, seed: int = 0) -> tuple[float, tuple[float, float]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,15 @@ from typing import Any
 import numpy as np
 
 from lightning_modules.adaptive import scores as score_functions
-from lightning_modules.adaptive.metrics import METRICS, Mean, Metric
-from lightning_modules.adaptive.table_checks import check_finite, check_labels, check_names, check_shapes
+from lightning_modules.adaptive.metrics import METRICS, UNIT_RANGE, Mean, Metric
+from lightning_modules.adaptive.table_checks import (
+    check_finite,
+    check_labels,
+    check_names,
+    check_ranges,
+    check_scores,
+    check_shapes,
+)
 
 SCHEMA = 1
 
@@ -73,7 +80,8 @@ class StageTable:
         group: ``(N,)`` examples that belong together, or None.
         metrics: names of the task's metrics, the primary first.
         label_names: names of the classes; empty for regression.
-        settings: JSON-able: temperatures by stage, seed, length convention, fingerprints, whether ``partial``, …
+        settings: JSON-able: temperatures by stage, seed, length convention, fingerprints, whether ``partial``, …;
+            ``ranges`` of statistics (lowest and highest; 0 to 1 where none is declared).
 
     Raises:
         ValueError: unequal shapes; a non-finite output (naming tier and ``sample_id``); a label outside the range; a
@@ -116,6 +124,8 @@ class StageTable:
         check_names(self)
         check_labels(self)
         check_finite(self)
+        check_scores(self)
+        check_ranges(self)
         kind = np.float64 if self.regression else np.int64
         self._set("label", np.asarray(self.label).astype(kind))
         self._set("predictions", np.asarray(self.predictions).astype(kind))
@@ -235,13 +245,39 @@ class StageTable:
             TypeError: if it is not additive.
         """
         if name in self.statistics:
-            mean = Mean(name)
+            mean = Mean(name, self.range_of(name))
             return mean, mean.statistics(self.label, self.statistics[name])
         if name not in METRICS:
             allowed = ", ".join([*METRICS, *self.statistics])
             raise ValueError(f"`metric` must be one of: {allowed}; but got {name!r}. Choose one of these.")
         metric = METRICS[name]
         return metric, metric.statistics(self.label, self.predictions, len(self.label_names) or None)
+
+    def range_of(self, statistic: str) -> tuple[float, float]:
+        """Return the lowest and the highest value that a statistic can have, as declared."""
+        low, high = self.settings.get("ranges", {}).get(statistic, UNIT_RANGE)
+        return float(low), float(high)
+
+    def macs_without(self, left_out: Sequence[str]) -> np.ndarray:
+        """Return the costs ``(N, S)`` of stopping at each stage where some tiers do not run at all.
+
+        Args:
+            left_out: names of tiers; the costs at their own stages mean nothing then.
+
+        A table of somebody else's does not say what a stage shares with the one before it. There all that is known is
+        the cost of the last tier alone, ``macs_reference``, for rows that go to it at once.
+        """
+        names = [stage.tier for stage in self.stages]
+        macs = self.macs.copy()
+        if self.settings.get("foreign"):
+            if left_out and set(left_out) == set(names[:-1]) - {names[-1]}:
+                macs[:, -1] = np.minimum(macs[:, -1], self.macs_reference)
+            return macs
+        for tier in left_out:
+            first, last = names.index(tier), len(names) - 1 - names[::-1].index(tier)
+            before = self.decide_macs[:, first - 1] if first else 0.0
+            macs[:, last + 1 :] -= (self.decide_macs[:, last] - before)[:, None]
+        return macs
 
     def save(self, path: str | Path) -> None:
         """Write the table as parquet, atomically."""
@@ -256,6 +292,7 @@ class StageTable:
         metrics: Sequence[str] | None = None,
         label_names: Sequence[str] | None = None,
         seed: int = 0,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> StageTable:
         """Read a table that :meth:`save` wrote, or a foreign one.
 
@@ -263,4 +300,4 @@ class StageTable:
         """
         from lightning_modules.adaptive.parquet import load_table
 
-        return load_table(path, metrics=metrics, label_names=label_names, seed=seed)
+        return load_table(path, metrics=metrics, label_names=label_names, seed=seed, ranges=ranges)

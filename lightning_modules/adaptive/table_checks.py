@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_modules.adaptive.metrics import METRICS
+from lightning_modules.adaptive.metrics import METRICS, UNIT_RANGE
+
+LARGEST_SCORE = 1e100  # beyond it differences and squares of scores are no numbers any more
 
 if TYPE_CHECKING:
     from lightning_modules.adaptive.table import StageTable
@@ -78,6 +80,45 @@ def check_labels(table: StageTable) -> None:
             f"`label` must be {allowed}, but got {label[row]} for sample_id {table.sample_id[row]} of split "
             f"{str(table.split[row])!r}. Correct the label, or leave unlabelled rows out."
         )
+
+
+def check_scores(table: StageTable) -> None:
+    """Refuse scores that could decide and are not finite: no threshold is above plus infinity, none fits NaN.
+
+    Those of the last stage decide nothing and are not read.
+    """
+    for name, values in table.scores.items():
+        bad = ~(np.abs(values[:, :-1]) <= LARGEST_SCORE)
+        if bad.any():
+            row, stage = np.argwhere(bad)[0]
+            raise ValueError(
+                f"`{name}_{table.stages[stage].name}` must be finite (at most {LARGEST_SCORE:g} in size), as "
+                f"thresholds lie between scores, but got {values[row, stage]} for sample_id {table.sample_id[row]} of "
+                f"split {str(table.split[row])!r}. Give a row that must stay the largest of the other scores."
+            )
+
+
+def check_ranges(table: StageTable) -> None:
+    """Refuse statistics outside the range that they declare, on which every guard against an unseen loss rests."""
+    ranges = table.settings.get("ranges", {})
+    for name, (low, high) in ranges.items():
+        if name not in table.statistics:
+            raise ValueError(
+                f"`ranges` must be of statistics that the table holds ({', '.join(table.statistics) or 'none'}), "
+                f"but got {name!r}. Add the columns `stat_{name}_<stage>`, or leave it out."
+            )
+        if not -np.inf < low < high < np.inf:
+            raise ValueError(f"`ranges` of {name!r} must be a lower and a higher finite number, but got {low}, {high}.")
+    for name in dict.fromkeys([*ranges, *(name for name in table.metrics if name in table.statistics)]):
+        (low, high), values = ranges.get(name, UNIT_RANGE), table.statistics[name]
+        bad = ~((values >= low) & (values <= high))
+        if bad.any():
+            row, stage = np.argwhere(bad)[0]
+            raise ValueError(
+                f"`stat_{name}_{table.stages[stage].name}` must lie in its range, {low:g} to {high:g}, but got "
+                f"{values[row, stage]} for sample_id {table.sample_id[row]} of split {str(table.split[row])!r}. "
+                f"Declare another (`dial sweep --range {name} LOW HIGH`), or correct the value."
+            )
 
 
 def check_finite(table: StageTable) -> None:

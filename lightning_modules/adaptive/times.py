@@ -179,6 +179,7 @@ class TimeTable:
         lengths: Mapping[str, ArrayLike],
         taken: NDArray[np.int64],
         batch_sizes: Mapping[str, int] | int | None = None,
+        left_out: Sequence[str] = (),
     ) -> float:
         """Mean milliseconds per row where it is known at which stage each stops.
 
@@ -189,9 +190,10 @@ class TimeTable:
             lengths: per tier the tokens of each row ``(N,)``.
             taken: ``(N,)`` the stage that each row stops at.
             batch_sizes: as for :meth:`stage_times`.
+            left_out: tiers that do not run.
         """
         total = 0.0
-        for tier in dict.fromkeys(stage.tier for stage in stages):
+        for tier in dict.fromkeys(stage.tier for stage in stages if stage.tier not in left_out):
             places = [place for place, stage in enumerate(stages) if stage.tier == tier]
             here = np.flatnonzero(taken >= places[0])
             size = self._size(tier, batch_sizes)

@@ -12,6 +12,7 @@ import numpy as np
 
 from lightning_modules.adaptive.metrics import METRICS
 from lightning_modules.adaptive.quantiles import Quantiles
+from lightning_modules.adaptive.random_routing import RandomPath, mean_over_draws
 from lightning_modules.adaptive.rules import Events, oracle_events, patience_events, threshold_events, tolerance_of
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.thinning import largest_gap, thin
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 RULES = ("threshold", "patience", "oracle")
+ROUNDING = 1e-9  # share of an area that is rounding error, where nothing is gained
 GRID = 101
 """Points at which a metric that is not additive is computed, evenly spaced over the points of a curve."""
 
@@ -49,8 +51,9 @@ class Curve:
         quality: ``(P,)`` by metric, the primary first; NaN off the grid for a metric that is not additive.
         macs: ``(P,)`` mean MACs per example.
         stages: names of the stages.
-        events: the moves behind the curve.
-        applied: ``(P,)`` how many events are in effect at each point.
+        events: the moves behind the curve; None for random routing, which is its expectation over all draws.
+        applied: ``(P,)`` how many events are in effect at each point; None for random routing.
+        chances: ``(P, S)`` of each stage, for random routing.
         quantiles: the scale of a dial that is shared by several stages, or None.
     """
 
@@ -61,9 +64,10 @@ class Curve:
     quality: dict[str, np.ndarray]
     macs: np.ndarray
     stages: tuple[str, ...]
-    events: Events = field(repr=False)
-    applied: np.ndarray = field(repr=False)
+    events: Events | None = field(repr=False)
+    applied: np.ndarray | None = field(repr=False)
     quantiles: Quantiles | None = field(default=None, repr=False)
+    chances: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.dial)
@@ -71,6 +75,9 @@ class Curve:
     @cached_property
     def shares(self) -> np.ndarray:
         """Share of rows that each stage answers, ``(P, S)``; computed when first asked for."""
+        if self.events is None or self.applied is None:
+            assert self.chances is not None
+            return self.chances
         counts = np.empty((len(self), len(self.stages)))
         for stage in range(len(self.stages)):
             change = (self.events.after == stage).astype(np.int8) - (self.events.before == stage)
@@ -80,7 +87,8 @@ class Curve:
     def take(self, points: np.ndarray) -> Curve:
         """Return the curve at some of its points, given by ascending indices."""
         quality = {name: values[points] for name, values in self.quality.items()}
-        columns = {name: getattr(self, name)[points] for name in ("dial", "macs", "applied")}
+        given = (name for name in ("dial", "macs", "applied", "chances") if getattr(self, name) is not None)
+        columns = {name: getattr(self, name)[points] for name in given}
         return dataclasses.replace(self, quality=quality, **columns)
 
     def thresholds(self, point: int) -> np.ndarray:
@@ -111,8 +119,7 @@ def trade_off(
     Raises:
         ValueError: if the table holds several splits: their mixture is nobody's quality.
     """
-    if len(table.splits) != 1:
-        raise ValueError(f"`table` must hold one split, but got {list(table.splits)}. Take one with `of_split`.")
+    _check_one_split(table)
     rows, stages = table.macs.shape
     # A point shows the state after all events that share its dial.
     last_of_tie = np.append(events.dial[1:] != events.dial[:-1], True)[: len(events.dial)]
@@ -137,7 +144,8 @@ def curve(
 
     Args:
         table: the rows.
-        score: a score that the table holds; ``oracle`` gives the oracle whatever the rule; not read by ``patience``.
+        score: a score that the table holds; ``oracle`` gives the oracle whatever the rule; ``random`` the expectation
+            of random routing; not read by ``patience``.
         rule: one of ``threshold``, ``patience``, ``oracle``.
         quantiles: for more than two stages, fitted on the calibration rows' score; by default on ``table`` itself,
             which is right for a curve *of* calibration rows. Not used for two stages, whose dial is the score itself.
@@ -146,10 +154,38 @@ def curve(
     Raises:
         ValueError: if the rule is unknown or the table does not hold the score.
     """
+    if is_random(score, rule):
+        return _random_curve(table, metrics or table.metrics)
     primary = (metrics or table.metrics)[0]
     rule = "oracle" if score == "oracle" else rule
     events, quantiles = events_of(table, score, rule, quantiles, primary)
     return trade_off(table, events, score if rule == "threshold" else rule, rule, metrics, quantiles)
+
+
+def is_random(score: str, rule: str = "threshold") -> bool:
+    """Whether a coin decides, so that quality and cost are expectations over its draws."""
+    return score == "random" and rule == "threshold"
+
+
+def _random_curve(table: StageTable, metrics: Sequence[str]) -> Curve:
+    """The expectation of random routing; on a grid, from draws, for a metric that is no function of sums."""
+    _check_one_split(table)
+    path, quality = RandomPath(table), {}
+    for name in metrics:
+        if name not in table.statistics and name in METRICS and not METRICS[name].additive:
+            quality[name] = np.full(len(path), np.nan)
+            for point in np.linspace(0, len(path) - 1, GRID).round().astype(np.intp):
+                quality[name][point] = mean_over_draws(table, METRICS[name], path.chances[point])
+            continue
+        metric, statistics = table.metric_statistics(name)
+        quality[name] = metric.value(path.sums(statistics))
+    columns = (path.dial, quality, path.macs, table.stage_names)
+    return Curve(table.splits[0], "random", "threshold", *columns, events=None, applied=None, chances=path.chances)
+
+
+def _check_one_split(table: StageTable) -> None:
+    if len(table.splits) != 1:
+        raise ValueError(f"`table` must hold one split, but got {list(table.splits)}. Take one with `of_split`.")
 
 
 def events_of(
@@ -197,7 +233,7 @@ def normalised_area(curve: Curve, random: Curve, oracle: Curve, metric: str | No
     if not oracle.quality[metric][-1] > oracle.quality[metric][0]:
         return None
     area, area_random, area_oracle = (_area(each, metric) for each in (curve, random, oracle))
-    if not area_oracle > area_random:
+    if not area_oracle - area_random > ROUNDING * abs(area_oracle):
         return None
     return (area - area_random) / (area_oracle - area_random)
 
@@ -254,8 +290,8 @@ def midway(values: np.ndarray) -> np.ndarray:
     A midpoint of neighbouring floats may round to the lower one, which would count as reached; the upper one is
     taken then.
     """
-    middle = values[:-1] + (values[1:] - values[:-1]) / 2
-    middle = np.where(middle > values[:-1], middle, values[1:])
+    middle = values[:-1] / 2 + values[1:] / 2  # their difference may be larger than a float can be
+    middle = np.where((middle > values[:-1]) & (middle <= values[1:]), middle, values[1:])
     return np.concatenate([[-np.inf], middle, [np.inf]])
 
 

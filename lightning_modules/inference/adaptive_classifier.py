@@ -100,7 +100,8 @@ class AdaptiveClassifier:
         Args:
             run: folder that ``dial test`` left.
             target: share of the Super's quality to keep; default 0.99, where nothing else says what to do.
-            reading: of ``target``: ``expected``, ``confident`` or ``per_stage``.
+            reading: of ``target``: ``expected``, ``confident`` or ``per_stage``
+                (exploratory: nothing is promised of it).
             threshold: of ``score`` (stay if it is reached), for all stages or one each; with ``rule: patience`` the
                 number of agreements.
             score: what decides; see :meth:`Sweep.for_target` for what is taken otherwise.

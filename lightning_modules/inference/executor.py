@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_modules.adaptive.rules import tiers_left_out
 from lightning_modules.inference.compaction import Compaction, Policy
 from lightning_modules.inference.decision import Course, Decision
 from lightning_modules.inference.prefetch import prefetched
@@ -32,7 +33,8 @@ class Executor:
     Every tier has a queue and a batch size. Rows that a tier defers wait for the next one until a pool of whole batches
     is there, so that rows of similar length meet; inside a multi-exit tier rows leave after their layer. At most
     ``max_pending`` rows are under way or wait for a row before them: then the oldest go on in whatever batch there is.
-    A row is tokenised for a tier only once it gets there. The answers are those of the table's replay.
+    A row is tokenised for a tier only once it gets there. A tier that may answer no row, as all its thresholds are plus
+    infinity, does not run. The answers are those of the table's replay.
 
     Args:
         network: on the device where it is to run; put into eval mode.
@@ -73,6 +75,8 @@ class Executor:
         self.work = {tier.name: Work() for tier in self.tiers}
         self._tokenisers = [Tokeniser(tier) for tier in self.tiers]
         self._keys = [tier.encoding_key for tier in self.tiers]
+        left_out = tiers_left_out([stage.tier for stage in network.stages], decision.thresholds, decision.rule)
+        self._at_work = [index for index, tier in enumerate(self.tiers) if tier.name not in left_out]
         self._offsets = np.cumsum([0, *(len(tier.exits) for tier in self.tiers)]).tolist()
         self._run_arguments = [
             {"decisions": True} if decision.given_by_tiers and decisions_of(tier) else {} for tier in self.tiers
@@ -95,7 +99,8 @@ class Executor:
         order: InOrder[Answer] = InOrder()
         read, failure = 0, None
         pairs = rows if numbered else enumerate(rows)
-        chunks = self._chunks(pairs, CHUNK if prefetch else queues[0].pool)
+        first = self._at_work[0]
+        chunks = self._chunks(pairs, CHUNK if prefetch else queues[first].pool)
         with prefetched(chunks, prefetch) as source:
             while True:
                 try:
@@ -107,7 +112,7 @@ class Executor:
                 while read > order.given and read + len(chunk) - order.given > self.max_pending:
                     oldest = min(range(len(queues)), key=lambda i: queues[i].oldest)
                     yield from self._step(queues, oldest, order, oldest_first=True)
-                queues[0].add(chunk)
+                queues[first].add(chunk)
                 read += len(chunk)
                 yield from self._advance(queues, order)
         for index, queue in enumerate(queues):
@@ -117,7 +122,7 @@ class Executor:
             raise failure
 
     def _chunks(self, rows: Iterable[tuple[int, Any]], size: int) -> Iterator[list[Row]]:
-        """Rows with the first tier's tokens, some at a time; those before a broken one are given."""
+        """Rows with the tokens of the first tier at work, some at a time; those before a broken one are given."""
         source, position = iter(rows), 0
         size = max(1, min(size, self.max_pending))
         while True:
@@ -128,7 +133,7 @@ class Executor:
                     position += 1
             except Exception as error:
                 failure = error
-            self._tokenise(0, chunk)
+            self._tokenise(self._at_work[0], chunk)
             if chunk:
                 yield chunk
             if failure is not None:
@@ -241,8 +246,8 @@ class Executor:
         costs, padded = self.costs, int(lengths.max())
         macs = np.full(len(rows), np.nan)
         if costs is not None:
-            if index == 0:
-                for row, reference in zip(rows, costs.alone(lengths, padded).tolist(), strict=True):
+            if index == self._at_work[0]:
+                for row, reference in zip(rows, costs.alone(lengths, padded, index).tolist(), strict=True):
                     row.reference = reference
             spent = np.array([row.spent for row in rows])
             exits = course.stage - self._offsets[index]
@@ -261,4 +266,4 @@ class Executor:
                 row.spent = float(macs[i])
                 if self.decision.rule == "patience":
                     row.previous, row.agreements = float(course.counts[0][i]), float(course.counts[1][i])
-            queues[index + 1].add(going)
+            queues[next(later for later in self._at_work if later > index)].add(going)

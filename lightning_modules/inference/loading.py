@@ -167,6 +167,6 @@ def row_costs(sweep: Sweep, network: StagedModel) -> RowCosts:
     """Costs of single rows by the cost functions and the length convention of a sweep."""
     table, settings = sweep.table, sweep.settings
     reference = settings.get("reference") or network.tiers[-1].name
-    first, other = (table.lengths.get(name) for name in (network.tiers[0].name, reference))
-    longer = float(other.sum() / first.sum()) if first is not None and other is not None and first.sum() else 1.0
+    totals = {name: float(lengths.sum()) for name, lengths in table.lengths.items() if lengths.sum()}
+    longer = {name: totals[reference] / total for name, total in totals.items() if reference in totals}
     return RowCosts(list(network.tiers), sweep.costs, settings.get("length", "true"), reference, longer)

@@ -145,9 +145,10 @@ class Sweep:
 
         Args:
             target: share of the Super's quality.
-            reading: ``expected`` (the point estimate), ``confident`` (a lower bound), or ``per_stage``.
-            score: what decides; default: for ``expected`` the score whose point is the cheapest, else the sweep's
-                first, as a bound holds for a score that was fixed before looking.
+            reading: ``expected`` (the point estimate), ``confident`` (a lower bound), or ``per_stage`` (exploratory:
+                nothing is promised of it).
+            score: what decides; default: the sweep's first. The cheapest of several would be chosen on the rows that
+                its promise rests on, and hold less often than it says.
             rule: ``threshold`` or ``patience``.
             split: the reported split whose points to read, where there are several.
 
@@ -157,10 +158,7 @@ class Sweep:
         self._check_whole()
         if reading not in READINGS:
             raise ValueError(f"`reading` must be one of {', '.join(READINGS)}, but got {reading!r}.")
-        found = [
-            self._targeted(float(target), reading, name, rule, split) for name in self._candidates(score, rule, reading)
-        ]
-        return min(found, key=lambda point: point.about["calibration"]["macs"])
+        return self._targeted(float(target), reading, self._deciding(score, rule), rule, split)
 
     def for_budget(
         self,
@@ -174,7 +172,7 @@ class Sweep:
 
         Args:
             budget: MACs per row, or milliseconds where ``timed`` is given.
-            score: what decides; default: the score whose point has the best quality.
+            score: what decides; default: the sweep's first.
             rule: ``threshold`` or ``patience``.
             split: as for :meth:`for_target`.
             timed: puts milliseconds in place of a table's MACs (:meth:`TimeTable.timed`).
@@ -186,18 +184,14 @@ class Sweep:
         rows = self.choosing_rows(split)
         argument, unit = ("budget", "MACs") if timed is None else ("ms", "ms")
         rows = rows if timed is None else timed(rows)
-        found = []
-        for name in self._candidates(score, rule, "expected"):
-            chooser = Chooser(rows, name, rule)
-            least = float(chooser.path.macs.min())
-            if least > budget * (1 + 1e-12):
-                raise ValueError(
-                    f"`{argument}` must be at least {least:.6g} {unit} per row, which the cheapest point costs on the "
-                    f"calibration rows, but got {budget:.6g}."
-                )
-            found.append(chooser.budget(budget))
-        best = max(found, key=lambda point: point.quality)
-        return self._of(best, unit=unit)
+        chooser = Chooser(rows, self._deciding(score, rule), rule)
+        least = float(chooser.macs.min())
+        if least > budget * (1 + 1e-12):
+            raise ValueError(
+                f"`{argument}` must be at least {least:.6g} {unit} per row, which the cheapest point costs on the "
+                f"calibration rows, but got {budget:.6g}."
+            )
+        return self._of(chooser.budget(budget), unit=unit)
 
     def _targeted(self, target: float, reading: str, score: str, rule: str, split: str | None) -> OperatingPoint:
         for stored in self.summary["splits"][self.split(split)].get("points", []):
@@ -226,7 +220,7 @@ class Sweep:
         if target > max(1.0, share) + 1e-12:
             raise ValueError(
                 f"`target` {target:g} is reached nowhere on the curve of {chooser.score}: the best there is "
-                f"{share:.4f} of the Super's quality, at {chooser.path.macs[best]:.4g} MACs per row; lower it."
+                f"{share:.4f} of the Super's quality, at {chooser.macs[best]:.4g} MACs per row; lower it."
             )
 
     def _check_reached(self, target: float, calibration: Mapping[str, Any]) -> None:
@@ -239,20 +233,27 @@ class Sweep:
 
     def _of(self, chosen: Chosen, unit: str = "MACs") -> OperatingPoint:
         kept = chosen.quality / chosen.super_quality if chosen.super_quality > 0 else None
-        calibration = {"quality": chosen.quality, "kept": kept, "macs": chosen.macs, "margin_bound": chosen.bound}
+        calibration: dict[str, Any] = {
+            "quality": chosen.quality,
+            "kept": kept,
+            "macs": chosen.macs,
+            "margin_bound": chosen.bound,
+        }
         if unit == "ms":
             calibration["ms"] = calibration.pop("macs")
+        if chosen.certified is not None:
+            calibration["certified_shares"] = list(chosen.certified)
         about = {"kind": chosen.kind, "target": chosen.target, "calibration": calibration, "note": chosen.note}
         return self.point(chosen.rule, chosen.score, chosen.thresholds, **about)
 
-    def _candidates(self, score: str | None, rule: str, reading: str) -> list[str]:
+    def _deciding(self, score: str | None, rule: str) -> str:
+        """The score that decides: the one asked for, else the sweep's first, which was fixed before looking."""
         if rule == "patience":
-            return ["patience"]
+            return "patience"
         if score is not None:
             self._check_score(score)
-            return [score]
-        routing = [name for name in self.scores if name != "random"] or self.scores
-        return routing if reading == "expected" else routing[:1]
+            return score
+        return next((name for name in self.scores if name != "random"), self.scores[0])
 
     def _check_score(self, score: str) -> None:
         if score not in self.scores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -25,8 +25,8 @@ class RowCosts:
         costs: cost functions of all their exits.
         length: tokens at which a row is charged: its own (``true``), those of its padded batch, or a fixed number.
         reference: tier whose cost the saving refers to; default: the last.
-        longer: tokens of that tier's encodings per token of the first tier's, on average; rows that the first tier
-            answers are never tokenised for another one.
+        longer: tokens of that tier's encodings per token of each tier's, on average, 1 where not given; rows that the
+            first tier at work answers are never tokenised for another one.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class RowCosts:
         costs: ModelCosts,
         length: Length = "true",
         reference: str | None = None,
-        longer: float = 1.0,
+        longer: Mapping[str, float] | None = None,
     ) -> None:
-        self.tiers, self.costs, self.length, self.longer = list(tiers), costs, length, longer
+        self.tiers, self.costs, self.length, self.longer = list(tiers), costs, length, longer or {}
         names = [tier.name for tier in self.tiers]
         self.reference = names.index(reference) if reference in names else len(names) - 1
         self._tables: dict[tuple[int, int, str], np.ndarray] = {}
@@ -63,12 +63,13 @@ class RowCosts:
         charged = self._charged(lengths, padded)
         return self._table(tier, len(self.tiers[tier].exits) - 1, "decide", charged)[charged]
 
-    def alone(self, lengths: np.ndarray, padded: int) -> np.ndarray:
-        """MACs ``(R,)`` of the reference without routing, from the first tier's lengths."""
+    def alone(self, lengths: np.ndarray, padded: int, tier: int = 0) -> np.ndarray:
+        """MACs ``(R,)`` of the reference without routing, from a tier's lengths (the first that runs)."""
         charged = self._charged(lengths, padded)
         if not isinstance(self.length, int):
             limit = self.tiers[self.reference].max_length
-            charged = np.minimum(np.rint(charged * self.longer).astype(np.int64), limit)
+            longer = self.longer.get(self.tiers[tier].name, 1.0)
+            charged = np.minimum(np.rint(charged * longer).astype(np.int64), limit)
         return self._table(self.reference, len(self.tiers[self.reference].exits) - 1, "alone", charged)[charged]
 
     def _charged(self, lengths: np.ndarray, padded: int) -> np.ndarray:

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.adaptive.paths import quality_at
+from lightning_modules.adaptive.paths import quality_of
+from lightning_modules.adaptive.rules import tiers_left_out
 from lightning_modules.adaptive.study import Measured, analyse
 from lightning_modules.adaptive.study_points import Point, choose_exits, choose_points, exits_score
 from lightning_modules.adaptive.study_times import Times
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.taken import super_alone
 from lightning_modules.adaptive.times import TimeTable
 from lightning_modules.inference.batch_size import BatchSizes, best_batch_size
 from lightning_modules.inference.decision import Decision
@@ -228,7 +230,10 @@ class Study:
         assert self.times is not None
         lengths = {contender.name: contender.lengths for contender in self.contenders}
         for run in runs:
-            run["predicted_ms"] = self.times.mean_time(self.rows.stages, lengths, run["taken"], run["batch_sizes"])
+            left_out = tiers_left_out([stage.tier for stage in self.rows.stages], run["point"].thresholds)
+            run["predicted_ms"] = self.times.mean_time(
+                self.rows.stages, lengths, run["taken"], run["batch_sizes"], left_out
+            )
 
     def _measured(
         self,
@@ -264,4 +269,4 @@ class Study:
 
 
 def _quality_of_super(rows: StageTable) -> float:
-    return quality_at(rows, rows.metrics[0], np.full(len(rows), len(rows.stages) - 1))
+    return quality_of(super_alone(rows))

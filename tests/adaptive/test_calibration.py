@@ -6,7 +6,7 @@ from scipy.stats import norm, poisson
 
 from lightning_modules.adaptive import bounds
 from lightning_modules.adaptive.bounds import Margins, lower_bound, rows_needed, worst_losses
-from lightning_modules.adaptive.calibration import Chooser, choose, crossfit, folds_of
+from lightning_modules.adaptive.calibration import FIRST_TESTED, Chooser, choose, crossfit, folds_of
 from lightning_modules.adaptive.descent import per_stage_thresholds
 from lightning_modules.adaptive.metrics import METRICS
 from lightning_modules.adaptive.rules import replay
@@ -23,6 +23,8 @@ def naive_points(table, score, metric):
         stages = [0 if value >= threshold else 1 for value in values]
         answers = np.array([table.predictions[i, s] for i, s in enumerate(stages)])
         cost = sum(table.macs[i, s] for i, s in enumerate(stages)) / len(stages)
+        if threshold == np.inf:  # the Super alone: the Swift does not run
+            cost = sum(table.macs_reference) / len(stages)
         points.append((threshold, METRICS[metric].evaluate(table.label, answers, 2), cost, np.array(stages)))
     return points
 
@@ -37,7 +39,8 @@ def test_expected_is_the_cheapest_point_that_keeps_the_target(metric):
         assert point.macs == pytest.approx(wanted)
         assert point.quality >= target * points[-1][1] - 1e-12
         stages = point.stages(table)
-        assert table.macs[np.arange(120), stages].mean() == pytest.approx(point.macs)
+        paid = table.macs_reference if point.only_super else table.macs[np.arange(120), stages]
+        assert paid.mean() == pytest.approx(point.macs)
 
 
 def naive_bound(table, stages, target, metric, confidence=0.9):
@@ -70,17 +73,22 @@ def naive_bound(table, stages, target, metric, confidence=0.9):
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1"])
 @pytest.mark.parametrize("target", [0.97, 0.9, 0.8])
-def test_confident_walks_down_from_the_super_until_the_first_failure(metric, target):
+def test_confident_walks_down_from_the_first_point_until_the_first_failure(metric, target):
     table = logits_table(250, seed=5, splits=("calibration",), metrics=(metric,))
     points = naive_points(table, "softmax", metric)
-    taken = points[-1]
+    taken, shares = points[-1], []
     for point in reversed(points[:-1]):
+        early = (point[3] == 0).mean()
+        if early < FIRST_TESTED or point[2] > points[-1][2]:
+            continue
         if naive_bound(table, point[3], target, metric) < 0:
             break
+        shares.append(early)
         taken = min(taken, point, key=lambda p: p[2])
     chosen = choose(table, "softmax", target, "confident")
     assert chosen.macs == pytest.approx(taken[2])
     assert (chosen.stages(table) == taken[3]).all()
+    assert chosen.certified == ((min(shares), max(shares)) if shares else None)
 
 
 def test_a_later_point_that_would_pass_does_not_count_after_a_failure():
@@ -93,7 +101,7 @@ def test_a_later_point_that_would_pass_does_not_count_after_a_failure():
         1.0
     )  # all rows stay: more right than the Super
     point = choose(table, "softmax", 0.95, "confident")
-    assert point.macs > 10
+    assert point.only_super and point.certified is None  # the 60 wins farther on count for nothing
 
 
 @pytest.mark.parametrize(
@@ -178,7 +186,8 @@ def test_where_only_the_super_qualifies_the_rows_needed_are_told_and_suffice():
     copies = -(-point.rows_needed // 100)
     more = np.repeat(right, copies, axis=0)
     assert not choose(table_of(rng.random(len(more)), more), "softmax", 0.99, "confident").only_super
-    assert choose(table_of(rng.random(100), right), "softmax", 1.0, "confident").rows_needed is None
+    worse = choose(table_of(np.linspace(1, 0, 100), right), "softmax", 1.0, "confident")  # the surest rows are lost
+    assert worse.rows_needed is None and "keeps less than the target on these rows" in worse.note
 
 
 def test_margins_row_by_row_equal_those_from_moments(monkeypatch):
@@ -270,7 +279,8 @@ def test_crossfit_never_lets_a_row_choose_for_itself():
     table = logits_table(60, seed=1, splits=("test",))
     fold = folds_of(table, 4)
     assert set(fold.tolist()) == {0, 1, 2, 3}
-    stages, points = crossfit(table, lambda rows: choose(rows, "softmax", 0.97), folds=4)
+    taken, points = crossfit(table, lambda rows: choose(rows, "softmax", 0.97), folds=4)
+    stages = taken.stages
     for k in range(4):
         point = choose(table.take(fold != k), "softmax", 0.97)
         assert point == points[k]
@@ -281,7 +291,7 @@ def test_crossfit_never_lets_a_row_choose_for_itself():
     import dataclasses
 
     other, _ = crossfit(dataclasses.replace(table, label=label), lambda rows: choose(rows, "softmax", 0.97), folds=4)
-    assert (other[fold == 2] == stages[fold == 2]).all()
+    assert (other.stages[fold == 2] == stages[fold == 2]).all()
 
 
 def test_folds_follow_the_id_not_the_order_and_keep_groups_together():

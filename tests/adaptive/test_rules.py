@@ -149,7 +149,11 @@ def test_oracle_of_equal_slopes_keeps_the_order_of_each_rows_moves() -> None:
     table = random_table(rows=300, stages=6, classes=2, seed=9)
     graded = {"f": np.cumsum(np.random.default_rng(0).integers(0, 3, size=(300, 6)) / 3, axis=1)}
     table = dataclasses.replace(
-        table, statistics=graded, metrics=("f",), macs=np.tile(np.arange(1, 7) / 3, (300, 1)) * 1e7
+        table,
+        statistics=graded,
+        metrics=("f",),
+        macs=np.tile(np.arange(1, 7) / 3, (300, 1)) * 1e7,
+        settings={"ranges": {"f": [0, 4]}},
     )
     events = oracle_events(table, "f")
     position = events.start.astype(int)

@@ -67,22 +67,23 @@ def test_speed_ups_are_sums_of_what_ran() -> None:
     found = analyse(study)
     table, taken = study.rows, study.sampled
     for entry, point in zip(found["points"], study.points, strict=False):
+        stays = point.taken.stages == 0 if point.method != "random" else point.taken.chances[:, 0]
+        stays, skipped = stays.astype(float), point.taken.left_out == (("tier0",),)
         ratios = []
         for repeat in range(REPEATS):
             spent, alone = 0.0, 0.0
             for place, row in enumerate(taken):
-                spent += study.single["tier0"].rows[repeat, place, 0]
-                if point.stages[row] == 1:
-                    spent += study.single["tier1"].rows[repeat, place, 0]
+                spent += 0 if skipped else study.single["tier0"].rows[repeat, place, 0]
+                spent += (1 - stays[row]) * study.single["tier1"].rows[repeat, place, 0]
                 alone += study.single["tier1"].rows[repeat, place, 0]
             ratios.append(alone / spent)
         assert entry["speedup"] == pytest.approx(sorted(ratios)[1])
         low, high = entry["speedup_interval"]
         assert low <= entry["speedup"] * 1.02 and high >= entry["speedup"] * 0.98
-        answers = table.predictions[np.arange(len(table)), point.stages]
-        assert entry["quality"] == pytest.approx((answers == table.label).mean())
+        right = table.predictions == table.label[:, None]
+        assert entry["quality"] == pytest.approx((stays * right[:, 0] + (1 - stays) * right[:, 1]).mean())
         assert entry["kept"] == pytest.approx(entry["quality"] / found["super_quality"])
-        assert entry["shares"]["tier0"] == pytest.approx((point.stages == 0).mean())
+        assert entry["shares"]["tier0"] == pytest.approx(stays.mean())
 
 
 def test_points_are_those_of_each_method_and_reading() -> None:
@@ -104,7 +105,7 @@ def test_exits_are_held_to_the_supers_quality() -> None:
     table = scored(stages=3).of_split("test")
     own = (table.predictions[:, -1] == table.label).mean()
     (within,) = choose_exits(table, None, "entropy", (0.99,), {"in_sample": own})
-    answers = table.predictions[np.arange(len(table)), within.stages]
+    answers = table.predictions[np.arange(len(table)), within.taken.stages]
     assert within.reached and (answers == table.label).mean() >= 0.99 * own - 1e-9
     (beyond,) = choose_exits(table, None, "entropy", (0.99,), {"in_sample": 1.2})
     assert not beyond.reached

@@ -4,9 +4,15 @@ import itertools
 import numpy as np
 import pytest
 
+from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.thinning import largest_gap, thin
 from lightning_modules.adaptive.tradeoff import Curve, curve
 from tests.adaptive.tables import random_table, regression_table
+
+
+def scored_regression(rows: int) -> StageTable:
+    own = {"own": np.random.default_rng(0).random((rows, 2))}
+    return dataclasses.replace(regression_table(rows), scores=own)
 
 
 def gap_by_loop(whole: Curve, part: Curve, metric: str) -> float:
@@ -70,7 +76,7 @@ def test_steps_at_equal_cost_are_kept(high: float, rises_from: int) -> None:
 
 
 def test_the_grid_of_spearman_is_kept() -> None:
-    whole = curve(regression_table(3000), "random")
+    whole = curve(scored_regression(3000), "own")
     small = thin(whole, points=2000, tolerance=1e-2)
     assert np.isfinite(small.quality["spearman"]).sum() == 101
     assert len(small) < 1000
@@ -78,6 +84,6 @@ def test_the_grid_of_spearman_is_kept() -> None:
 
 
 def test_too_few_points_are_refused() -> None:
-    whole = curve(regression_table(3000), "random")
+    whole = curve(scored_regression(3000), "own")
     with pytest.raises(ValueError, match="`points` must be at least 101 for this curve, but got 50"):
         thin(whole, points=50)
