@@ -41,7 +41,7 @@ def make_run(
     label = np.where(random.random(rows) < 0.9, outputs[:, -1].argmax(axis=1), random.integers(0, 3, rows))
     tokens = {t.name: np.array([len(row.ids) for row in Tokeniser(t)(units)]) for t in network.tiers}
     functions = {
-        t.name: {i: CostFunction((0.0, 100.0 * (n + 1) * (i + 1), 1.0)) for i in range(len(t.exits))}
+        t.name: {i: CostFunction((0.0, 100.0 * 10**n * (i + 1), 1.0)) for i in range(len(t.exits))}
         for n, t in enumerate(network.tiers)
     }
     costs = ModelCosts(functions)

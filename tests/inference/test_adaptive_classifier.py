@@ -12,7 +12,7 @@ import torch
 
 from dial import AdaptiveClassifier
 from lightning_modules.adaptive.calibration import Chooser
-from lightning_modules.adaptive.rules import agreement, replay
+from lightning_modules.adaptive.rules import agreement, replay, tiers_left_out
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.times import TierTimes, TimeTable
 from lightning_modules.inference import StagedModel, load_tier, save_tier
@@ -54,8 +54,11 @@ def check_answers(classifier: AdaptiveClassifier, table: StageTable) -> None:
     assert [p.stage for p in found] == [rows.stage_names[s] for s in stages]
     assert [p.label for p in found] == rows.predictions[taken, stages].tolist()
     assert [p.label_name for p in found] == [small.CLASSES[i] for i in rows.predictions[taken, stages]]
-    np.testing.assert_allclose([p.macs for p in found], rows.macs[taken, stages])
-    np.testing.assert_allclose([p.score for p in found], scores[taken, stages], atol=1e-5)
+    left_out = tiers_left_out([stage.tier for stage in rows.stages], decision.thresholds, decision.rule)
+    np.testing.assert_allclose([p.macs for p in found], rows.macs_without(left_out)[taken, stages])
+    assert {name for name, work in classifier.executor.work.items() if not work.rows} >= set(left_out)
+    if decision.rule == "threshold" or not left_out:  # agreements are not counted where nobody can agree
+        np.testing.assert_allclose([p.score for p in found], scores[taken, stages], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +90,28 @@ def test_looks_up_a_target_that_was_not_chosen(run: Path, table: StageTable) -> 
     check_answers(classifier, table)
 
 
-def test_takes_the_cheapest_score_and_ninety_nine_percent_by_default(run: Path, table: StageTable) -> None:
+def test_takes_the_sweep_s_first_score_and_ninety_nine_percent_by_default(run: Path, table: StageTable) -> None:
+    """Not the cheapest of several, which would be chosen on the rows that its promise rests on."""
+    chooser = Chooser(table.of_split("calibration"), "energy")
     point = AdaptiveClassifier.from_run(run).point
-    macs = {s: Chooser(table.of_split("calibration"), s).expected(0.99).macs for s in ("energy", "softmax")}
-    assert point.about["target"] == 0.99
-    assert point.decision.score == min(macs, key=macs.__getitem__)
-    assert AdaptiveClassifier.from_run(run, 0.9, "confident").point.decision.score == "energy", "the sweep's first"
+    assert point.about["target"] == 0.99 and point.decision.score == "energy"
+    assert point.decision.thresholds == chooser.expected(0.99).thresholds
+    assert AdaptiveClassifier.from_run(run, 0.9, "confident").point.decision.score == "energy"
+    middle = float(table.of_split("calibration").macs.mean())
+    assert AdaptiveClassifier.from_run(run, budget=middle).point.decision.score == "energy"
+
+
+def test_the_super_alone_runs_alone(run: Path, table: StageTable) -> None:
+    """Nothing may stop early: the Swift sees no row, and every row costs what the reference does."""
+    rows = table.of_split("test")
+    for rule, score in (("threshold", "softmax"), ("patience", None)):
+        classifier = AdaptiveClassifier.from_run(run, threshold=float("inf"), score=score, rule=rule, batch_sizes=7)
+        answers = list(classifier.executor.run(texts_of_split()))
+        assert classifier.executor.work["swift"].rows == 0 and classifier.executor.work["super"].rows == 80
+        assert [answer.stage for answer in answers] == [2] * 80
+        assert [answer.prediction for answer in answers] == rows.predictions[:, 2].tolist()
+        np.testing.assert_allclose([answer.macs for answer in answers], rows.macs_reference)
+        np.testing.assert_allclose([answer.reference for answer in answers], rows.macs_reference)
 
 
 def test_budget_and_threshold(run: Path, table: StageTable) -> None:

@@ -79,7 +79,7 @@ def test_the_executor_takes_the_stages_of_the_table(cascade: Sweep, tmp_path: Pa
     run: dict[str, Any] = {"point": point, "batch_sizes": {"swift": 4, "super": 2}}
     run |= {"model_ms": [], "wall_ms": [], "processor_ms": []}
     study._execute(run)
-    assert run["taken"].tolist() == point.stages[study.sampled].tolist()
+    assert run["taken"].tolist() == point.taken.stages[study.sampled].tolist()
     assert 0 < run["model_ms"][0] < run["wall_ms"][0]
 
 
@@ -90,7 +90,7 @@ def test_without_calibration_rows_points_are_cross_fitted(tmp_path: Path) -> Non
     study = study_of(sweep, tmp_path, rows=8, repeats=1)
     assert study.held_out is None
     assert {p.reading for p in study.points} == {"expected", "in_sample"}
-    assert all(len(p.stages) == 160 for p in study.points)
+    assert all(len(p.taken.macs) == 160 for p in study.points)
 
 
 def test_refusals(cascade: Sweep, exits: Sweep, tmp_path: Path) -> None:
