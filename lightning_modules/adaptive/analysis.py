@@ -13,10 +13,10 @@ from lightning_modules.adaptive.calibration import Chooser, OperatingPoint, fold
 from lightning_modules.adaptive.choices import Choice, Choices, key_of
 from lightning_modules.adaptive.exit_report import SimpleInstances
 from lightning_modules.adaptive.intervals import Interval, Resampled, bootstrap, percentile_interval
-from lightning_modules.adaptive.own_scores import contradictions
 from lightning_modules.adaptive.paths import Path, metric_of, quality_of
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
+from lightning_modules.adaptive.table_remarks import contradictions, worthless_stages
 from lightning_modules.adaptive.taken import Taken, super_alone
 from lightning_modules.adaptive.tradeoff import Curve, curve, normalised_area
 
@@ -46,6 +46,7 @@ class Analysis:
     def summary(self) -> dict[str, Any]:
         """The split's part of ``summary.json``."""
         result = {"rows": len(self.rows), "reference_macs": self.reference, "stages": self._stages()}
+        result["remarks"] = list(worthless_stages(self.rows))
         if not self.last:
             return result
         return result | {
@@ -207,6 +208,8 @@ class Analysis:
     def _held(self, kind: str, target: float | None, measured: dict[str, Any]) -> bool | None:
         if target is None or kind == "fixed":
             return None
+        if kind != "budget" and self.super_quality <= 0:
+            return None  # any share of nothing is kept
         if kind == "budget":
             return bool(measured["macs"] <= target * (1 + 1e-9))
         return bool(measured["quality"][self.metric.name] >= target * self.super_quality - 1e-12)

@@ -22,6 +22,7 @@ from lightning_modules.adaptive.tradeoff import is_random
 
 Kind = Literal["expected", "confident", "budget", "crossing", "fixed", "in_sample"]
 KINDS = ("expected", "confident", "budget", "crossing", "fixed", "in_sample")
+NOTHING_TO_KEEP = "only the Super qualifies; its quality is not above zero, so there is nothing to keep"
 FIRST_TESTED = 0.05
 """Share of rows that stop early at the first point that ``confident`` tests: below, nothing worth while is saved."""
 FIRST_TESTED_WITHOUT_SLACK = 0.25
@@ -131,6 +132,11 @@ class Chooser:
         """``(P,)``; the last is the Super's."""
         return self.measured.value(self.sums)
 
+    @property
+    def nothing_to_keep(self) -> bool:
+        """Whether the Super's quality is not above zero, so that any share of it is kept by anything."""
+        return not self.quality[-1] > 0
+
     @cached_property
     def macs(self) -> np.ndarray:
         """Mean cost at each point ``(P,)``; at the last, where no row may stop early, that of the Super alone."""
@@ -139,7 +145,12 @@ class Chooser:
         return macs
 
     def expected(self, target: float, kind: str = "expected") -> OperatingPoint:
-        """Cheapest point whose quality on these rows is at least ``target`` times the Super's."""
+        """Cheapest point whose quality on these rows is at least ``target`` times the Super's.
+
+        Where the Super's own quality is not above zero there is nothing to keep, and it answers alone.
+        """
+        if self.nothing_to_keep:
+            return self._point(len(self.macs) - 1, kind, target, note=NOTHING_TO_KEEP)
         allowed = self.quality >= target * self.quality[-1] - 1e-12
         allowed[-1] = True
         return self._point(_cheapest(allowed, self.macs, self.quality), kind, target)
@@ -154,6 +165,8 @@ class Chooser:
         most that of the Super alone; next to the Super itself there is nothing to be seen and nothing to be saved.
         """
         tested, margin, variance, loss = self._margins.at(target)
+        if self.nothing_to_keep:
+            return self._super(target, margin, NOTHING_TO_KEEP)
         first = self._first_tested(tested, target, confidence, loss)
         if first is None:
             note = "only the Super qualifies; no point that is tested costs less than it does alone"

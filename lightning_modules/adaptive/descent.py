@@ -29,6 +29,8 @@ def per_stage_thresholds(chooser: Chooser, target: float, kind: str = "expected"
         target: share of the Super's quality.
         kind: recorded in the operating point.
     """
+    if chooser.nothing_to_keep:
+        return chooser.expected(target, kind)
     problem = _Problem(chooser, target)
     best, cost = problem.start, problem.cost(problem.start)
     for start in problem.starts():

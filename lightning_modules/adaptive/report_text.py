@@ -34,6 +34,8 @@ def render(summary: dict[str, Any]) -> str:
                 _scores(summary, result),
                 _remarks(summary, result),
             ]
+        else:
+            parts.append(_listed([f"  {remark}." for remark in result["remarks"]]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -279,7 +281,7 @@ def _difference(pair: dict[str, Any] | None, name: str) -> list[str]:
 
 def _remarks(summary: dict[str, Any], result: dict[str, Any]) -> str:
     """Where only the Super qualifies, crossings, what could not be stated, where routing costs more than it saves."""
-    score, lines = summary["settings"]["scores"][0], []
+    score, lines = summary["settings"]["scores"][0], [f"  {remark}." for remark in result["remarks"]]
     for point in select(result, score=score, kind="confident"):
         if point["note"]:
             lines.append(f"  {100 * point['target']:g} % confident: {point['note']}.")
@@ -299,4 +301,8 @@ def _remarks(summary: dict[str, Any], result: dict[str, Any]) -> str:
         lines.append(f"  Speed-ups at {tokens} are left out: {reason}.")
     if any(point["speedup"] < 1 for point in select(result, score=score, kind="expected")):
         lines.append("  A speed-up below 1 means that the reference alone is cheaper: nothing is to be saved there.")
+    return _listed(lines)
+
+
+def _listed(lines: Sequence[str]) -> str:
     return "\n".join(["Remarks:", *lines]) if lines else ""

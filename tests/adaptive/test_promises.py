@@ -301,3 +301,26 @@ def test_own_scores_that_point_the_wrong_way_are_remarked():
         assert any("routes worse than a coin does" in each for each in remarks[name])
     assert remarks["energy"][0].startswith("`energy_swift` is not the energy of `output_swift`")
     assert "`doubt_swift` contradicts" in report.text()
+
+
+def test_worthless_models_are_called_so_and_keep_nothing():
+    rng = np.random.default_rng(0)
+    table = logits_table(100, seed=0, metrics=("mcc", "accuracy"))
+    outputs = np.stack([rng.random((200, 2)), 2 + rng.random((200, 2))], axis=-1).astype(np.float32)
+    label = np.arange(200) % 2
+    table = dataclasses.replace(table, outputs=outputs, predictions=outputs.argmax(axis=-1), label=label, scores={})
+    report = build_report(table, SweepSettings(scores=("softmax",), bootstrap=100, targets=(0.99, 0.98)))
+    result = report.summary["splits"]["test"]
+    assert result["remarks"] == [
+        "`swift` answers class1 in all 100 rows; it has learnt nothing",
+        "`super` answers class1 in all 100 rows; it has learnt nothing",
+        "`super` has 0.0 % mcc, no more than one answer for all rows (0.0 %)",
+    ]
+    for point in result["points"]:
+        assert point["held"] is None
+        if point["score"] != "oracle" and point["target"] is not None:
+            assert point["speedup"] == pytest.approx(1.0)
+            assert "nothing to keep" in point.get("note", "nothing to keep")
+    assert "it has learnt nothing" in report.text()
+    good = build_report(logits_table(100, seed=0), SweepSettings(scores=("softmax",), bootstrap=100))
+    assert good.summary["splits"]["test"]["remarks"] == []

@@ -1,4 +1,4 @@
-"""Scores of the user's own: do they point the way that every score must, higher = surer?"""
+"""What a reader must know of a table before its numbers: worthless stages, scores that point the wrong way."""
 
 from collections.abc import Iterator
 
@@ -7,6 +7,7 @@ from scipy.stats import norm
 
 from lightning_modules.adaptive import scores as routing
 from lightning_modules.adaptive.metrics import METRICS
+from lightning_modules.adaptive.paths import metric_of, quality_at
 from lightning_modules.adaptive.table import StageTable
 
 ALIKE = 0.5  # rank correlation that a column called after a score must have with that score of the logits
@@ -41,3 +42,31 @@ def contradictions(table: StageTable, score: str) -> Iterator[str]:
             )
         elif score == reference and rank < ALIKE:
             yield f"`{score}_{stage}` is not the {score} of `output_{stage}` (rank correlation {rank:.2f})"
+
+
+def worthless_stages(table: StageTable) -> Iterator[str]:
+    """Say which stages answer one class whatever the row, and whether the last is better than the best such answer.
+
+    Args:
+        table: rows of one split.
+    """
+    if table.regression or not len(table):
+        return
+    for index, stage in enumerate(table.stage_names):
+        answers = np.unique(table.predictions[:, index])
+        if len(answers) == 1:
+            yield f"`{stage}` answers {table.label_names[answers[0]]} in all {len(table):,} rows; it has learnt nothing"
+    metric = metric_of(table)
+    if metric.name in table.statistics:
+        return
+    classes = len(table.label_names)
+    constant = max(
+        metric.evaluate(table.label, np.full(len(table), answer), classes) for answer in np.unique(table.label)
+    )
+    last = len(table.stages) - 1
+    quality = quality_at(table, metric.name, np.full(len(table), last))
+    if quality <= constant:
+        yield (
+            f"`{table.stage_names[last]}` has {100 * quality:.1f} % {metric.name}, no more than one answer for all "
+            f"rows ({100 * constant:.1f} %)"
+        )
