@@ -254,7 +254,7 @@ class Executor:
             row = rows[i]
             reference = row.reference if costs is not None else float("nan")
             found = (stage, prediction, probability, score, cost, reference, course.outputs[i])
-            order.put(row.position, Answer(row.id, *found))
+            order.put(row.position, Answer(row.id, *found, self._truncated(index, row)))
         if len(leaving):
             going = [rows[i] for i in leaving.tolist()]
             for row, i in zip(going, leaving, strict=True):
@@ -262,3 +262,8 @@ class Executor:
                 if self.decision.rule == "patience":
                     row.previous, row.agreements = float(course.counts[0][i]), float(course.counts[1][i])
             queues[index + 1].add(going)
+
+    def _truncated(self, index: int, row: Row) -> tuple[str, ...]:
+        """Tiers up to this one that read the row cut to their maximum length."""
+        tiers = zip(self.tiers, self._keys[: index + 1], strict=False)
+        return tuple(tier.name for tier, key in tiers if row.tokens[key].truncated)
