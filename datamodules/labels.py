@@ -262,13 +262,16 @@ def infer_label_names(values: Sequence[object], column: str, where: str, hidden:
     if known and len(known) == len(numbers) and all(0 <= n < MOST_CLASSES and n == int(n) for n in known):
         return index_names({int(number) for number in known}, column, where)
     names = {str(value) if number_of(value) is None else _caseless(value) for value in distinct}
-    decimals = all(number_of(name) is not None or DECIMAL_COMMA.fullmatch(name.strip()) for name in names)
+    commas = [name for name in names if DECIMAL_COMMA.fullmatch(name.strip())]
+    decimals = len(commas) + sum(number_of(name) is not None for name in names) == len(names)
     ambiguous = len({_caseless(name) for name in names}) < len(names) or not all(map(is_unicode, names))
     if not names or decimals or len(names) > MOST_CLASSES or ambiguous:
         shown = f" such as {', '.join(sorted(map(_short, distinct))[:3])}" if distinct else ""
+        comma = " (a decimal comma makes no number)" if commas else ""
         raise ValueError(
             f"`label_names` cannot be told from column {column!r} of {where}, which has {len(distinct)} different "
-            f"values{shown}. Give `label_names`; an empty list makes a regression."
+            f"values{shown}{comma}. Give `label_names`; an empty list makes a regression. Values that mean that there "
+            "is no label belong into `hidden_labels`."
         )
     return sorted(names, key=lambda name: (number_of(name) is None, number_of(name) or 0, name))
 

@@ -239,7 +239,9 @@ class ParquetFile(RowFile):
         try:
             self.schema = pq.read_schema(self.path)
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"`{self.argument}` must be a parquet file, but {self.path} is none: {error}.") from error
+            raise ValueError(
+                f"`{self.argument}` must be a parquet file, but {self.path} is none: {_one_line(error)}."
+            ) from error
         return list(self.schema.names)
 
     def require(self, texts: Sequence[str], others: Sequence[str] = ()) -> None:
@@ -277,7 +279,13 @@ class ParquetFile(RowFile):
                 else:
                     yield from file.iter_batches(BATCH, row_groups=[group], columns=columns)
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"`{self.argument}`: {self.path} is damaged and cannot be read: {error}.") from error
+            raise ValueError(
+                f"`{self.argument}`: {self.path} is damaged and cannot be read: {_one_line(error)}."
+            ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _is_text(kind: pa.DataType) -> bool:

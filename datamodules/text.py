@@ -51,8 +51,8 @@ class TextDataModule(SequenceDataModule):
         text_column: str = "text",
         text_b_column: str | None = None,
         label_column: str | None = "label",
-        label_names: list[str] | None = None,
-        hidden_labels: list[str | int | float] | None = None,
+        label_names: list[str | int | float] | None = None,
+        hidden_labels: list[str | int | float | None] | None = None,
         metrics: list[str] | None = None,
         task: str | None = None,
         **kwargs: Any,
@@ -67,7 +67,7 @@ class TextDataModule(SequenceDataModule):
                 raise ValueError(f"`{role}_file` must be a file that exists, but got {str(path)!r}. Check the path.")
         self.columns = (text_column, text_b_column, label_column)
         self.task = task or next(iter(self.files.values())).stem
-        self._label_names = None if label_names is None else list(label_names)
+        self._label_names = None if label_names is None else [str(name) for name in label_names]
         self._given_metrics = metrics
         self._hidden = Hidden(hidden_labels or ())
         self.hidden: dict[str, int] = {}

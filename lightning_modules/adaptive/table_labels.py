@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datamodules.labels import Classes, number_of
+from datamodules.labels import KINDS, Classes, number_of
 
 
 def as_numbers(values: np.ndarray, label_names: Sequence[str] | None, column: str, path: str) -> np.ndarray:
@@ -29,30 +29,29 @@ def as_numbers(values: np.ndarray, label_names: Sequence[str] | None, column: st
         >>> as_numbers(np.array(["pos", "Neg"], object), ["neg", "pos"], "label", "t.parquet").tolist()
         [1, 0]
     """
-    named = bool(label_names) and any(number_of(name) is not None for name in label_names or ())
-    if values.ndim == 1 and values.dtype.kind in "iufb" and not named:
+    numbered = any(number_of(name) is not None for name in label_names or ())
+    if values.ndim == 1 and values.dtype.kind in "iufb" and not numbered:
         return values
-    if values.ndim > 1 or values.dtype.kind not in "iufbOU":
-        raise ValueError(
-            f"`table` must have a label in every row of {column!r} of {path!r}, but it has {values.dtype}."
-        )
     distinct, places = _distinct(values)
-    find = Classes(label_names) if label_names else None
+    find = Classes(label_names) if label_names else number_of
     numbers = []
     for value in distinct:
-        number = number_of(value) if find is None else find(value)
+        number = find(value)
         if number is None:
-            allowed = f"one of {', '.join(label_names)}" if label_names else "a number, or have `label_names`"
-            remedy = "Correct the column." if label_names else "Give `--label-names` in the order of the logits."
-            raise ValueError(f"`table` must have as {column!r} {allowed}, but {path!r} has {value!r}. {remedy}")
+            allowed, remedy = "texts or numbers", "Correct the column."
+            if isinstance(value, KINDS):
+                allowed = f"one of {', '.join(label_names)}" if label_names else "numbers, or have `label_names`"
+                remedy = remedy if label_names else "Give `--label-names` in the order of the logits."
+            shown = repr(value) if isinstance(value, str) else str(value)
+            raise ValueError(f"`table` must have {allowed} as {column!r}, but {path!r} has {shown}. {remedy}")
         numbers.append(number)
-    whole = all(number == int(number) for number in numbers)
+    whole = all(abs(number) < 2**53 and number == int(number) for number in numbers)
     return np.array([int(n) if whole else float(n) for n in numbers], np.int64 if whole else np.float64)[places]
 
 
 def _distinct(values: np.ndarray) -> tuple[list[object], np.ndarray]:
     """Values that differ, and for each row which of them it has."""
-    if values.dtype.kind in "iufb":
+    if values.ndim == 1 and values.dtype.kind in "iufb":
         numbers, inverse = np.unique(values, return_inverse=True)
         return list(numbers), inverse
     known: dict[str, int] = {}
