@@ -92,6 +92,12 @@ READ: dict[str, tuple[Make, list[str]]] = {
     "CR only, no last one": (raw("a.csv", 'text,label\r"a\rx",0\rb,1'), ["a\rx", "b"]),
     "CR only TSV": (raw("a.tsv", "text\tlabel\ra\t0\rb\t1\r"), ["a", "b"]),
     "CR only JSON lines": (raw("a.jsonl", '{"text": "a", "label": 0}\r{"text": "b", "label": 1}'), ["a", "b"]),
+    "all three ends": (raw("a.csv", "text,label\na,0\rb,1\r\nc,0\n"), ["a", "b", "c"]),
+    "two ends of JSON lines": (
+        raw("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": 1}\r{"text": "c", "label": 1}'),
+        ["a", "b", "c"],
+    ),
+    "a header that ends in CR": (raw("a.tsv", "text\tlabel\ra\t0\nb\t1\n"), ["a", "b"]),
     "CR inside a TSV text": (raw("a.tsv", "text\tlabel\na\rx\t0\nb\t1\n"), ["a\rx", "b"]),
     "CRLF and a mark": (raw("a.csv", b"\xef\xbb\xbftext,label\r\na,0\r\n\r\nb,1\r\n"), ["a", "b"]),
     "other separators of lines": (raw("a.tsv", "text\tlabel\na\u2028b\x0cc\x85d\t0\n"), ["a\u2028b\x0cc\x85d"]),
