@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import SequenceDataModule
+from datamodules.row_formats import TsvFile
 from datamodules.rows import Rows, make_rows
-from datamodules.sources import SUFFIXES, Columns, read_columns, read_hub, tsv_header, tsv_rows
+from datamodules.sources import Columns, columns_of, read_columns, read_hub
 
 HUB = "nyu-mll/glue"
+SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")  # in the order in which they are looked for
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,13 @@ class GLUEDataModule(SequenceDataModule):
         )
 
     def _read_file(self, path: Path, names: list[str]) -> Columns:
+        texts = list(self._task.columns)
         if path.suffix != ".tsv":
-            return read_columns(path, names, "source")
-        present = tsv_header(path)
-        if self.task == "cola" and "sentence" not in present:  # official: source, label, mark, sentence; no header
-            _, rows = tsv_rows(path, has_header=False)
-            return {"label": [row[1] for row in rows], "sentence": [row[3] for row in rows]}
-        inside = {name: name if name in present else self._task.tsv.get(name, name) for name in names}
-        columns = read_columns(path, list(inside.values()), "source")
+            return read_columns(path, names, "source", texts)
+        file = TsvFile(path, "source", short_rows=True)  # the official QQP has three such rows
+        if self.task == "cola" and "sentence" not in file.names:  # official: source, label, mark, sentence; no header
+            columns = columns_of(TsvFile(path, "source", header=False, short_rows=True), ["1", "3"], ["3"])
+            return {"label": columns["1"], "sentence": columns["3"]}
+        inside = {name: name if name in file.names else self._task.tsv.get(name, name) for name in names}
+        columns = columns_of(file, list(inside.values()), [inside[name] for name in texts])
         return {name: columns[inside[name]] for name in names}

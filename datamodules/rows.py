@@ -1,13 +1,15 @@
 """Rows of one role as they were read: texts, labels and where each came from."""
 
-import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+
+from datamodules.labels import REMEDY, Hidden, class_labels, number_labels
+from datamodules.row_files import text_problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,36 +56,15 @@ class Rows:
         return digest.hexdigest()
 
 
-def plain_name(name: object) -> str:
-    """A label name without case and punctuation.
-
-    >>> plain_name("Not-Entailment") == plain_name("not_entailment")
-    True
-    """
-    return "".join(character for character in str(name).casefold() if character.isalnum())
-
-
-def spelling(names: Sequence[str]) -> Callable[[object], str]:
-    """How to compare a label with these names: without case and punctuation, unless names would no longer differ.
-
-    >>> spelling(["+", "-"])("-"), spelling(["Yes", "No"])("yes!"), spelling(["us", "US"])("US")
-    ('-', 'yes', 'US')
-    """
-    for spell in (plain_name, _caseless):
-        spelt = [spell(name) for name in names]
-        if "" not in spelt and len(set(spelt)) == len(spelt):
-            return spell
-    return str
-
-
-def _caseless(name: object) -> str:
-    return str(name).strip().casefold()
-
-
 def make_rows(
-    columns: dict[str, list[Any]], names: Sequence[str | None], label_names: Sequence[str], where: str
+    columns: dict[str, list[Any]],
+    names: Sequence[str | None],
+    label_names: Sequence[str],
+    where: str,
+    hidden: Hidden | None = None,
+    remedy: str = REMEDY,
 ) -> Rows:
-    """Turn columns into rows with checked labels.
+    """Turn columns into rows with checked texts and labels.
 
     Args:
         columns: column name to its N values.
@@ -91,73 +72,25 @@ def make_rows(
             is -1 (NaN for regression).
         label_names: names of the classes in order; empty for regression.
         where: what errors call the source, usually its path.
+        hidden: which labels are none; they are -1 (NaN for regression), too.
+        remedy: what an error about a class advises.
 
     Raises:
-        ValueError: for a label that is no class and no finite number.
+        ValueError: for a text that is none, and for a label that is no class and no finite number.
     """
     text, text_b, label = names
     assert text is not None
-    first = [_text(value) for value in columns[text]]
-    second = None if text_b is None else [_text(value) for value in columns[text_b]]
-    count = len(first)
+    for name in (text, text_b):
+        for row, value in enumerate(columns[name] if name is not None else []):
+            problem = text_problem(value, str(name))
+            if problem:
+                raise ValueError(f"`{name}` must be a text in every row, but {where}, row {row}: {problem}.")
+    count = len(columns[text])
     if label is None:
         values = np.full(count, -1, np.int64) if label_names else np.full(count, np.nan, np.float32)
     elif label_names:
-        values = _classes(columns[label], label_names, label, where)
+        values = class_labels(columns[label], label_names, label, where, hidden, remedy)
     else:
-        values = _numbers(columns[label], label, where)
-    return Rows(first, second, values, np.arange(count, dtype=np.int64))
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _classes(values: list[Any], label_names: Sequence[str], column: str, where: str) -> np.ndarray:
-    spell = spelling(label_names)
-    by_name = {spell(name): index for index, name in enumerate(label_names)}
-    numbered = any(str(name).strip().isdecimal() for name in label_names)  # numbers are names then, never indices
-    known: dict[Any, int] = {}
-    result = np.full(len(values), -1, np.int64)
-    for row, value in enumerate(values):
-        if isinstance(value, Hashable):  # a list, as of several labels, is no class
-            if value not in known:
-                known[value] = _class(value, by_name, 0 if numbered else len(label_names), spell)
-            result[row] = known[value]
-    bad = np.flatnonzero(result < 0)
-    if len(bad):
-        allowed = ", ".join(f"{index} ({name})" for index, name in enumerate(label_names))
-        raise ValueError(
-            f"`{column}` must be one of {allowed}, but {len(bad)} of {len(values)} rows of {where} are not: row "
-            f"{bad[0]} has {values[bad[0]]!r}. Correct the file or `label_names`."
-        )
-    return result
-
-
-def _class(value: Any, by_name: dict[str, int], count: int, spell: Callable[[object], str]) -> int:
-    """Index of a label given by name, a number included (ratings 1 to 5), or as an index below ``count``; else -1."""
-    if isinstance(value, str) and spell(value) in by_name:
-        return by_name[spell(value)]
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return -1
-    if not number.is_integer():
-        return -1
-    return by_name.get(spell(int(number)), int(number) if 0 <= number < count else -1)
-
-
-def _numbers(values: list[Any], column: str, where: str) -> np.ndarray:
-    result = np.empty(len(values), np.float32)
-    for row, value in enumerate(values):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise ValueError(
-                f"`{column}` must be a finite number in every row, but row {row} of {where} has {value!r}. "
-                "Correct the file, or give `label_names` if the task is a classification."
-            )
-        result[row] = number
-    return result
+        values = number_labels(columns[label], label, where, hidden)
+    second = None if text_b is None else list(columns[text_b])
+    return Rows(list(columns[text]), second, values, np.arange(count, dtype=np.int64))

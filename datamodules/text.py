@@ -1,12 +1,17 @@
-"""The user's own texts, from CSV, TSV, JSON lines or parquet files."""
+"""The user's own texts, from CSV, TSV, JSON lines, parquet or plain text files."""
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+
 from datamodules.base import SequenceDataModule
+from datamodules.labels import Hidden, infer_label_names
 from datamodules.rows import Rows, make_rows
 from datamodules.sources import read_columns
+
+REMEDY = "Correct the file or `label_names`, or list the value in `hidden_labels` if it means that there is no label."
 
 
 class TextDataModule(SequenceDataModule):
@@ -16,7 +21,8 @@ class TextDataModule(SequenceDataModule):
     ``test_fraction``. Where test rows alone are needed (``calibration: crossfit``), no other file is.
 
     Args:
-        train_file: ``.csv``, ``.tsv`` (never quoted), ``.jsonl``, ``.json`` (one object a line) or ``.parquet``.
+        train_file: ``.csv``, ``.tsv`` (never quoted), ``.jsonl``, ``.json`` (one object a line) or ``.parquet``,
+            read as ``dial predict`` reads its input; what is no text there is refused.
         validation_file: the same.
         calibration_file: the same.
         test_file: the same.
@@ -25,7 +31,9 @@ class TextDataModule(SequenceDataModule):
         label_column: name of the label's column; labels are class names, or indices into ``label_names``, or numbers.
             None for rows without labels, which can only be predicted.
         label_names: class names in order; an empty list makes a regression. Default: those that occur in ``train_file``
-            (or else ``test_file``), sorted.
+            (or else ``test_file``), sorted; whole numbers count as indices, from 0 to the largest.
+        hidden_labels: values of the label column that mean "no label", such as -1; an empty text stands for empty cells
+            and null. Such rows are left out and counted, but for ``dial predict``, which needs no labels.
         metrics: the primary one first; default accuracy, for regression pearson and spearman.
         task: what reports call the data; default the name of the first file.
         kwargs: see :class:`SequenceDataModule`.
@@ -43,7 +51,8 @@ class TextDataModule(SequenceDataModule):
         text_column: str = "text",
         text_b_column: str | None = None,
         label_column: str | None = "label",
-        label_names: list[str] | None = None,
+        label_names: list[str | int | float] | None = None,
+        hidden_labels: list[str | int | float | None] | None = None,
         metrics: list[str] | None = None,
         task: str | None = None,
         **kwargs: Any,
@@ -58,8 +67,10 @@ class TextDataModule(SequenceDataModule):
                 raise ValueError(f"`{role}_file` must be a file that exists, but got {str(path)!r}. Check the path.")
         self.columns = (text_column, text_b_column, label_column)
         self.task = task or next(iter(self.files.values())).stem
-        self._label_names = None if label_names is None else list(label_names)
+        self._label_names = None if label_names is None else [str(name) for name in label_names]
         self._given_metrics = metrics
+        self._hidden = Hidden(hidden_labels or ())
+        self.hidden: dict[str, int] = {}
         if label_column is None and label_names is None:
             raise ValueError(
                 "`label_names` must be given where `label_column` is none, but got none. Name the model's classes; an "
@@ -82,7 +93,7 @@ class TextDataModule(SequenceDataModule):
             label = self.columns[2]
             assert label is not None  # else names were given
             values = read_columns(self.files[role], [label], f"{role}_file")[label]
-            self._label_names = infer_label_names(values, label, str(self.files[role]))
+            self._label_names = infer_label_names(values, label, str(self.files[role]), self._hidden)
         return list(self._label_names)
 
     @property
@@ -103,34 +114,20 @@ class TextDataModule(SequenceDataModule):
             if role == "train" and self.calibration == "split":
                 remedy = ", or to test without training rows set `calibration: crossfit`"
             raise ValueError(f"`{role}_file` must be given for {role} rows, but got none. Name a file{remedy}.")
-        path = self.files[role]
-        columns = read_columns(path, [name for name in self.columns if name is not None], f"{role}_file")
-        return make_rows(columns, self.columns, self.label_names, str(path))
+        path, texts = self.files[role], [name for name in self.columns[:2] if name is not None]
+        wanted = [name for name in self.columns if name is not None]
+        columns = read_columns(path, wanted, f"{role}_file", texts)
+        rows = make_rows(columns, self.columns, self.label_names, str(path), self._hidden, REMEDY)
+        return rows if self.columns[2] is None else self._labelled(rows, role)
 
-
-def infer_label_names(values: list[Any], column: str, where: str) -> list[str]:
-    """Class names that occur in a label column, sorted; indices name themselves.
-
-    Raises:
-        ValueError: where the labels are numbers that are no indices, names that differ in case or spacing only, or
-            more than 1,000 different names.
-
-    >>> infer_label_names(["pos", "neg", "pos"], "label", "a.csv"), infer_label_names(["0", "2"], "label", "a.csv")
-    (['neg', 'pos'], ['0', '1', '2'])
-    """
-    distinct: set[Any] = {value if isinstance(value, Hashable) else repr(value) for value in values}
-    try:
-        numbers = [float(value) for value in distinct]
-    except (TypeError, ValueError):
-        numbers = []
-    if numbers and all(number.is_integer() and 0 <= number < 1000 for number in numbers):
-        return [str(index) for index in range(int(max(numbers)) + 1)]
-    names = {str(value) for value in distinct}
-    ambiguous = len({name.strip().casefold() for name in names}) < len(names)
-    if numbers or len(distinct) > 1000 or None in distinct or ambiguous:
-        shown = ", ".join(sorted(map(repr, distinct))[:3])
-        raise ValueError(
-            f"`label_names` cannot be told from column {column!r} of {where}, which has {len(distinct)} different "
-            f"values such as {shown}. Give `label_names`; an empty list makes a regression."
+    def _labelled(self, rows: Rows, role: str) -> Rows:
+        """The rows that have labels; all of them where none is needed."""
+        given = rows.label >= 0 if self.label_names else ~np.isnan(rows.label)
+        state = getattr(self.trainer, "state", None)
+        if given.all() or (state is not None and state.fn is not None and state.fn.value == "predict"):
+            return rows
+        self.hidden[role] = int((~given).sum())
+        rank_zero_info(
+            f"{role}: {self.hidden[role]} of {len(rows)} rows of {self.files[role]} have hidden labels and are left out"
         )
-    return sorted(names)
+        return rows.take(np.flatnonzero(given))

@@ -75,4 +75,6 @@ class Progress:
             totals = self.output.totals
             shares = ", ".join(f"{name} {count / max(totals.rows, 1):.0%}" for name, count in totals.stages.items())
             saving = f", {totals.reference_macs / totals.macs:.2f}x fewer MACs" if totals.macs else ""
-            print(f"{self.rows:,} rows, {speed:,.0f} rows/s, {shares or 'none written yet'}{saving}", file=sys.stderr)
+            cut = f", {totals.truncated:,} truncated" if totals.truncated else ""
+            shares = shares or "none written yet"
+            print(f"{self.rows:,} rows, {speed:,.0f} rows/s, {shares}{saving}{cut}", file=sys.stderr)

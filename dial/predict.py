@@ -159,10 +159,8 @@ def units(source: TextFile, output: Output, on_error: str) -> Iterator[tuple[int
         elif on_error == "skip":
             output.skip({"row": row.number, "place": row.place, "problem": row.problem})
         else:
-            raise ValueError(
-                f"`INPUT` {source.path}, {row.place}: {row.problem}; mend it, or leave such rows out with "
-                "--on-error skip (the rows before it are done)."
-            )
+            remedy = "mend it, or leave such rows out with --on-error skip (the rows before it are done)."
+            raise source.refusal(row, remedy)
 
 
 def record(classifier: AdaptiveClassifier, answer: Answer) -> dict[str, Any]:
@@ -172,13 +170,14 @@ def record(classifier: AdaptiveClassifier, answer: Answer) -> dict[str, Any]:
     if found.label_name is not None:
         known |= {"label_name": found.label_name, "probability": found.probability}
     reference = answer.reference if answer.reference == answer.reference else None
-    return known | {"stage": found.stage, "score": found.score, "macs": found.macs, "reference_macs": reference}
+    known |= {"stage": found.stage, "score": found.score, "macs": found.macs, "reference_macs": reference}
+    return known | {"truncated": list(found.truncated)}
 
 
 def figures(output: Output, rows: int, seconds: float) -> dict[str, Any]:
-    """Rows, share of each stage, costs and speed, for the manifest."""
+    """Rows, how many were truncated, share of each stage, costs and speed, for the manifest."""
     totals = output.totals
-    result: dict[str, Any] = {"rows": totals.rows}
+    result: dict[str, Any] = {"rows": totals.rows, "truncated": totals.truncated, "truncated_by": totals.truncated_by}
     if totals.rows:
         result["shares"] = {name: count / totals.rows for name, count in totals.stages.items()}
         result["macs"] = totals.macs / totals.rows
@@ -196,6 +195,12 @@ def summary(manifest: dict[str, Any], output: Output) -> str:
         lines.append(f"answered by: {shares}")
         if manifest["speedup"]:
             lines.append(f"{manifest['speedup']:.2f}x fewer MACs than without routing")
+    if manifest["truncated"]:
+        tiers = ", ".join(f"{name} {count:,}" for name, count in manifest["truncated_by"].items())
+        lines.append(
+            f"{manifest['truncated']:,} of {manifest['rows']:,} rows exceed the tokens that a tier reads and were "
+            f"truncated ({tiers})"
+        )
     if output.skipped.is_file() and output.skipped.stat().st_size:
         with output.skipped.open("rb") as file:
             count = sum(1 for _ in file)

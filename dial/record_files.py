@@ -15,6 +15,7 @@ from dial.records import MANIFEST, SKIPPED, Output, Record, Totals, whole_lines
 from lightning_modules.adaptive.files import atomic_write
 
 PART_ROWS = 50_000
+COUNTED = ("row", "stage", "macs", "reference_macs", "truncated")  # what totals are made of
 
 
 class JsonLines(Output):
@@ -121,7 +122,7 @@ class Parts(Output):
 
     def _part(self, records: list[Record]) -> None:
         self._flush_skipped(records[-1]["row"])
-        kinds = {"row": pa.int64(), "label_name": pa.string(), "stage": pa.string()}
+        kinds = {"row": pa.int64(), "label_name": pa.string(), "stage": pa.string(), "truncated": pa.list_(pa.string())}
         if "label_name" in records[0]:
             kinds["prediction"] = pa.int64()
         schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in records[0]])
@@ -148,7 +149,8 @@ class Parts(Output):
         for number, path in enumerate(self.parts):
             if path.name != f"part-{number:05d}.parquet":
                 raise ValueError(f"`{self.argument}` {self.path} lacks part-{number:05d}.parquet; remove the folder.")
-            for record in pq.read_table(path, columns=["row", "stage", "macs", "reference_macs"]).to_pylist():
+            columns = [name for name in pq.read_schema(path).names if name in COUNTED]
+            for record in pq.read_table(path, columns=columns).to_pylist():
                 totals.add(record)
         return totals
 

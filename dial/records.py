@@ -28,6 +28,8 @@ class Totals:
         stages: predictions by the name of the stage that gave them.
         macs: of all rows.
         reference_macs: of all rows without routing.
+        truncated: rows that a tier read cut to its maximum length.
+        truncated_by: the same by the tier's name.
     """
 
     rows: int = 0
@@ -35,6 +37,8 @@ class Totals:
     stages: dict[str, int] = field(default_factory=dict)
     macs: float = 0.0
     reference_macs: float = 0.0
+    truncated: int = 0
+    truncated_by: dict[str, int] = field(default_factory=dict)
 
     def add(self, record: Record) -> None:
         """One more row, which comes after all others."""
@@ -42,6 +46,10 @@ class Totals:
         self.stages[record["stage"]] = self.stages.get(record["stage"], 0) + 1
         self.macs += record["macs"] or 0.0
         self.reference_macs += record["reference_macs"] or 0.0
+        tiers = record.get("truncated") or ()  # outputs that an earlier version began lack it
+        self.truncated += bool(tiers)
+        for tier in tiers:
+            self.truncated_by[tier] = self.truncated_by.get(tier, 0) + 1
 
 
 class Output:

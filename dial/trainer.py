@@ -22,7 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 import callbacks
-import datamodules  # noqa: F401  (what is imported, YAML can name without a dotted path)
+import datamodules
 import lightning_modules
 from callbacks.resume import LAST
 from callbacks.slender_settings import TARGETS
@@ -33,6 +33,7 @@ from dial.runs import check_run_folder, claim_run_folder
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
+datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 
 LINKS = ("label_names", "metrics")
 # Always there, each set by arguments of its own; in the order in which the trainer calls them.

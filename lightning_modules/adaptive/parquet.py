@@ -20,9 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.labels import index_names
 from lightning_modules.adaptive.files import atomic_write, plain
 from lightning_modules.adaptive.scores import ROUTING_SCORES
 from lightning_modules.adaptive.table import SCHEMA, Stage, StageTable
+from lightning_modules.adaptive.table_labels import as_numbers
 
 KEY = b"dial"
 NOT_SCORES = ("output", "prediction", "macs", "decide_macs", "length", "padded")
@@ -202,14 +204,17 @@ class _Columns:
         """Return the table of a file written by anything else; what it lacks is derived (see :func:`load_table`)."""
         names = self._foreign_stages()
         common = self._common()
+        common["label"] = as_numbers(common["label"], label_names, "label", self.path)
         macs = self.per_stage("macs_{}", names)
         outputs = self.per_stage("output_{}", names) if f"output_{names[0]}" in self.names else None
         if outputs is not None and outputs.ndim == 2:
             outputs = outputs[:, :, None]
         has_predictions = outputs is None or all(f"prediction_{name}" in self.names for name in names)
-        predictions = self.per_stage("prediction_{}", names) if has_predictions else None
+        columns = [f"prediction_{name}" for name in names] if has_predictions else []
+        answers = [as_numbers(self(column), label_names, column, self.path) for column in columns]
+        predictions = np.stack(answers, axis=1) if answers else None
         if label_names is None:
-            label_names = _classes(common["label"], outputs, predictions)
+            label_names = _classes(common["label"], outputs, predictions, self.path)
         if predictions is None:
             assert outputs is not None
             predictions = outputs.argmax(axis=-1) if label_names else outputs[..., 0]
@@ -300,7 +305,9 @@ def _sizes(column: Any) -> list[int]:
     return sorted(column.value_lengths().unique().to_pylist())
 
 
-def _classes(label: np.ndarray, outputs: np.ndarray | None, predictions: np.ndarray | None) -> tuple[str, ...]:
+def _classes(
+    label: np.ndarray, outputs: np.ndarray | None, predictions: np.ndarray | None, path: str
+) -> tuple[str, ...]:
     """Return class numbers as names, or none for regression: a single output, or labels that are no whole numbers."""
     whole = np.asarray(label).dtype.kind in "iub" or bool((np.asarray(label) == np.round(label)).all())
     if not whole or (outputs is not None and outputs.shape[-1] == 1):
@@ -308,4 +315,5 @@ def _classes(label: np.ndarray, outputs: np.ndarray | None, predictions: np.ndar
     if outputs is not None:
         return tuple(str(index) for index in range(outputs.shape[-1]))
     assert predictions is not None
-    return tuple(str(index) for index in range(int(max(np.max(label, initial=0), np.max(predictions, initial=0))) + 1))
+    present = {0} if len(label) == 0 else {int(index) for index in np.unique([label, *predictions.T])}
+    return tuple(index_names(present, "label", path))

@@ -35,6 +35,7 @@ class Prediction(NamedTuple):
         stage: name of the stage that answered.
         score: of the rule, at that stage; None where the last stage has none.
         macs: spent on the text, earlier stages included.
+        truncated: names of the tiers that read the text cut to their maximum length.
     """
 
     label: int | float
@@ -43,6 +44,7 @@ class Prediction(NamedTuple):
     stage: str
     score: float | None
     macs: float | None
+    truncated: tuple[str, ...] = ()
 
 
 class AdaptiveClassifier:
@@ -186,9 +188,9 @@ class AdaptiveClassifier:
         """An executor's answer in the data's terms."""
         stage, score, macs = self.stages[answer.stage], _known(answer.score), _known(answer.macs)
         if not self.label_names:
-            return Prediction(answer.prediction, None, None, stage, score, macs)
+            return Prediction(answer.prediction, None, None, stage, score, macs, answer.truncated)
         label = int(answer.prediction)
-        return Prediction(label, self.label_names[label], answer.probability, stage, score, macs)
+        return Prediction(label, self.label_names[label], answer.probability, stage, score, macs, answer.truncated)
 
 
 def _known(value: float) -> float | None:

@@ -259,7 +259,7 @@ class Executor:
             row = rows[i]
             reference = row.reference if costs is not None else float("nan")
             found = (stage, prediction, probability, score, cost, reference, course.outputs[i])
-            order.put(row.position, Answer(row.id, *found))
+            order.put(row.position, Answer(row.id, *found, self._truncated(index, row)))
         if len(leaving):
             going = [rows[i] for i in leaving.tolist()]
             for row, i in zip(going, leaving, strict=True):
@@ -267,3 +267,8 @@ class Executor:
                 if self.decision.rule == "patience":
                     row.previous, row.agreements = float(course.counts[0][i]), float(course.counts[1][i])
             queues[next(later for later in self._at_work if later > index)].add(going)
+
+    def _truncated(self, index: int, row: Row) -> tuple[str, ...]:
+        """Tiers that ran, up to this one, and read the row cut to their maximum length."""
+        ran = (position for position in self._at_work if position <= index)
+        return tuple(self.tiers[p].name for p in ran if row.tokens[self._keys[p]].truncated)

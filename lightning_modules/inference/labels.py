@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
+from datamodules.labels import plain_name
+
 GENERIC = re.compile(r"(label[\W_]*)?\d+", re.IGNORECASE)
 
 
@@ -62,7 +64,7 @@ def match_labels(names: Sequence[str] | None, data: Sequence[str], argument: str
 
 def _comparable(names: Sequence[str], data: Sequence[str]) -> tuple[list[str], list[str]]:
     """Both lists without case and punctuation, unless names (such as ``+`` and ``-``) would no longer differ."""
-    both = [[re.sub(r"[\W_]+", "", name).casefold() for name in side] for side in (names, data)]
+    both = [[plain_name(name) for name in side] for side in (names, data)]
     if any("" in side or len(set(side)) < len(side) for side in both):
         both = [[name.strip().casefold() for name in side] for side in (names, data)]
     return both[0], both[1]

@@ -15,10 +15,11 @@ Unit = str | tuple[str, str]
 
 
 class Tokens(NamedTuple):
-    """One text or pair: its ids, and its token types where the tokenizer has them."""
+    """One text or pair: its ids, its token types where the tokenizer has them, and whether it was longer."""
 
     ids: list[int]
     types: list[int] | None
+    truncated: bool = False
 
 
 def check_unit(unit: Any, name: str) -> Unit:
@@ -87,16 +88,21 @@ class Tokeniser:
             self.tokenizer("", padding=False, truncation=True, max_length=self.max_length)
             self._truncation = backend.truncation
         found = backend.encode_batch_fast(list(units))
-        return [Tokens(row.ids, row.type_ids if self.typed else None) for row in found]
+        return [Tokens(row.ids, row.type_ids if self.typed else None, len(row.overflowing) > 0) for row in found]
 
     def _slow(self, units: Sequence[Unit]) -> list[Tokens]:
-        options = {"truncation": True, "max_length": self.max_length, "padding": False, "verbose": False}
         found = []
         for unit in units:
             # Lists of one: transformers takes a pair whose second text is empty for a single text otherwise.
-            batch = self.tokenizer(*([[unit]] if isinstance(unit, str) else [[text] for text in unit]), **options)
+            texts = [[unit]] if isinstance(unit, str) else [[text] for text in unit]
+            batch = self.tokenizer(*texts, padding=False, verbose=False)
+            truncated = len(batch["input_ids"][0]) > self.max_length
+            if truncated:
+                batch = self.tokenizer(
+                    *texts, truncation=True, max_length=self.max_length, padding=False, verbose=False
+                )
             row = {key: list(values[0]) for key, values in batch.items()}
-            found.append(Tokens(row["input_ids"], row["token_type_ids"] if self.typed else None))
+            found.append(Tokens(row["input_ids"], row["token_type_ids"] if self.typed else None, truncated))
         return found
 
     def collate(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> dict[str, Tensor]:

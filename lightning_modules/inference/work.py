@@ -28,6 +28,7 @@ class Answer(NamedTuple):
         macs: spent on the row; NaN where costs are not known.
         reference: MACs of the reference without routing; NaN where costs are not known.
         outputs: ``(C,)`` logits.
+        truncated: names of the tiers that read the row cut to their maximum length.
     """
 
     id: int
@@ -38,6 +39,7 @@ class Answer(NamedTuple):
     macs: float
     reference: float
     outputs: np.ndarray
+    truncated: tuple[str, ...] = ()
 
 
 @dataclass

@@ -52,7 +52,7 @@ def test_a_regression_label_must_be_finite(bad: object) -> None:
 
 
 def test_columns_become_rows() -> None:
-    rows = make_rows({"a": ["x", None], "b": ["", 3], "y": [1, 0]}, ("a", "b", "y"), ["no", "yes"], "a.csv")
+    rows = make_rows({"a": ["x", ""], "b": ["", "3"], "y": [1, 0]}, ("a", "b", "y"), ["no", "yes"], "a.csv")
     assert list(rows.units()) == [("x", ""), ("", "3")]
     assert rows.label.dtype == np.int64 and rows.sample_id.tolist() == [0, 1]
     taken = rows.take(np.array([1]))

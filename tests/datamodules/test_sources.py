@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.sources import read_columns, read_hub, tsv_header, tsv_rows
+from datamodules.row_formats import TsvFile, open_rows
+from datamodules.sources import columns_of, read_columns, read_hub
 
 TEXTS = ['a "quoted" word', "comma, here", "line\u2028separator", "", "ünïcode"]
 
@@ -33,7 +34,7 @@ def test_every_format_gives_the_same_texts(tmp_path: Path, suffix: str) -> None:
     columns = read_columns(path, ["y", "text"], "train_file")
     assert columns["text"] == TEXTS and [int(y) for y in columns["y"]] == [0, 1, 2, 3, 4]
     if suffix == ".tsv":
-        assert tsv_header(path) == ["text", "y", "more"]
+        assert open_rows(path, "train_file").names == ["text", "y", "more"]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl"])
@@ -45,22 +46,22 @@ def test_a_missing_column_names_those_that_are_there(tmp_path: Path, suffix: str
 def test_missing_file_and_unknown_format(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`a` must be a file that exists, but got .*none.csv"):
         read_columns(tmp_path / "none.csv", ["text"], "a")
-    with pytest.raises(ValueError, match=r"`a` must be a file ending in .parquet, .jsonl.*, but got .*data.xlsx"):
+    with pytest.raises(ValueError, match=r"`a` must be a file ending in .csv, .tsv, .jsonl.*, but got .*data.xlsx"):
         read_columns(tmp_path / "data.xlsx", ["text"], "a")
 
 
 def test_broken_files_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,y\nfine,1\nan, unquoted comma,0\n")
-    with pytest.raises(ValueError, match=r"`a` must have 2 fields in every row, but .* has 3 .* line 3"):
+    with pytest.raises(ValueError, match=r"`a` .*a.csv, line 3: has 3 fields, but the header has 2; correct the file"):
         read_columns(tmp_path / "a.csv", ["text"], "a")
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n\n{"text": \n')
-    with pytest.raises(ValueError, match=r"`a` must have one JSON object a line, but .*, line 3"):
+    with pytest.raises(ValueError, match=r"`a` .*a.jsonl, line 3: is no JSON: Expecting value"):
         read_columns(tmp_path / "a.jsonl", ["text"], "a")
     (tmp_path / "b.jsonl").write_text('{"text": "x"}\n["text"]\n')
-    with pytest.raises(ValueError, match=r"line 2 has list"):
+    with pytest.raises(ValueError, match=r"line 2: must be a JSON object, but is list"):
         read_columns(tmp_path / "b.jsonl", ["text"], "a")
     (tmp_path / "a.parquet").write_text("no parquet")
-    with pytest.raises(ValueError, match=r"`a` must be a parquet file"):
+    with pytest.raises(ValueError, match=r"`a` must be a parquet file, but .*a.parquet is none"):
         read_columns(tmp_path / "a.parquet", ["text"], "a")
 
 
@@ -69,7 +70,7 @@ def test_a_file_in_another_encoding_is_named(tmp_path: Path, suffix: str) -> Non
     text = {".csv": "text,y\ncaf\u00e9,1\n", ".tsv": "text\ty\ncaf\u00e9\t1\n", ".jsonl": '{"text": "caf\u00e9"}\n'}
     path = tmp_path / f"a{suffix}"
     path.write_bytes(text[suffix].encode("latin-1"))
-    with pytest.raises(ValueError, match=rf"`train_file` must be UTF-8 text, but .*a{suffix} is not.*Convert it"):
+    with pytest.raises(ValueError, match=rf"`train_file` .*a{suffix}, line \d: is not UTF-8; correct the file"):
         read_columns(path, ["text"], "train_file")
 
 
@@ -79,12 +80,12 @@ def test_a_text_may_be_of_any_length(tmp_path: Path) -> None:
     assert read_columns(tmp_path / "a.csv", ["text"], "a") == {"text": [long]}
 
 
-def test_short_tsv_rows_are_left_out_with_a_warning(tmp_path: Path) -> None:
+def test_short_rows_of_official_files_are_left_out_with_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
-    path.write_text("id\ttext\n1\tgood\n2\n3\t\n\n4\tmore\textra\r\n", encoding="utf-8")
-    with pytest.warns(UserWarning, match=r"1 rows have fewer than 2 fields and are left out, first row 1"):
-        header, rows = tsv_rows(path, has_header=True)
-    assert header == ["id", "text"] and [row[:2] for row in rows] == [["1", "good"], ["3", ""], ["4", "more"]]
+    path.write_text("id\ttext\n1\tgood\n2\n3\t\n\n4\tmore\r\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"1 rows have fewer than 2 fields and are left out"):
+        columns = columns_of(TsvFile(path, "source", short_rows=True), ["id", "text"], ["text"])
+    assert columns == {"text": ["good", "", "more"], "id": ["1", "3", "4"]}
 
 
 def test_a_hub_that_cannot_be_reached_names_source() -> None:

@@ -21,6 +21,7 @@ def test_are_those_of_the_data_modules(model_type: str, pairs: bool, tmp_path: o
     rows = Rows(text, second, np.zeros(60, dtype=np.int64), np.arange(60))
     kept = encode(rows, tier.tokenizer, 9, "key", tmp_path)  # type: ignore[arg-type]
     found = Tokeniser(tier)(units)
+    assert sum(row.truncated for row in found) == kept.truncated > 0
     for index, row in enumerate(found):
         part = slice(kept.offsets[index], kept.offsets[index + 1])
         assert row.ids == kept.ids[part].tolist()

@@ -1,0 +1,301 @@
+"""Labels as files have them: which class, or which number, a value means."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+
+import numpy as np
+
+from datamodules.row_files import is_unicode
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+NO_LETTERS = re.compile(r"[\W_]+")
+KINDS = (str, bool, int, float, Decimal, np.bool_, np.integer, np.floating)  # dates, bytes, lists, … are no labels
+MOST_CLASSES = 1000
+LARGEST = float(np.finfo(np.float32).max)
+REMEDY = "Correct the file or `label_names`."
+
+
+def number_of(value: object) -> Decimal | None:
+    """The exact number that a label is or spells; None for anything else, also for NaN, infinity and truth values.
+
+    >>> number_of(" 10.0") == number_of(10), number_of(0.1) == number_of("0.10"), number_of("1,5"), number_of("1_0")
+    (True, True, None, None)
+    """
+    if isinstance(value, str):
+        return Decimal(value.strip()) if NUMBER.fullmatch(value.strip()) else None
+    if isinstance(value, bool | np.bool_):
+        return None
+    if isinstance(value, int | np.integer):
+        return Decimal(int(value))
+    if isinstance(value, float | np.floating):
+        return Decimal(str(value)) if math.isfinite(value) else None  # as it is written: 0.1 equals "0.1"
+    return value if isinstance(value, Decimal) and value.is_finite() else None
+
+
+def is_missing(value: object) -> bool:
+    """Whether there is no label: null, NaN, or an empty cell."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float | np.floating | Decimal) and value != value)
+
+
+def plain_name(name: object) -> str:
+    """A label's name without case and punctuation; a number as its value.
+
+    Signs, decimal points and what else stands between two digits are no punctuation, nor are symbols such as ``+``.
+
+    >>> plain_name("Not-Entailment") == plain_name("not_entailment"), plain_name("10.0"), plain_name(10)
+    (True, '10', '10')
+    >>> plain_name("-1"), plain_name("1.5 stars"), plain_name("C++"), plain_name("covid-19")
+    ('-1', '1.5stars', 'c++', 'covid19')
+    """
+    number = number_of(name)
+    if number is not None:
+        return _digits(number)
+    return NO_LETTERS.sub(_meaning, unicodedata.normalize("NFC", str(name)).casefold())
+
+
+def _meaning(run: re.Match[str]) -> str:
+    """What has a meaning among characters that are neither letters nor digits."""
+    text, (start, end) = run[0], run.span()
+    before, after = run.string[max(start - 1, 0) : start], run.string[end : end + 1]
+    if before.isdigit() and after.isdigit():
+        return text
+    kept = "".join(character for character in text if unicodedata.category(character)[0] not in "PZC")
+    signs = after.isdigit() and (not before or len(text) > 1)  # of "-1" and "x (-1)", not of "covid-19"
+    return kept + text[-1] if signs and (unicodedata.category(text[-1]) == "Pd" or text[-1] in ".,") else kept
+
+
+def _digits(number: Decimal) -> str:
+    text = format(number, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+def _caseless(name: object) -> str:
+    number = number_of(name)
+    return str(name).strip().casefold() if number is None else _digits(number)
+
+
+def spelling(names: Sequence[str]) -> Callable[[object], str]:
+    """How to compare a label with these names: without case and punctuation, unless names would no longer differ.
+
+    >>> spelling(["+", "-"])("-"), spelling(["Yes", "No"])("yes!"), spelling(["us", "US"])("US")
+    ('-', 'yes', 'US')
+    """
+    for spell in (plain_name, _caseless):
+        spelt = [spell(name) for name in names]
+        if "" not in spelt and len(set(spelt)) == len(spelt):
+            return spell
+    return str
+
+
+class Classes:
+    """Finds the class that a label means: by its name, or as an index where no name is a number.
+
+    Args:
+        label_names: of the classes, in order.
+
+    Example:
+        >>> ratings, signs = Classes(["1", "2"]), Classes(["no", "yes"])
+        >>> ratings(2.0), ratings("1.0"), ratings(0), signs("YES"), signs(0), signs("-1"), signs(1.5)
+        (1, 0, None, 1, 0, None, None)
+    """
+
+    def __init__(self, label_names: Sequence[str]) -> None:
+        self._spell = spelling(label_names)
+        self._by_name = {self._spell(name): index for index, name in enumerate(label_names)}
+        numbered = any(number_of(name) is not None for name in label_names)  # numbers are names then, never indices
+        self._indices = 0 if numbered else len(label_names)
+        self._known: dict[tuple[bool, object], int | None] = {}
+
+    def __call__(self, value: object) -> int | None:
+        """Position of the class; None where the value means none."""
+        if not isinstance(value, KINDS):
+            return None
+        key = isinstance(value, bool | np.bool_), value  # True equals 1
+        if key not in self._known:
+            self._known[key] = self._find(value)
+        return self._known[key]
+
+    def _find(self, value: object) -> int | None:
+        if isinstance(value, bool | np.bool_):
+            named = self._by_name.get(self._spell(str(value)))
+            return self._find(int(value)) if named is None else named
+        number = number_of(value)
+        if not isinstance(value, str) and number is None:  # NaN is no name
+            return None
+        named = self._by_name.get(self._spell(value if isinstance(value, str) or number is None else _digits(number)))
+        if named is None and number is not None and 0 <= number < self._indices and number == int(number):
+            return int(number)
+        return named
+
+
+class Hidden:
+    """Tells rows whose label is hidden: it is one of the values that the user says mean "none".
+
+    Args:
+        values: texts or numbers; an empty text stands for null, NaN and empty cells.
+
+    Example:
+        >>> hidden = Hidden([-1, ""])
+        >>> hidden("-1.0"), hidden(None), hidden(1)
+        (True, True, False)
+    """
+
+    def __init__(self, values: Iterable[object] = ()) -> None:
+        self.values = tuple(values)
+        self._spelt = {_hidden_spelling(value) for value in self.values}
+
+    def __call__(self, value: object) -> bool:
+        """Whether a label is hidden."""
+        return bool(self._spelt) and _hidden_spelling(value) in self._spelt
+
+
+def _hidden_spelling(value: object) -> str:
+    return "" if is_missing(value) else _caseless(value)
+
+
+def class_labels(
+    values: Sequence[object],
+    label_names: Sequence[str],
+    column: str,
+    where: str,
+    hidden: Hidden | None = None,
+    remedy: str = REMEDY,
+) -> np.ndarray:
+    """Class of each row, ``(N,)`` int64; -1 where the label is hidden.
+
+    Args:
+        values: the N labels as a file has them.
+        label_names: of the classes, in order.
+        column: what errors call the labels.
+        where: what errors call the source.
+        hidden: which labels are none.
+        remedy: what an error advises.
+
+    Raises:
+        ValueError: a label that is no class, or a hidden one that is.
+    """
+    find, hidden = Classes(label_names), hidden or Hidden()
+    for value in hidden.values:
+        if find(value) is not None:
+            raise ValueError(
+                f"`hidden_labels` must name no class, but got {value!r}, which is {label_names[find(value) or 0]!r}. "
+                "Leave it out, or give `label_names` without it."
+            )
+    found = [-1 if hidden(value) else find(value) for value in values]
+    bad = [row for row, index in enumerate(found) if index is None]
+    if bad:
+        allowed = ", ".join(f"{index} ({name})" for index, name in enumerate(label_names[:20]))
+        more = f", … ({len(label_names)} in all)" if len(label_names) > 20 else ""
+        raise ValueError(
+            f"`{column}` must be one of {allowed}{more}, but {len(bad)} of {len(values)} rows of {where} are not: row "
+            f"{bad[0]} has {_short(values[bad[0]])}. {remedy}"
+        )
+    return np.array(found, np.int64)
+
+
+def number_labels(values: Sequence[object], column: str, where: str, hidden: Hidden | None = None) -> np.ndarray:
+    """Label of each row for regression, ``(N,)`` float32; NaN where it is hidden.
+
+    Args:
+        values: see :func:`class_labels`.
+        column: see there.
+        where: see there.
+        hidden: see there.
+
+    Raises:
+        ValueError: a label that is no finite number.
+    """
+    hidden = hidden or Hidden()
+    result = np.full(len(values), np.nan, np.float32)
+    for row, value in enumerate(values):
+        if hidden(value):
+            continue
+        number = number_of(int(value) if isinstance(value, bool | np.bool_) else value)
+        if number is None or not abs(number) <= LARGEST:
+            raise ValueError(
+                f"`{column}` must be a finite number in every row, but row {row} of {where} has {_short(value)}. "
+                "Correct the file, or give `label_names` if the task is a classification."
+            )
+        result[row] = float(number)
+    return result
+
+
+def infer_label_names(values: Sequence[object], column: str, where: str, hidden: Hidden | None = None) -> list[str]:
+    """Class names that occur in a label column, sorted, numbers by their value; indices name themselves.
+
+    Args:
+        values: see :func:`class_labels`.
+        column: see there.
+        where: see there.
+        hidden: see there.
+
+    Raises:
+        ValueError: a row without a label, or with one that is neither text nor number; or where the labels are numbers
+            that are no indices, names that differ in case or spacing only, or more than 1,000 different names.
+
+    >>> infer_label_names(["pos", "neg", "pos"], "label", "a.csv"), infer_label_names(["1.0", 0], "label", "a.csv")
+    (['neg', 'pos'], ['0', '1'])
+    """
+    hidden = hidden or Hidden()
+    distinct: set[object] = set()
+    for row, value in enumerate(values):
+        if hidden(value):
+            continue
+        if is_missing(value) or not isinstance(value, KINDS):
+            raise ValueError(
+                f"`{column}` must be a text or a number in every row, but row {row} of {where} has {_short(value)}. "
+                f"Correct the file{', or list an empty text in `hidden_labels`' if is_missing(value) else ''}."
+            )
+        distinct.add(value)
+    numbers = [number_of(int(value) if isinstance(value, bool | np.bool_) else value) for value in distinct]
+    known = [number for number in numbers if number is not None]
+    if known and len(known) == len(numbers) and all(0 <= n < MOST_CLASSES and n == int(n) for n in known):
+        return index_names({int(number) for number in known}, column, where)
+    names = {str(value) if number_of(value) is None else _caseless(value) for value in distinct}
+    commas = [name for name in names if DECIMAL_COMMA.fullmatch(name.strip())]
+    decimals = len(commas) + sum(number_of(name) is not None for name in names) == len(names)
+    ambiguous = len({_caseless(name) for name in names}) < len(names) or not all(map(is_unicode, names))
+    if not names or decimals or len(names) > MOST_CLASSES or ambiguous:
+        shown = f" such as {', '.join(sorted(map(_short, distinct))[:3])}" if distinct else ""
+        comma = " (a decimal comma makes no number)" if commas else ""
+        raise ValueError(
+            f"`label_names` cannot be told from column {column!r} of {where}, which has {len(distinct)} different "
+            f"values{shown}{comma}. Give `label_names`; an empty list makes a regression. Values that mean that there "
+            "is no label belong into `hidden_labels`."
+        )
+    return sorted(names, key=lambda name: (number_of(name) is None, number_of(name) or 0, name))
+
+
+def index_names(present: set[int], column: str, where: str) -> list[str]:
+    """Names of the classes from 0 to the largest index; a warning names those without a row.
+
+    Args:
+        present: indices that occur.
+        column: what the warning calls the labels.
+        where: what it calls the source.
+    """
+    names = [str(index) for index in range(max(present) + 1)]
+    absent = [name for name in names if int(name) not in present]
+    if absent:
+        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        warnings.warn(
+            f"the labels in column {column!r} of {where} count as indices from 0 to {max(present)}, so {len(absent)} "
+            f"of {len(names)} classes have no row: {shown}; give `label_names` with the classes that there are.",
+            stacklevel=3,
+        )
+    return names
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) < 60 else shown[:57] + "..."
