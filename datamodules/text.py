@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import SequenceDataModule
+from datamodules.checks import check_metrics
 from datamodules.rows import Rows, make_rows
 from datamodules.sources import read_columns
 
@@ -89,7 +90,7 @@ class TextDataModule(SequenceDataModule):
     def metrics(self) -> list[str]:  # type: ignore[override]
         """Names of the metrics, the primary one first."""
         if self._given_metrics is not None:
-            return list(self._given_metrics)
+            return check_metrics(self._given_metrics, self.label_names)
         return ["accuracy"] if self.label_names else ["pearson", "spearman"]
 
     def has(self, role: str) -> bool:
