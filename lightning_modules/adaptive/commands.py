@@ -56,6 +56,17 @@ def sweep_parser() -> Parser:
         "--label-names", nargs="+", help="names of the classes of a foreign table, in the order of its logits"
     )
     parser.add_argument(
+        "--costs",
+        choices=("own", "cumulative"),
+        help="what macs_<stage> of a foreign table is: of the stage's own model alone, or with all that ran before it",
+    )
+    parser.add_argument(
+        "--stages",
+        choices=("tiers", "exits"),
+        help="of a foreign table with cumulative costs and no macs_reference: models one after the other, the last of "
+        "which costs the difference, or exits of one model, whose last cost is that of the whole",
+    )
+    parser.add_argument(
         "--budgets", nargs="+", type=macs_of, default=[], help="mean MACs per row, or FLOPs as in 4e9flop"
     )
     parser.add_argument("--confidence", type=float, default=0.9, help="one-sided, of the confident operating points")
@@ -93,7 +104,8 @@ def sweep_command(argv: Sequence[str]) -> int:
     from lightning_modules.adaptive.table import StageTable
 
     path = Path(options.table)
-    table = StageTable.load(path, metrics=options.metrics, label_names=options.label_names, seed=options.seed)
+    given = {name: getattr(options, name) for name in ("metrics", "label_names", "seed", "costs", "stages")}
+    table = StageTable.load(path, **given)
     table = _timed(_override(table, options), options)
     calibration = options.calibration
     if calibration == "auto":
@@ -173,7 +185,7 @@ def compare_parser() -> Parser:
     parser.add_argument(
         "--points",
         help="CSV or JSON of published points: name, quality, cost, convention (mac, flop, "
-        "flop_without_attention), and for the last if known length and hidden",
+        "flop_without_attention, flop_without_attention_with_norm), and for the last two if known length and hidden",
     )
     parser.add_argument("--split", help="reported split; default: each run's first")
     parser.add_argument("--score", help="score of the curves; default: each run's first")

@@ -13,7 +13,6 @@ from lightning_modules.adaptive.files import plain
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import Stage, StageTable
 
-
 NO_IDENTITY = ("partial", "repeats", "remarks")
 """Settings of a table that say how its rows came, not what they are."""
 

@@ -110,7 +110,9 @@ class F1(Metric):
         Raises:
             ValueError: there are more than two classes: what is no class 1 would count as one other class.
         """
-        check_metric(self.name, max(classes or 0, 1 + int(max(np.max(label, initial=0), np.max(prediction, initial=0)))))
+        check_metric(
+            self.name, max(classes or 0, 1 + int(max(np.max(label, initial=0), np.max(prediction, initial=0))))
+        )
         predicted = np.asarray(prediction) == 1
         labelled = np.broadcast_to(beside(label, prediction) == 1, predicted.shape)
         return columns(predicted & labelled, predicted, labelled)
@@ -290,7 +292,9 @@ def check_metric(name: str, classes: int, argument: str = "metrics") -> None:
     Raises:
         ValueError: naming the argument, the metrics that are allowed, and the one that came.
     """
-    allowed = [key for key, each in METRICS.items() if each.regression == (not classes) and (classes <= 2 or key != "f1")]
+    allowed = [
+        key for key, each in METRICS.items() if each.regression == (not classes) and (classes <= 2 or key != "f1")
+    ]
     if name not in allowed:
         task = f"classification of {classes} classes" if classes else "regression (no `label_names`)"
         remedy = "It is F1 of class 1 of two; take macro_f1." if name == "f1" and classes else "Choose from these."

@@ -6,7 +6,7 @@ stage ``output_<stage>`` (list of ``C`` raw logits, fp32), ``prediction_<stage>`
 version, stages with their tiers, metrics, label names, settings) is JSON in the metadata under the key ``dial``.
 
 A *foreign* table, written by anything else, needs ``split``, ``sample_id``, ``label`` and per stage ``macs_<stage>``
-with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived.
+with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived, but what the costs are must be said.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightning_modules.adaptive.files import atomic_write, plain
+from lightning_modules.adaptive.foreign_costs import read_costs
 from lightning_modules.adaptive.scores import ROUTING_SCORES
 from lightning_modules.adaptive.table import SCHEMA, Stage, StageTable
 
@@ -82,22 +83,29 @@ def load_table(
     metrics: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     seed: int = 0,
+    costs: str | None = None,
+    stages: str | None = None,
 ) -> StageTable:
     """Read a table.
 
-    In a foreign table every stage is a tier of its own. Scores that it lacks are computed from the logits, predictions
-    are the argmax (or the output itself, where there is only one), ``decide_macs_<stage>`` is ``macs_<stage>``, and
-    ``macs_reference`` is the last stage's. Any other column ``<name>_<stage>`` of real numbers counts as a score, too.
+    In a foreign table every stage is a tier of its own, and they are ordered by mean cost. Scores that it lacks are
+    computed from the logits, predictions are the argmax (or the output itself, where there is only one), and
+    ``decide_macs_<stage>`` is ``macs_<stage>``. Any other column ``<name>_<stage>`` of real numbers counts as a score,
+    too. How columns were read is in ``settings["remarks"]``.
 
     Args:
         path: the parquet file.
         metrics: for a foreign table: names, the primary first (default: accuracy, or Pearson's correlation).
         label_names: for a foreign table: names of the classes (default: their numbers); empty for regression.
         seed: for a foreign table: of the score ``random``.
+        costs: for a foreign table of several stages: ``own`` or ``cumulative``.
+        stages: for a foreign table with cumulative costs and no ``macs_reference``: ``tiers`` or ``exits`` (see
+            :func:`lightning_modules.adaptive.foreign_costs.read_costs`).
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no parquet file, was written by a newer version, or lacks a column; and as for
+        ValueError: if it is no parquet file, was written by a newer version, or lacks a column; if it is not said, or
+            said of a table that says it itself, what its costs are; and as for
             :class:`lightning_modules.adaptive.table.StageTable`.
     """
     if not Path(path).is_file():
@@ -109,9 +117,14 @@ def load_table(
             f"`table` must be a parquet file, but {str(path)!r} is none ({error}). Write it with pyarrow or pandas."
         ) from error
     about = (arrow.schema.metadata or {}).get(KEY)
-    if about is not None:
-        return _Columns(arrow, str(path)).own(json.loads(about))
-    return _Columns(arrow, str(path)).foreign(metrics, label_names, seed)
+    if about is None:
+        return _Columns(arrow, str(path)).foreign(metrics, label_names, seed, costs, stages)
+    if costs or stages:
+        raise ValueError(
+            f"`{'costs' if costs else 'stages'}` is for tables of others, but {str(path)!r} is one of DIAL, which says "
+            "what it holds. Leave it out."
+        )
+    return _Columns(arrow, str(path)).own(json.loads(about))
 
 
 class _Columns:
@@ -190,11 +203,18 @@ class _Columns:
             settings=about["settings"],
         )
 
-    def foreign(self, metrics: Sequence[str] | None, label_names: Sequence[str] | None, seed: int) -> StageTable:
+    def foreign(
+        self,
+        metrics: Sequence[str] | None,
+        label_names: Sequence[str] | None,
+        seed: int,
+        costs: str | None,
+        stages: str | None,
+    ) -> StageTable:
         """Return the table of a file written by anything else; what it lacks is derived (see :func:`load_table`)."""
-        names = self._foreign_stages()
+        costly = read_costs(self, self.names, self._foreign_stages(), costs, stages)
+        names = costly.names
         common = self._common()
-        macs = self.per_stage("macs_{}", names)
         outputs = self.per_stage("output_{}", names) if f"output_{names[0]}" in self.names else None
         if outputs is not None and outputs.ndim == 2:
             outputs = outputs[:, :, None]
@@ -205,7 +225,6 @@ class _Columns:
         if predictions is None:
             assert outputs is not None
             predictions = outputs.argmax(axis=-1) if label_names else outputs[..., 0]
-        has_decide = any(f"decide_macs_{name}" in self.names for name in names)
         statistics = self._named("stat_", names)
         table = StageTable(
             **common,
@@ -214,14 +233,14 @@ class _Columns:
             predictions=predictions,
             scores=self._named("", names),
             statistics=statistics,
-            decide_macs=self.per_stage("decide_macs_{}", names) if has_decide else macs,
-            macs=macs,
-            macs_reference=self("macs_reference") if "macs_reference" in self.names else macs[:, -1],
+            decide_macs=costly.decide,
+            macs=costly.macs,
+            macs_reference=costly.reference,
             lengths=self.by_tier("length", names),
             padded=self.by_tier("padded", names),
             metrics=tuple(metrics or (("accuracy",) if label_names else ("pearson",))),
             label_names=tuple(label_names),
-            settings={"seed": seed, "foreign": True},
+            settings={"seed": seed, "foreign": True, "remarks": costly.remarks},
         )
         possible = ROUTING_SCORES["regression" if table.regression else "classification"]
         wanted = [name for name in possible if name not in table.scores and (outputs is not None or name == "random")]

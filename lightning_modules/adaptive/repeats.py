@@ -66,9 +66,9 @@ def check_repeats(
         bad = np.flatnonzero(wrong.reshape(len(repeats), -1).any(axis=1))
         if len(bad):
             row = repeats[bad[0]]
-            place = "" if split is None else f" in split {str(split[row])!r}"
+            within, place = ("", "") if split is None else (" within a split", f" in split {str(split[row])!r}")
             others = f" ({len(bad)} such rows)" if len(bad) > 1 else ""
             raise ValueError(
-                f"`sample_id` must be unique{'' if split is None else ' within a split'}, but got {sample_id[row]} with "
-                f"different {name}{place}{others}. Number the rows."
+                f"`sample_id` must be unique{within}, but got {sample_id[row]} with different {name}{place}{others}. "
+                "Number the rows."
             )

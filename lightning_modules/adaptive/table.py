@@ -258,6 +258,8 @@ class StageTable:
         metrics: Sequence[str] | None = None,
         label_names: Sequence[str] | None = None,
         seed: int = 0,
+        costs: str | None = None,
+        stages: str | None = None,
     ) -> StageTable:
         """Read a table that :meth:`save` wrote, or a foreign one.
 
@@ -265,4 +267,4 @@ class StageTable:
         """
         from lightning_modules.adaptive.parquet import load_table
 
-        return load_table(path, metrics=metrics, label_names=label_names, seed=seed)
+        return load_table(path, metrics, label_names, seed, costs, stages)

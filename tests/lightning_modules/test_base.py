@@ -86,7 +86,11 @@ def test_rows_have_lengths_per_tier(make_tiny_bert) -> None:
 @pytest.mark.parametrize(
     ("names", "metrics", "message"),
     [
-        (["a", "b", "c"], ["accuracy", "f1"], r"classification of 3 classes must be of: accuracy, macro_f1, mcc; .*'f1'"),
+        (
+            ["a", "b", "c"],
+            ["accuracy", "f1"],
+            r"classification of 3 classes must be of: accuracy, macro_f1, mcc; .*'f1'",
+        ),
         (NAMES, ["bleu"], r"classification of 2 classes must be of: accuracy, f1, .*'bleu'"),
         (NAMES, ["pearson"], r"classification of 2 classes .*'pearson'"),
         ([], ["accuracy"], r"regression .* must be of: pearson, spearman; but got 'accuracy'"),
