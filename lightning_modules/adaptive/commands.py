@@ -120,7 +120,7 @@ def sweep_command(argv: Sequence[str]) -> int:
             f"`--out` must be another folder than the table's, but got {out}. Leave it out or name a new one."
         )
     _refuse(out, table, settings)
-    report = build_report(table, settings, costs=None if options.times else _costs_beside(path))
+    report = build_report(table, settings, costs=None if options.times else _costs_of(path))
     report.write(out)
     print(report.text())
     print(f"written to {out}")
@@ -162,15 +162,17 @@ def _refuse(out: Path, table: "StageTable", settings: Any) -> None:
     check_folder(out, prepared.configuration, prepared.partial)
 
 
-def _costs_beside(table: Path) -> "ModelCosts | None":
-    """Cost functions that a run left beside its table."""
-    path = table.with_name("costs.json")
+def _costs_of(table: Path) -> "ModelCosts | None":
+    """Cost functions that a table holds, or that a run left beside it."""
+    from lightning_modules.adaptive.costs import ModelCosts
     from lightning_modules.adaptive.files import read_json
+    from lightning_modules.adaptive.parquet import load_costs
 
+    if (inside := load_costs(table)) is not None:
+        return inside
+    path = table.with_name("costs.json")
     if not path.is_file() or "answer" not in read_json(path, "table"):
         return None
-    from lightning_modules.adaptive.costs import ModelCosts
-
     return ModelCosts.load(path)
 
 

@@ -3,7 +3,8 @@
 Columns: ``split``, ``sample_id``, optional ``group``, ``label``; per tier ``length_<tier>`` and ``padded_<tier>``; per
 stage ``output_<stage>`` (list of ``C`` raw logits, fp32), ``prediction_<stage>``, ``<score>_<stage>``,
 ``stat_<name>_<stage>``, ``decide_macs_<stage>``, ``macs_<stage>``; and ``macs_reference``. What is no column (schema
-version, stages with their tiers, metrics, label names, settings) is JSON in the metadata under the key ``dial``.
+version, stages with their tiers, metrics, label names, settings) is JSON in the metadata under the key ``dial``. A
+*slim* table has its cost functions there, and lacks the scores, predictions and costs that follow from the rest.
 
 A *foreign* table, written by anything else, needs ``split``, ``sample_id``, ``label`` and per stage ``macs_<stage>``
 with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived, but what the costs are must be said.
@@ -11,8 +12,9 @@ with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived, but what
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lightning_modules.adaptive.costs import ModelCosts
 from lightning_modules.adaptive.files import atomic_write, plain
 from lightning_modules.adaptive.foreign_costs import read_costs
 from lightning_modules.adaptive.scores import ROUTING_SCORES
-from lightning_modules.adaptive.table import SCHEMA, Stage, StageTable
+from lightning_modules.adaptive.slim import costs_of, predictions_of, redundant
+from lightning_modules.adaptive.table import SCHEMA, WHOLE, Stage, StageTable
 
 KEY = b"dial"
+COMPUTED = ROUTING_SCORES["classification"]
 NOT_SCORES = ("output", "prediction", "macs", "decide_macs", "length", "padded")
 
 
@@ -35,7 +40,41 @@ def save_table(table: StageTable, path: str | Path) -> None:
     Raises:
         ValueError: two columns would have one name (score ``a`` of stage ``b_c`` and score ``a_b`` of stage ``c``).
     """
-    columns = dict(named := list(_columns(table)))
+    arrow = _arrow(table, frozenset(), {"schema": WHOLE})
+    with atomic_write(path) as temporary:
+        pq.write_table(arrow, temporary)
+
+
+def save_slim(table: StageTable, path: str | Path, costs: ModelCosts | None) -> None:
+    """Write a table without what :func:`load_table` computes exactly as it is from the rest.
+
+    Args:
+        table: the whole table.
+        path: the file.
+        costs: cost functions, which go into the file; None leaves the costs of the rows in it.
+
+    Raises:
+        ValueError: as for :func:`save_table`.
+    """
+    about = {"schema": SCHEMA} | ({} if costs is None else {"costs": costs.to_json()})
+    arrow = _arrow(table, redundant(table, costs), about)
+    floats = [field.name for field in arrow.schema if pa.types.is_floating(field.type)]
+    logits = [field.name for field in arrow.schema if pa.types.is_fixed_size_list(field.type)]
+    repeated = [name for name in arrow.column_names if name not in (*floats, *logits, "sample_id")]
+    with atomic_write(path) as temporary:
+        pq.write_table(
+            arrow,
+            temporary,
+            compression="zstd",
+            compression_level=19,
+            use_dictionary=repeated,
+            use_byte_stream_split=[*floats, *(f"{name}.list.element" for name in logits)],
+        )
+
+
+def _arrow(table: StageTable, omitted: Collection[str], more: dict[str, Any]) -> pa.Table:
+    """Columns and metadata of a table, without the columns of what is omitted."""
+    columns = dict(named := list(_columns(table, omitted)))
     if len(columns) < len(named):
         names = [name for name, _ in named]
         twice = next(name for name in names if names.count(name) > 1)
@@ -44,7 +83,7 @@ def save_table(table: StageTable, path: str | Path) -> None:
             "rename the stage or the score."
         )
     about = {
-        "schema": SCHEMA,
+        **more,
         "stages": [{"name": stage.name, "tier": stage.tier, "index": stage.index} for stage in table.stages],
         "scores": list(table.scores),
         "statistics": list(table.statistics),
@@ -52,12 +91,10 @@ def save_table(table: StageTable, path: str | Path) -> None:
         "label_names": list(table.label_names),
         "settings": plain(table.settings),
     }
-    arrow = pa.table(columns).replace_schema_metadata({KEY: json.dumps(about, ensure_ascii=False).encode()})
-    with atomic_write(path) as temporary:
-        pq.write_table(arrow, temporary)
+    return pa.table(columns).replace_schema_metadata({KEY: json.dumps(about, ensure_ascii=False).encode()})
 
 
-def _columns(table: StageTable) -> Iterator[tuple[str, Any]]:
+def _columns(table: StageTable, omitted: Collection[str]) -> Iterator[tuple[str, Any]]:
     """Names and values of the columns, in the order of the file."""
     yield "split", pa.array(table.split).dictionary_encode()
     yield "sample_id", table.sample_id
@@ -66,16 +103,20 @@ def _columns(table: StageTable) -> Iterator[tuple[str, Any]]:
     yield "label", table.label
     for kind, by_tier in (("length", table.lengths), ("padded", table.padded)):
         yield from ((f"{kind}_{tier}", values) for tier, values in by_tier.items())
+    scores = {name: values for name, values in table.scores.items() if name not in omitted}
     for index, stage in enumerate(table.stage_names):
         if table.outputs is not None:
             flat = pa.array(np.ascontiguousarray(table.outputs[:, index]).reshape(-1))
             yield f"output_{stage}", pa.FixedSizeListArray.from_arrays(flat, table.outputs.shape[-1])
-        yield f"prediction_{stage}", table.predictions[:, index]
-        yield from ((f"{name}_{stage}", values[:, index]) for name, values in table.scores.items())
+        if "prediction" not in omitted:
+            yield f"prediction_{stage}", table.predictions[:, index]
+        yield from ((f"{name}_{stage}", values[:, index]) for name, values in scores.items())
         yield from ((f"stat_{name}_{stage}", values[:, index]) for name, values in table.statistics.items())
-        yield f"decide_macs_{stage}", table.decide_macs[:, index]
-        yield f"macs_{stage}", table.macs[:, index]
-    yield "macs_reference", table.macs_reference
+        if "macs" not in omitted:
+            yield f"decide_macs_{stage}", table.decide_macs[:, index]
+            yield f"macs_{stage}", table.macs[:, index]
+    if "macs" not in omitted:
+        yield "macs_reference", table.macs_reference
 
 
 def load_table(
@@ -125,6 +166,13 @@ def load_table(
             "what it holds. Leave it out."
         )
     return _Columns(arrow, str(path)).own(json.loads(about))
+
+
+def load_costs(path: str | Path) -> ModelCosts | None:
+    """Cost functions that a table itself holds; None where it holds costs of rows only."""
+    about = (pq.read_schema(path).metadata or {}).get(KEY)
+    costs = None if about is None else json.loads(about).get("costs")
+    return None if costs is None else ModelCosts.from_json(costs)
 
 
 class _Columns:
@@ -179,29 +227,52 @@ class _Columns:
         return {tier: self(f"{kind}_{tier}") for tier in tiers if f"{kind}_{tier}" in self.names}
 
     def own(self, about: dict[str, Any]) -> StageTable:
-        """Return the table of a file that :func:`save_table` wrote, with what its metadata says."""
+        """Return the table of a file of DIAL, with what its metadata says; what it leaves out is computed."""
         if about["schema"] > SCHEMA:
             raise ValueError(
                 f"`table` must have a schema up to {SCHEMA}, but {self.path!r} has {about['schema']}. Update DIAL."
             )
         stages = tuple(Stage(**stage) for stage in about["stages"])
         names, tiers = [stage.name for stage in stages], list(dict.fromkeys(stage.tier for stage in stages))
-        return StageTable(
+        outputs = self.per_stage("output_{}", names) if f"output_{names[0]}" in self.names else None
+        lengths, padded = self.by_tier("length", tiers), self.by_tier("padded", tiers)
+        table = StageTable(
             **self._common(),
+            **self._costs(about, stages, lengths, padded),
             stages=stages,
-            outputs=self.per_stage("output_{}", names) if f"output_{names[0]}" in self.names else None,
-            predictions=self.per_stage("prediction_{}", names),
-            scores={name: self.per_stage(name + "_{}", names) for name in about["scores"]},
+            outputs=outputs,
+            predictions=self._predictions(names, outputs, regression=not about["label_names"]),
+            scores={name: self.per_stage(name + "_{}", names) for name in self._given(about["scores"], names[0])},
             statistics={name: self.per_stage(f"stat_{name}_{{}}", names) for name in about["statistics"]},
-            decide_macs=self.per_stage("decide_macs_{}", names),
-            macs=self.per_stage("macs_{}", names),
-            macs_reference=self("macs_reference"),
-            lengths=self.by_tier("length", tiers),
-            padded=self.by_tier("padded", tiers),
+            lengths=lengths,
+            padded=padded,
             metrics=tuple(about["metrics"]),
             label_names=tuple(about["label_names"]),
             settings=about["settings"],
         )
+        if len(table.scores) == len(about["scores"]):
+            return table
+        computed = table.with_scores([name for name in about["scores"] if name not in table.scores]).scores
+        return dataclasses.replace(table, scores={name: computed[name] for name in about["scores"]})
+
+    def _predictions(self, names: Sequence[str], outputs: np.ndarray | None, regression: bool) -> np.ndarray:
+        """Predictions ``(N, S)``: the columns, or what follows from the outputs."""
+        if outputs is None or f"prediction_{names[0]}" in self.names:
+            return self.per_stage("prediction_{}", names)
+        return predictions_of(outputs, regression)
+
+    def _given(self, scores: Sequence[str], first: str) -> list[str]:
+        """Scores that have columns, or that nothing else could give."""
+        return [name for name in scores if f"{name}_{first}" in self.names or name not in COMPUTED]
+
+    def _costs(
+        self, about: dict[str, Any], stages: tuple[Stage, ...], lengths: dict[str, Any], padded: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
+        """Costs of the rows: the columns, or what the cost functions in the metadata give."""
+        if "costs" in about and "macs_reference" not in self.names:
+            return costs_of(ModelCosts.from_json(about["costs"]), stages, lengths, padded, about["settings"])
+        columns = {name: self.per_stage(name + "_{}", [s.name for s in stages]) for name in ("decide_macs", "macs")}
+        return {**columns, "macs_reference": self("macs_reference")}
 
     def foreign(
         self,
@@ -224,7 +295,7 @@ class _Columns:
             label_names = _classes(common["label"], outputs, predictions)
         if predictions is None:
             assert outputs is not None
-            predictions = outputs.argmax(axis=-1) if label_names else outputs[..., 0]
+            predictions = predictions_of(outputs, regression=not label_names)
         statistics = self._named("stat_", names)
         table = StageTable(
             **common,

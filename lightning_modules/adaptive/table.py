@@ -21,7 +21,10 @@ from lightning_modules.adaptive.metrics import METRICS, Mean, Metric
 from lightning_modules.adaptive.repeats import check_repeats, distinct
 from lightning_modules.adaptive.table_checks import check_finite, check_labels, check_names, check_shapes
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of the newest file that is read. In one of schema 2 scores, predictions and costs may be left to be computed."""
+WHOLE = 1
+"""Of a file that holds every column."""
 
 
 @dataclass(frozen=True)
