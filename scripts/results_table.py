@@ -198,7 +198,9 @@ def commands(frame: pd.DataFrame, data: str, models: str) -> list[str]:
     lines = []
     for number, task, swift in numbered(frame):
         base = f"{task}/seed{SEEDS[task][0]}"
-        steps = [known[f"{base}/{name}"] for name in ("super", swift, f"cascade-{swift}")]
+        cascade = f"cascade-{swift}"
+        names = ("super", swift, cascade, *(f"{cascade}/{what}" for what in ("table", "sweep", "crossfit")))
+        steps = [known[f"{base}/{name}"] for name in names]
         lines += [f"# row {number}: {task}, {swift}", *steps]
     return lines
 
@@ -208,9 +210,10 @@ def timing(times: Mapping[str, Any]) -> str:
     if not times:
         return "Time was not measured."
     how = next(iter(times.values()))
+    after = f" ({how['note']})" if "note" in how else ""
     return (
         f"Time: batch 1, {how['threads']} threads, {how['dtype']}, {how['rows']} test rows without padding, tiers "
-        f"interleaved; median and range of {how['repeats']} repeats."
+        f"interleaved; median and range of {how['repeats']} repeats{after}."
     )
 
 
@@ -256,7 +259,8 @@ def write(runs: Path, out: Path, data: str, models: str, readme: Path | None = N
         "What the numbers say": "\n".join([NOTES, *statements(frame, pairs)]),
         **exits_table.sections(records, data, models),
         **measured_table.sections(measured, data, models, earlier),
-        "Commands": "First seed of each row; for the others put `seed1` and `1` where it says `seed0` and `0`.\n\n```\n"
+        "Commands": "First seed of each row; for the others put `seed1` and `1` where it says `seed0` and `0`. The "
+        "tables that `dial test` leaves are kept here, so the sweeps need no model.\n\n```\n"
         + "\n".join(commands(frame, data, models))
         + "\n```",
     }

@@ -1,5 +1,6 @@
 """The plan of `make results`: what it runs, in which order, and that it goes on where it stopped."""
 
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -8,7 +9,6 @@ import pytest
 
 from scripts import results
 from scripts.results_steps import ARITHMETIC, Derived, due, goals
-
 
 TABLES = 56  # 3 + 12 + 1 of SST-2, 6 + 6 + 1 each of CoLA, MRPC and RTE, 1 of STS-B
 
@@ -145,3 +145,38 @@ def test_done_steps_are_skipped_and_a_failure_stops(tmp_path: Path, monkeypatch:
     assert (tmp_path / "done").read_text() == "before"
     assert (tmp_path / "new").read_text() == "1"
     assert not (tmp_path / "never").exists()
+
+
+def test_tables_are_written_when_everything_is_done_and_left_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a part of the steps they would lose the rows of all others."""
+    write = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); p.parent.mkdir(exist_ok=True); p.write_text('{}')"
+    steps: list[results.Step] = [results.Step("cola/model", "model.json", ("python", "-c", write, "model.json"))]
+    for name in ("cola/sweep", "rte/sweep"):
+        result = f"{name.replace('/', '-')}/summary.json"
+        steps.append(Derived(name, result, ("python", "-c", write, result, "model.json")))
+    ran: list[str] = []
+    run = results.run_step
+
+    def record(step: results.Step, root: Path) -> None:
+        ran.append(step.name)
+        if step.name != "tables":
+            run(step, root)
+
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "run_step", record)
+    monkeypatch.setattr(results, "plan", lambda data, models: steps)
+    results.main(["--only", "rte"])
+    assert ran == ["cola/model", "rte/sweep"]
+    assert "left as they were: the tables, as 1 other steps are not done, first cola/sweep" in capsys.readouterr().out
+    (tmp_path / "rte-sweep/earlier.json").touch()
+    results.main([])
+    assert ran[2:] == ["cola/sweep", "tables"]
+    os.utime(tmp_path / "rte-sweep/summary.json", (1000, 1000))
+    steps[2] = dataclasses.replace(steps[2], sources=("model.json",))
+    results.main([])
+    assert ran[4:] == ["rte/sweep", "tables"]
+    assert not (tmp_path / "rte-sweep/earlier.json").exists()  # nothing of an earlier sweep is left beside the new one
+    results.main(["--list"])
+    assert capsys.readouterr().out.count("done  ") == 3 and len(ran) == 6
