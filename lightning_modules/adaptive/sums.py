@@ -34,7 +34,7 @@ def divide(numerator: np.ndarray | float, denominator: np.ndarray) -> np.ndarray
 
 
 def middle(values: np.ndarray) -> float:
-    """Return one of the values, the lower median, or 0 if there are none: a constant minus it is exactly 0."""
+    """Return the lower median, which is one of the values, or 0 if there are none."""
     flat = np.ravel(values)
     return float(np.partition(flat, (len(flat) - 1) // 2)[(len(flat) - 1) // 2]) if len(flat) else 0.0
 

@@ -58,6 +58,9 @@ def test_correlations_equal_scipy(name: str) -> None:
 def test_correlation_with_a_constant_is_zero(name: str) -> None:
     assert evaluate(name, np.arange(7.0), np.full(7, 0.1)) == 0
     assert evaluate(name, np.full(7, 1 / 3), np.arange(7.0)) == 0
+    for rows in range(2, 60):  # the mean of equal numbers is not always that number
+        for value in (0.1, 1e7 + 0.1):
+            assert evaluate(name, np.arange(float(rows)), np.full(rows, value)) == 0
 
 
 def correlated(name: str, label: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
