@@ -56,7 +56,7 @@ lint: $(STAMP)  ## ruff and mypy
 bench: $(STAMP)  ## speed and memory: every benchmarks/bench_*.py
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(PY) $$file; done
 
-results: $(STAMP)  ## the README's tables from real data (DATA=, MODELS=, ONLY=sst2; hours; resumes)
+results: $(STAMP)  ## the README's tables from the stage tables in results/; trains for missing ones (DATA=, MODELS=, ONLY=sst2)
 	$(PY) scripts/results.py --data "$(DATA)" --models "$(MODELS)" --only "$(ONLY)"
 
 clean:  ## remove the demo's runs and caches; .venv and results stay

@@ -44,7 +44,8 @@ class ThresholdSweep(Callback):
         targets: qualities, as shares of the Super's, to choose operating points for.
         confidence: of the one-sided bound that a ``confident`` operating point rests on.
         budgets: mean cost per row to choose operating points for: MACs such as 2e9, or FLOPs such as 4e9flop.
-        length: tokens at which a row is charged: its own (``true``), those of its padded batch, or a fixed number.
+        length: tokens at which a row is charged: its own (``true``; the padding of its batch is not charged), those of
+            its ``padded`` batch, or a fixed number.
         reference: tier whose cost is the reference of every speed-up; default: the last. Of a multi-exit model it is
             that of its encoder unpruned, with one classifier behind the last layer.
         bootstrap: resamples behind each interval.

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules import roles
-from datamodules.checks import check_calibration, check_max_rows, check_trainer, is_partial
+from datamodules.checks import check_calibration, check_ids, check_max_rows, check_trainer, is_partial
 from datamodules.encoding import Tokens, default_cache_dir, encode
 from datamodules.loading import BucketSampler, EncodedRows, EpochSampler, ResumableLoader
 from datamodules.rows import Rows
@@ -130,6 +130,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self._rows[role]
 
     def _keep(self, role: str, rows: Rows) -> None:
+        check_ids(rows, role)
         limit = self.max_rows.get(role) if isinstance(self.max_rows, dict) else self.max_rows
         self._rows[role] = roles.sample(rows, limit)
 

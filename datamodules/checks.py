@@ -62,3 +62,32 @@ def is_partial(trainer: Any) -> bool:
     return bool(getattr(trainer, "fast_dev_run", False)) or any(
         limit != 1.0 or isinstance(limit, int) for limit in limits
     )
+
+
+def check_ids(rows: Rows, role: str) -> None:
+    """Refuse rows that share a number: all but one would be dropped as repeats of a distributed sampler.
+
+    Raises:
+        ValueError: some do.
+    """
+    ids, counts = np.unique(rows.sample_id, return_counts=True)
+    if len(ids) < len(rows):
+        twice = counts > 1
+        raise ValueError(
+            f"`sample_id` must be unique within `{role}`, but {int(twice.sum())} of {len(ids)} ids occur more than "
+            f"once, first {ids[twice][0]}. Number the rows."
+        )
+
+
+def check_metrics(metrics: Sequence[str], label_names: Sequence[str]) -> list[str]:
+    """The metrics, where F1 of class 1 alone is none of more than two classes.
+
+    Raises:
+        ValueError: it is.
+    """
+    if "f1" in metrics and len(label_names) > 2:
+        raise ValueError(
+            f"`metrics` must be of {len(label_names)} classes ({', '.join(label_names[:6])}"
+            f"{', …' if len(label_names) > 6 else ''}), but got 'f1', which is F1 of class 1 of two; take macro_f1."
+        )
+    return list(metrics)

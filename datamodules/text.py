@@ -7,6 +7,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import SequenceDataModule
+from datamodules.checks import check_metrics
 from datamodules.labels import Hidden, infer_label_names
 from datamodules.rows import Rows, make_rows
 from datamodules.sources import read_columns
@@ -100,7 +101,7 @@ class TextDataModule(SequenceDataModule):
     def metrics(self) -> list[str]:  # type: ignore[override]
         """Names of the metrics, the primary one first."""
         if self._given_metrics is not None:
-            return list(self._given_metrics)
+            return check_metrics(self._given_metrics, self.label_names)
         return ["accuracy"] if self.label_names else ["pearson", "spearman"]
 
     def has(self, role: str) -> bool:

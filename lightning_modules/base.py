@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from lightning_modules.adaptive.metrics import check_metric
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.rows import DistinctRows
 
@@ -24,18 +25,24 @@ class StagedModule(LightningModule):
 
     Args:
         label_names: the data's classes in the order of their integers; empty for regression. The CLI links it.
-        metrics: names of the task's metrics, the primary one first. The CLI links it.
+        metrics: names of the task's metrics, the primary one first. Default: accuracy, for regression pearson. The CLI
+            links it.
 
     Attributes:
         network: the staged model; set by the subclass.
+
+    Raises:
+        ValueError: a metric does not exist, or not for these classes.
     """
 
     network: StagedModel
 
-    def __init__(self, label_names: list[str], metrics: list[str]) -> None:
+    def __init__(self, label_names: list[str] | None, metrics: list[str] | None) -> None:
         super().__init__()
-        self.label_names = list(label_names)
-        self.metric_names = list(metrics)
+        self.label_names = list(label_names or [])
+        self.metric_names = list(metrics or (["accuracy"] if self.label_names else ["pearson"]))
+        for name in self.metric_names:  # now, not when the first epoch is over
+            check_metric(name, len(self.label_names))
         self.width = max(1, len(self.label_names))
         self.validation_rows = DistinctRows(self.width)
 

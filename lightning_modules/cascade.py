@@ -36,7 +36,7 @@ class Cascade(StagedModule):
         label_names: list[str] | None = None,
         metrics: list[str] | None = None,
     ) -> None:
-        super().__init__(label_names or [], metrics or ["accuracy"])
+        super().__init__(label_names, metrics)
         self.save_hyperparameters()
         if len(tiers) < 2:
             raise ValueError(

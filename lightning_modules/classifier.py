@@ -64,7 +64,7 @@ class Classifier(TierModule):
         label_names: list[str] | None = None,
         metrics: list[str] | None = None,
     ) -> None:
-        super().__init__(label_names or [], metrics or ["accuracy"], optimizer, warmup, schedule)
+        super().__init__(label_names, metrics, optimizer, warmup, schedule)
         self.save_hyperparameters(ignore=["optimizer"])
         check_range("distillation_weight", distillation_weight, 0.0, 1.0)
         if distillation_temperature <= 0:

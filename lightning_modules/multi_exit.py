@@ -104,7 +104,7 @@ class MultiExit(TierModule):
         label_names: list[str] | None = None,
         metrics: list[str] | None = None,
     ) -> None:
-        super().__init__(label_names or [], metrics or ["accuracy"], optimizer, warmup, schedule)
+        super().__init__(label_names, metrics, optimizer, warmup, schedule)
         self.save_hyperparameters(ignore=["optimizer", "policy"])
         check_range("distillation_weight", distillation_weight, 0.0, 1.0)
         check_range("hidden_weight", hidden_weight, 0.0, float("inf"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from lightning_modules.adaptive import metrics
+from lightning_modules.adaptive.repeats import check_repeats, distinct
 
 
 class DistinctRows(Metric):
@@ -39,13 +39,16 @@ class DistinctRows(Metric):
         self.outputs.append(outputs.detach().float())
 
     def compute(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ids ``(N,)``, labels ``(N,)`` and outputs ``(N, C)``, sorted by id, each id once."""
-        ids, order = torch.sort(dim_zero_cat(self.ids), stable=True)
-        first = torch.ones_like(ids, dtype=torch.bool)
-        first[1:] = ids[1:] != ids[:-1]
-        rows = order[first]
-        kept = dim_zero_cat(self.labels)[rows], dim_zero_cat(self.outputs)[rows]
-        return ids[first].cpu().numpy(), kept[0].cpu().numpy(), kept[1].cpu().numpy()
+        """Return ids ``(N,)``, labels ``(N,)`` and outputs ``(N, C)``, sorted by id, each id once.
+
+        Raises:
+            ValueError: rows of one id differ in label or output: they are no repeats.
+        """
+        ids, labels, outputs = (dim_zero_cat(x).cpu().numpy() for x in (self.ids, self.labels, self.outputs))
+        kept, repeats, originals = distinct(ids)
+        if len(repeats):
+            check_repeats(ids, repeats, originals, {"labels": labels}, {"outputs": outputs})
+        return ids[kept], labels[kept], outputs[kept]
 
     def evaluate(self, names: list[str]) -> dict[str, float]:
         """Value of each named metric over the distinct rows; predictions are the argmax, or the output itself."""

@@ -38,8 +38,8 @@ class TierModule(StagedModule):
 
     def __init__(
         self,
-        label_names: list[str],
-        metrics: list[str],
+        label_names: list[str] | None,
+        metrics: list[str] | None,
         optimizer: OptimizerCallable,
         warmup: float,
         schedule: Schedule,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from scripts.results_exits import CASCADE, METHODS, REGRESSION, SEED, exit_steps, score_of
-from scripts.results_steps import cell
+from scripts.results_steps import cell, crossfit_of, sweep_of
 
 TARGETS, COST_SHARES = (0.99, 0.98), (0.5, 0.25)
 KINDS = {"expected": "expected", "confident": "confident", "crossfit": "crossfit", "in_sample": "in-sample"}
@@ -20,7 +20,7 @@ def collect(runs: Path, tasks: Sequence[str]) -> list[dict[str, Any]]:
     """One record per task and model that was tested, in the order of the plan, then the cascade.
 
     Args:
-        runs: folder with `<task>/seed0/exits-<method>`.
+        runs: folder with `<task>/seed0/sweeps/exits-<method>`.
         tasks: which to look for.
     """
     return [
@@ -41,30 +41,42 @@ def tested_runs(task: str) -> dict[str, tuple[str, ...]]:
 
 def read(folder: Path, task: str, name: str, tiers: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The record of one run; none if it was not tested yet."""
-    run = folder / name
-    if not (run / "sweep" / "summary.json").is_file():
+    sweep, again = (Path(of(folder.as_posix(), name)) for of in (sweep_of, crossfit_of))
+    if not (sweep / "summary.json").is_file():
         print(f"not done yet: {task}/seed{SEED}/{name}")
         return
-    summary = json.loads((run / "sweep" / "summary.json").read_text())
-    (split,) = summary["splits"].values()
+    summary, split = summary_of(sweep)
     metric, stages, reference = summary["metrics"][0], split["stages"], split["reference_macs"]
-    sizes = [json.loads((folder / tier / "tier/card.json").read_text())["parameters"] for tier in (*tiers, "super")]
-    again = run / "crossfit" / "summary.json"
-    crossfit = next(iter(json.loads(again.read_text())["splits"].values()))["points"] if again.is_file() else []
-    score, curve = score_of(task), run / "sweep/curve.parquet"
+    crossfit = summary_of(again)[1]["points"] if (again / "summary.json").is_file() else []
+    score, curve = score_of(task), sweep / "curve.parquet"
     points = [*split["points"], *({**point, "kind": "crossfit"} for point in crossfit if point["kind"] == "confident")]
+    own, whole = sizes(summary)
     yield {
         "task": task,
         "method": ", then ".join(tiers),
         "cascade": len(tiers) > 1,
         "metric": metric,
-        "parameters": sum(sizes[:-1]),
-        "compression": sizes[-1] / sum(sizes[:-1]),
+        "parameters": own,
+        "compression": whole / own,
         "qualities": [stage["quality"][metric] for stage in stages],
         "full_depth": reference / stages[-1]["macs"],
         "points": [point for point in points if point["score"] == score and point["rule"] == "threshold"],
         "at": {share: quality_at(curve, score, metric, share * reference) for share in COST_SHARES},
     }
+
+
+def summary_of(sweep: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A sweep's summary, and its one reported split."""
+    summary = json.loads((sweep / "summary.json").read_text())
+    (split,) = summary["splits"].values()
+    return summary, split
+
+
+def sizes(summary: Mapping[str, Any]) -> tuple[int, int]:
+    """Parameters of all tiers together, and of what the last is compared with: itself, or its encoder unpruned."""
+    tiers = {stage["tier"]: stage["parameters"] for stage in summary["stages"]}
+    last = list(tiers)[-1]
+    return sum(tiers.values()), summary["compression"].get(last, {}).get("unpruned", tiers[last])
 
 
 def quality_at(curve: Path, score: str, metric: str, macs: float) -> float | None:
@@ -123,10 +135,11 @@ def frame(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 NOTES = """\
-Speed-ups in FLOPs are against the unpruned encoder with its last exit only, at a share of the quality of the model's
-own last exit (of a cascade: of the Super); in brackets what was kept of it on test rows. Score: entropy, on STS-B what
-the model has learned. *At 1/2 of the FLOPs*: the best quality on the test rows that costs at most half of the unpruned
-encoder, read off the test curve, as papers do.
+Compression is that of all parameters, against the unpruned encoder with one exit. Speed-ups in FLOPs are against the
+unpruned encoder with its last exit only, at a share of the quality of the model's own last exit (of a cascade: of the
+Super); in brackets what was kept of it on test rows. Score: entropy, on STS-B what the model has learned. *At 1/2 of
+the FLOPs*: the best quality on the test rows that costs at most half of the unpruned encoder, read off the test curve,
+as papers do.
 """
 
 

@@ -1,10 +1,14 @@
-"""Tables of what was measured on the clock: time at operating points, models alone, int8, the executor, errors."""
+"""Tables of what was measured on the clock: time at operating points, models alone, int8, the executor, errors.
+
+Measurements are kept as JSON in `results/<task>/`. A table is written anew only where all its tasks have what it is
+made of; else it stays as it was, in the README and in `results/README.md`.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +16,11 @@ from typing import Any
 import pandas as pd
 
 from scripts.results_measured import EXITS, SEED, SWIFTS, measured_steps
-from scripts.results_steps import cell
+from scripts.results_steps import cell, sweep_of
 
 METHODS = {"exits": EXITS, "random": "random", "cascade": "cascade", "oracle": "oracle"}
 READINGS = {"expected": "expected", "in_sample": "in-sample"}
 TARGETS = (0.99, 0.98)
-FIGURES = {"study.png": "study/study.png", "errors.png": "sweep/errors.png"}
 
 
 @dataclass(frozen=True)
@@ -26,32 +29,35 @@ class Record:
 
     Attributes:
         task: name.
-        folder: of its runs.
         study: content of the cascade's `study.json`.
         int8: content of that of int8 before float32.
         executor: what `bench_executor.py` found.
+        sweep: folder of the cascade's sweep.
     """
 
     task: str
-    folder: Path
     study: dict[str, Any] | None
     int8: dict[str, Any] | None
     executor: dict[str, Any] | None
+    sweep: Path | None
 
 
-def collect(runs: Path) -> list[Record]:
-    """One record per task, in the order of the plan."""
+def collect(runs: Path, kept: Path) -> list[Record]:
+    """One record per task, in the order of the plan.
+
+    Args:
+        runs: folder with the sweeps.
+        kept: folder with what was measured, by task.
+    """
     records = []
-    for task in SWIFTS:
-        folder = Path(cell(str(runs), task, SEED))
-        paths = [folder / name / "study" / "study.json" for name in ("study", "study-int8")]
-        found = [
-            json.loads(path.read_text()) if path.is_file() else None for path in (*paths, folder / "executor.json")
-        ]
-        if any(found):
-            records.append(Record(task, folder, *found))
-        if not all(found):
-            print(f"not done yet: {task}/seed{SEED}, what is measured on the clock")
+    for task, swift in SWIFTS.items():
+        paths = [kept / task / f"{name}.json" for name in ("study", "study-int8", "executor")]
+        found = [json.loads(path.read_text()) if path.is_file() else None for path in paths]
+        sweep = Path(sweep_of(cell(str(runs), task, SEED), f"cascade-{swift}"))
+        study, int8, executor = found
+        records.append(Record(task, study, int8, executor, sweep if (sweep / "errors.csv").is_file() else None))
+        if missing := [path.stem for path, each in zip(paths, found, strict=True) if each is None]:
+            print(f"not measured, so left as it was: {task}, {', '.join(missing)}")
     return records
 
 
@@ -120,9 +126,7 @@ def int8_lines(records: Sequence[Record]) -> list[str]:
             continue
         (rival,) = (each for each in record.int8["contenders"] if each["name"] == record.int8["super"])
         lower = record.int8["contenders"][0]
-        summary = json.loads((record.folder / "study-int8/sweep/summary.json").read_text())
-        metric = summary["metrics"][0]
-        first, last = (stage["quality"][metric] for stage in next(iter(summary["splits"].values()))["stages"])
+        metric, (first, last) = record.int8["metric"], record.int8["qualities"].values()
         points = {(p["method"], p["target"], p["reading"]): p for p in record.int8["points"]}
         cells = [f"{100 * last:.1f}", f"{100 * first:.1f}", f"{100 * lower['agrees']:.1f}"]
         for kind in ("single", "batched"):
@@ -149,11 +153,10 @@ def error_lines(records: Sequence[Record]) -> list[str]:
     """TangoBERT's Fig. 4 as numbers: rows that the Super corrects and breaks, by tenth of the Swift's score."""
     rows, tenths = [], range(1, 11)
     for record in records:
-        path = record.folder / "study/sweep/errors.csv"
-        if record.study is None or not path.is_file():
+        if record.sweep is None:
             continue
-        frame = pd.read_csv(path)
-        frame = frame[(frame.score == record.study["score"]) & (frame.split == record.study["split"])]
+        frame = pd.read_csv(record.sweep / "errors.csv")
+        frame = frame[(frame.score == frame.score.iloc[0]) & (frame.split == frame.split.iloc[0])]
         by = frame.set_index("quantile")
         cells = [f"{by.corrected.get(tenth, 0)} / {by.broken.get(tenth, 0)}" for tenth in tenths]
         rows.append([f"{record.task}, {SWIFTS[record.task]}", str(int(by.rows.sum())), *cells])
@@ -180,24 +183,47 @@ TITLES = {
 }
 
 
+MAKERS: dict[str, tuple[Callable[[Sequence[Record]], list[str]], str]] = {
+    "time": (time_lines, "study"),
+    "models": (model_lines, "study"),
+    "int8": (int8_lines, "int8"),
+    "executor": (executor_lines, "executor"),
+    "errors": (error_lines, "sweep"),
+}
+"""By the name of its markers in the README how a table is made, and what every task must have for it."""
+PREDICTED, COMMANDS = "Time: predicted from the table of times, against the executor's", "Time: commands"
+
+
 def tables(records: Sequence[Record]) -> dict[str, list[str]]:
-    """All tables by the name of their markers in the README; none where nothing was measured."""
-    if not records:
-        return {}
-    makers = (time_lines, model_lines, int8_lines, executor_lines, error_lines)
-    return {name: make(records) for name, make in zip(TITLES, makers, strict=True)}
+    """The tables that can be made, by the name of their markers in the README."""
+    return {name: make(records) for name, (make, part) in MAKERS.items() if has_all(records, part)}
 
 
-def sections(records: Sequence[Record], data: str, models: str) -> dict[str, str]:
-    """Titles and texts for `results/README.md`."""
-    if not records:
-        return {}
-    commands = [str(step) for record in records for step in measured_steps(data, models, "runs/results", record.task)]
+def has_all(records: Sequence[Record], *parts: str) -> bool:
+    """Whether there is something of every task."""
+    return bool(records) and all(getattr(record, part) is not None for record in records for part in parts)
+
+
+def sections(
+    records: Sequence[Record], data: str, models: str, earlier: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Titles and texts for `results/README.md`: made anew where everything is there, else as they were.
+
+    Args:
+        records: from :func:`collect`.
+        data: as for `make results`.
+        models: as for `make results`.
+        earlier: titles and texts of the page as it is.
+    """
     made = {TITLES[name]: "\n".join(lines) for name, lines in tables(records).items()}
-    first = next(iter(made))
-    made[first] = f"{how(records)}\n\n{made[first]}"
-    made["Time: predicted from the table of times, against the executor's"] = "\n".join(prediction_lines(records))
-    return {**made, "Time: commands": "\n".join(["```", *commands, "```"])}
+    if TITLES["time"] in made:
+        made[TITLES["time"]] = f"{how(records)}\n\n{made[TITLES['time']]}"
+    if has_all(records, "study", "int8"):
+        made[PREDICTED] = "\n".join(prediction_lines(records))
+    found = {**(earlier or {}), **made}
+    shown = {title: found[title] for title in (*TITLES.values(), PREDICTED) if title in found}
+    commands = [str(step) for record in records for step in measured_steps(data, models, "runs/results", record.task)]
+    return {**shown, COMMANDS: "\n".join(["```", *commands, "```"])} if shown else {}
 
 
 def how(records: Sequence[Record]) -> str:
@@ -216,10 +242,8 @@ def how(records: Sequence[Record]) -> str:
 
 
 def figures(records: Sequence[Record], out: Path) -> Iterator[Path]:
-    """Copy the figures of each task beside the tables."""
+    """Copy the figures of each task's errors beside the tables."""
     for record in records:
-        for name, source in FIGURES.items():
-            path = record.folder / "study" / source
-            if path.is_file():
-                (out / record.task).mkdir(parents=True, exist_ok=True)
-                yield Path(shutil.copyfile(path, out / record.task / name))
+        if record.sweep is not None and (record.sweep / "errors.png").is_file():
+            (out / record.task).mkdir(parents=True, exist_ok=True)
+            yield Path(shutil.copyfile(record.sweep / "errors.png", out / record.task / "errors.png"))

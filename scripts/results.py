@@ -1,12 +1,15 @@
-"""`make results`: the README's tables from real data, one plain `dial` command after the other.
+"""`make results`: the README's tables from the stage tables in `results/`, one plain `dial` command after the other.
 
-A step whose result file is there is skipped, and an interrupted `dial fit` goes on from its last checkpoint, so the
-same command finishes what was begun. `--list` shows the steps and their commands, `--only sst2` runs a part.
+Where a table is missing, the models that it needs are trained and tested first, from real data: hours. A step whose
+result file is there is skipped, and an interrupted `dial fit` goes on from its last checkpoint, so the same command
+finishes what was begun. `--list` shows the steps and their commands, `--only sst2` does a part; what is measured on the
+clock, and needs a quiet machine, is done only when it is asked for, with `--only study`, `executor` or `times`.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dial.steps import Step, run_step
+from dial.steps import Step, is_complete, run_step
 from scripts.results_exits import CLASSIFICATION, REGRESSION, exit_steps
 from scripts.results_measured import SWIFTS as TIMED
 from scripts.results_measured import measured_steps
-from scripts.results_steps import ROOT, cell, glue, run_test
+from scripts.results_steps import ROOT, Derived, Measured, cell, due, glue, goals, run_test
 
 SEEDS = {"sst2": (0,), "cola": (0, 1, 2), "mrpc": (0, 1, 2), "rte": (0, 1, 2)}
 # At most about 25 minutes a step on two cores; the best epoch on validation rows counts.
@@ -81,8 +84,8 @@ def plan(data: str, models: str, runs: str = "runs/results") -> Iterator[Step]:
         folder = cell(runs, task, seeds[0])
         tiers = [f"{name}={folder}/{name}/tier" for name in ["super", *(swift.name for swift in swifts_of(task))]]
         source = ("--task", task, "--source", f"{data}/glue", "--rows", str(TIMED_ROWS))
-        out = f"{runs}/{task}/times.json"
-        yield Step(f"{task}/times", out, ("python", "benchmarks/tier_time.py", *source, "--out", out, *tiers))
+        out = f"results/{task}/times.json"
+        yield Measured(f"{task}/times", out, ("python", "benchmarks/tier_time.py", *source, "--out", out, *tiers))
 
 
 def cell_steps(data: str, models: str, runs: str, task: str, seed: int) -> Iterator[Step]:
@@ -113,21 +116,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data", help="folder with glue/sst2, glue/cola, ... as parquet")
     parser.add_argument("--models", default="../shared/models", help="folder with minilm-l6-h384")
-    parser.add_argument("--only", default="", help="run the steps whose name contains this")
+    parser.add_argument("--only", default="", help="do what has this in its name, and what that needs")
     parser.add_argument("--list", action="store_true", help="show the steps and leave")
     options = parser.parse_args(arguments)
-    steps = [step for step in plan(options.data, options.models) if options.only in step.name]
-    if not steps:
+    steps = list(plan(options.data, options.models))
+    wanted = goals(steps, options.only)
+    if not wanted:
         parser.error(f"--only must be a part of a step's name (see --list), but got {options.only!r}")
+    todo = due(steps, wanted, ROOT)
+    if options.list:
+        show(steps, todo)
+        return
+    for step in todo:
+        if isinstance(step, Derived) and step.result.endswith("/summary.json"):  # of tables or arithmetic as they were
+            shutil.rmtree(ROOT / step.folder, ignore_errors=True)
+        run_step(step, ROOT)
+    if missing := due(steps, goals(steps, ""), ROOT):
+        print(f"\nleft as they were: the tables, as {len(missing)} other steps are not done, first {missing[0].name}")
+        return
+    folders = ("--data", options.data, "--models", options.models)
+    run_step(Step("tables", "results/README.md", ("python", "scripts/results_table.py", *folders)), ROOT)
+
+
+def show(steps: Sequence[Step], todo: Sequence[Step]) -> None:
+    """Print every step: done, to do, or neither where nothing that is wanted needs it."""
+    names = {step.name for step in todo}
     for step in steps:
-        done = (ROOT / step.result).is_file()
-        if options.list:
-            print(f"{'done' if done else 'to do'}  {step.name}\n       {step}")
-        elif not done:
-            run_step(step, ROOT)
-    if not options.list:
-        folders = ("--data", options.data, "--models", options.models)
-        run_step(Step("tables", "results/README.md", ("python", "scripts/results_table.py", *folders)), ROOT)
+        state = "to do" if step.name in names else "done" if is_complete(ROOT / step.result) else "not needed"
+        print(f"{state}  {step.name}\n       {step}")
 
 
 if __name__ == "__main__":

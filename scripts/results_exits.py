@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dial.steps import Step
-from scripts.results_steps import cell, glue, run_test
+from scripts.results_steps import Derived, cell, glue, run_test, sweep_of
 
 SEED = 0
 # On SST-2 an epoch of MiniLM-L6 takes about ten minutes on one core; no step takes more than half an hour.
@@ -136,10 +136,10 @@ def exit_steps(data: str, models: str, runs: str, task: str) -> Iterator[Step]:
     tiers = f"[{tier(CASCADE)}, {tier('super')}]"
     cascade = ("--config", "configs/model/cascade.yaml", "--model.tiers", tiers, *source)
     yield from run_test(prefix, folder, f"cascade-{CASCADE}", cascade)
-    runs_shown = [f"{folder}/{name}" for name in (*(f"exits-{name}" for name in COMPARED), f"cascade-{CASCADE}")]
+    shown = [sweep_of(folder, name) for name in (*(f"exits-{name}" for name in COMPARED), f"cascade-{CASCADE}")]
     out = f"results/{task}"
-    command = ("dial", "compare", *runs_shown, "--score", score_of(task), "--out", out)
-    yield Step(f"{prefix}/compare", f"{out}/compare.json", command)
+    command = ("dial", "compare", *shown, "--score", score_of(task), "--out", out)
+    yield Derived(f"{prefix}/compare", f"{out}/compare.json", command, tuple(f"{run}/summary.json" for run in shown))
 
 
 def tested(tier: str) -> tuple[str, ...]:

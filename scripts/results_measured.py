@@ -1,11 +1,14 @@
-"""Steps of `make results` on the clock: a cascade and its rivals, int8, and the executor of exits against its ideal."""
+"""Steps of `make results` on the clock: a cascade and its rivals, int8, and the executor of exits against its ideal.
+
+What they measure is kept in `results/<task>/`; they run only when asked for (`make results ONLY=study`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from dial.steps import Step
-from scripts.results_steps import cell, glue
+from scripts.results_steps import Measured, cell, glue
 
 SEED = 0
 SWIFTS = {"sst2": "bilstm-distilled", "cola": "layers2-distilled", "mrpc": "layers2-distilled"}
@@ -43,7 +46,9 @@ def measured_steps(data: str, models: str, runs: str, task: str) -> Iterator[Ste
             f"{folder}/{name}",
         )
         yield Step(f"{prefix}/{name}", f"{folder}/{name}/study/study.json", command)
-    out = f"{folder}/executor.json"
+        keep = ("python", "scripts/store_results.py", f"{folder}/{name}")
+        yield Measured(f"{prefix}/{name}/kept", f"results/{task}/{name}.json", keep)
+    out = f"results/{task}/executor.json"
     what = ("--only", "batches", "--run", f"{folder}/exits-{EXECUTED}", "--rows", str(ROWS["executor"]))
     place = ("--task", task, "--source", f"{data}/glue", "--out", out)
-    yield Step(f"{prefix}/executor", out, ("python", "benchmarks/bench_executor.py", *what, *place))
+    yield Measured(f"{prefix}/executor", out, ("python", "benchmarks/bench_executor.py", *what, *place))

@@ -1,13 +1,36 @@
-"""What the steps of `make results` have in common."""
+"""What the steps of `make results` have in common: the stored tables, and which steps are due.
+
+The models run once. Of each `dial test` a slim stage table is kept in `results/`, and everything that is said of it is
+arithmetic on that table: a step that trains or tests is due only where a table that needs it is missing.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from dial.steps import Step
+from dial.steps import Step, is_complete
 
 ROOT = Path(__file__).resolve().parent.parent
+ARITHMETIC = "lightning_modules/adaptive"
+
+
+@dataclass(frozen=True)
+class Derived(Step):
+    """Arithmetic on stored tables: due again when they, or the arithmetic, have changed.
+
+    Attributes:
+        sources: files that it is made from.
+    """
+
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured(Step):
+    """Times, for which nothing else may run on the machine: due only when it is asked for."""
 
 
 def cell(runs: str, task: str, seed: int) -> str:
@@ -20,8 +43,31 @@ def glue(task: str, data: str) -> tuple[str, ...]:
     return ("--data", "GLUEDataModule", "--data.task", task, "--data.source", f"{data}/glue")
 
 
+def table_of(prefix: str, name: str) -> str:
+    """The stored table of a run.
+
+    Args:
+        prefix: task and seed.
+        name: of the run folder.
+
+    >>> table_of("sst2/seed0", "exits-ta")
+    'results/sst2/seed0-exits-ta.parquet'
+    """
+    return f"results/{prefix}-{name}.parquet"
+
+
+def sweep_of(folder: str, name: str) -> str:
+    """Folder of a table's sweep with thresholds from calibration rows."""
+    return f"{folder}/sweeps/{name}"
+
+
+def crossfit_of(folder: str, name: str) -> str:
+    """Folder of a table's sweep across folds of the test rows."""
+    return f"{folder}/crossfit/{name}"
+
+
 def run_test(prefix: str, folder: str, name: str, arguments: Sequence[str]) -> Iterator[Step]:
-    """Test and sweep; then choose the operating points once more, across folds of the test rows.
+    """Test, and keep the table; from that, sweep, and choose the operating points again across folds of the test rows.
 
     SST-2 trains on phrases and tests on sentences: thresholds from the one mislead on the other.
 
@@ -31,8 +77,79 @@ def run_test(prefix: str, folder: str, name: str, arguments: Sequence[str]) -> I
         name: of the run folder.
         arguments: of `dial test`.
     """
-    place = f"{folder}/{name}"
+    place, table = f"{folder}/{name}", table_of(prefix, name)
     yield Step(f"{prefix}/{name}", f"{place}/sweep/summary.json", ("dial", "test", *arguments, "--run", place))
-    table, out = f"{place}/sweep/stages.parquet", f"{place}/crossfit"
-    again = ("dial", "sweep", table, "--calibration", "crossfit", "--out", out)
-    yield Step(f"{prefix}/crossfit-{name.removeprefix('cascade-')}", f"{out}/summary.json", again)
+    yield Step(f"{prefix}/{name}/table", table, ("python", "scripts/store_results.py", place))
+    for kind, out in (("split", sweep_of(folder, name)), ("crossfit", crossfit_of(folder, name))):
+        command = ("dial", "sweep", table, "--calibration", kind, "--out", out)
+        what = "sweep" if kind == "split" else kind
+        yield Derived(f"{prefix}/{name}/{what}", f"{out}/summary.json", command, (table,))
+
+
+def goals(steps: Sequence[Step], only: str) -> list[Step]:
+    """What is to be there in the end.
+
+    Args:
+        steps: all of them.
+        only: a part of the names of those that are meant; of these what is derived, if any is, else what is measured,
+            else the steps themselves.
+    """
+    named = [step for step in steps if only in step.name]
+    for kind in (Derived, Measured, Step):
+        if found := [step for step in named if isinstance(step, kind)]:
+            return found
+    return []
+
+
+def due(steps: Sequence[Step], wanted: Sequence[Step], root: Path = ROOT) -> list[Step]:
+    """The steps to run, in order: those wanted that are not done, and what they need that is not done either.
+
+    Args:
+        steps: all of them, in order: each after what it needs.
+        wanted: from :func:`goals`.
+        root: folder that their results lie in.
+    """
+    names, stale = {step.name for step in wanted}, _stale(steps, root)
+    found: list[Step] = []
+    for position in range(len(steps) - 1, -1, -1):
+        step = steps[position]
+        if step.name in names and step.name in stale:
+            found.insert(0, step)
+            names |= {earlier.name for earlier in steps[:position] if needs(step, earlier)}
+    return found
+
+
+def needs(step: Step, earlier: Step) -> bool:
+    """Whether a step's command names what an earlier one leaves: its run or sweep folder, or else its very file.
+
+    >>> fit = Step("ta", "runs/x/ta/tier/card.json", ("dial", "fit", "--run", "runs/x/ta"))
+    >>> needs(Step("t", "", ("dial", "test", "--model.tiers", "[runs/x/ta/tier, runs/x/super/tier]")), fit)
+    True
+    >>> needs(Step("t", "", ("dial", "test", "--model.path", "runs/x/ta-large/tier")), fit)
+    False
+    """
+    product = Path(earlier.result)
+    if earlier.command[0] == "dial" and product.name in ("card.json", "summary.json", "study.json"):
+        product = earlier.folder
+    return any(
+        re.search(rf"(^|[\s=\[,'\"]){re.escape(product.as_posix())}($|[/\s\],'\"])", word) for word in step.command
+    )
+
+
+def _stale(steps: Sequence[Step], root: Path) -> set[str]:
+    """Names of the steps without a result, and of those derived ones whose sources or arithmetic are newer."""
+    code = max((file.stat().st_mtime for file in (root / ARITHMETIC).glob("*.py")), default=0.0)
+    names: set[str] = set()
+    results: set[str] = set()
+    for step in steps:
+        result = root / step.result
+        old = not is_complete(result)
+        if isinstance(step, Derived) and not old:
+            files = [root / source for source in step.sources]
+            made = result.stat().st_mtime
+            old = code > made or any(not file.is_file() or file.stat().st_mtime > made for file in files)
+            old = old or any(source in results for source in step.sources)
+        if old:
+            names.add(step.name)
+            results.add(step.result)
+    return names

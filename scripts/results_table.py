@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lightning_modules.adaptive.files import atomic_write
 from scripts import exits_table, measured_table
 from scripts.readme_tables import cascade_lines, fill
-from scripts.results import ROOT, SEEDS, cell, plan, swifts_of
+from scripts.results import SEEDS, plan, swifts_of
 from scripts.results_exits import CLASSIFICATION, REGRESSION
+from scripts.results_steps import ROOT, cell, crossfit_of, sweep_of
 
 TARGETS, SCORES = (0.99, 0.98), ("energy", "softmax", "random")
 KINDS = {
@@ -88,22 +89,28 @@ def pair_of(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def collect(runs: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Points, comparisons of energy with softmax, and times by task, of all cascades that are done."""
+def collect(runs: Path, kept: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Points, comparisons of energy with softmax, and times by task, of all cascades that are done.
+
+    Args:
+        runs: folder with the sweeps.
+        kept: folder with `<task>/times.json`.
+    """
     rows, pairs, times = [], [], {}
     for task, seeds in SEEDS.items():
-        if (measured := runs / task / "times.json").is_file():
+        if (measured := kept / task / "times.json").is_file():
             times[task] = json.loads(measured.read_text())
         milliseconds = {name: t["median_ms"] for name, t in times.get(task, {}).get("tiers", {}).items()}
         for seed in seeds:
             for swift in swifts_of(task):
-                path = Path(cell(str(runs), task, seed), f"cascade-{swift.name}", "sweep", "summary.json")
+                folder, name = cell(str(runs), task, seed), f"cascade-{swift.name}"
+                path = Path(sweep_of(folder, name), "summary.json")
                 if not path.is_file():
                     print(f"not done yet: {path.relative_to(runs)}")
                     continue
                 summary, place = json.loads(path.read_text()), {"task": task, "swift": swift.name, "seed": seed}
                 rows += [place | row for row in points(summary, milliseconds, swift.name)]
-                crossfit = path.parents[1] / "crossfit" / "summary.json"
+                crossfit = Path(crossfit_of(folder, name), "summary.json")
                 if crossfit.is_file():
                     again = points(json.loads(crossfit.read_text()), milliseconds, swift.name)
                     rows += [place | row | {"kind": "crossfit"} for row in again if row["kind"] == "confident"]
@@ -191,7 +198,9 @@ def commands(frame: pd.DataFrame, data: str, models: str) -> list[str]:
     lines = []
     for number, task, swift in numbered(frame):
         base = f"{task}/seed{SEEDS[task][0]}"
-        steps = [known[f"{base}/{name}"] for name in ("super", swift, f"cascade-{swift}")]
+        cascade = f"cascade-{swift}"
+        names = ("super", swift, cascade, *(f"{cascade}/{what}" for what in ("table", "sweep", "crossfit")))
+        steps = [known[f"{base}/{name}"] for name in names]
         lines += [f"# row {number}: {task}, {swift}", *steps]
     return lines
 
@@ -201,9 +210,10 @@ def timing(times: Mapping[str, Any]) -> str:
     if not times:
         return "Time was not measured."
     how = next(iter(times.values()))
+    after = f" ({how['note']})" if "note" in how else ""
     return (
         f"Time: batch 1, {how['threads']} threads, {how['dtype']}, {how['rows']} test rows without padding, tiers "
-        f"interleaved; median and range of {how['repeats']} repeats."
+        f"interleaved; median and range of {how['repeats']} repeats{after}."
     )
 
 
@@ -215,25 +225,42 @@ rows themselves. ms: speed-up in measured time. *Super alone*: no cheaper point 
 """
 
 
+def sections_of(page: Path) -> dict[str, str]:
+    """Titles and texts of a page that :func:`write` wrote; none where there is no page."""
+    if not page.is_file():
+        return {}
+    _, *parts = page.read_text(encoding="utf-8").split("\n## ")
+    return {title: body.strip() for title, _, body in (part.partition("\n") for part in parts)}
+
+
 def write(runs: Path, out: Path, data: str, models: str, readme: Path | None = None) -> None:
-    """Write both files, and the tables of the README if one is given.
+    """Write both files, and the tables of the README if one is given; what was not measured again stays as it is.
+
+    Args:
+        runs: folder with the sweeps.
+        out: folder of the results, with what was measured.
+        data: as for `make results`.
+        models: as for `make results`.
+        readme: file whose marked tables are written anew.
 
     Raises:
         ValueError: no cascade is done.
     """
-    frame, pairs, times = collect(runs)
+    frame, pairs, times = collect(runs, out)
     if frame.empty:
         raise ValueError(f"`runs` must hold tested cascades, but {runs} has none; run `make results` first.")
     records = exits_table.collect(runs, (*CLASSIFICATION, *REGRESSION))
-    measured = measured_table.collect(runs)
+    measured = measured_table.collect(runs, out)
+    earlier = sections_of(out / "README.md")
     sections = {
         "Results": "Written by `make results`. Quality is that on the official validation split; medians over seeds.",
         "Tiers": "\n".join([*tier_table(frame, times), "", timing(times)]),
         **{f"Speed-up at {100 * t:g} % of the Super": "\n".join(speedup_table(frame, t)) for t in TARGETS},
         "What the numbers say": "\n".join([NOTES, *statements(frame, pairs)]),
         **exits_table.sections(records, data, models),
-        **measured_table.sections(measured, data, models),
-        "Commands": "First seed of each row; for the others put `seed1` and `1` where it says `seed0` and `0`.\n\n```\n"
+        **measured_table.sections(measured, data, models, earlier),
+        "Commands": "First seed of each row; for the others put `seed1` and `1` where it says `seed0` and `0`. The "
+        "tables that `dial test` leaves are kept here, so the sweeps need no model.\n\n```\n"
         + "\n".join(commands(frame, data, models))
         + "\n```",
     }

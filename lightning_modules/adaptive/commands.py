@@ -64,6 +64,17 @@ def sweep_parser() -> Parser:
         help="what a statistic (stat_<NAME>_<stage>) can be at least and at most; default: 0 to 1",
     )
     parser.add_argument(
+        "--costs",
+        choices=("own", "cumulative"),
+        help="what macs_<stage> of a foreign table is: of the stage's own model alone, or with all that ran before it",
+    )
+    parser.add_argument(
+        "--stages",
+        choices=("tiers", "exits"),
+        help="of a foreign table with cumulative costs and no macs_reference: models one after the other, the last of "
+        "which costs the difference, or exits of one model, whose last cost is that of the whole",
+    )
+    parser.add_argument(
         "--budgets", nargs="+", type=macs_of, default=[], help="mean MACs per row, or FLOPs as in 4e9flop"
     )
     parser.add_argument("--confidence", type=float, default=0.9, help="one-sided, of the confident operating points")
@@ -101,10 +112,8 @@ def sweep_command(argv: Sequence[str]) -> int:
     from lightning_modules.adaptive.table import StageTable
 
     path = Path(options.table)
-    ranges = _ranges(options.range)
-    table = StageTable.load(
-        path, metrics=options.metrics, label_names=options.label_names, seed=options.seed, ranges=ranges
-    )
+    given = {name: getattr(options, name) for name in ("metrics", "label_names", "seed", "costs", "stages")}
+    table = StageTable.load(path, **given, ranges=_ranges(options.range))
     table = _timed(_override(table, options), options)
     calibration = options.calibration
     if calibration == "auto":
@@ -119,7 +128,7 @@ def sweep_command(argv: Sequence[str]) -> int:
             f"`--out` must be another folder than the table's, but got {out}. Leave it out or name a new one."
         )
     _refuse(out, table, settings)
-    report = build_report(table, settings, costs=None if options.times else _costs_beside(path))
+    report = build_report(table, settings, costs=None if options.times else _costs_of(path))
     report.write(out)
     print(report.text())
     print(f"written to {out}")
@@ -174,15 +183,17 @@ def _refuse(out: Path, table: "StageTable", settings: Any) -> None:
     check_folder(out, prepared.configuration, prepared.partial)
 
 
-def _costs_beside(table: Path) -> "ModelCosts | None":
-    """Cost functions that a run left beside its table."""
-    path = table.with_name("costs.json")
+def _costs_of(table: Path) -> "ModelCosts | None":
+    """Cost functions that a table holds, or that a run left beside it."""
+    from lightning_modules.adaptive.costs import ModelCosts
     from lightning_modules.adaptive.files import read_json
+    from lightning_modules.adaptive.parquet import load_costs
 
+    if (inside := load_costs(table)) is not None:
+        return inside
+    path = table.with_name("costs.json")
     if not path.is_file() or "answer" not in read_json(path, "table"):
         return None
-    from lightning_modules.adaptive.costs import ModelCosts
-
     return ModelCosts.load(path)
 
 
@@ -197,7 +208,7 @@ def compare_parser() -> Parser:
     parser.add_argument(
         "--points",
         help="CSV or JSON of published points: name, quality, cost, convention (mac, flop, "
-        "flop_without_attention), and for the last if known length and hidden",
+        "flop_without_attention, flop_without_attention_with_norm), and for the last two if known length and hidden",
     )
     parser.add_argument("--split", help="reported split; default: each run's first")
     parser.add_argument("--score", help="score of the curves; default: each run's first")

@@ -13,12 +13,15 @@ from lightning_modules.adaptive.files import plain
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import Stage, StageTable
 
+NO_IDENTITY = ("partial", "repeats", "remarks")
+"""Settings of a table that say how its rows came, not what they are."""
+
 
 def configuration(table: StageTable, settings: SweepSettings) -> str:
     """Fingerprint of what the results depend on: settings, tiers and data; for a foreign table its own contents."""
     parts = {split: table.of_split(split) for split in table.splits}
     rows = {split: rows_fingerprint(part.sample_id, part.label) for split, part in parts.items()}
-    identity: Any = {key: value for key, value in table.settings.items() if key != "partial"}
+    identity: Any = {key: value for key, value in table.settings.items() if key not in NO_IDENTITY}
     if not table.settings.get("tiers"):
         contents = (table.label, table.predictions, table.macs, table.macs_reference, *table.scores.values())
         identity = fingerprint(*contents)

@@ -156,9 +156,9 @@ def charged_lengths(
     """The lengths that a convention charges, per tier (N,).
 
     Args:
-        convention: ``true`` (the example's own tokens), ``padded`` (the longest row of its batch, which is what an
-            encoder executes; a packed LSTM executes the true length), or a number: the fixed length of the papers,
-            128 for GLUE, whatever the input.
+        convention: ``true`` (the example's own tokens; the padding of its batch is executed by an encoder, but not
+            charged), ``padded`` (the longest row of its batch, which is what an encoder executes; a packed LSTM
+            executes the true length), or a number: the fixed length of the papers, 128 for GLUE, whatever the input.
         true: per tier the tokens of each example (N,).
         padded: per tier the padded lengths (N,).
 

@@ -3,9 +3,10 @@
 A MAC is one multiply-add of matrix-like work: linear layers, convolutions, recurrent layers and attention products.
 Element-wise work, normalisation, softmax, look-ups and bookkeeping are zero. FLOPs are two per MAC.
 
-What is counted is what is *executed*. Attention under a mask, a causal flag or a local window (ModernBERT) is counted
-as the full product, because dense kernels compute it and then mask; only an implementation that skips work, and
-therefore multiplies smaller matrices, is counted as less.
+What is counted is what is *executed* for the given tokens, padding among them; which length a row is charged at is for
+:func:`lightning_modules.adaptive.costs.charged_lengths` to say. Attention under a mask, a causal flag or a local window
+(ModernBERT) is counted as the full product, because dense kernels compute it and then mask; only an implementation that
+skips work, and therefore multiplies smaller matrices, is counted as less.
 """
 
 import warnings
@@ -19,8 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lightning_modules.adaptive.mac_handles import HANDLES, NEGLIGIBLE, REMEDY
-
-CONVENTIONS = ("mac", "flop", "flop_without_attention")
+from lightning_modules.adaptive.published import CONVENTIONS
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class OperationCount:
     Attributes:
         linear: products of activations with weights (linear, convolution, recurrent layers), MACs.
         attention: products of two activations (queries with keys, attention with values), MACs.
-        norm: fvcore's five operations per element of a layer norm; no MACs, kept for ``flop_without_attention``.
+        norm: fvcore's five operations per element of a layer norm; no MACs, kept for the convention of papers that
+            count them.
     """
 
     linear: int
@@ -43,12 +44,13 @@ class OperationCount:
         return self.linear + self.attention
 
     def by(self, convention: str) -> int:
-        """The count in one of three conventions found in papers.
+        """The count in one of the conventions found in papers.
 
         Args:
-            convention: ``mac``; ``flop``, which is 2 x MAC; or ``flop_without_attention``, which is
-                2 x (MAC without attention products + fvcore's layer norms): BERT-base at 128 tokens has 21.8 G in
-                E-LANG's tables.
+            convention: one of :data:`lightning_modules.adaptive.published.CONVENTIONS`: ``mac``; ``flop``, which is
+                2 x MAC; ``flop_without_attention``, which is 2 x (MAC without attention products); or
+                ``flop_without_attention_with_norm``, which is 2 x (MAC without attention products + fvcore's layer
+                norms): BERT-base at 128 tokens has 21.8 G in E-LANG's tables.
 
         Raises:
             ValueError: for another convention.
@@ -57,14 +59,14 @@ class OperationCount:
             >>> OperationCount(linear=100, attention=20, norm=5).by("flop")
             240
             >>> OperationCount(linear=100, attention=20, norm=5).by("flop_without_attention")
+            200
+            >>> OperationCount(linear=100, attention=20, norm=5).by("flop_without_attention_with_norm")
             210
         """
-        if convention == "mac":
-            return self.macs
-        if convention == "flop":
-            return 2 * self.macs
-        if convention == "flop_without_attention":
-            return 2 * (self.linear + self.norm)
+        counts = {"mac": self.macs, "flop": 2 * self.macs, "flop_without_attention": 2 * self.linear}
+        counts["flop_without_attention_with_norm"] = 2 * (self.linear + self.norm)
+        if convention in counts:
+            return counts[convention]
         raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)}; got {convention!r}.")
 
 

@@ -18,6 +18,7 @@ from lightning_modules.adaptive.sums import (
     correlation,
     correlation_gradient,
     divide,
+    middle,
     one_hot,
     ranks,
     variance,
@@ -107,12 +108,19 @@ class Accuracy(Mean):
 
 
 class F1(Metric):
-    """F1 of class 1. Sums: true positives, predicted positives, labelled positives."""
+    """F1 of class 1, where there are two. Sums: true positives, predicted positives, labelled positives."""
 
     name = "f1"
 
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
-        """See :class:`Metric`."""
+        """See :class:`Metric`.
+
+        Raises:
+            ValueError: there are more than two classes: what is no class 1 would count as one other class.
+        """
+        check_metric(
+            self.name, max(classes or 0, 1 + int(max(np.max(label, initial=0), np.max(prediction, initial=0))))
+        )
         predicted = np.asarray(prediction) == 1
         labelled = np.broadcast_to(beside(label, prediction) == 1, predicted.shape)
         return columns(predicted & labelled, predicted, labelled)
@@ -205,15 +213,28 @@ class Matthews(Metric):
 
 
 class Pearson(Metric):
-    """Pearson's correlation. Sums: count, labels, predictions, their squares, and their products."""
+    """Pearson's correlation. Sums: count, labels, predictions, their squares, and their products.
+
+    Labels and predictions are counted from an origin among them, the same for all rows and stages of a call: the
+    correlation does not depend on it, but raw squares of numbers far from 0 (years, prices) would drown its digits.
+
+    Args:
+        origin: of labels and of predictions; default: their medians in each call, of predictions that of the last
+            stage. Give it where sums of several calls are added.
+    """
 
     name = "pearson"
     regression = True
 
+    def __init__(self, origin: tuple[float, float] | None = None) -> None:
+        self.origin = origin
+
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """See :class:`Metric`."""
-        y = np.asarray(prediction, dtype=np.float64)
-        x = np.broadcast_to(beside(np.asarray(label, dtype=np.float64), y), y.shape)
+        x, y = np.asarray(label, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
+        first, second = self.origin or (middle(x), middle(y[:, -1] if y.ndim > x.ndim else y))
+        y = y - second
+        x = np.broadcast_to(beside(x - first, y), y.shape)
         return columns(np.ones_like(y), x, y, x * x, y * y, x * y)
 
     def value(self, sums: np.ndarray) -> np.ndarray:
@@ -266,6 +287,26 @@ METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (Accuracy(), F1(), MacroF1(), Matthews(), Pearson(), Spearman())
 }
 """Metrics by name."""
+
+
+def check_metric(name: str, classes: int, argument: str = "metrics") -> None:
+    """Refuse a metric that does not exist, or not for this kind of task.
+
+    Args:
+        name: the metric.
+        classes: how many there are; 0 for regression.
+        argument: how the user calls the metric.
+
+    Raises:
+        ValueError: naming the argument, the metrics that are allowed, and the one that came.
+    """
+    allowed = [
+        key for key, each in METRICS.items() if each.regression == (not classes) and (classes <= 2 or key != "f1")
+    ]
+    if name not in allowed:
+        task = f"classification of {classes} classes" if classes else "regression (no `label_names`)"
+        remedy = "It is F1 of class 1 of two; take macro_f1." if name == "f1" and classes else "Choose from these."
+        raise ValueError(f"`{argument}` for {task} must be of: {', '.join(allowed)}; but got {name!r}. {remedy}")
 
 
 def evaluate(name: str, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> float:

@@ -3,16 +3,18 @@
 Columns: ``split``, ``sample_id``, optional ``group``, ``label``; per tier ``length_<tier>`` and ``padded_<tier>``; per
 stage ``output_<stage>`` (list of ``C`` raw logits, fp32), ``prediction_<stage>``, ``<score>_<stage>``,
 ``stat_<name>_<stage>``, ``decide_macs_<stage>``, ``macs_<stage>``; and ``macs_reference``. What is no column (schema
-version, stages with their tiers, metrics, label names, settings) is JSON in the metadata under the key ``dial``.
+version, stages with their tiers, metrics, label names, settings) is JSON in the metadata under the key ``dial``. A
+*slim* table has its cost functions there, and lacks the scores, predictions and costs that follow from the rest.
 
 A *foreign* table, written by anything else, needs ``split``, ``sample_id``, ``label`` and per stage ``macs_<stage>``
-with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived.
+with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived, but what the costs are must be said.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.labels import index_names
+from lightning_modules.adaptive.costs import ModelCosts
 from lightning_modules.adaptive.files import atomic_write, plain
+from lightning_modules.adaptive.foreign_costs import read_costs
 from lightning_modules.adaptive.scores import ROUTING_SCORES
-from lightning_modules.adaptive.table import SCHEMA, Stage, StageTable
+from lightning_modules.adaptive.slim import costs_of, predictions_of, redundant
+from lightning_modules.adaptive.table import SCHEMA, WHOLE, Stage, StageTable
 from lightning_modules.adaptive.table_labels import as_numbers
 
 KEY = b"dial"
+COMPUTED = ROUTING_SCORES["classification"]
 NOT_SCORES = ("output", "prediction", "macs", "decide_macs", "length", "padded")
 
 
@@ -36,7 +42,41 @@ def save_table(table: StageTable, path: str | Path) -> None:
     Raises:
         ValueError: two columns would have one name (score ``a`` of stage ``b_c`` and score ``a_b`` of stage ``c``).
     """
-    columns = dict(named := list(_columns(table)))
+    arrow = _arrow(table, frozenset(), {"schema": WHOLE})
+    with atomic_write(path) as temporary:
+        pq.write_table(arrow, temporary)
+
+
+def save_slim(table: StageTable, path: str | Path, costs: ModelCosts | None) -> None:
+    """Write a table without what :func:`load_table` computes exactly as it is from the rest.
+
+    Args:
+        table: the whole table.
+        path: the file.
+        costs: cost functions, which go into the file; None leaves the costs of the rows in it.
+
+    Raises:
+        ValueError: as for :func:`save_table`.
+    """
+    about = {"schema": SCHEMA} | ({} if costs is None else {"costs": costs.to_json()})
+    arrow = _arrow(table, redundant(table, costs), about)
+    floats = [field.name for field in arrow.schema if pa.types.is_floating(field.type)]
+    logits = [field.name for field in arrow.schema if pa.types.is_fixed_size_list(field.type)]
+    repeated = [name for name in arrow.column_names if name not in (*floats, *logits, "sample_id")]
+    with atomic_write(path) as temporary:
+        pq.write_table(
+            arrow,
+            temporary,
+            compression="zstd",
+            compression_level=19,
+            use_dictionary=repeated,
+            use_byte_stream_split=[*floats, *(f"{name}.list.element" for name in logits)],
+        )
+
+
+def _arrow(table: StageTable, omitted: Collection[str], more: dict[str, Any]) -> pa.Table:
+    """Columns and metadata of a table, without the columns of what is omitted."""
+    columns = dict(named := list(_columns(table, omitted)))
     if len(columns) < len(named):
         names = [name for name, _ in named]
         twice = next(name for name in names if names.count(name) > 1)
@@ -45,7 +85,7 @@ def save_table(table: StageTable, path: str | Path) -> None:
             "rename the stage or the score."
         )
     about = {
-        "schema": SCHEMA,
+        **more,
         "stages": [{"name": stage.name, "tier": stage.tier, "index": stage.index} for stage in table.stages],
         "scores": list(table.scores),
         "statistics": list(table.statistics),
@@ -53,12 +93,10 @@ def save_table(table: StageTable, path: str | Path) -> None:
         "label_names": list(table.label_names),
         "settings": plain(table.settings),
     }
-    arrow = pa.table(columns).replace_schema_metadata({KEY: json.dumps(about, ensure_ascii=False).encode()})
-    with atomic_write(path) as temporary:
-        pq.write_table(arrow, temporary)
+    return pa.table(columns).replace_schema_metadata({KEY: json.dumps(about, ensure_ascii=False).encode()})
 
 
-def _columns(table: StageTable) -> Iterator[tuple[str, Any]]:
+def _columns(table: StageTable, omitted: Collection[str]) -> Iterator[tuple[str, Any]]:
     """Names and values of the columns, in the order of the file."""
     yield "split", pa.array(table.split).dictionary_encode()
     yield "sample_id", table.sample_id
@@ -67,16 +105,20 @@ def _columns(table: StageTable) -> Iterator[tuple[str, Any]]:
     yield "label", table.label
     for kind, by_tier in (("length", table.lengths), ("padded", table.padded)):
         yield from ((f"{kind}_{tier}", values) for tier, values in by_tier.items())
+    scores = {name: values for name, values in table.scores.items() if name not in omitted}
     for index, stage in enumerate(table.stage_names):
         if table.outputs is not None:
             flat = pa.array(np.ascontiguousarray(table.outputs[:, index]).reshape(-1))
             yield f"output_{stage}", pa.FixedSizeListArray.from_arrays(flat, table.outputs.shape[-1])
-        yield f"prediction_{stage}", table.predictions[:, index]
-        yield from ((f"{name}_{stage}", values[:, index]) for name, values in table.scores.items())
+        if "prediction" not in omitted:
+            yield f"prediction_{stage}", table.predictions[:, index]
+        yield from ((f"{name}_{stage}", values[:, index]) for name, values in scores.items())
         yield from ((f"stat_{name}_{stage}", values[:, index]) for name, values in table.statistics.items())
-        yield f"decide_macs_{stage}", table.decide_macs[:, index]
-        yield f"macs_{stage}", table.macs[:, index]
-    yield "macs_reference", table.macs_reference
+        if "macs" not in omitted:
+            yield f"decide_macs_{stage}", table.decide_macs[:, index]
+            yield f"macs_{stage}", table.macs[:, index]
+    if "macs" not in omitted:
+        yield "macs_reference", table.macs_reference
 
 
 def load_table(
@@ -84,24 +126,31 @@ def load_table(
     metrics: Sequence[str] | None = None,
     label_names: Sequence[str] | None = None,
     seed: int = 0,
+    costs: str | None = None,
+    stages: str | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> StageTable:
     """Read a table.
 
-    In a foreign table every stage is a tier of its own. Scores that it lacks are computed from the logits, predictions
-    are the argmax (or the output itself, where there is only one), ``decide_macs_<stage>`` is ``macs_<stage>``, and
-    ``macs_reference`` is the last stage's. Any other column ``<name>_<stage>`` of real numbers counts as a score, too.
+    In a foreign table every stage is a tier of its own, and they are ordered by mean cost. Scores that it lacks are
+    computed from the logits, predictions are the argmax (or the output itself, where there is only one), and
+    ``decide_macs_<stage>`` is ``macs_<stage>``. Any other column ``<name>_<stage>`` of real numbers counts as a score,
+    too. How columns were read is in ``settings["remarks"]``.
 
     Args:
         path: the parquet file.
         metrics: for a foreign table: names, the primary first (default: accuracy, or Pearson's correlation).
         label_names: for a foreign table: names of the classes (default: their numbers); empty for regression.
         seed: for a foreign table: of the score ``random``.
+        costs: for a foreign table of several stages: ``own`` or ``cumulative``.
+        stages: for a foreign table with cumulative costs and no ``macs_reference``: ``tiers`` or ``exits`` (see
+            :func:`lightning_modules.adaptive.foreign_costs.read_costs`).
         ranges: of its statistics, lowest and highest; 0 to 1 where none is given.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no parquet file, was written by a newer version, or lacks a column; and as for
+        ValueError: if it is no parquet file, was written by a newer version, or lacks a column; if it is not said, or
+            said of a table that says it itself, what its costs are; and as for
             :class:`lightning_modules.adaptive.table.StageTable`.
     """
     if not Path(path).is_file():
@@ -113,9 +162,21 @@ def load_table(
             f"`table` must be a parquet file, but {str(path)!r} is none ({error}). Write it with pyarrow or pandas."
         ) from error
     about = (arrow.schema.metadata or {}).get(KEY)
-    if about is not None:
-        return _Columns(arrow, str(path)).own(json.loads(about), ranges)
-    return _Columns(arrow, str(path)).foreign(metrics, label_names, seed, ranges)
+    if about is None:
+        return _Columns(arrow, str(path)).foreign(metrics, label_names, seed, costs, stages, ranges)
+    if costs or stages:
+        raise ValueError(
+            f"`{'costs' if costs else 'stages'}` is for tables of others, but {str(path)!r} is one of DIAL, which says "
+            "what it holds. Leave it out."
+        )
+    return _Columns(arrow, str(path)).own(json.loads(about), ranges)
+
+
+def load_costs(path: str | Path) -> ModelCosts | None:
+    """Cost functions that a table itself holds; None where it holds costs of rows only."""
+    about = (pq.read_schema(path).metadata or {}).get(KEY)
+    costs = None if about is None else json.loads(about).get("costs")
+    return None if costs is None else ModelCosts.from_json(costs)
 
 
 class _Columns:
@@ -170,42 +231,67 @@ class _Columns:
         return {tier: self(f"{kind}_{tier}") for tier in tiers if f"{kind}_{tier}" in self.names}
 
     def own(self, about: dict[str, Any], ranges: Mapping[str, tuple[float, float]] | None = None) -> StageTable:
-        """Return the table of a file that :func:`save_table` wrote, with what its metadata says."""
+        """Return the table of a file of DIAL, with what its metadata says; what it leaves out is computed."""
         if about["schema"] > SCHEMA:
             raise ValueError(
                 f"`table` must have a schema up to {SCHEMA}, but {self.path!r} has {about['schema']}. Update DIAL."
             )
         stages = tuple(Stage(**stage) for stage in about["stages"])
         names, tiers = [stage.name for stage in stages], list(dict.fromkeys(stage.tier for stage in stages))
-        return StageTable(
+        outputs = self.per_stage("output_{}", names) if f"output_{names[0]}" in self.names else None
+        lengths, padded = self.by_tier("length", tiers), self.by_tier("padded", tiers)
+        table = StageTable(
             **self._common(),
+            **self._costs(about, stages, lengths, padded),
             stages=stages,
-            outputs=self.per_stage("output_{}", names) if f"output_{names[0]}" in self.names else None,
-            predictions=self.per_stage("prediction_{}", names),
-            scores={name: self.per_stage(name + "_{}", names) for name in about["scores"]},
+            outputs=outputs,
+            predictions=self._predictions(names, outputs, regression=not about["label_names"]),
+            scores={name: self.per_stage(name + "_{}", names) for name in self._given(about["scores"], names[0])},
             statistics={name: self.per_stage(f"stat_{name}_{{}}", names) for name in about["statistics"]},
-            decide_macs=self.per_stage("decide_macs_{}", names),
-            macs=self.per_stage("macs_{}", names),
-            macs_reference=self("macs_reference"),
-            lengths=self.by_tier("length", tiers),
-            padded=self.by_tier("padded", tiers),
+            lengths=lengths,
+            padded=padded,
             metrics=tuple(about["metrics"]),
             label_names=tuple(about["label_names"]),
             settings=about["settings"] | _ranges({**about["settings"].get("ranges", {}), **(ranges or {})}),
         )
+        if len(table.scores) == len(about["scores"]):
+            return table
+        computed = table.with_scores([name for name in about["scores"] if name not in table.scores]).scores
+        return dataclasses.replace(table, scores={name: computed[name] for name in about["scores"]})
+
+    def _predictions(self, names: Sequence[str], outputs: np.ndarray | None, regression: bool) -> np.ndarray:
+        """Predictions ``(N, S)``: the columns, or what follows from the outputs."""
+        if outputs is None or f"prediction_{names[0]}" in self.names:
+            return self.per_stage("prediction_{}", names)
+        return predictions_of(outputs, regression)
+
+    def _given(self, scores: Sequence[str], first: str) -> list[str]:
+        """Scores that have columns, or that nothing else could give."""
+        return [name for name in scores if f"{name}_{first}" in self.names or name not in COMPUTED]
+
+    def _costs(
+        self, about: dict[str, Any], stages: tuple[Stage, ...], lengths: dict[str, Any], padded: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
+        """Costs of the rows: the columns, or what the cost functions in the metadata give."""
+        if "costs" in about and "macs_reference" not in self.names:
+            return costs_of(ModelCosts.from_json(about["costs"]), stages, lengths, padded, about["settings"])
+        columns = {name: self.per_stage(name + "_{}", [s.name for s in stages]) for name in ("decide_macs", "macs")}
+        return {**columns, "macs_reference": self("macs_reference")}
 
     def foreign(
         self,
         metrics: Sequence[str] | None,
         label_names: Sequence[str] | None,
         seed: int,
+        costs: str | None,
+        stages: str | None,
         ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> StageTable:
         """Return the table of a file written by anything else; what it lacks is derived (see :func:`load_table`)."""
-        names = self._foreign_stages()
+        costly = read_costs(self, self.names, self._foreign_stages(), costs, stages)
+        names = costly.names
         common = self._common()
         common["label"] = as_numbers(common["label"], label_names, "label", self.path)
-        macs = self.per_stage("macs_{}", names)
         outputs = self.per_stage("output_{}", names) if f"output_{names[0]}" in self.names else None
         if outputs is not None and outputs.ndim == 2:
             outputs = outputs[:, :, None]
@@ -217,8 +303,7 @@ class _Columns:
             label_names = _classes(common["label"], outputs, predictions, self.path)
         if predictions is None:
             assert outputs is not None
-            predictions = outputs.argmax(axis=-1) if label_names else outputs[..., 0]
-        has_decide = any(f"decide_macs_{name}" in self.names for name in names)
+            predictions = predictions_of(outputs, regression=not label_names)
         statistics = self._named("stat_", names)
         table = StageTable(
             **common,
@@ -227,14 +312,14 @@ class _Columns:
             predictions=predictions,
             scores=self._named("", names),
             statistics=statistics,
-            decide_macs=self.per_stage("decide_macs_{}", names) if has_decide else macs,
-            macs=macs,
-            macs_reference=self("macs_reference") if "macs_reference" in self.names else macs[:, -1],
+            decide_macs=costly.decide,
+            macs=costly.macs,
+            macs_reference=costly.reference,
             lengths=self.by_tier("length", names),
             padded=self.by_tier("padded", names),
             metrics=tuple(metrics or (("accuracy",) if label_names else ("pearson",))),
             label_names=tuple(label_names),
-            settings={"seed": seed, "foreign": True} | _ranges(ranges),
+            settings={"seed": seed, "foreign": True, "remarks": costly.remarks} | _ranges(ranges),
         )
         possible = ROUTING_SCORES["regression" if table.regression else "classification"]
         wanted = [name for name in possible if name not in table.scores and (outputs is not None or name == "random")]

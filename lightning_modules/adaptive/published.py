@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CONVENTIONS = ("mac", "flop", "flop_without_attention")
+CONVENTIONS = ("mac", "flop", "flop_without_attention", "flop_without_attention_with_norm")
+"""How papers count: multiply-adds; two for each; the latter without attention products; the same with fvcore's layer
+norms (five operations an element, doubled like all others), which is what fvcore says of a model with fused attention.
+"""
 BERT_BASE = {"length": 128.0, "hidden": 768.0}
 
 
@@ -24,21 +27,30 @@ def flops_of(
 ) -> float:
     """Convert a published cost to FLOPs, one multiply-add counted as two.
 
-    A standard transformer layer has 12·n·d² multiply-adds in its weights and 2·n²·d in its attention products, so a
-    count that leaves the latter out is short by the factor 1 + n / 6d whatever the number of layers.
+    A standard transformer layer has 12·n·d² multiply-adds in its weights and 2·n²·d in its attention products, and
+    fvcore sees 10·n·d in its two layer norms. So a count without attention is short by the factor 1 + n / 6d whatever
+    the number of layers; one with the norms of the layers in it by (12d + 2n) / (12d + 10).
 
     Args:
         cost: as published.
-        convention: "mac" (a multiply-add is one), "flop", or "flop_without_attention" (flop, attention products left
-            out).
-        length: n, tokens per row; only for the last convention.
-        hidden: d, width of the model; only for the last convention.
+        convention: one of :data:`CONVENTIONS`: ``mac`` (a multiply-add is one), ``flop``, ``flop_without_attention``
+            (attention products left out) or ``flop_without_attention_with_norm`` (and layer norms counted as work:
+            BERT-base at 128 tokens has 21.8 G in E-LANG's tables).
+        length: n, tokens per row; only where attention is left out.
+        hidden: d, width of the model; only where attention is left out.
 
     Example:
         >>> round(flops_of(10.872e9, "mac") / 1e9, 3), round(flops_of(21.744e9, "flop_without_attention") / 1e9, 2)
         (21.744, 22.35)
+        >>> round(flops_of(21.769e9, "flop_without_attention_with_norm") / 1e9, 2)
+        22.35
     """
-    factors = {"mac": 2.0, "flop": 1.0, "flop_without_attention": 1.0 + length / (6 * hidden)}
+    factors = {
+        "mac": 2.0,
+        "flop": 1.0,
+        "flop_without_attention": 1.0 + length / (6 * hidden),
+        "flop_without_attention_with_norm": (12 * hidden + 2 * length) / (12 * hidden + 10),
+    }
     if convention not in factors:
         raise ValueError(f"`convention` must be one of {', '.join(CONVENTIONS)}, but got {convention!r}.")
     return cost * factors[convention]
@@ -48,7 +60,7 @@ def read_points(path: str | Path) -> list[Published]:
     """Read published points from CSV (with a header) or JSON (a list of objects).
 
     Each has ``name``, ``quality`` (all fractions, or all in %), ``cost`` and ``convention``; ``length`` and
-    ``hidden`` may be added for ``flop_without_attention`` (else 128 and 768, BERT-base in the papers).
+    ``hidden`` may be added where attention is left out (else 128 and 768, BERT-base in the papers).
 
     Raises:
         ValueError: the file cannot be read, or a field is missing or not allowed (naming the line).

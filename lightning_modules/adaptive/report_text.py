@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_modules.adaptive.remarks import table_text
+
 KINDS = {
     "expected": "expected",
     "confident": "confident",
@@ -21,7 +23,7 @@ def render(summary: dict[str, Any]) -> str:
     """
     from lightning_modules.adaptive.exit_report import compression_text, simple_text  # made of this module's tables
 
-    parts = [_heading(summary), compression_text(summary)]
+    parts = [_heading(summary), table_text(summary), compression_text(summary)]
     for split, result in summary["splits"].items():
         parts.append(f"{split}: {result['rows']:,} rows")
         parts.append(_tiers(summary, result))

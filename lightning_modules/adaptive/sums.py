@@ -33,6 +33,12 @@ def divide(numerator: np.ndarray | float, denominator: np.ndarray) -> np.ndarray
     return np.divide(numerator, denominator, out=np.zeros(shape), where=np.asarray(denominator) != 0)
 
 
+def middle(values: np.ndarray) -> float:
+    """Return the lower median, which is one of the values, or 0 if there are none."""
+    flat = np.ravel(values)
+    return float(np.partition(flat, (len(flat) - 1) // 2)[(len(flat) - 1) // 2]) if len(flat) else 0.0
+
+
 def variance(value: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return a variance computed as a difference of sums, 0 where it is only their rounding error."""
     return np.where(value > NO_VARIANCE * np.abs(scale), value, 0.0)

@@ -18,6 +18,7 @@ import numpy as np
 
 from lightning_modules.adaptive import scores as score_functions
 from lightning_modules.adaptive.metrics import METRICS, UNIT_RANGE, Mean, Metric
+from lightning_modules.adaptive.repeats import check_repeats, distinct
 from lightning_modules.adaptive.table_checks import (
     check_finite,
     check_labels,
@@ -27,7 +28,10 @@ from lightning_modules.adaptive.table_checks import (
     check_shapes,
 )
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of the newest file that is read. In one of schema 2 scores, predictions and costs may be left to be computed."""
+WHOLE = 1
+"""Of a file that holds every column."""
 
 
 @dataclass(frozen=True)
@@ -184,27 +188,28 @@ class StageTable:
         """Return every ``(split, sample_id)`` once: splits in order of appearance, sorted by ``sample_id`` within.
 
         A distributed sampler repeats rows to fill its last round; without them, and sorted, one process and several
-        give the same table.
+        give the same table. How many went, by split, is added to ``settings["repeats"]``.
 
         Raises:
-            ValueError: if rows of one id have different labels: they are no repeats.
+            ValueError: rows of one id differ in label, length or output: they are no repeats.
         """
         position = np.zeros(len(self), dtype=np.int64)
         for index, name in enumerate(self.splits):
             position[self.split == name] = index
-        order = np.lexsort((self.sample_id, position))
-        first = np.ones(len(order), dtype=bool)
-        ids, places = self.sample_id[order], position[order]
-        first[1:] = (ids[1:] != ids[:-1]) | (places[1:] != places[:-1])
-        labels = self.label[order]
-        clash = np.flatnonzero(~first[1:] & (labels[1:] != labels[:-1]))
-        if len(clash):
-            row = order[clash[0] + 1]
-            raise ValueError(
-                f"`sample_id` must be unique within a split, but got {self.sample_id[row]} with different labels in "
-                f"split {str(self.split[row])!r}. Number the rows."
-            )
-        return self.take(order[first])
+        kept, repeats, originals = distinct(self.sample_id, position)
+        if not len(repeats):
+            return self.take(kept)
+        exact = {"labels": self.label, **{f"lengths for {tier}": values for tier, values in self.lengths.items()}}
+        if self.outputs is not None:
+            close = {"outputs": self.outputs}
+        else:
+            close = {f"`{name}`": values for name, values in {**self.scores, **self.statistics}.items()}
+            (close if self.regression else exact)["predictions"] = self.predictions
+        check_repeats(self.sample_id, repeats, originals, exact, close, self.split)
+        counts = dict(self.settings.get("repeats", {}))
+        for name in self.split[repeats].tolist():
+            counts[name] = counts.get(name, 0) + 1
+        return dataclasses.replace(self.take(kept), settings={**self.settings, "repeats": counts})
 
     def with_scores(self, names: Sequence[str], seed: int | None = None) -> StageTable:
         """Return a table with these scores computed from its outputs, at the temperature of each stage.
@@ -292,6 +297,8 @@ class StageTable:
         metrics: Sequence[str] | None = None,
         label_names: Sequence[str] | None = None,
         seed: int = 0,
+        costs: str | None = None,
+        stages: str | None = None,
         ranges: Mapping[str, tuple[float, float]] | None = None,
     ) -> StageTable:
         """Read a table that :meth:`save` wrote, or a foreign one.
@@ -300,4 +307,4 @@ class StageTable:
         """
         from lightning_modules.adaptive.parquet import load_table
 
-        return load_table(path, metrics=metrics, label_names=label_names, seed=seed, ranges=ranges)
+        return load_table(path, metrics, label_names, seed, costs, stages, ranges)

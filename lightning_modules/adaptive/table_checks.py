@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_modules.adaptive.metrics import METRICS, UNIT_RANGE
+from lightning_modules.adaptive.metrics import METRICS, UNIT_RANGE, check_metric
 
 LARGEST_SCORE = 1e100  # beyond it differences and squares of scores are no numbers any more
 
@@ -52,12 +52,8 @@ def check_names(table: StageTable) -> None:
             "Choose from these, or add the metric's statistic to the table."
         )
     for name in table.metrics:
-        if name in METRICS and name not in table.statistics and METRICS[name].regression != table.regression:
-            allowed = [key for key, metric in METRICS.items() if metric.regression == table.regression]
-            task = "regression (no `label_names`)" if table.regression else "classification"
-            raise ValueError(
-                f"`metrics` for {task} must be of: {', '.join(allowed)}; but got {name!r}. Choose from these."
-            )
+        if name not in table.statistics:
+            check_metric(name, len(table.label_names))
 
 
 def check_labels(table: StageTable) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def as_numbers(values: np.ndarray, label_names: Sequence[str] | None, column: st
         return values
     distinct, places = _distinct(values)
     find = Classes(label_names) if label_names else number_of
-    numbers = []
+    numbers: list[Any] = []
     for value in distinct:
         number = find(value)
         if number is None:

@@ -56,6 +56,8 @@ def test_sweep_command_crossfits_a_foreign_table_and_says_so(table, tmp_path, ca
         "yes",
         "--bootstrap",
         "100",
+        "--costs",
+        "cumulative",
     ]
     assert sweep_command([*arguments, "--out", str(tmp_path / "out")]) == 0
     assert "cross-fitting" in capsys.readouterr().out
@@ -75,6 +77,9 @@ def test_sweep_command_crossfits_a_foreign_table_and_says_so(table, tmp_path, ca
         (["--budgets", "cheap"], "--budgets"),
         (["--calibration", "test"], "--calibration"),
         (["--colour", "red"], "--colour"),
+        (["--costs", "mine"], "--costs"),
+        (["--costs", "own"], "`costs` is for tables of others"),
+        (["--stages", "exits"], "`stages` is for tables of others"),
     ],
 )
 def test_bad_arguments_are_one_line_and_write_nothing(table, tmp_path, extra, message):

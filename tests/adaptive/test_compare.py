@@ -60,6 +60,9 @@ def test_conventions_are_converted_to_two_flops_a_multiply_add():
     per_layer_all = 2 * (12 * 128 * 768**2 + 2 * 128**2 * 768)
     per_layer_without = 2 * 12 * 128 * 768**2
     assert flops_of(12 * per_layer_without, "flop_without_attention") == pytest.approx(12 * per_layer_all)
+    per_layer_norms = 2 * 2 * 5 * 128 * 768
+    published = 12 * (per_layer_without + per_layer_norms)
+    assert flops_of(published, "flop_without_attention_with_norm") == pytest.approx(12 * per_layer_all)
     assert flops_of(1.0, "flop_without_attention", length=512, hidden=1024) == pytest.approx(1 + 512 / 6144)
     with pytest.raises(ValueError, match="`convention` must be one of mac, flop, flop_without_attention"):
         flops_of(1.0, "gflop")

@@ -1,11 +1,13 @@
+import statistics
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
 
-from lightning_modules.adaptive.metrics import METRICS, Mean, evaluate, metric
+from lightning_modules.adaptive.metrics import METRICS, Mean, Pearson, evaluate, metric
 
 CLASSIFICATION = {
     "accuracy": sklearn.metrics.accuracy_score,
@@ -56,6 +58,59 @@ def test_correlations_equal_scipy(name: str) -> None:
 def test_correlation_with_a_constant_is_zero(name: str) -> None:
     assert evaluate(name, np.arange(7.0), np.full(7, 0.1)) == 0
     assert evaluate(name, np.full(7, 1 / 3), np.arange(7.0)) == 0
+    for rows in range(2, 60):  # the mean of equal numbers is not always that number
+        for value in (0.1, 1e7 + 0.1):
+            assert evaluate(name, np.arange(float(rows)), np.full(rows, value)) == 0
+
+
+def correlated(name: str, label: np.ndarray, prediction: np.ndarray) -> tuple[float, float]:
+    """The value from statistics of all rows at once, and from those of two halves that are added."""
+    halves = [np.arange(len(label)) % 2 == half for half in (0, 1)]
+    origin = Pearson(origin=(float(label[0]), float(prediction[0])))
+    parts = [origin.statistics(label[half], prediction[half]).sum(axis=0) for half in halves]
+    return evaluate(name, label, prediction), float(origin.value(parts[0] + parts[1]))
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e7, -1e7, 1e12])
+def test_a_correlation_keeps_its_digits_far_from_zero(mean: float) -> None:
+    """Labels such as years or prices; the reference sees the same numbers, whose own digits are all that is lost."""
+    random = np.random.default_rng(3)
+    label = mean + random.normal(size=200)
+    prediction = mean + 0.5 * (label - mean) + random.normal(size=200)
+    exact = statistics.correlation([Fraction(x) for x in label], [Fraction(y) for y in prediction])
+    for value in correlated("pearson", label, prediction):
+        assert value == pytest.approx(float(exact), abs=1e-9)
+    sums = METRICS["pearson"].statistics(label, prediction).sum(axis=0)
+    slope = METRICS["pearson"].gradient(sums)
+    assert abs(slope @ sums) < 1e-9  # the value does not change with the number of rows
+    assert evaluate("pearson", label, np.full(200, mean + 0.1)) == 0
+
+
+def test_every_stage_and_resample_has_one_origin() -> None:
+    """Rows move from stage to stage: what they add must not depend on which rows, or stages, are looked at together."""
+    random = np.random.default_rng(4)
+    label = 1e7 + random.normal(size=60)
+    predictions = label[:, None] + random.normal(size=(60, 3)) * [3.0, 1.0, 0.3]
+    predictions[:, 0] += 100.0
+    rows = METRICS["pearson"].statistics(label, predictions)
+    for _ in range(20):
+        drawn, stages = random.integers(60, size=60), random.integers(3, size=60)
+        want = scipy.stats.pearsonr(label[drawn], predictions[drawn, stages]).statistic
+        assert METRICS["pearson"].value(rows[drawn, stages].sum(axis=0)) == pytest.approx(want, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("label", "prediction", "classes"),
+    [([0, 4, 4], [0, 4, 0], None), ([0, 1, 1], [0, 2, 1], None), ([0, 1, 1], [1, 1, 0], 3)],
+    ids=["labels", "predictions", "classes"],
+)
+def test_f1_of_more_than_two_classes_is_refused(label: list[int], prediction: list[int], classes: int | None) -> None:
+    with pytest.raises(ValueError, match=r"must be of: accuracy, macro_f1, mcc; but got 'f1'.*take macro_f1"):
+        evaluate("f1", np.array(label), np.array(prediction), classes)
+
+
+def classes_of(name: str) -> int:
+    return 2 if name == "f1" else 3
 
 
 def statistics_of(name: str) -> np.ndarray:
@@ -63,10 +118,15 @@ def statistics_of(name: str) -> np.ndarray:
     if METRICS[name].regression:
         label = random.normal(size=40)
         return METRICS[name].statistics(label, label + random.normal(size=40))
-    label = random.choice(3, size=40, p=[0.2, 0.5, 0.3])
-    prediction = np.where(random.random(40) < 0.5, label, random.choice(3, size=40, p=[0.6, 0.1, 0.3]))
-    assert len({*np.bincount(label).tolist(), *np.bincount(prediction).tolist()}) == 6  # nothing can be confused
-    return METRICS[name].statistics(label, prediction, 3)
+    if name == "f1":
+        label = random.choice(2, size=40, p=[0.3, 0.7])
+        prediction = np.where(random.random(40) < 0.7, label, 0)
+    else:
+        label = random.choice(3, size=40, p=[0.2, 0.5, 0.3])
+        prediction = np.where(random.random(40) < 0.5, label, random.choice(3, size=40, p=[0.6, 0.1, 0.3]))
+    counts = {*np.bincount(label).tolist(), *np.bincount(prediction).tolist()}
+    assert len(counts) == 2 * classes_of(name)  # nothing can be confused
+    return METRICS[name].statistics(label, prediction, classes_of(name))
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].additive])
@@ -85,10 +145,12 @@ def test_gradients_equal_finite_differences(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].additive])
 def test_all_stages_at_once_equal_one_at_a_time(name: str) -> None:
     random = np.random.default_rng(2)
-    label, predictions = random.integers(3, size=20), random.integers(3, size=(20, 4))
-    together = METRICS[name].statistics(label, predictions, 3)
+    classes = classes_of(name)
+    metric_ = Pearson(origin=(1.0, 1.0)) if name == "pearson" else METRICS[name]
+    label, predictions = random.integers(classes, size=20), random.integers(classes, size=(20, 4))
+    together = metric_.statistics(label, predictions, classes)
     for stage in range(4):
-        np.testing.assert_array_equal(together[:, stage], METRICS[name].statistics(label, predictions[:, stage], 3))
+        np.testing.assert_array_equal(together[:, stage], metric_.statistics(label, predictions[:, stage], classes))
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS if METRICS[name].additive])
@@ -100,8 +162,8 @@ def test_empty_sums_have_a_value_and_no_slope(name: str) -> None:
 
 def test_mean_of_a_given_statistic() -> None:
     exact_match = Mean("exact_match")
-    statistics = exact_match.statistics(np.zeros(3), np.array([1.0, 0.0, 0.5]))
-    assert exact_match.value(statistics.sum(axis=0)) == 0.5
+    rows = exact_match.statistics(np.zeros(3), np.array([1.0, 0.0, 0.5]))
+    assert exact_match.value(rows.sum(axis=0)) == 0.5
 
 
 def test_unknown_metric_is_refused_with_the_list() -> None:

@@ -105,6 +105,7 @@ def foreign(rows: int = 12, stages: tuple[str, ...] = ("swift", "big_swift"), **
 
 
 def loaded(tmp_path: Path, frame: pd.DataFrame, **arguments: Any) -> StageTable:
+    arguments = {"costs": "cumulative", "stages": "exits", **arguments}
     frame.to_parquet(tmp_path / "foreign.parquet")
     return StageTable.load(tmp_path / "foreign.parquet", **arguments)
 
@@ -229,7 +230,7 @@ def test_costs_that_are_no_numbers_are_refused_and_named(tmp_path: Path) -> None
     arrow = pa.Table.from_pandas(foreign(), preserve_index=False)
     pq.write_table(arrow.append_column("macs_reference", pa.array([1.0] * 11 + [float("nan")])), path)
     with pytest.raises(ValueError, match=r"`macs_reference` must be finite and above 0, but got nan for sample_id 111"):
-        StageTable.load(path)
+        StageTable.load(path, costs="cumulative")
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -248,9 +249,9 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
         StageTable.load(tmp_path / "text.parquet")
     random_table().save(tmp_path / "new.parquet")
     arrow = pq.read_table(tmp_path / "new.parquet")
-    about = {**json.loads(arrow.schema.metadata[b"dial"]), "schema": 2}
+    about = {**json.loads(arrow.schema.metadata[b"dial"]), "schema": 9}
     pq.write_table(arrow.replace_schema_metadata({b"dial": json.dumps(about)}), tmp_path / "new.parquet")
-    with pytest.raises(ValueError, match=r"schema up to 1, but .* has 2. Update DIAL"):
+    with pytest.raises(ValueError, match=r"schema up to 2, but .* has 9. Update DIAL"):
         StageTable.load(tmp_path / "new.parquet")
 
 

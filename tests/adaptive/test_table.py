@@ -1,6 +1,7 @@
 import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,49 @@ def test_repeats_of_a_distributed_sampler_are_dropped() -> None:
     np.testing.assert_array_equal(clean.outputs, table.outputs[order])
     named = dataclasses.replace(gathered, sample_id=np.char.add("row", gathered.sample_id.astype(str)))
     assert len(named.without_repeats()) == 13
+
+
+def twice(noise: float, **changes: Any) -> StageTable:
+    """300 rows, and the same ids and labels again with outputs that are off by a share of the largest."""
+    table = dataclasses.replace(random_table(300), scores={}, **changes)
+    again = table.take(np.r_[0:300, 0:300])
+    random = np.random.default_rng(1)
+    outputs = again.outputs.copy()
+    outputs[300:] += noise * np.abs(outputs).max() * random.uniform(-1, 1, size=outputs[300:].shape)
+    return dataclasses.replace(again, outputs=outputs)
+
+
+def test_repeats_may_differ_by_rounding_and_are_counted() -> None:
+    """Noise of bf16, 0.4 %, as rows of other batches have it."""
+    once = twice(0.004, split=np.repeat(["calibration", "test"], 150)).without_repeats()
+    assert len(once) == 300
+    assert once.settings["repeats"] == {"calibration": 150, "test": 150}
+    assert once.without_repeats().settings["repeats"] == {"calibration": 150, "test": 150}
+    assert "repeats" not in random_table(10).without_repeats().settings
+
+
+def test_rows_with_the_labels_but_not_the_outputs_of_another_are_no_repeats() -> None:
+    with pytest.raises(ValueError, match=r"got \d+ with different outputs in split 'test' \(\d\d\d such rows\)"):
+        twice(1.0).without_repeats()
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"lengths": {"tier0": np.arange(8)}}, "lengths for tier0"),
+        ({"predictions": np.r_[[1] * 7, 0][:, None] * [1, 1]}, "predictions"),
+        ({"scores": {"trust": np.r_[0:7, 9.0][:, None] * [1, 1]}}, "`trust`"),
+        ({"statistics": {"em": np.r_[0:7, 9.0][:, None] * [1, 1]}}, "`em`"),
+    ],
+    ids=["lengths", "predictions", "own scores", "statistics"],
+)
+def test_what_else_tells_two_rows_apart(changes: dict[str, Any], what: str) -> None:
+    """Rows 3 and 7 of eight have one id."""
+    ids = np.array([0, 1, 2, 3, 4, 5, 6, 3])
+    table = dataclasses.replace(random_table(8), label=np.ones(8), sample_id=ids, lengths={}, outputs=None)
+    table = dataclasses.replace(table, predictions=np.ones((8, 2)))
+    with pytest.raises(ValueError, match=f"got 3 with different {what} in split 'test'. Number"):
+        dataclasses.replace(table, **changes).without_repeats()
 
 
 @pytest.mark.parametrize("kind", [int, str])
@@ -126,7 +170,11 @@ def broken(name: str, row: int, value: float) -> dict[str, np.ndarray]:
         ({"stages": (Stage("a", "a"), Stage("a", "b"))}, ["`stages`", "['a', 'a']"]),
         ({"metrics": ("accuracy", "bleu")}, ["`metrics` must name one or more of: accuracy", "'bleu'"]),
         ({"metrics": ()}, ["`metrics` must name one or more", "'none'"]),
-        ({"metrics": ("pearson",)}, ["`metrics` for classification must be of: accuracy", "'pearson'"]),
+        ({"metrics": ("pearson",)}, ["`metrics` for classification of 2 classes must be of: accuracy", "'pearson'"]),
+        (
+            {"metrics": ("macro_f1", "f1"), "label_names": ("a", "b", "c"), "outputs": None},
+            ["`metrics` for classification of 3 classes must be of: accuracy, macro_f1, mcc;", "'f1'", "take macro_f1"],
+        ),
     ],
 )
 def test_bad_tables_are_refused(change: dict, words: list[str]) -> None:

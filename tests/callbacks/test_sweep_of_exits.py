@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from callbacks import ThresholdSweep
 from lightning_modules import Cascade, MultiExit
+from lightning_modules.adaptive.parquet import save_slim
 from lightning_modules.adaptive.rules import replay
+from lightning_modules.adaptive.table import StageTable
 from lightning_modules.inference.tiers import load_tier, save_tier
+from tests.adaptive.test_parquet import assert_equal
 
 LABELS = ["negative", "positive"]
 
@@ -84,6 +89,26 @@ def test_regression_exits_by_what_it_learnt(sweep, number) -> None:
     ]
     assert 0 < sum(s == 2 for s in stages) < len(stages)
     assert fixed["macs"] == pytest.approx(part.macs[np.arange(len(part)), stages].mean())
+
+
+@pytest.mark.parametrize(("task", "length"), [("sst2", "padded"), ("stsb", "true")])
+def test_a_tested_table_is_kept_slim_and_comes_back_whole(
+    sweep, sentiment, number, tmp_path, monkeypatch, task, length
+) -> None:
+    """Only what the model alone knows stays: logits, lengths, and the certainty that it has learnt."""
+
+    def write(self: ThresholdSweep, trainer: Any, module: Any, table: StageTable) -> None:
+        table.save(self.folder(trainer) / "stages.parquet")
+        save_slim(table, tmp_path / "slim.parquet", self._costs)
+
+    monkeypatch.setattr(ThresholdSweep, "write", write)
+    folder = sentiment if task == "sst2" else number
+    done = sweep(module_of(folder), task=task, report=True, length=length)
+    assert_equal(StageTable.load(tmp_path / "slim.parquet"), done.table)
+    stages = done.table.stage_names
+    kept = {"split", "sample_id", "label", "length_model", "padded_model", *(f"output_{stage}" for stage in stages)}
+    kept |= {f"learned_{stage}" for stage in stages} if task == "stsb" else set()
+    assert set(pq.read_schema(tmp_path / "slim.parquet").names) == kept
 
 
 @torch.no_grad()
@@ -181,7 +206,6 @@ def test_what_a_model_cannot_do_is_refused_before_it_runs(
     ],
 )
 def test_settings_out_of_range(settings, message) -> None:
-    from callbacks import ThresholdSweep
 
     with pytest.raises(ValueError, match=message):
         ThresholdSweep(**settings)

@@ -238,3 +238,15 @@ def test_levels_join_by_sample_id() -> None:
     levels = data.levels("test")
     assert list(levels) == data.sample_ids("test").tolist() and len(levels) == 30
     assert set(levels.values()) <= {1, 2, 3, 4}
+
+
+def test_rows_that_share_a_number_are_refused() -> None:
+    """They would be dropped as repeats of a distributed sampler: half of the rows, without a word."""
+
+    class Twice(Numbered):
+        def read(self, role: str) -> Rows:
+            rows = super().read(role)
+            return Rows(rows.text, None, rows.label, rows.sample_id // 2)
+
+    with pytest.raises(ValueError, match=r"`sample_id` must be unique within `test`, but 6 of 7 ids .* first 0"):
+        Twice().rows("test")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
-from lightning_modules import Cascade, Classifier
+from lightning_modules import Cascade, Classifier, MultiExit
 
 NAMES = ["negative", "positive"]
 
@@ -81,3 +81,24 @@ def test_rows_have_lengths_per_tier(make_tiny_bert) -> None:
     assert rows["lengths"]["small"].tolist() == [2, 1] and rows["lengths"]["large"].tolist() == [4, 5]
     assert rows["padded"]["small"].tolist() == [3, 3] and rows["padded"]["large"].tolist() == [5, 5]
     np.testing.assert_array_equal(rows["sample_id"], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("names", "metrics", "message"),
+    [
+        (
+            ["a", "b", "c"],
+            ["accuracy", "f1"],
+            r"classification of 3 classes must be of: accuracy, macro_f1, mcc; .*'f1'",
+        ),
+        (NAMES, ["bleu"], r"classification of 2 classes must be of: accuracy, f1, .*'bleu'"),
+        (NAMES, ["pearson"], r"classification of 2 classes .*'pearson'"),
+        ([], ["accuracy"], r"regression .* must be of: pearson, spearman; but got 'accuracy'"),
+    ],
+)
+@pytest.mark.parametrize("method", [Cascade, Classifier, MultiExit])
+def test_metrics_of_other_tasks_are_refused_before_any_model_is_loaded(method, names, metrics, message) -> None:
+    """Checkpoints are chosen by the first metric: one that means nothing here would choose at random."""
+    settings = {"tiers": ["/none", "/none"]} if method is Cascade else {"path": "/none"}
+    with pytest.raises(ValueError, match=message):
+        method(**settings, label_names=names, metrics=metrics)

@@ -1,6 +1,7 @@
 """Rows are counted once, whatever the batches and processes."""
 
 import numpy as np
+import pytest
 import torch
 
 from lightning_modules.rows import DistinctRows
@@ -30,3 +31,13 @@ def test_regression_predicts_the_output() -> None:
     rows = DistinctRows(1)
     rows.update(torch.arange(4), torch.tensor([0.0, 1.0, 2.0, 3.5]), torch.tensor([[0.0], [2.0], [4.0], [7.0]]))
     assert abs(rows.evaluate(["pearson"])["pearson"] - 1.0) < 1e-12
+
+
+@pytest.mark.parametrize("what", ["label", "output"])
+def test_rows_that_share_an_id_are_no_repeats(what: str) -> None:
+    rows = DistinctRows(2)
+    rows.update(torch.tensor([4, 5]), torch.tensor([1, 0]), torch.tensor([[0.0, 2.0], [1.0, -1.0]]))
+    label, output = (0, [0.0, 2.0]) if what == "label" else (1, [0.0, 1.0])
+    rows.update(torch.tensor([4]), torch.tensor([label]), torch.tensor([output]))
+    with pytest.raises(ValueError, match=f"`sample_id` must be unique, but got 4 with different {what}s. Number"):
+        rows.evaluate(["accuracy"])

@@ -1,6 +1,7 @@
 """The tables of models with exits, from summaries as the sweep writes them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,28 @@ def point(kind: str, speedup: float, score: str = "entropy") -> dict[str, Any]:
 
 def summary(*points: dict[str, Any]) -> dict[str, Any]:
     stages = [{"quality": {"mcc": quality}, "macs": macs} for quality, macs in ((0.3, 20e6), (0.4, 50e6))]
-    return {"metrics": ["mcc"], "splits": {"test": {"stages": stages, "reference_macs": 100e6, "points": list(points)}}}
+    named = [{"name": f"model.{i}", "tier": "model", "parameters": 10_000_000} for i in (1, 2)]
+    split = {"stages": stages, "reference_macs": 100e6, "points": list(points)}
+    return {
+        "metrics": ["mcc"],
+        "splits": {"test": split},
+        "stages": named,
+        "compression": {"model": {"unpruned": 20_000_000}},
+    }
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """One tested model with two exits, half as large as the Super."""
-    folder = tmp_path / "cola" / "seed0"
-    for name, parameters in (("super", 20_000_000), ("ta", 10_000_000)):
-        (folder / name / "tier").mkdir(parents=True)
-        (folder / name / "tier/card.json").write_text(json.dumps({"parameters": parameters}))
-    run = folder / "exits-ta"
-    for part in ("sweep", "crossfit"):
-        (run / part).mkdir(parents=True)
+    """The sweeps of one model with two exits, half as large as its encoder unpruned."""
+    sweep, crossfit = (tmp_path / "cola/seed0" / kind / "exits-ta" for kind in ("sweeps", "crossfit"))
+    for folder in (sweep, crossfit):
+        folder.mkdir(parents=True)
     found = [point("expected", 3.0), point("confident", 2.0), point("in_sample", 4.0), point("expected", 9.0, "energy")]
-    (run / "sweep/summary.json").write_text(json.dumps(summary(*found)))
-    (run / "crossfit/summary.json").write_text(json.dumps(summary(point("expected", 7.0), point("confident", 1.5))))
+    (sweep / "summary.json").write_text(json.dumps(summary(*found)))
+    (crossfit / "summary.json").write_text(json.dumps(summary(point("expected", 7.0), point("confident", 1.5))))
     curve = {"macs": [10e6, 30e6, 45e6, 20e6, 60e6], "mcc": [0.2, 0.35, 0.33, 0.9, 0.5], "rule": "threshold"}
     curve["score"] = ["entropy", "entropy", "entropy", "energy", "entropy"]
-    pd.DataFrame(curve).to_parquet(run / "sweep/curve.parquet")
+    pd.DataFrame(curve).to_parquet(sweep / "curve.parquet")
     return tmp_path
 
 
@@ -56,16 +60,15 @@ def test_points_of_the_one_score_and_crossfit_ones_from_their_own_sweep(runs: Pa
 
 
 def test_a_cascade_has_points_but_no_line_of_layers(runs: Path) -> None:
-    """Its parameters are those of both tiers, and its last stage is the Super."""
-    folder = runs / "cola/seed0"
-    (folder / "costeff-4x/tier").mkdir(parents=True)
-    (folder / "costeff-4x/tier/card.json").write_text(json.dumps({"parameters": 5_000_000}))
-    (folder / "exits-ta").rename(folder / "cascade-costeff-4x")
-    plain = {**summary(point("expected", 3.0)), "metrics": ["mcc"]}
-    (folder / "exits-ta/sweep").mkdir(parents=True)
-    (folder / "exits-ta/sweep/summary.json").write_text(json.dumps(plain))
-    curve = folder / "cascade-costeff-4x/sweep/curve.parquet"
-    (folder / "exits-ta/sweep/curve.parquet").write_bytes(curve.read_bytes())
+    """Its parameters are those of both tiers, and it is compared with its last, the Super."""
+    folder = runs / "cola/seed0/sweeps"
+    shutil.copytree(folder / "exits-ta", folder / "cascade-costeff-4x")
+    plain = summary(point("expected", 3.0))
+    plain["stages"] = [
+        {"name": "first", "tier": "first", "parameters": 5_000_000},
+        {"name": "super", "tier": "super", "parameters": 20_000_000},
+    ]
+    (folder / "cascade-costeff-4x/summary.json").write_text(json.dumps(plain))
     alone, cascade = tables.collect(runs, ["cola"])
     assert (cascade["method"], cascade["parameters"], cascade["compression"]) == ("costeff-4x, then super", 25e6, 0.8)
     assert [line.split(" | ")[1] for line in tables.layer_lines([alone, cascade])[2:]] == ["ta"]
@@ -76,7 +79,7 @@ def test_a_cascade_has_points_but_no_line_of_layers(runs: Path) -> None:
 
 
 def test_a_cost_below_every_point_has_no_quality(runs: Path) -> None:
-    curve = runs / "cola/seed0/exits-ta/sweep/curve.parquet"
+    curve = runs / "cola/seed0/sweeps/exits-ta/curve.parquet"
     assert tables.quality_at(curve, "entropy", "mcc", 9e6) is None
     assert tables.quality_at(curve, "entropy", "mcc", 10e6) == 0.2
 

@@ -1,5 +1,6 @@
 """The tables of what was measured, from studies as the callback writes them."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from dial.steps import Step
 from scripts import measured_table as tables
 from scripts.results_measured import measured_steps
+from scripts.results_steps import Measured
 
 
 def spread(value: float) -> dict[str, float]:
@@ -47,79 +49,106 @@ def study(*points: dict[str, Any], first: str = "swift") -> dict[str, Any]:
 
 PREDICTED = {"target": 0.98, "batch": "best", "predicted_ms": 2.4, "measured_ms": 2.5, "ratio": 0.96}
 ERRORS = """split,score,stage,last,quantile,low,high,rows,corrected,broken,both_right,both_wrong
-test,softmax,swift,super,1,0.5,0.6,10,9,9,0,0
 test,energy,swift,super,1,0.5,0.6,10,4,1,3,2
 test,energy,swift,super,10,0.9,0.99,12,0,2,10,0
+test,softmax,swift,super,1,0.5,0.6,10,9,9,0,0
 """
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Path:
+def kept(tmp_path: Path) -> Path:
     """Everything of SST-2, and of CoLA the executor alone."""
-    folder = tmp_path / "sst2" / "seed0"
     points = [point("cascade", 0.99, "expected", 2.0), point("cascade", 0.99, "in_sample", 1.5)]
     points.append(point("exits", 0.99, "expected", 3.0, reached=False))
-    for name, found in (("study", study(*points)), ("study-int8", study(*points, first="int8"))):
-        (folder / name / "study").mkdir(parents=True)
-        (folder / name / "sweep").mkdir()
-        (folder / name / "study/study.json").write_text(json.dumps(found))
-        stages = [{"quality": {"accuracy": quality}} for quality in (0.897, 0.901)]
-        summary = {"metrics": ["accuracy"], "splits": {"test": {"stages": stages}}}
-        (folder / name / "sweep/summary.json").write_text(json.dumps(summary))
-    (folder / "study/sweep/errors.csv").write_text(ERRORS)
-    (folder / "study/study/study.png").write_bytes(b"figure")
-    (tmp_path / "cola/seed0").mkdir(parents=True)
+    (tmp_path / "sst2").mkdir()
+    qualities = {"metric": "accuracy", "qualities": {"int8": 0.897, "super": 0.901}}
+    for name, found in (("study", study(*points)), ("study-int8", study(*points, first="int8") | qualities)):
+        (tmp_path / f"sst2/{name}.json").write_text(json.dumps(found))
+    sweep = tmp_path / "runs/sst2/seed0/sweeps/cascade-bilstm-distilled"
+    sweep.mkdir(parents=True)
+    (sweep / "errors.csv").write_text(ERRORS)
+    (sweep / "errors.png").write_bytes(b"figure")
+    (tmp_path / "cola").mkdir()
     executor = {"wall": {"ratio": 0.91, "low": 0.9, "high": 0.92}, "shares": [0.25, 0.75]}
-    (tmp_path / "cola/seed0/executor.json").write_text(json.dumps(executor))
+    (tmp_path / "cola/executor.json").write_text(json.dumps(executor))
     return tmp_path
 
 
-def test_points_in_time_by_target_and_reading(runs: Path) -> None:
-    lines = tables.time_lines(tables.collect(runs))
+def collected(kept: Path) -> list[tables.Record]:
+    return tables.collect(kept / "runs", kept)
+
+
+@pytest.fixture
+def whole(kept: Path) -> list[tables.Record]:
+    """The same of every task."""
+    sst2, cola, _ = collected(kept)
+    return [dataclasses.replace(sst2, task=task, executor=cola.executor) for task in tables.SWIFTS]
+
+
+def test_points_in_time_by_target_and_reading(kept: Path) -> None:
+    lines = tables.time_lines(collected(kept))
     assert lines[0] == "| task, Swift | method | 99 %, expected | 99 %, in-sample | 98 %, expected | 98 %, in-sample |"
     assert lines[2] == "| sst2, bilstm-distilled | deebert | not reached | – | – | – |"
     cells = "2.00× [1.80, 2.20] (98.5) | 1.50× [1.30, 1.70] (98.5) | – | –"
     assert lines[3:] == [f"| sst2, bilstm-distilled | cascade | {cells} |"]
 
 
-def test_models_alone_and_the_cascade_in_its_best_batches(runs: Path) -> None:
-    swift, whole, cascade = tables.model_lines(tables.collect(runs))[2:]
+def test_models_alone_and_the_cascade_in_its_best_batches(kept: Path) -> None:
+    swift, whole, cascade = tables.model_lines(collected(kept))[2:]
     assert swift == "| sst2 | swift | 4.0 | 4.0 | 8.0 | 12.0 | 2.50× | 32 | 500 | 2.50× | 88.9 |"
     assert whole == "| sst2 | super | 10.0 | 10.0 | 20.0 | 30.0 | 1.00× | 32 | 200 | 1.00× | 100.0 |"
     assert cascade == "| sst2 | cascade at 99 % | 5.0 | 5.0 | 10.0 | 15.0 | 2.00× | 64, 64 | 321 | 1.70× | 97.8 |"
 
 
-def test_int8_has_its_quality_on_all_rows(runs: Path) -> None:
-    (line,) = tables.int8_lines(tables.collect(runs))[2:]
+def test_int8_has_its_quality_on_all_rows(kept: Path) -> None:
+    (line,) = tables.int8_lines(collected(kept))[2:]
     speed = "2.50× [2.25, 2.75] | 2.50× [2.25, 2.75] | 10.0 / 4.0 | 2.00× [1.80, 2.20] (98.5)"
     assert line == f"| sst2 (accuracy) | 90.1 | 89.7 | 97.0 | {speed} |"
 
 
-def test_predicted_times_of_both_cascades(runs: Path) -> None:
-    lines = tables.prediction_lines(tables.collect(runs))[2:]
+def test_predicted_times_of_both_cascades(kept: Path) -> None:
+    lines = tables.prediction_lines(collected(kept))[2:]
     numbers = "98 % | best | 2.40 | 2.50 | 0.96"
     assert lines == [f"| sst2 | cascade | {numbers} |", f"| sst2 | int8, then float32 | {numbers} |"]
 
 
-def test_executor_and_errors_by_tenth(runs: Path) -> None:
-    records = tables.collect(runs)
+def test_executor_and_errors_by_tenth(kept: Path) -> None:
+    records = collected(kept)
     assert tables.executor_lines(records)[2:] == ["| cola | 91.0 [90.0, 92.0] | 25 / 75 |"]
     (line,) = tables.error_lines(records)[2:]
     assert line == f"| sst2, bilstm-distilled | 22 | 4 / 1 | {' | '.join(['0 / 0'] * 8)} | 0 / 2 |"
 
 
-def test_sections_figures_and_nothing_without_measurements(runs: Path, tmp_path: Path) -> None:
-    records = tables.collect(runs)
-    text = tables.sections(records, "data", "models")
+def test_a_table_is_made_where_every_task_has_what_it_needs(kept: Path, whole: list[tables.Record]) -> None:
+    """A task that was not measured again must not drop out of what was published."""
+    assert tables.tables(collected(kept)) == {}
+    assert list(tables.tables(whole)) == list(tables.TITLES)
+    some = [dataclasses.replace(record, study=None) for record in whole]
+    assert list(tables.tables(some)) == ["int8", "executor", "errors"]
+    assert tables.collect(kept / "none", kept / "none")[0].study is None and tables.tables([]) == {}
+
+
+def test_sections_are_made_or_stay_as_they_were(kept: Path, whole: list[tables.Record]) -> None:
+    text = tables.sections(whole, "data", "models")
     assert "P, 2 threads" in next(iter(text.values()))
     assert "--study.exits runs/results/sst2/seed0/exits-deebert" in text["Time: commands"]
-    (figure,) = tables.figures(records, tmp_path / "out")
-    assert figure == tmp_path / "out/sst2/study.png" and figure.read_bytes() == b"figure"
-    assert tables.collect(tmp_path / "none") == [] and tables.sections([], "d", "m") == tables.tables([]) == {}
+    assert list(text) == [*tables.TITLES.values(), tables.PREDICTED, "Time: commands"]
+    earlier = {tables.TITLES["time"]: "as published", "Tiers": "something else", tables.PREDICTED: "predicted"}
+    again = tables.sections(collected(kept), "data", "models", earlier)
+    assert again.pop("Time: commands")
+    assert again == {tables.TITLES["time"]: "as published", tables.PREDICTED: "predicted"}
+    assert tables.sections(collected(kept), "data", "models") == {}
+
+
+def test_figures_of_errors_come_from_the_sweep(kept: Path) -> None:
+    (figure,) = tables.figures(collected(kept), kept / "out")
+    assert figure == kept / "out/sst2/errors.png" and figure.read_bytes() == b"figure"
 
 
 def test_steps_use_the_trained_tiers() -> None:
     steps: list[Step] = list(measured_steps("data", "models", "runs", "cola"))
-    assert [step.name for step in steps] == ["cola/seed0/study", "cola/seed0/study-int8", "cola/seed0/executor"]
+    kept = ["cola/seed0/study/kept", "cola/seed0/study-int8/kept", "cola/seed0/executor"]
+    assert [step.name for step in steps if isinstance(step, Measured)] == kept
+    assert [step.name for step in steps] == ["cola/seed0/study", kept[0], "cola/seed0/study-int8", *kept[1:]]
     assert "[runs/cola/seed0/layers2-distilled/tier, runs/cola/seed0/super/tier]" in steps[0].command
-    assert "[{path: runs/cola/seed0/super/tier, dtype: int8}, runs/cola/seed0/super/tier]" in steps[1].command
+    assert "[{path: runs/cola/seed0/super/tier, dtype: int8}, runs/cola/seed0/super/tier]" in steps[2].command

@@ -46,12 +46,13 @@ def summary(
 def runs(tmp_path: Path) -> Path:
     """CoLA done for three seeds with one Swift, the time of its tiers measured, and nothing else."""
     for seed, speedup in enumerate((1.2, 2.0, 1.6)):
-        folder = tmp_path / "cola" / f"seed{seed}" / "cascade-layers2" / "sweep"
+        folder = tmp_path / "cola" / f"seed{seed}" / "sweeps" / "cascade-layers2"
         folder.mkdir(parents=True)
         (folder / "summary.json").write_text(json.dumps(summary(speedup)))
     measured = {name: {"median_ms": ms, "low_ms": ms, "high_ms": ms} for name, ms in TIMES.items()}
     how = {"threads": 2, "dtype": "float32", "rows": 200, "repeats": 7}
-    (tmp_path / "cola" / "times.json").write_text(json.dumps({**how, "tiers": measured}))
+    (tmp_path / "out/cola").mkdir(parents=True)
+    (tmp_path / "out/cola/times.json").write_text(json.dumps({**how, "tiers": measured}))
     return tmp_path
 
 
@@ -68,7 +69,7 @@ def test_tables_hold_medians_and_time(runs: Path, tmp_path: Path) -> None:
     assert "energy routes better than softmax in 3 and worse in 0 of 3 seeds (normalised area +0.100, median)." in text
     assert "dial fit --config configs/model/finetune.yaml" in text
     assert "--run runs/results/cola/seed0/cascade-layers2" in text
-    assert "sst2" not in text
+    assert "sst2" not in text and "Time:" not in text.replace("Time: batch 1", "")
 
 
 def test_csv_holds_every_seed(runs: Path, tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_csv_holds_every_seed(runs: Path, tmp_path: Path) -> None:
 
 
 def test_super_alone_is_no_loss_and_said_so(runs: Path, tmp_path: Path) -> None:
-    for path in runs.rglob("summary.json"):
+    for path in runs.rglob("sweeps/*/summary.json"):
         path.write_text(json.dumps(summary(0.8, shares=(0.0, 1.0), gap=0.0, only_super=True)))
     tables.write(runs, tmp_path / "out", "data", "models")
     text = (tmp_path / "out" / "README.md").read_text()
@@ -94,6 +95,20 @@ def test_nothing_done_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run `make results` first"):
         tables.write(tmp_path, tmp_path / "out", "data", "models")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_not_measured_stays_in_the_page_and_in_the_readme(runs: Path, tmp_path: Path) -> None:
+    """No study is kept as JSON: its published tables must outlive a change of the others."""
+    earlier = "# Results\n\n## Tiers\n\nold tiers\n\n## Time: int8\n\n| task |\n| kept |\n\n## Commands\n\nold\n"
+    (tmp_path / "out/README.md").write_text(earlier)
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- cascades -->\n<!-- end cascades -->\n<!-- int8 -->\nkept too\n<!-- end int8 -->\n")
+    tables.write(runs, tmp_path / "out", "data", "models", readme)
+    page = tables.sections_of(tmp_path / "out/README.md")
+    assert page["Time: int8"] == "| task |\n| kept |"
+    assert "old" not in page["Tiers"] + page["Commands"]
+    assert [title for title in page if title.startswith("Time")] == ["Time: int8", "Time: commands"]
+    assert "<!-- int8 -->\nkept too\n<!-- end int8 -->" in readme.read_text()
 
 
 def test_readme_tables_are_written_between_their_markers(runs: Path, tmp_path: Path) -> None:

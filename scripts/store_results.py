@@ -1,0 +1,126 @@
+"""Keep what tested runs left in `results/`: slim stage tables, and the numbers and figures of measured studies.
+
+    python scripts/store_results.py runs/results                                # every run in a folder of runs
+    python scripts/store_results.py runs/results/sst2/seed0/exits-ta            # one run
+
+A table holds ids, labels, logits, lengths, scores that only the model gives, and cost functions: no text, and nothing
+that follows from the rest. `dial sweep` reads it like any other. Logits are kept in float32: all tables together stay
+far below the limit, and in float16 scores of sure rows would tie.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lightning_modules.adaptive.costs import ModelCosts
+from lightning_modules.adaptive.files import read_json, write_json
+from lightning_modules.adaptive.parquet import save_slim
+from lightning_modules.adaptive.table import StageTable
+
+TABLE = Path("sweep/stages.parquet")
+LIMIT = 20_000_000  # bytes of all tables together, as they are kept in the repository
+KEPT = ("cascade-", "exits-", "study")
+
+
+def runs_in(folder: Path) -> Iterator[Path]:
+    """The run folders of tests: the folder itself, or those in it by task and seed."""
+    if (folder / TABLE).is_file():
+        yield folder
+        return
+    for table in sorted(folder.glob(f"*/seed*/*/{TABLE}")):
+        if (run := table.parents[1]).name.startswith(KEPT):
+            yield run
+
+
+def keep(run: Path, out: Path) -> Path:
+    """Keep one run's study, where it has one, else its table.
+
+    Args:
+        run: `<task>/seed<number>/<name>`.
+        out: folder of the results.
+
+    Raises:
+        ValueError: the run is a trial, or its table tells of the machine that it was made on.
+    """
+    task, seed = run.parts[-3:-1]
+    if (run / "study" / "study.json").is_file():
+        return keep_study(run, out / task)
+    table = StageTable.load(run / TABLE)
+    check(table, run)
+    costs = run / TABLE.with_name("costs.json")
+    path = out / task / f"{seed}-{run.name}.parquet"
+    save_slim(table, path, ModelCosts.load(costs) if "answer" in read_json(costs, "runs") else None)
+    return path
+
+
+def keep_study(run: Path, out: Path) -> Path:
+    """Keep a study's numbers, with the quality of every stage on all rows, and its figure."""
+    study = read_json(run / "study/study.json", "runs")
+    summary = read_json(run / "sweep/summary.json", "runs")
+    if study.get("partial"):
+        raise ValueError(f"`runs` must be whole, but {run} holds a trial run. Remove it.")
+    split, metric = summary["splits"][study["split"]], summary["metrics"][0]
+    qualities = {stage["name"]: stage["quality"][metric] for stage in split["stages"]}
+    path = out / f"{run.name}.json"
+    write_json(path, {**study, "qualities": qualities})
+    if run.name == "study":
+        shutil.copyfile(run / "study/study.png", out / "study.png")
+    return path
+
+
+def check(table: StageTable, run: Path) -> None:
+    """Refuse what must not be kept."""
+    if table.settings.get("partial"):
+        raise ValueError(f"`runs` must be whole, but {run} holds a trial run. Remove it.")
+    if places := [text for text in strings(table.settings) if text.startswith(("/", "~"))]:
+        raise ValueError(
+            f"`runs` must name their tiers relative to the repository, but {run} names {places[0]}, a place on one "
+            "machine. Test again from the root of the repository."
+        )
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All texts in nested settings."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from strings(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Keep everything that is there, and say how much it is.
+
+    Raises:
+        ValueError: there is nothing to keep, or all tables together are too large.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or run folders <task>/seed<number>/<name>")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    found = [run for folder in options.runs for run in runs_in(folder)]
+    if not found:
+        raise ValueError(f"`runs` must hold tested runs, but {', '.join(map(str, options.runs))} has none.")
+    for run in found:
+        path = keep(run, options.out)
+        print(f"{run} -> {path} ({path.stat().st_size / 1e3:,.0f} kB)")
+    total = sum(path.stat().st_size for path in options.out.rglob("*.parquet"))
+    print(f"{total / 1e6:.2f} MB of tables in {options.out}")
+    if total > LIMIT:
+        raise ValueError(f"`out` must hold at most {LIMIT / 1e6:g} MB of tables, but has {total / 1e6:.1f} MB.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"store_results: {error}") from error
