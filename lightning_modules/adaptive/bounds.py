@@ -107,7 +107,7 @@ def clump_of(units: np.ndarray) -> float:
     return float((sizes**2).sum() / max(sizes.sum(), 1))
 
 
-def lost_row(table: StageTable, metric: Metric, gradient: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+def lost_row(table: StageTable, metric: Metric, gradient: np.ndarray) -> np.ndarray:
     """What the worst single lost row can take from a metric, whether or not one has been seen, ``(T,)``.
 
     A lost row of classes turns from right to wrong; a statistic falls from the upper to the lower end of the range
@@ -118,7 +118,6 @@ def lost_row(table: StageTable, metric: Metric, gradient: np.ndarray, statistics
         table: the rows.
         metric: an additive metric.
         gradient: of the metric by its sums ``(T, K)``, at the points in question.
-        statistics: ``(N, S, K)``.
     """
     if isinstance(metric, Mean) and metric.name in table.statistics:
         low, high = metric.range
@@ -127,8 +126,10 @@ def lost_row(table: StageTable, metric: Metric, gradient: np.ndarray, statistics
         changes = worst_losses(metric, table.label, len(table.label_names))
         return np.maximum(-(gradient @ changes.T).min(axis=1, initial=0.0), 0.0)
     low, high = (limit([limit(table.label), limit(table.predictions)]) for limit in (np.min, np.max))
-    extreme = [metric.statistics(table.label, np.full(len(table), end)) for end in (low, high)]
-    changes = np.concatenate([moved - statistics[:, -1] for moved in extreme])
+    # In one call with the Super's own, so that all are counted from one origin.
+    ends = [np.full(len(table), low), np.full(len(table), high), table.predictions[:, -1]]
+    moved = metric.statistics(table.label, np.stack(ends, axis=1))
+    changes = (moved[:, :2] - moved[:, 2:]).reshape(-1, moved.shape[-1])
     return np.full(len(gradient), max(0.0, -float((changes @ gradient[-1]).min(initial=0.0))))
 
 
@@ -158,7 +159,7 @@ def kept_interval(
     kept = quality / super_quality
     here, there = metric.gradient(own.sum(axis=0)), metric.gradient(best.sum(axis=0))
     influence = np.bincount(units, weights=(own @ here - kept * (best @ there)) / super_quality)
-    loss = lost_row(table, metric, here[None], statistics)[0] * clump_of(units) / super_quality
+    loss = lost_row(table, metric, here[None])[0] * clump_of(units) / super_quality
     groups = None if table.group is None else len(influence)
     lowest = kept - allowance(np.square(influence).sum(), loss, (1 + confidence) / 2, groups)
     return min(ends[0], float(lowest)), ends[1]
@@ -199,7 +200,7 @@ class Margins:
         second = self._from_moments(here, there) if self.few else self._unit_by_unit(here, there)
         centre = (here * self.sums).sum(axis=-1) - there @ self.sums[-1]
         variance = np.maximum(second - centre**2 / (self.groups or len(self.statistics)), 0.0)
-        loss = lost_row(self.path.table, self.metric, here, self.statistics) * clump_of(self.units)
+        loss = lost_row(self.path.table, self.metric, here) * clump_of(self.units)
         return self.points, self.quality - target * self.quality[-1], variance, loss
 
     def _from_moments(self, here: np.ndarray, there: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from lightning_modules.adaptive.bounds import Margins, clump_of, kept_interval
 from lightning_modules.adaptive.calibration import FIRST_TESTED_WITHOUT_SLACK, Chooser, choose
 from lightning_modules.adaptive.descent import per_stage_thresholds
 from lightning_modules.adaptive.intervals import bootstrap
-from lightning_modules.adaptive.metrics import METRICS, Mean
+from lightning_modules.adaptive.metrics import METRICS, Mean, Pearson
 from lightning_modules.adaptive.paths import metric_of
 from lightning_modules.adaptive.report import SweepSettings, build_report
 from lightning_modules.adaptive.rules import tiers_left_out
@@ -81,7 +81,8 @@ def test_a_lost_number_goes_as_far_as_any_answer_does():
     chooser = Chooser(table, "random")
     *_, loss = Margins(chooser.path, chooser.statistics, chooser.measured).at(0.9)
     ends = [min(table.label.min(), table.predictions.min()), max(table.label.max(), table.predictions.max())]
-    gradient, worst = METRICS["pearson"].gradient(chooser.sums[-1]), 0.0
+    metric, worst = Pearson((0.0, 0.0)), 0.0
+    gradient = metric.gradient(metric.statistics(table.label, table.predictions[:, -1]).sum(axis=0))
     for x, y in zip(table.label, table.predictions[:, -1], strict=True):
         for end in ends:
             before, after = (np.array([1, x, z, x * x, z * z, x * z]) for z in (y, end))

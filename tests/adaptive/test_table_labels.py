@@ -70,7 +70,7 @@ FORMS: dict[str, tuple[Any, list[str] | None]] = {
 def test_labels_in_any_form_are_the_same_classes(
     write: Write, label: Any, names: list[str] | None, predictions: bool
 ) -> None:
-    table = StageTable.load(write(label, predictions), label_names=names)
+    table = StageTable.load(write(label, predictions), label_names=names, costs="own")
     assert table.label.tolist() == CLASSES.tolist() and table.label.dtype == np.int64
     random = np.random.default_rng(1)
     for index in range(2):
@@ -119,7 +119,7 @@ def test_other_labels_are_refused_in_one_line(
     [error] = capsys.readouterr().err.splitlines()
     assert error.startswith("dial sweep: error: `")
     with pytest.raises(ValueError, match=message):
-        StageTable.load(path, label_names=names)
+        StageTable.load(path, label_names=names, costs="own")
 
 
 def test_a_regression_on_decimals(write: Write) -> None:
@@ -128,13 +128,24 @@ def test_a_regression_on_decimals(write: Write) -> None:
     for stage in ("swift", "super"):
         frame[f"output_{stage}"] = [float(row[0]) for row in frame[f"output_{stage}"]]
     frame.to_parquet(path)
-    table = StageTable.load(path)
+    table = StageTable.load(path, costs="own")
     assert table.regression and table.label.tolist() == (CLASSES + 0.25).tolist()
 
 
 def test_the_command_on_texts(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(texts)
-    arguments = ["--label-names", *NAMES, "--bootstrap", "100", "--targets", "0.9", "--out", str(tmp_path / "out")]
+    arguments = [
+        "--costs",
+        "own",
+        "--label-names",
+        *NAMES,
+        "--bootstrap",
+        "100",
+        "--targets",
+        "0.9",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert dial.main(["sweep", str(path), *arguments]) == 0, capsys.readouterr().err
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["label_names"] == NAMES
@@ -143,4 +154,4 @@ def test_the_command_on_texts(write: Write, tmp_path: Path, capsys: pytest.Captu
 def test_classes_that_nothing_has_are_said(write: Write) -> None:
     path = write(lambda c: pa.array(2 * c), predictions=True)
     with pytest.warns(UserWarning, match=r"'label' of .* from 0 to 4, so 2 of 5 classes have no row: 1, 3; give"):
-        assert StageTable.load(path).label_names == ("0", "1", "2", "3", "4")
+        assert StageTable.load(path, costs="own").label_names == ("0", "1", "2", "3", "4")
