@@ -118,7 +118,10 @@ class ThresholdSweep(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         kind = np.int64 if module.label_names else np.float64
         parts = {split: data.rows(split) for split in data.test_splits}
-        rows = {split: rows_fingerprint(part.sample_id, part.label.astype(kind)) for split, part in parts.items()}
+        rows = {
+            split: rows_fingerprint(part.sample_id, part.label.astype(kind), getattr(part, "group", None))
+            for split, part in parts.items()
+        }
         about = self.settings(trainer, module)
         partial = about.pop("partial")
         if self.choices.tolerance is not None:
@@ -187,7 +190,7 @@ class ThresholdSweep(Callback):
             macs_reference=costs.alone(reference, charged[reference]),
             lengths=joined["lengths"],
             padded=joined["padded"],
-            group=None,
+            group=group_of(trainer.datamodule, rows),  # type: ignore[attr-defined]
             metrics=tuple(module.metric_names),
             label_names=tuple(module.label_names),
             settings=self.settings(trainer, module),
@@ -245,6 +248,24 @@ class ThresholdSweep(Callback):
         """What to choose from a table with these splits."""
         calibration = "split" if "calibration" in splits else "crossfit"
         return dataclasses.replace(self.choices, scores=tuple(self.score_names(module)), calibration=calibration)
+
+
+def group_of(data: Any, rows: dict[str, dict[str, Any]]) -> np.ndarray | None:
+    """What each row of the splits belongs to, ``(N,)``; None where the data has no groups.
+
+    Args:
+        data: the data module.
+        rows: by split, with ``sample_id``.
+    """
+    groups = []
+    for split, part in rows.items():
+        known = data.rows(split)
+        if getattr(known, "group", None) is None:
+            return None
+        order = np.argsort(known.sample_id)
+        place = order[np.searchsorted(known.sample_id, part["sample_id"], sorter=order)]
+        groups.append(known.group[place])
+    return np.concatenate(groups)
 
 
 def staged(module: LightningModule) -> StagedModule:

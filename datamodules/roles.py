@@ -1,6 +1,7 @@
 """Which rows of an official training split serve for training, validation and calibration.
 
-The cut depends on the content of a row and on nothing else, so that every tier, teacher and seed has the same one.
+The cut depends on the content of a row, or the name of its group, and on nothing else, so that every tier, teacher and
+seed has the same one.
 """
 
 import math
@@ -15,8 +16,12 @@ from datamodules.rows import Rows
 def positions(rows: Rows) -> np.ndarray:
     """Place every row in [0, 1) by a hash of its text without case and spacing; ``(N,)`` float64.
 
-    Rows that differ in case, spacing or label only have the same position: duplicates stay together.
+    Rows that differ in case, spacing or label only have the same position: duplicates stay together. So do rows of one
+    group, which have the position of its name.
     """
+    if rows.group is not None:
+        names, inverse = np.unique(rows.group, return_inverse=True)
+        return np.array([_position((str(name),)) for name in names])[inverse]
     return np.fromiter((_position(unit) for unit in rows.units()), np.float64, len(rows))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.labels import REMEDY, Hidden, class_labels, number_labels
+from datamodules.labels import KINDS, REMEDY, Hidden, class_labels, is_missing, number_labels
 from datamodules.row_files import text_problem
 
 
@@ -21,12 +21,14 @@ class Rows:
         text_b: N second texts, or ``None`` where a unit is one text.
         label: ``(N,)`` int64 class indices, or float32 values for regression.
         sample_id: ``(N,)`` int64 row index in the source file.
+        group: ``(N,)`` names of what rows belong to (a document, a question), or None where each row stands alone.
     """
 
     text: list[str]
     text_b: list[str] | None
     label: np.ndarray
     sample_id: np.ndarray
+    group: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.text)
@@ -40,11 +42,12 @@ class Rows:
     def take(self, indices: np.ndarray) -> "Rows":
         """Rows at ``indices (M,)``, in that order."""
         second = None if self.text_b is None else [self.text_b[i] for i in indices]
-        return Rows([self.text[i] for i in indices], second, self.label[indices], self.sample_id[indices])
+        group = None if self.group is None else self.group[indices]
+        return Rows([self.text[i] for i in indices], second, self.label[indices], self.sample_id[indices], group)
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with any text, label, id, or their order."""
+        """16 hex digits that change with any text, label, id or group, or their order."""
         digest = blake2b(digest_size=8)
         for unit in self.units():
             for text in unit:
@@ -53,6 +56,8 @@ class Rows:
         digest.update(b"pair" if self.text_b is not None else b"single")
         digest.update(np.ascontiguousarray(self.label).tobytes())
         digest.update(np.ascontiguousarray(self.sample_id).tobytes())
+        if self.group is not None:
+            digest.update("\x1f".join(self.group.tolist()).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
 
@@ -63,6 +68,7 @@ def make_rows(
     where: str,
     hidden: Hidden | None = None,
     remedy: str = REMEDY,
+    group: str | None = None,
 ) -> Rows:
     """Turn columns into rows with checked texts and labels.
 
@@ -74,9 +80,11 @@ def make_rows(
         where: what errors call the source, usually its path.
         hidden: which labels are none; they are -1 (NaN for regression), too.
         remedy: what an error about a class advises.
+        group: name of the column that says which rows belong together.
 
     Raises:
-        ValueError: for a text that is none, and for a label that is no class and no finite number.
+        ValueError: for a text that is none, for a label that is no class and no finite number, and for a row without a
+            group.
     """
     text, text_b, label = names
     assert text is not None
@@ -93,4 +101,20 @@ def make_rows(
     else:
         values = number_labels(columns[label], label, where, hidden)
     second = None if text_b is None else list(columns[text_b])
-    return Rows(list(columns[text]), second, values, np.arange(count, dtype=np.int64))
+    groups = None if group is None else group_names(columns[group], group, where)
+    return Rows(list(columns[text]), second, values, np.arange(count, dtype=np.int64), groups)
+
+
+def group_names(values: Sequence[Any], column: str, where: str) -> np.ndarray:
+    """Names ``(N,)`` of what rows belong to, from a column of texts or numbers.
+
+    Raises:
+        ValueError: a row that belongs to nothing.
+    """
+    for row, value in enumerate(values):
+        if is_missing(value) or not isinstance(value, KINDS):
+            raise ValueError(
+                f"`{column}` must say in every row what it belongs to, a text or a number, but {where}, row {row} has "
+                f"{value!r}. Fill it in, or leave `group_column` out."
+            )
+    return np.array([str(value) for value in values], dtype=str)

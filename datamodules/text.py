@@ -31,6 +31,8 @@ class TextDataModule(SequenceDataModule):
         text_b_column: name of the second text's column, where a row is a pair.
         label_column: name of the label's column; labels are class names, or indices into ``label_names``, or numbers.
             None for rows without labels, which can only be predicted.
+        group_column: name of the column that says which rows belong together (sentences of a document, answers to a
+            question). They stay in one role, and are drawn, counted and promised as one in all statistics.
         label_names: class names in order; an empty list makes a regression. Default: those that occur in ``train_file``
             (or else ``test_file``), sorted; whole numbers count as indices, from 0 to the largest.
         hidden_labels: values of the label column that mean "no label", such as -1; an empty text stands for empty cells
@@ -52,6 +54,7 @@ class TextDataModule(SequenceDataModule):
         text_column: str = "text",
         text_b_column: str | None = None,
         label_column: str | None = "label",
+        group_column: str | None = None,
         label_names: list[str | int | float] | None = None,
         hidden_labels: list[str | int | float | None] | None = None,
         metrics: list[str] | None = None,
@@ -66,7 +69,7 @@ class TextDataModule(SequenceDataModule):
         for role, path in self.files.items():
             if not path.is_file():
                 raise ValueError(f"`{role}_file` must be a file that exists, but got {str(path)!r}. Check the path.")
-        self.columns = (text_column, text_b_column, label_column)
+        self.columns, self.group_column = (text_column, text_b_column, label_column), group_column
         self.task = task or next(iter(self.files.values())).stem
         self._label_names = None if label_names is None else [str(name) for name in label_names]
         self._given_metrics = metrics
@@ -116,9 +119,9 @@ class TextDataModule(SequenceDataModule):
                 remedy = ", or to test without training rows set `calibration: crossfit`"
             raise ValueError(f"`{role}_file` must be given for {role} rows, but got none. Name a file{remedy}.")
         path, texts = self.files[role], [name for name in self.columns[:2] if name is not None]
-        wanted = [name for name in self.columns if name is not None]
+        wanted = [name for name in (*self.columns, self.group_column) if name is not None]
         columns = read_columns(path, wanted, f"{role}_file", texts)
-        rows = make_rows(columns, self.columns, self.label_names, str(path), self._hidden, REMEDY)
+        rows = make_rows(columns, self.columns, self.label_names, str(path), self._hidden, REMEDY, self.group_column)
         return rows if self.columns[2] is None else self._labelled(rows, role)
 
     def _labelled(self, rows: Rows, role: str) -> Rows:

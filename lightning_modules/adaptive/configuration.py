@@ -20,7 +20,7 @@ NO_IDENTITY = ("partial", "repeats", "remarks")
 def configuration(table: StageTable, settings: SweepSettings) -> str:
     """Fingerprint of what the results depend on: settings, tiers and data; for a foreign table its own contents."""
     parts = {split: table.of_split(split) for split in table.splits}
-    rows = {split: rows_fingerprint(part.sample_id, part.label) for split, part in parts.items()}
+    rows = {split: rows_fingerprint(part.sample_id, part.label, part.group) for split, part in parts.items()}
     identity: Any = {key: value for key, value in table.settings.items() if key not in NO_IDENTITY}
     if not table.settings.get("tiers"):
         contents = (table.label, table.predictions, table.macs, table.macs_reference, *table.scores.values())
@@ -58,15 +58,17 @@ def configuration_of(
     return hashlib.sha256(json.dumps(plain(known), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def rows_fingerprint(sample_id: np.ndarray, label: np.ndarray) -> str:
+def rows_fingerprint(sample_id: np.ndarray, label: np.ndarray, group: np.ndarray | None = None) -> str:
     """Hash of which rows there are, whatever their order: several processes may leave another one.
 
     Args:
         sample_id: ``(N,)``.
         label: ``(N,)`` int64 classes, or float64.
+        group: ``(N,)`` what each belongs to, where rows come in groups.
     """
     order = np.argsort(sample_id, kind="stable")
-    return fingerprint(sample_id[order].astype(str), label[order])
+    groups = () if group is None else (group[order].astype(str),)
+    return fingerprint(sample_id[order].astype(str), label[order], *groups)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

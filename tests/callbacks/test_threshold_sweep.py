@@ -1,5 +1,6 @@
 """The sweep's table against one built row by row, with each tier alone at batch 1 and plain Python arithmetic."""
 
+import dataclasses
 import json
 import math
 
@@ -312,3 +313,19 @@ def test_unknown_reference(sweep, make_tiny_bert) -> None:
     tiers = [str(make_tiny_bert(layers=n, seed=n)) for n in (1, 2)]
     with pytest.raises(ValueError, match=r"sweep\.reference.*swift.*super.*'foo'"):
         sweep(lambda data: Cascade(tiers, label_names=data.label_names), reference="foo")
+
+
+def test_groups_of_the_data_are_those_of_the_table(sweep, three, monkeypatch):
+    """Each row's group is looked up by its number, as loaders and processes give rows in another order."""
+    from datamodules import GLUEDataModule
+
+    read = GLUEDataModule.read
+
+    def grouped(self, role):
+        rows = read(self, role)
+        return dataclasses.replace(rows, group=np.array([f"g{i // 3}" for i in rows.sample_id]))
+
+    monkeypatch.setattr(GLUEDataModule, "read", grouped)
+    tested = sweep(lambda data: Cascade([str(f) for f in three[:2]], label_names=data.label_names), task="mnli")
+    assert tested.table.group.tolist() == [f"g{i // 3}" for i in tested.table.sample_id]
+    assert len(set(tested.table.group)) < len(tested.table) / 2

@@ -93,6 +93,7 @@ def test_errors_name_the_argument(tmp_path: Path) -> None:
         TextDataModule(test_file=train).rows("calibration")
 
 
+@pytest.mark.filterwarnings("ignore:the labels in column")
 def test_f1_of_more_than_two_classes_is_refused(tmp_path: Path) -> None:
     """Labels 0 and 4 are numbers of five classes; F1 of class 1 would be 0 for every model."""
     train = write(tmp_path / "a.jsonl", [{"text": f"row {i}", "label": 4 * (i % 2)} for i in range(20)])
@@ -100,3 +101,36 @@ def test_f1_of_more_than_two_classes_is_refused(tmp_path: Path) -> None:
         _ = TextDataModule(train_file=train, metrics=["accuracy", "f1"]).metrics
     assert TextDataModule(train_file=train, metrics=["f1"], label_names=["a", "b"]).metrics == ["f1"]
     assert TextDataModule(train_file=train, metrics=["macro_f1"]).metrics == ["macro_f1"]
+
+
+def grouped(tmp_path: Path, rows: int = 300, size: int = 5) -> str:
+    """Rows of documents; every document's rows share a name and nothing else."""
+    lines = [{"text": f"row number {i}", "label": "ab"[i % 2], "document": f"d{i // size}"} for i in range(rows)]
+    return write(tmp_path / "grouped.jsonl", lines)
+
+
+def test_rows_of_a_group_stay_in_one_role(tmp_path: Path) -> None:
+    file = grouped(tmp_path)
+    data = TextDataModule(train_file=file, group_column="document", test_fraction=0.3)
+    alone = TextDataModule(train_file=file, test_fraction=0.3)
+    roles = ("train", "validation", "calibration", "test")
+    documents = {role: set(data.rows(role).group.tolist()) for role in roles}
+    assert sum(len(names) for names in documents.values()) == len(set().union(*documents.values())) == 60
+    assert sum(len(data.rows(role)) for role in roles) == 300
+    for role in roles:
+        ids = data.rows(role).sample_id
+        assert data.rows(role).group.tolist() == [f"d{i // 5}" for i in ids]
+    split = {i // 5 for i in alone.rows("test").sample_id} & {i // 5 for i in alone.rows("train").sample_id}
+    assert alone.rows("test").group is None and split  # without the column documents are torn apart
+    assert data.fingerprint("test") != alone.fingerprint("test")
+
+
+@pytest.mark.parametrize("value", ["", None, [1], float("nan")])
+def test_a_row_that_belongs_to_nothing_is_refused(tmp_path: Path, value: object) -> None:
+    rows = [{"text": "x", "label": "a", "of": "d"}, {"text": "y", "label": "b", "of": value}]
+    data = TextDataModule(test_file=write(tmp_path / "a.jsonl", rows), group_column="of", calibration="crossfit")
+    with pytest.raises(ValueError, match=r"`of` must say in every row what it belongs to.*a.jsonl, row 1 has"):
+        data.rows("test")
+    numbers = [{"text": "x", "label": "a", "of": 1}, {"text": "y", "label": "b", "of": 2}]
+    data = TextDataModule(test_file=write(tmp_path / "b.jsonl", numbers), group_column="of", calibration="crossfit")
+    assert data.rows("test").group.tolist() == ["1", "2"]
