@@ -211,18 +211,25 @@ class ThresholdSweep(Callback):
         reference = self.reference or module.network.tiers[-1].name
         # Only where it applies: the settings are part of a report's fingerprint.
         exits = [tier.name for tier in module.network.tiers if isinstance(tier, MultiExitTier)]
-        plain = {"reference_without_exits": True} if reference in exits else {}
-        return plain | {
-            "task": getattr(data, "task", type(data).__name__),
-            "calibration": data.calibration,
-            "temperatures": {name: tier.view.temperature for tier in module.network.tiers for name in tier.stage_names},
-            "length": self.length,
-            "reference": reference,
-            "seed": self.seed,
-            "tiers": {tier.name: describe(tier) for tier in module.network.tiers},
-            "truncated": {key: dict(value) for key, value in getattr(data, "truncated", {}).items()},
-            "partial": is_partial(trainer),
-        }
+        plain: dict[str, Any] = {"reference_without_exits": True} if reference in exits else {}
+        hidden = getattr(data, "hidden", None)  # rows left out, by role
+        return (
+            plain
+            | ({"hidden": dict(hidden)} if hidden else {})
+            | {
+                "task": getattr(data, "task", type(data).__name__),
+                "calibration": data.calibration,
+                "temperatures": {
+                    name: tier.view.temperature for tier in module.network.tiers for name in tier.stage_names
+                },
+                "length": self.length,
+                "reference": reference,
+                "seed": self.seed,
+                "tiers": {tier.name: describe(tier) for tier in module.network.tiers},
+                "truncated": {key: dict(value) for key, value in getattr(data, "truncated", {}).items()},
+                "partial": is_partial(trainer),
+            }
+        )
 
     def _check_labels(self, module: StagedModule, table: StageTable) -> None:
         """Generic label names count as the data's order; held-out rows must not contradict that."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,8 @@ def as_numbers(values: np.ndarray, label_names: Sequence[str] | None, column: st
     if values.ndim == 1 and values.dtype.kind in "iufb" and not numbered:
         return values
     distinct, places = _distinct(values)
-    find = Classes(label_names) if label_names else number_of
-    numbers: list[Any] = []
+    find: Callable[[object], Any] = Classes(label_names) if label_names else number_of
+    numbers = []
     for value in distinct:
         number = find(value)
         if number is None:

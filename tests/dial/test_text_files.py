@@ -31,6 +31,20 @@ def test_hidden_labels(dial, tiny_bert, tmp_path) -> None:
     assert config["id2label"] == {"0": "negative", "1": "positive"}
 
 
+def test_hidden_labels_are_counted_in_the_sweep(dial, make_tiny_bert, tmp_path) -> None:
+    file = tmp_path / "a.csv"
+    labels = ["negative", "positive", "negative", ""]
+    file.write_text("text,label\n" + "".join(f"good film {i},{labels[i % 4]}\n" for i in range(60)))
+    tiers = f"[{make_tiny_bert(layers=1, seed=1)}, {make_tiny_bert(layers=2, seed=2)}]"
+    dial(
+        *("test", "--config=configs/model/cascade.yaml", "--data=TextDataModule", f"--data.test_file={file}"),
+        *("--data.calibration=crossfit", '--data.hidden_labels=[""]', f"--model.tiers={tiers}"),
+        *("--sweep.bootstrap=100", f"--run={tmp_path}/run", *QUIET),
+    ).ok()
+    table = json.loads((tmp_path / "run/sweep/summary.json").read_text())["table"]
+    assert table["hidden"] == {"test": 15}
+
+
 def test_a_text_that_is_none_is_refused_before_any_work(dial, tiny_bert, tmp_path) -> None:
     file = tmp_path / "a.jsonl"
     rows = [{"text": f"film {i}" if i != 7 else ["film"], "label": i % 2} for i in range(20)]

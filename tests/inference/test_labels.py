@@ -89,3 +89,11 @@ def test_noise_is_no_reason() -> None:
 def test_regression_and_no_rows_pass() -> None:
     check_permutation(np.zeros((5, 1)), np.linspace(0, 5, 5), [], "tier")
     check_permutation(np.zeros((0, 2)), np.zeros(0), ["a", "b"], "tier")
+
+
+def test_names_that_are_numbers_are_matched_as_numbers() -> None:
+    assert match_labels(["2.0", "10", "1.00"], ["1", "2", "10"], "tier") == ([2, 0, 1], False)
+    assert match_labels(["-1", "2"], ["1", "2"], "tier")[1]  # only assumed: -1 is not 1
+    assert match_labels(["1.5", "3"], ["15", "3"], "tier")[1]
+    with pytest.raises(ValueError, match=r"`tier` must have the data's labels C\+\+, Java"):
+        match_labels(["C", "Java"], ["C++", "Java"], "tier")
