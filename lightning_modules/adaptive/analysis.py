@@ -15,6 +15,7 @@ from lightning_modules.adaptive.exit_report import SimpleInstances
 from lightning_modules.adaptive.intervals import Interval, Resampled, bootstrap, percentile_interval
 from lightning_modules.adaptive.paths import Path, metric_of, quality_of
 from lightning_modules.adaptive.settings import SweepSettings
+from lightning_modules.adaptive.shift import differences, sentence, visits_of
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.table_remarks import contradictions, worthless_stages
 from lightning_modules.adaptive.taken import Taken, super_alone
@@ -45,8 +46,11 @@ class Analysis:
 
     def summary(self) -> dict[str, Any]:
         """The split's part of ``summary.json``."""
-        result = {"rows": len(self.rows), "reference_macs": self.reference, "stages": self._stages()}
+        result: dict[str, Any] = {"rows": len(self.rows), "reference_macs": self.reference, "stages": self._stages()}
         result["remarks"] = list(worthless_stages(self.rows))
+        if self.last and (shift := self._shift()):
+            result["shift"] = shift
+            result["remarks"].append(sentence(shift, f"the {self.rows.splits[0]} rows"))
         if not self.last:
             return result
         return result | {
@@ -57,6 +61,17 @@ class Analysis:
             "simple": self._simple(),
             "lengths_left_out": {name: why for name, why in self._conventions.items() if isinstance(why, str)},
         }
+
+    def _shift(self) -> dict[str, dict[str, float]]:
+        """How the rows differ from held-out calibration rows, where the first score's points send rows onwards."""
+        held_out, (rule, score) = self.choices.held_out, self.choices.rules[0]
+        if held_out is None or rule != "threshold" or score == "random":
+            return {}
+        points = (c.point for c in self._chosen if c.key.startswith(f"{rule}/{score}/expected/"))
+        threshold = next((p.thresholds[0] for p in points if np.isfinite(p.thresholds[0])), None)
+        if threshold is None:
+            threshold = float(np.median(held_out.scores[score][:, 0]))
+        return differences(*(visits_of(table, score, threshold) for table in (held_out, self.rows)))
 
     def curves(self) -> list[Curve]:
         """Exact curves of all rules and scores and of the oracle; none for a single stage."""
