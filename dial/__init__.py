@@ -24,6 +24,9 @@ Train with one trainer, then trade quality for cost:
              (CSV, TSV, JSONL, parquet or plain text of any size; a killed command goes on)
              --model ... --data ...: write one tier's predictions for the rows of a data set
 
+  calibrate  RUN FILE: choose the operating points of RUN on rows of your own, with or without labels; predict then
+             takes them
+
 From saved tables alone, without a model:
   sweep      curve, operating points and figures from a table of logits: dial sweep table.parquet
   compare    several runs on one plot and table: dial compare runs/a runs/b
@@ -89,6 +92,10 @@ def run(command: str, args: list[str]) -> int:
         from lightning_modules.adaptive import commands
 
         return (commands.sweep_command if command == "sweep" else commands.compare_command)(args[1:])
+    if command == "calibrate":
+        from dial.calibrate import calibrate_command
+
+        return calibrate_command(args[1:])
     if command == "recipe":
         from dial.recipe import recipe_command
 
@@ -103,5 +110,5 @@ def run(command: str, args: list[str]) -> int:
 
         run_trainer_command(args)
         return 0
-    known = ", ".join((*TRAINER_COMMANDS, "sweep", "compare", "recipe"))
+    known = ", ".join((*TRAINER_COMMANDS, "calibrate", "sweep", "compare", "recipe"))
     raise ValueError(f"COMMAND must be one of {known}, but got {command!r}; see `dial --help`.")

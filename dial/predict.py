@@ -52,6 +52,8 @@ def answer_file(options: argparse.Namespace, interrupts: Interrupts) -> int:
     classifier = load(options)
     if options.batch_size == [BEST]:
         tune(classifier, source)
+    if calibrated := classifier.point.about.get("calibrated_on"):
+        print(f"points chosen on {calibrated['rows']:,} rows of {calibrated['file']}", file=sys.stderr)
     output = open_output(options, source, classifier.point)
     if output.finished is not None:
         print(f"{output.path} holds the finished predictions of this command; remove it to predict again")
@@ -106,6 +108,8 @@ def predict(
     answers = classifier.executor.run(units(source, output, on_error), prefetch=True, numbered=True)
     try:
         for answer in answers:
+            if classifier.watch is not None:
+                classifier.watch.add(answer)
             waiting.append(record(classifier, answer))
             due = time.monotonic() - flushed > pause
             if due or len(waiting) >= BATCH:
@@ -123,6 +127,8 @@ def predict(
     seconds = time.monotonic() - started
     with interrupts.held():
         about = figures(output, output.totals.rows - first, seconds)
+        if classifier.watch is not None and (shift := classifier.watch.differences()):
+            about["shift"] = shift
         return output.finish({"point": classifier.point.to_json(), **(more or {}), **about})
 
 
@@ -201,6 +207,10 @@ def summary(manifest: dict[str, Any], output: Output) -> str:
             f"{manifest['truncated']:,} of {manifest['rows']:,} rows exceed the tokens that a tier reads and were "
             f"truncated ({tiers})"
         )
+    if manifest.get("shift"):
+        from lightning_modules.adaptive.shift import sentence
+
+        lines.append(sentence(manifest["shift"]))
     if output.skipped.is_file() and output.skipped.stat().st_size:
         with output.skipped.open("rb") as file:
             count = sum(1 for _ in file)

@@ -58,9 +58,15 @@ def parser() -> Parser:
     rule.add_argument("--budget", help="mean cost per row: MACs such as 2e9, or FLOPs such as 4e9flop")
     rule.add_argument("--ms", type=float, help="mean milliseconds per row, where `dial test --study.rows` measured")
     rule.add_argument("--point", help="JSON file of an operating point, or the manifest of an earlier prediction")
-    rule.add_argument("--score", help="what decides (softmax, energy, ...); default: the best on the calibration rows")
+    rule.add_argument("--score", help="what decides (softmax, energy, ...); default: the sweep's first")
     rule.add_argument("--rule", choices=("threshold", "patience"), default="threshold")
     rule.add_argument("--split", help="reported split whose points to read, where there are several")
+    rule.add_argument(
+        "--points",
+        choices=("calibrated", "tested"),
+        default="calibrated",
+        help="calibrated: chosen on the rows of `dial calibrate`, where there are some; tested: as `dial test` did",
+    )
     how = made.add_argument_group("how to run")
     how.add_argument("--tiers", nargs="+", default=[], metavar="NAME=FOLDER", help="tiers that have moved")
     how.add_argument(
@@ -101,6 +107,7 @@ def load(options: argparse.Namespace) -> AdaptiveClassifier:
             device=device,
             batch_sizes=batch_sizes_of(options.batch_size),
             max_pending=options.max_pending,
+            calibrated=options.points == "calibrated",
         )
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"`--budget` {error}.") from error

@@ -107,6 +107,13 @@ class Accuracy(Mean):
         return super().statistics(label, beside(label, prediction) == prediction)
 
 
+class Agreement(Accuracy):
+    """Share of answers that are the last stage's, where those stand in for labels that nobody has."""
+
+    def __init__(self) -> None:
+        Mean.__init__(self, "agreement")
+
+
 class F1(Metric):
     """F1 of class 1, where there are two. Sums: true positives, predicted positives, labelled positives."""
 
@@ -284,7 +291,7 @@ class Spearman(Metric):
 
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (Accuracy(), F1(), MacroF1(), Matthews(), Pearson(), Spearman())
+    metric.name: metric for metric in (Accuracy(), Agreement(), F1(), MacroF1(), Matthews(), Pearson(), Spearman())
 }
 """Metrics by name."""
 

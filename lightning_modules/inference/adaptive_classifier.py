@@ -23,6 +23,7 @@ from lightning_modules.inference.operating_point import OperatingPoint, Sweep
 from lightning_modules.inference.row_costs import RowCosts
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.inference.tokens import Tokeniser, Unit
+from lightning_modules.inference.watch import Watch
 
 
 class Prediction(NamedTuple):
@@ -57,9 +58,15 @@ class AdaptiveClassifier:
         check: whether to compare the tiers' fingerprints with the point's.
         settings: ``batch_sizes``, ``max_pending``, ``group_by_length``, ``compaction`` of :class:`Executor`.
 
+    Attributes:
+        watch: compares the rows that are answered with those that the point was chosen on; None where these are not
+            known.
+
     Raises:
         ValueError: the point was chosen for another model.
     """
+
+    watch: Watch | None = None
 
     def __init__(
         self,
@@ -96,6 +103,7 @@ class AdaptiveClassifier:
         max_pending: int = 8192,
         group_by_length: bool = True,
         compaction: Policy = "measured",
+        calibrated: bool = True,
     ) -> AdaptiveClassifier:
         """Load the tiers of a run folder, with a rule for them.
 
@@ -118,19 +126,20 @@ class AdaptiveClassifier:
             max_pending: see :class:`Executor`.
             group_by_length: see :class:`Executor`.
             compaction: see :class:`Executor`.
+            calibrated: whether points are chosen on the rows that ``dial calibrate`` left, where it did.
 
         Raises:
             ValueError: no such run, a rule that it does not know, a target that it cannot reach, or tiers that are not
                 those that were tested.
         """
-        sweep = Sweep(run)
+        sweep = Sweep(run, calibrated)
         values = {"target": target, "threshold": threshold, "budget": budget, "ms": ms, "point": point}
         chosen = choose_point(sweep, values, reading, score, rule, split, batch_sizes)
         network = load_network(sweep, tiers or {}, device)
         if batch_sizes is None or ms is not None:
             best = measured_sizes(sweep, device, for_time=ms is not None)
             batch_sizes = best if batch_sizes is None else batch_sizes
-        return cls(
+        classifier = cls(
             network,
             chosen,
             row_costs(sweep, network),
@@ -139,6 +148,9 @@ class AdaptiveClassifier:
             group_by_length=group_by_length,
             compaction=compaction,
         )
+        if chosen.decision.rule != "patience" and len(sweep.stages) > 1:
+            classifier.watch = Watch(sweep.choosing_rows(split), chosen.decision)
+        return classifier
 
     def __call__(self, texts: str | Iterable[Unit]) -> list[Prediction]:
         """Predictions in the order of the texts.
@@ -159,6 +171,8 @@ class AdaptiveClassifier:
             prefetch: read and tokenise ahead in another thread.
         """
         for answer in self.executor.run(texts, prefetch):
+            if self.watch is not None:
+                self.watch.add(answer)
             yield self.prediction(answer)
 
     def tune(self, texts: Sequence[Unit], cache_dir: str | Path) -> dict[str, int]:

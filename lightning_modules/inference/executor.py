@@ -259,7 +259,8 @@ class Executor:
             row = rows[i]
             reference = row.reference if costs is not None else float("nan")
             found = (stage, prediction, probability, score, cost, reference, course.outputs[i])
-            order.put(row.position, Answer(row.id, *found, self._truncated(index, row)))
+            first = len(row.tokens[self._keys[self._at_work[0]]].ids)
+            order.put(row.position, Answer(row.id, *found, self._truncated(index, row), first))
         if len(leaving):
             going = [rows[i] for i in leaving.tolist()]
             for row, i in zip(going, leaving, strict=True):

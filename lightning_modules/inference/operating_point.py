@@ -15,6 +15,7 @@ from lightning_modules.adaptive.calibration import OperatingPoint as Chosen
 from lightning_modules.adaptive.costs import ModelCosts
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.times import TimeTable
+from lightning_modules.inference.calibrated import Calibration
 from lightning_modules.inference.decision import Decision
 from lightning_modules.inference.points import OperatingPoint
 
@@ -28,14 +29,17 @@ Timed = Callable[[StageTable], StageTable]
 class Sweep:
     """What ``dial test`` left in a run folder, as far as running the model needs it.
 
+    Points are chosen on the rows that ``dial calibrate`` left there, or else on those of the test itself.
+
     Args:
         run: the run folder, or its ``sweep`` folder.
+        calibrated: whether to look for rows of ``dial calibrate``.
 
     Raises:
         ValueError: there is no sweep, or it was made from a table alone.
     """
 
-    def __init__(self, run: str | Path) -> None:
+    def __init__(self, run: str | Path, calibrated: bool = True) -> None:
         run = Path(run).expanduser()
         found = [folder for folder in (run / "sweep", run) if (folder / "summary.json").is_file()]
         if not found:
@@ -50,6 +54,16 @@ class Sweep:
         self.settings: dict[str, Any] = self.summary["table"]
         if not self.settings.get("tiers"):
             raise ValueError(f"`run` must hold a sweep of models, but {self.folder} was made from a table alone.")
+
+        self.home = self.folder.parent if self.folder.name == "sweep" else run
+        self.calibration = Calibration.read(self.home) if calibrated else None
+        if self.calibration is not None:
+            tested = {name: str(tier["fingerprint"]) for name, tier in self.settings["tiers"].items()}
+            if self.calibration.about["tiers"] != tested:
+                raise ValueError(
+                    f"`run` {run} was calibrated with other tiers than it was tested with; run `dial calibrate` again, "
+                    f"or remove {self.calibration.folder}."
+                )
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -95,7 +109,12 @@ class Sweep:
         return name or known[0]
 
     def choosing_rows(self, split: str | None = None) -> StageTable:
-        """The rows that points are chosen on: the calibration split, or with cross-fitting the reported one."""
+        """The rows that points are chosen on.
+
+        Those of ``dial calibrate``, else the calibration split, or with cross-fitting the reported one.
+        """
+        if self.calibration is not None:
+            return self.calibration.table
         held_out = self.summary["calibration"]["method"] == "split"
         return self.table.of_split("calibration" if held_out else self.split(split))
 
@@ -106,7 +125,8 @@ class Sweep:
         seed, tolerance = int(self.settings.get("seed", 0)), float(self.settings.get("tolerance") or 0.0)
         decision = Decision(self.stages, rule, score, values, temperatures, seed, tolerance)
         tiers = {name: str(tier["fingerprint"]) for name, tier in self.settings["tiers"].items()}
-        return OperatingPoint(decision, tiers, tuple(self.label_names), {"run": str(self.run), **about})
+        known = {} if self.calibration is None else {"calibrated_on": dict(self.calibration.about)}
+        return OperatingPoint(decision, tiers, tuple(self.label_names), {"run": str(self.run), **known, **about})
 
     def at_threshold(
         self, threshold: float | Sequence[float], score: str | None = None, rule: str = "threshold"
@@ -194,7 +214,8 @@ class Sweep:
         return self._of(chooser.budget(budget), unit=unit)
 
     def _targeted(self, target: float, reading: str, score: str, rule: str, split: str | None) -> OperatingPoint:
-        for stored in self.summary["splits"][self.split(split)].get("points", []):
+        stored_points = [] if self.calibration else self.summary["splits"][self.split(split)].get("points", [])
+        for stored in stored_points:
             key = (stored["rule"], stored["score"], stored["kind"], stored["target"])
             # A per-stage point carries the rule of its own name, and `kind` says how its target was read.
             if key[1:] == (score, reading, target) and (reading == "per_stage" or key[0] == rule):

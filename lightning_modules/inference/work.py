@@ -29,6 +29,7 @@ class Answer(NamedTuple):
         reference: MACs of the reference without routing; NaN where costs are not known.
         outputs: ``(C,)`` logits.
         truncated: names of the tiers that read the row cut to their maximum length.
+        length: tokens of the row for the first tier that ran.
     """
 
     id: int
@@ -40,6 +41,7 @@ class Answer(NamedTuple):
     reference: float
     outputs: np.ndarray
     truncated: tuple[str, ...] = ()
+    length: int = 0
 
 
 @dataclass
