@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from lightning_modules.inference.batching import batching_of
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.rows import DistinctRows
 
@@ -92,7 +93,8 @@ class StagedModule(LightningModule):
         for tier in self.network.tiers:
             mask = encodings[tier.encoding_key]["attention_mask"]
             lengths[tier.name] = mask.sum(dim=1)
-            padded[tier.name] = torch.full_like(lengths[tier.name], mask.shape[1])
+            alone = batching_of(tier).equal_length  # then nothing is padded, whatever the batch holds
+            padded[tier.name] = lengths[tier.name] if alone else torch.full_like(lengths[tier.name], mask.shape[1])
         logits, decisions = self.network.decide(encodings)
         return {
             "sample_id": batch["sample_id"],

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_modules.inference.batching import batching_of
 from lightning_modules.inference.compaction import Compaction, Policy
 from lightning_modules.inference.decision import Course, Decision
 from lightning_modules.inference.prefetch import prefetched
@@ -77,6 +78,8 @@ class Executor:
         self._run_arguments = [
             {"decisions": True} if decision.given_by_tiers and decisions_of(tier) else {} for tier in self.tiers
         ]
+        # Rows of different lengths would be computed apart: better that a batch is of one length from the start.
+        self._equal_length = [batching_of(tier).equal_length for tier in self.tiers]
         self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
 
     def run(self, rows: Iterable[Any], prefetch: bool = False, numbered: bool = False) -> Iterator[Answer]:
@@ -91,7 +94,7 @@ class Executor:
             ValueError: a row is neither, or a tier gives an output that is not finite. Whatever was read before a
                 broken row, or before an error that ``rows`` raises, is answered first.
         """
-        queues = [TierQueue(self.batch_sizes[tier.name], self._pool(tier.name)) for tier in self.tiers]
+        queues = [TierQueue(self.batch_sizes[tier.name], self._pool(i)) for i, tier in enumerate(self.tiers)]
         order: InOrder[Answer] = InOrder()
         read, failure = 0, None
         pairs = rows if numbered else enumerate(rows)
@@ -136,12 +139,15 @@ class Executor:
             if len(chunk) < size:
                 return
 
-    def _pool(self, name: str) -> int:
+    def _pool(self, index: int) -> int:
         """Rows of a tier that are taken together: a single batch where there is nothing to group."""
-        size = self.batch_sizes[name]
-        if size == 1 or not self.group_by_length:
+        size = self.batch_sizes[self.tiers[index].name]
+        if size == 1 or not self._grouped(index):
             return size
         return max(size, min(POOL * size, self.max_pending // (2 * len(self.tiers)) // size * size))
+
+    def _grouped(self, index: int) -> bool:
+        return self.group_by_length or self._equal_length[index]
 
     def _advance(self, queues: list[TierQueue], order: InOrder[Answer]) -> Iterator[Answer]:
         """Run every tier for which enough rows wait."""
@@ -161,11 +167,14 @@ class Executor:
         rows = queues[index].take(oldest_first, rest)
         self._tokenise(index, rows)
         key = self._keys[index]
-        if self.group_by_length:
+        if self._grouped(index):
             rows.sort(key=lambda row: len(row.tokens[key].ids))
         start = 0
         while start < len(rows):
             batch = rows[start : start + self.batch_sizes[self.tiers[index].name]]
+            if self._equal_length[index]:
+                length = len(batch[0].tokens[key].ids)
+                batch = [row for row in batch if len(row.tokens[key].ids) == length]  # the first ones: they are sorted
             start += len(batch)
             for part, course in self._compute(index, batch):
                 self._settle(index, part, course, queues, order)
