@@ -63,11 +63,10 @@ class TierModule(StagedModule):
         if teacher is not None:
             self._teacher = [load_tier(View.parse(teacher, "teacher"), "teacher", self.label_names, "teacher")]
 
-    def tokenizers(self) -> dict[str, tuple[Any, int]]:
-        """Those of the student and, for the pass over the training text, of the teacher."""
-        known = dict(super().tokenizers())
-        known.update({tier.encoding_key: (tier.tokenizer, tier.max_length) for tier in self._teacher})
-        return known
+    @property
+    def tiers_at_work(self) -> list[Tier]:
+        """The student and, for the pass over the training text, the teacher."""
+        return [*super().tiers_at_work, *self._teacher]
 
     def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:
         """Build a word-level tokenizer from the training text; does nothing for a model that has one."""

@@ -26,9 +26,10 @@ from lightning_modules.inference.tokens import Tokeniser, Tokens
 from lightning_modules.models import MultiExitConfig
 
 SCHEMA = 1
-ORDER = (0, 2, 1, 1, 2)  # which of the three lengths each of the rows has
+ORDER = (0, 1, 2, 1, 2)  # which of the three lengths each of the rows has
 BATCHES = ((0, 1, 2, 3, 4), (0, 1))
 EQUAL_ROWS = 64
+SHORT = 8  # a model that computes no row of so few tokens more than a text without words has is not taken
 SECONDS = 1.0  # that the proof may take, where a model is not so large that a few rows take longer
 # Of what rows differ by, and of the logits themselves: above the noise of float32, far below what one token changes.
 OF_SPREAD, OF_SCALE = 1e-4, 2e-5
@@ -122,7 +123,7 @@ class _Proof:
         about = {
             "schema": SCHEMA,
             "tier": self.tier.fingerprint,
-            "rows": [self.rows.frame, self.rows.lengths, len(tokenizer), sorted(tokenizer.model_input_names)],
+            "rows": [self.rows.frame, self.rows.limit, len(tokenizer), sorted(tokenizer.model_input_names)],
             "plain": asdict(self.plain),
             "versions": [torch.__version__, transformers.__version__],
         }
@@ -135,30 +136,45 @@ class _Proof:
             ValueError: nothing makes answers independent of the batch.
         """
         with _undisturbed(self.tier.model):
-            rows = [self.rows.of(length, special=index == 3) for index, length in enumerate(ORDER)]
-            self._alone(rows[:1])  # warms up
+            shortest = self._shortest()
+            lengths = self.rows.lengths(shortest)
+            rows = [self.rows.row(lengths[kind], special=index == 3) for index, kind in enumerate(ORDER)]
             start = time.perf_counter()
             first = self._alone(rows[:1])
             if (time.perf_counter() - start) * 2 * len(rows) > SECONDS:
                 rows, self.batches = rows[:2], BATCHES[1:]
             expected = torch.cat([first, self._alone(rows[1:])])
-            plain = replace(
-                self.plain,
-                masked=not self._agrees(self.plain, rows, expected, [[row] for row in (1, 3) if row < len(rows)]),
-            )
+            unmasked = self._agrees(self.plain, rows, expected, [[row] for row in (1, 3) if row < len(rows)])
+            plain = replace(self.plain, masked=not unmasked, shortest=shortest)
             for side in ("right", "left"):
                 self.tier.tokenizer.padding_side = side
                 if self._agrees(plain, rows, expected, self.batches):
                     return side, plain
             self.tier.tokenizer.padding_side = "right"
             equal = replace(plain, equal_length=True)
-            if self._agrees(equal, rows, expected, self.batches) and self._equal_rows_agree(equal):
+            if self._agrees(equal, rows, expected, self.batches) and self._equal_rows_agree(equal, lengths[1]):
                 return "right", equal
         self._refuse()
 
-    def _equal_rows_agree(self, batching: Batching) -> bool:
+    def _shortest(self) -> int:
+        """Tokens of the shortest row that the model computes: 1, unless it fails on a text without words.
+
+        Raises:
+            ValueError: it computes none.
+        """
+        for length in range(self.rows.empty, self.rows.empty + SHORT):
+            try:
+                self._alone([self.rows.row(length)])
+            except ValueError:
+                if length == self.rows.empty + SHORT - 1:
+                    raise
+            else:
+                break
+        return 1 if length == self.rows.empty else length
+
+    def _equal_rows_agree(self, batching: Batching, length: int) -> bool:
         """Whether rows of one length are answered in a batch of 64 as alone; so many alone as there is time for."""
-        rows = [self.rows.of(1) for _ in range(EQUAL_ROWS)]
+        rows = [self.rows.row(length) for _ in range(EQUAL_ROWS)]
         together = self._answers(batching, rows)
         start = time.perf_counter()
         alone: list[Tensor] = []

@@ -20,6 +20,7 @@ class Batching:
         equal_length: the model reads padding, so that only rows of one length are computed together.
         masked: the model wants an ``attention_mask`` also where nothing is padded.
         pad_id: the id by which the model itself knows padding, where the tokenizer fills batches with another one.
+        shortest: tokens of the shortest row that the model computes (Funnel and CANINE pool tokens away).
         end_id: the id at whose last place an encoder-decoder answers; it takes only rows together that hold it equally
             often, as a text may, in which somebody wrote ``</s>``.
     """
@@ -28,6 +29,19 @@ class Batching:
     masked: bool = False
     pad_id: int | None = None
     end_id: int | None = None
+    shortest: int = 1
+
+    def too_short(self, row: str, length: int, name: str) -> ValueError:
+        """What is to be said of a row that is shorter than the shortest.
+
+        Args:
+            row: how the user calls it.
+            length: its tokens.
+            name: of the tier.
+        """
+        return ValueError(
+            f"{row} has {length} tokens, but `{name}` computes no rows of fewer than {self.shortest}; leave it out."
+        )
 
     def arranged(self, encoding: Encoding) -> Encoding:
         """An encoding as the model wants it: padded with its own id, and with a mask if need be."""

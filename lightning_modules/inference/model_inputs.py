@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 CARRIED = ("input_ids", "attention_mask", "token_type_ids")  # what an encoding holds
+WHOLE = {"padding": False, "truncation": False, "verbose": False}
 PAIR = ("A text that is tried, 1, 2.", "And a second one; not the same.")
 
 
@@ -82,10 +83,10 @@ def _try(tokenizer: Any, where: str) -> dict[str, Sequence[int]]:
     """What a tokenizer makes of a text and of a pair; the latter."""
     try:
         single, pair, again = (
-            {key: value[0] for key, value in tokenizer(*([text] for text in texts), padding=False).items()}
+            {key: value[0] for key, value in tokenizer(*([text] for text in texts), **WHOLE).items()}
             for texts in (PAIR[:1], PAIR, PAIR)
         )
-        random = [tokenizer([PAIR[0] * 20], padding=False)["input_ids"] for _ in range(3)]
+        random = [tokenizer([PAIR[0] * 20], **WHOLE)["input_ids"] for _ in range(3)]
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{where} must encode plain texts and pairs of them, but it does not: {reason}.") from error
@@ -115,7 +116,7 @@ def _settle_types(tokenizer: Any, model: Any, where: str) -> None:
     known = token_types(model)
     if not unasked and known < 2:
         return
-    encoded = tokenizer(*([text] for text in PAIR), padding=False, return_token_type_ids=True)
+    encoded = tokenizer(*([text] for text in PAIR), return_token_type_ids=True, **WHOLE)
     types = set(encoded.get("token_type_ids", [[0]])[0])
     if 0 < known <= max(types):
         raise ValueError(

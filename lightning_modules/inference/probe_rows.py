@@ -6,31 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.inference.model_inputs import PAIR, accepted_inputs, embedding_size
+from lightning_modules.inference.model_inputs import PAIR, WHOLE, accepted_inputs, embedding_size
 from lightning_modules.inference.sources import longest
 from lightning_modules.inference.tier import Tier
 from lightning_modules.inference.tokens import Tokens
 
-LONGER = (1, 4, 10)  # tokens of the three lengths beyond the shortest row that holds a word
+LONGER = (1, 4, 11)  # tokens beyond the shortest row that holds a word: odd and even, as models may read them in pairs
 LARGEST = 1 << 16  # ids to draw from, where the model has no table of words
 
 
 class ProbeRows:
-    """Rows of three lengths for a tier.
+    """Rows for a tier.
 
     Args:
         tier: with its tokenizer.
         seed: of the words.
 
     Attributes:
-        lengths: tokens of the three.
         frame: ids before and after the words.
+        empty: tokens of a row without words; a model needs at least one.
+        limit: tokens that the model has positions for.
     """
 
     def __init__(self, tier: Tier, seed: int = 0) -> None:
         tokenizer, config = tier.tokenizer, tier.model.config
         special = set(tokenizer.all_special_ids)
-        self.frame = _frame(tokenizer([PAIR[0]], padding=False)["input_ids"][0], special - {tokenizer.unk_token_id})
+        self.frame = _frame(tokenizer([PAIR[0]], **WHOLE)["input_ids"][0], special - {tokenizer.unk_token_id})
         named = {value for key, value in config.to_dict().items() if key.endswith("_token_id")}
         special |= {value for value in named if isinstance(value, int) and value >= 0}
         size = embedding_size(tier.model) or LARGEST
@@ -39,18 +40,21 @@ class ProbeRows:
         self._special = np.array(sorted(i for i in special if i < size) or [0])
         self._types = _types(tokenizer) if "token_type_ids" in accepted_inputs(tier.model) else None
         self._random = np.random.default_rng(seed)
-        limit, _ = longest(tokenizer, tier.model, max(LONGER) + sum(map(len, self.frame)) + 1)
-        self.lengths = [min(limit, sum(map(len, self.frame)) + more + 1) for more in LONGER]
+        self.empty = max(1, sum(map(len, self.frame)))
+        self.limit, _ = longest(tokenizer, tier.model, LARGEST)
 
-    def of(self, index: int, special: bool = False) -> Tokens:
-        """A row.
+    def lengths(self, shortest: int) -> list[int]:
+        """Three lengths to try, where the model takes no rows of fewer than ``shortest`` tokens."""
+        return [min(self.limit, max(self.empty + 1, shortest) + more) for more in LONGER]
+
+    def row(self, length: int, special: bool = False) -> Tokens:
+        """A row of ``length`` tokens.
 
         Args:
-            index: of its length, from 0 to 2.
+            length: tokens, those of the frame among them.
             special: put tokens among its words that are none, as a text may that mentions them.
         """
         before, after = self.frame
-        length = self.lengths[index]
         words = self._random.choice(self._words, max(0, length - len(before) - len(after)))
         if special:
             words[1::2] = self._random.choice(self._special, len(words[1::2]))
@@ -68,5 +72,5 @@ def _frame(ids: list[int], special: set[int]) -> tuple[list[int], list[int]]:
 
 def _types(tokenizer: Any) -> list[int] | None:
     """Token types of the two texts of a pair, as the tokenizer gives them."""
-    encoded = tokenizer(*([text] for text in PAIR), padding=False)
+    encoded = tokenizer(*([text] for text in PAIR), **WHOLE)
     return sorted(set(encoded["token_type_ids"][0]) & {0, 1}) or [0] if "token_type_ids" in encoded else None

@@ -96,9 +96,9 @@ def cut_layers(config: Any, layers: int, argument: str) -> None:
         ValueError: the model has fewer layers, or no such number.
     """
     decoder = [name for name in DECODER_LAYERS if config.is_encoder_decoder and hasattr(config, name)]
-    halves = [getattr(config, name, None) for name in ["num_hidden_layers", *decoder]]
-    depth = None if None in halves or (config.is_encoder_decoder and not decoder) else min(halves)
-    if depth is None or not 1 <= layers <= depth:
+    halves = [getattr(config, name, None) or 0 for name in ["num_hidden_layers", *decoder]]
+    depth = min(halves) if decoder or not config.is_encoder_decoder else 0
+    if not depth or not 1 <= layers <= depth:
         allowed = f"from 1 to {depth}" if depth else "left out (this model has no such setting)"
         raise ValueError(f"`{argument}`: `layers` must be {allowed}, but got {layers}.")
     for name in (key for key in PER_LAYER if len(getattr(config, key, None) or ()) == config.num_hidden_layers):
