@@ -30,14 +30,15 @@ class ProbeRows:
 
     def __init__(self, tier: Tier, seed: int = 0) -> None:
         tokenizer, config = tier.tokenizer, tier.model.config
-        special = set(tokenizer.all_special_ids)
-        self.frame = _frame(tokenizer([PAIR[0]], **WHOLE)["input_ids"][0], special - {tokenizer.unk_token_id})
-        named = {value for key, value in config.to_dict().items() if key.endswith("_token_id")}
-        special |= {value for value in named if isinstance(value, int) and value >= 0}
         size = embedding_size(tier.model) or LARGEST
-        words = sorted({i for i in tokenizer.get_vocab().values() if i < size} - special)
+        known = tokenizer.all_special_ids
+        self.frame = _frame(tokenizer([PAIR[0]], **WHOLE)["input_ids"][0], set(known) - {tokenizer.unk_token_id})
+        # Padding first, and the end of a text: models that look for these among the ids do so wherever they stand.
+        named = [getattr(config, f"{kind}_token_id", None) for kind in ("pad", "eos", "sep", "bos", "cls")]
+        special = [i for i in (*named, *known) if isinstance(i, int) and 0 <= i < size]
+        words = sorted({i for i in tokenizer.get_vocab().values() if i < size} - set(special))
         self._words = np.array(words or range(size))
-        self._special = np.array(sorted(i for i in special if i < size) or [0])
+        self._special = np.array(list(dict.fromkeys(special)) or [0])
         self._types = _types(tokenizer) if "token_type_ids" in accepted_inputs(tier.model) else None
         self._random = np.random.default_rng(seed)
         self.empty = max(1, sum(map(len, self.frame)))
@@ -57,7 +58,7 @@ class ProbeRows:
         before, after = self.frame
         words = self._random.choice(self._words, max(0, length - len(before) - len(after)))
         if special:
-            words[1::2] = self._random.choice(self._special, len(words[1::2]))
+            words[1::2] = np.resize(self._special, len(words[1::2]))
         ids = [*before, *words.tolist(), *after][:length]
         if self._types is None:
             return Tokens(ids, None)
