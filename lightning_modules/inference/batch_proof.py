@@ -55,7 +55,7 @@ def settle(tier: Tier, argument: str, place: str | None = None, cache_dir: str |
     Raises:
         ValueError: tokenizer and model do not fit, or answers depend on the batch in any case; names ``argument``.
     """
-    path, model = place or tier.view.path, tier.model
+    path, model, side_before = place or tier.view.path, tier.model, tier.tokenizer.padding_side
     pad = match_inputs(tier.tokenizer, model, argument, path)
     _settle_attention(model, tier.max_length, argument, path)
     ends = model.config.eos_token_id if model.config.is_encoder_decoder else None
@@ -72,7 +72,8 @@ def settle(tier: Tier, argument: str, place: str | None = None, cache_dir: str |
             f"{path} does; train it without exits (class_path: Classifier), or take another encoder."
         )
     tier.tokenizer.padding_side = side
-    tier.tokenizer.init_kwargs["padding_side"] = side  # what is saved
+    if side != side_before:
+        tier.tokenizer.init_kwargs["padding_side"] = side  # what is saved
     return tier
 
 

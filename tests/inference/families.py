@@ -16,6 +16,9 @@ T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers
 BART = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
 FUNNEL = {"block_sizes": [2, 2], "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64}
 MOBILE = {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16, "num_feedforward_networks": 2}
+REFORMER = {"hidden_size": 32, "attention_head_size": 8, "num_attention_heads": 4, "feed_forward_size": 64}
+HASHING = {"attn_layers": ["lsh", "local"], "num_buckets": 4, "lsh_attn_chunk_length": 4, "local_attn_chunk_length": 4}
+AXES = {"axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16], "max_position_embeddings": 64}
 SPECIAL = {"bos_token_id": 2, "eos_token_id": 3}
 SETTINGS: dict[str, dict[str, Any]] = {
     "bert": SIZES,
@@ -24,16 +27,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "convbert": SIZES | {"embedding_size": 32},
     "mobilebert": SIZES | MOBILE,
     "fnet": SIZES,
-    "nystromformer": SIZES | {"num_landmarks": 4, "segment_means_seq_len": 8},
     "big_bird": SIZES | {"block_size": 4, "num_random_blocks": 1},
     "funnel": FUNNEL,
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, **SPECIAL},
-    "flaubert": {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "pad_index": 3},
+    "flaubert": {"emb_dim": 32, "n_layers": 2, "n_heads": 4},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, **SPECIAL},
     "qwen2": SIZES | {"num_key_value_heads": 2, **SPECIAL},
     "opt": {"hidden_size": 32, "num_hidden_layers": 2, "ffn_dim": 64, "num_attention_heads": 4, **SPECIAL},
     "bart": BART | {"encoder_attention_heads": 4, "decoder_attention_heads": 4, **SPECIAL},
     "t5": T5 | {"eos_token_id": 3, "decoder_start_token_id": 0},
+    "reformer": REFORMER | HASHING | AXES | {"is_decoder": False},
     "canine": SIZES | {"local_transformer_stride": 8},
 }
 
