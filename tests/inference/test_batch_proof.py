@@ -139,6 +139,13 @@ def test_a_model_that_reads_its_neighbours(make_tiny_bert, tmp_path: Path) -> No
         batch_proof.settle(tier, "tiers[1]", cache_dir=tmp_path)
 
 
+def test_a_model_whose_large_batches_differ(tiny_tokenizer, tmp_path: Path) -> None:
+    tier = load(families.save(tmp_path / "model", "fnet", tiny_tokenizer))
+    tier.model.classifier.register_forward_hook(lambda module, args, output: output + 0.01 * (len(output) // 60))
+    with pytest.raises(ValueError, match=r"`tiers\[1\]` must answer a row alike .* FNetFor.* of one length"):
+        batch_proof.settle(tier, "tiers[1]", cache_dir=tmp_path)
+
+
 def test_a_model_that_answers_at_random(tiny_tokenizer, tmp_path: Path) -> None:
     state = torch.get_rng_state()
     with pytest.raises(ValueError, match=r"`tiers\[0\]` must answer a row alike in every batch, but Reformer"):
