@@ -163,20 +163,21 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def prepare_data(self) -> None:
         """Read and tokenise in one process per node, so that the others find it done."""
-        for role in self._roles_of_stage():
+        for role in self.roles_of_stage():
             self.encoded(role)
 
     def setup(self, stage: str) -> None:
         """Check the roles that this stage needs and load their encodings."""
         check_trainer(self.trainer)
-        needed = self._roles_of_stage(stage)
+        needed = self.roles_of_stage(stage)
         if "calibration" in needed and not is_partial(self.trainer):
             check_calibration(self.rows("calibration"), self.label_names, self.min_calibration)
         for role in needed:
             self.encoded(role)
             rank_zero_info(f"{role}: {len(self.rows(role))} rows")
 
-    def _roles_of_stage(self, stage: str | None = None) -> list[str]:
+    def roles_of_stage(self, stage: str | None = None) -> list[str]:
+        """Roles that a stage of Lightning reads; default: the one that the trainer is in."""
         if stage is None:
             state = getattr(self.trainer, "state", None)
             stage = str(state.fn.value) if state is not None and state.fn is not None else "fit"

@@ -12,7 +12,7 @@ import numpy as np
 
 from datamodules.rows import Rows
 
-VERSION = 1
+VERSION = 2
 CHUNK = 4096  # rows per call of the tokenizer: enough for its threads, little to hold as Python lists
 
 
@@ -74,7 +74,7 @@ def encode(rows: Rows, tokenizer: Any, max_length: int | None, key: str, cache_d
             _move(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    return _load(folder)
+    return _load(folder, tokenizer)
 
 
 def _move(scratch: Path, folder: Path) -> None:
@@ -103,9 +103,7 @@ def _write(folder: Path, rows: Rows, tokenizer: Any, max_length: int | None) -> 
     np.save(folder / "ids.npy", np.concatenate(ids))
     if types:
         np.save(folder / "types.npy", np.concatenate(types))
-    (folder / "meta.json").write_text(
-        json.dumps(_padding(tokenizer) | {"truncated": truncated, "max_length": max_length})
-    )
+    (folder / "meta.json").write_text(json.dumps({"truncated": truncated, "max_length": max_length}))
 
 
 def _tokenise(
@@ -140,12 +138,13 @@ def _padding(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _load(folder: Path) -> Tokens:
+def _load(folder: Path, tokenizer: Any) -> Tokens:
     meta = json.loads((folder / "meta.json").read_text())
     types = folder / "types.npy"
     return Tokens(
         offsets=np.load(folder / "offsets.npy"),
         ids=np.load(folder / "ids.npy", mmap_mode="r"),
         types=np.load(types, mmap_mode="r") if types.exists() else None,
+        **_padding(tokenizer),  # not from the disk: it depends on the model that the tokenizer was matched with
         **meta,
     )

@@ -11,7 +11,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from lightning_modules.adaptive.metrics import check_metric
+from lightning_modules.inference.batching import batching_of
 from lightning_modules.inference.staged import StagedModel
+from lightning_modules.inference.tier import Tier
 from lightning_modules.rows import DistinctRows
 
 Batch = dict[str, Any]
@@ -48,7 +50,28 @@ class StagedModule(LightningModule):
 
     def tokenizers(self) -> Mapping[str, tuple[Any, int]]:
         """Tokenizer and maximum length by encoding key: what the data module has to encode for this module."""
-        return {tier.encoding_key: (tier.tokenizer, tier.max_length) for tier in self.network.tiers}
+        return {tier.encoding_key: (tier.tokenizer, tier.max_length) for tier in self.tiers_at_work}
+
+    @property
+    def tiers_at_work(self) -> list[Tier]:
+        """Tiers that will read the data's rows."""
+        return list(self.network.tiers)
+
+    def setup(self, stage: str) -> None:
+        """Refuse rows that are too short for a model before the first is computed; the data module is ready by now.
+
+        Raises:
+            ValueError: naming the first such row.
+        """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        for tier in self.tiers_at_work:
+            needs = batching_of(tier)
+            checked = needs.shortest > 1 and hasattr(data, "roles_of_stage")
+            for role in data.roles_of_stage(stage) if checked else ():
+                lengths = data.tokens(role, tier.encoding_key).lengths
+                if lengths.min() < needs.shortest:
+                    row = data.sample_ids(role)[lengths.argmin()]
+                    raise needs.too_short(f"{role}: the row with sample_id {row}", int(lengths.min()), tier.name)
 
     def forward(self, encodings: dict[str, dict[str, Tensor]]) -> Tensor:
         """Logits of all stages, ``(B, S, C)`` in fp32; regression has ``C = 1``."""
@@ -99,7 +122,8 @@ class StagedModule(LightningModule):
         for tier in self.network.tiers:
             mask = encodings[tier.encoding_key]["attention_mask"]
             lengths[tier.name] = mask.sum(dim=1)
-            padded[tier.name] = torch.full_like(lengths[tier.name], mask.shape[1])
+            alone = batching_of(tier).equal_length  # then nothing is padded, whatever the batch holds
+            padded[tier.name] = lengths[tier.name] if alone else torch.full_like(lengths[tier.name], mask.shape[1])
         logits, decisions = self.network.decide(encodings)
         return {
             "sample_id": batch["sample_id"],

@@ -59,6 +59,7 @@ class Cascade(StagedModule):
             raise ValueError(
                 "`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade."
             )
+        super().setup(stage)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """A cascade has nothing to train."""

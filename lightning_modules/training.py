@@ -13,6 +13,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_modules.base import Batch, StagedModule
+from lightning_modules.inference.batch_proof import settle
 from lightning_modules.inference.teacher import teacher_logits
 from lightning_modules.inference.tiers import Tier, View, load_tier
 from lightning_modules.learning_rate import LearningRate, Schedule
@@ -62,15 +63,16 @@ class TierModule(StagedModule):
         if teacher is not None:
             self._teacher = [load_tier(View.parse(teacher, "teacher"), "teacher", self.label_names, "teacher")]
 
-    def tokenizers(self) -> dict[str, tuple[Any, int]]:
-        """Those of the student and, for the pass over the training text, of the teacher."""
-        known = dict(super().tokenizers())
-        known.update({tier.encoding_key: (tier.tokenizer, tier.max_length) for tier in self._teacher})
-        return known
+    @property
+    def tiers_at_work(self) -> list[Tier]:
+        """The student and, for the pass over the training text, the teacher."""
+        return [*super().tiers_at_work, *self._teacher]
 
     def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:
         """Build a word-level tokenizer from the training text; does nothing for a model that has one."""
-        self.tier.fit_tokenizer(texts)
+        if self.tier.tokenizer is None:
+            self.tier.fit_tokenizer(texts)
+            settle(self.tier, "config", place="the training text")
 
     def on_fit_start(self) -> None:
         """Let the teacher read the training text, unless its logits lie on disk already."""

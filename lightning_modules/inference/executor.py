@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lightning_modules.adaptive.rules import tiers_left_out
+from lightning_modules.inference.batching import batching_of
 from lightning_modules.inference.compaction import Compaction, Policy
 from lightning_modules.inference.decision import Course, Decision
 from lightning_modules.inference.prefetch import prefetched
@@ -81,6 +82,8 @@ class Executor:
         self._run_arguments = [
             {"decisions": True} if decision.given_by_tiers and decisions_of(tier) else {} for tier in self.tiers
         ]
+        # Rows of different lengths would be computed apart: better that a batch is of one length from the start.
+        self._equal_length = {tier.name for tier in self.tiers if batching_of(tier).equal_length}
         self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
 
     def run(self, rows: Iterable[Any], prefetch: bool = False, numbered: bool = False) -> Iterator[Answer]:
@@ -133,7 +136,7 @@ class Executor:
                     position += 1
             except Exception as error:
                 failure = error
-            self._tokenise(self._at_work[0], chunk)
+            failure = self._tokenise(self._at_work[0], chunk) or failure
             if chunk:
                 yield chunk
             if failure is not None:
@@ -144,9 +147,12 @@ class Executor:
     def _pool(self, name: str) -> int:
         """Rows of a tier that are taken together: a single batch where there is nothing to group."""
         size = self.batch_sizes[name]
-        if size == 1 or not self.group_by_length:
+        if size == 1 or not self._grouped(name):
             return size
         return max(size, min(POOL * size, self.max_pending // (2 * len(self.tiers)) // size * size))
+
+    def _grouped(self, name: str) -> bool:
+        return self.group_by_length or name in self._equal_length
 
     def _advance(self, queues: list[TierQueue], order: InOrder[Answer]) -> Iterator[Answer]:
         """Run every tier for which enough rows wait."""
@@ -164,24 +170,36 @@ class Executor:
     ) -> Iterator[Answer]:
         """Run a tier on a pool of the rows that wait for it; give what can be given."""
         rows = queues[index].take(oldest_first, rest)
-        self._tokenise(index, rows)
-        key = self._keys[index]
-        if self.group_by_length:
+        failure = self._tokenise(index, rows)
+        if failure is not None:
+            raise failure
+        key, name = self._keys[index], self.tiers[index].name
+        if self._grouped(name):
             rows.sort(key=lambda row: len(row.tokens[key].ids))
         start = 0
         while start < len(rows):
-            batch = rows[start : start + self.batch_sizes[self.tiers[index].name]]
+            batch = rows[start : start + self.batch_sizes[name]]
+            if name in self._equal_length:
+                length = len(batch[0].tokens[key].ids)
+                batch = [row for row in batch if len(row.tokens[key].ids) == length]  # the first ones: they are sorted
             start += len(batch)
             for part, course in self._compute(index, batch):
                 self._settle(index, part, course, queues, order)
-            queues[index].batch_size = self.batch_sizes[self.tiers[index].name]
+            queues[index].batch_size = self.batch_sizes[name]
         yield from order.ready()
 
-    def _tokenise(self, index: int, rows: list[Row]) -> None:
+    def _tokenise(self, index: int, rows: list[Row]) -> ValueError | None:
+        """Tokens for a tier; a row that is too short for it is taken out, with those behind it, and what it says."""
         key = self._keys[index]
         missing = [row for row in rows if key not in row.tokens]
         for row, tokens in zip(missing, self._tokenisers[index]([row.unit for row in missing]), strict=True):
             row.tokens[key] = tokens
+        needs = batching_of(self.tiers[index])
+        for row in missing if needs.shortest > 1 else ():
+            if len(row.tokens[key].ids) < needs.shortest:
+                del rows[rows.index(row) :]
+                return needs.too_short(f"row {row.id}", len(row.tokens[key].ids), self.tiers[index].name)
+        return None
 
     def _compute(self, index: int, rows: list[Row]) -> Iterator[tuple[list[Row], Course]]:
         """Run a tier on a batch; in parts where its memory does not suffice.

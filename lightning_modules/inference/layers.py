@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lightning_modules.inference.batch_proof import settle
 from lightning_modules.inference.labels import match_labels
 from lightning_modules.inference.multi_exit_tier import MultiExitTier
 from lightning_modules.inference.sources import check_place, longest, quiet, read_config, read_tokenizer
@@ -68,7 +69,9 @@ def tier_with_exits(
     if cut:
         logger.warning("`max_length` %s is more than the model's %s positions; %s.", max_length, length, length)
     tokenizer.model_max_length = length  # saved with the tokenizer, so that a folder keeps its length
-    return MultiExitTier("model", view, model.train(), tokenizer, length, label_names), False
+    tier = MultiExitTier("model", view, model.train(), tokenizer, length, label_names)
+    settle(tier, "path")
+    return tier, False
 
 
 def _put_exits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
         "device": name,
         "torch": torch.__version__,
     }
+
+
+def default_cache_dir() -> Path:
+    """Where what was found out on this machine is kept: ``$DIAL_CACHE``, else ``~/.cache/dial``."""
+    return Path(os.environ.get("DIAL_CACHE", "~/.cache/dial")).expanduser()
 
 
 def synchronise(device: torch.device) -> None:

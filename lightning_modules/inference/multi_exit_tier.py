@@ -46,7 +46,7 @@ class MultiExitTier(Tier):
             encoding: tensors ``(B, T)``.
             hidden_states: whether to keep them.
         """
-        inputs = {key: value for key, value in encoding.items() if key in self._accepted}
+        inputs = {key: value for key, value in self.batching.arranged(encoding).items() if key in self._accepted}
         output: MultiExitOutput = self.model(**inputs, output_hidden_states=hidden_states)
         assert output.logits is not None
         return MultiExitOutput(
@@ -76,7 +76,7 @@ class MultiExitTier(Tier):
                 return go_on(exit_index, rows, logits)
             return go_on(exit_index, rows, logits, {"learned": _score(certainty[0])} if certainty else {})
 
-        self.model.run(encoding, ask, certainty=decisions)
+        self.model.run(self.batching.arranged(encoding), ask, certainty=decisions)
 
     def _in_order(self, logits: Tensor) -> Tensor:
         logits = logits.float()

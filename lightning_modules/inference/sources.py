@@ -21,6 +21,8 @@ TOKENIZERS = (
     "sentencepiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
 CARD = "card.json"
+DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")  # BART's and T5's name
+PER_LAYER = ("layer_types", "attention_window", "attention_layers")  # settings with an entry for each layer
 NO_LIMIT = 512  # tokens kept by default where neither the model nor its tokenizer has a limit
 
 
@@ -70,22 +72,42 @@ def read_config(path: str, layers: int | None, label_names: Sequence[str], argum
             f"`{argument}` must have the data's {wanted}, but the head in {path} has {config.num_labels}; "
             "give a tier that was trained on this task, or an encoder without a head to train one."
         )
+    else:
+        _check_kind(config, label_names, path, argument)
     return config, declared
 
 
+def _check_kind(config: Any, label_names: Sequence[str], path: str, argument: str) -> None:
+    """Refuse a head of as many outputs as the data needs that means something else by them."""
+    kind = config.problem_type
+    if kind == "multi_label_classification" or (kind == "regression" and len(label_names) > 1):
+        means = "any number of its labels may hold at once" if kind != "regression" else "its outputs are quantities"
+        wanted = "one of the data's labels" if label_names else "a number"
+        raise ValueError(
+            f"`{argument}` must answer with {wanted}, but the head in {path} is of `problem_type` {kind}: {means}; "
+            "give a tier that was trained on this task, or an encoder without a head to train one."
+        )
+
+
 def cut_layers(config: Any, layers: int, argument: str) -> None:
-    """Set the number of layers, in place.
+    """Set the number of layers, of an encoder-decoder in both halves, in place.
 
     Raises:
         ValueError: the model has fewer layers, or no such number.
     """
-    depth = getattr(config, "num_hidden_layers", None)
-    if depth is None or not 1 <= layers <= depth:
+    decoder = [name for name in DECODER_LAYERS if config.is_encoder_decoder and hasattr(config, name)]
+    halves = [getattr(config, name, None) or 0 for name in ["num_hidden_layers", *decoder]]
+    depth = min(halves) if decoder or not config.is_encoder_decoder else 0
+    if not depth or not 1 <= layers <= depth:
         allowed = f"from 1 to {depth}" if depth else "left out (this model has no such setting)"
         raise ValueError(f"`{argument}`: `layers` must be {allowed}, but got {layers}.")
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
+    for name in (key for key in PER_LAYER if len(getattr(config, key, None) or ()) == config.num_hidden_layers):
+        setattr(config, name, getattr(config, name)[:layers])
+    for name in ["num_hidden_layers", *decoder]:
+        try:
+            setattr(config, name, layers)
+        except NotImplementedError as error:  # Funnel: its layers stand in blocks
+            raise ValueError(f"`{argument}`: `layers` must be left out for {config.model_type}: {error}") from error
 
 
 def name_labels(config: Any, label_names: Sequence[str]) -> None:
@@ -126,12 +148,9 @@ def read_tokenizer(path: str, argument: str) -> Any:
     """Tokenizer of a folder or hub id.
 
     Raises:
-        ValueError: it cannot be read, or cannot pad; names ``argument``.
+        ValueError: it cannot be read; names ``argument``.
     """
-    tokenizer = _read(AutoTokenizer, path, argument, "tokenizer")
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"`{argument}`: the tokenizer in {path} must have a padding token, but it has none; add one.")
-    return tokenizer
+    return _read(AutoTokenizer, path, argument, "tokenizer")
 
 
 def read_card(path: str) -> dict[str, Any]:
@@ -161,6 +180,7 @@ def _read(kind: Any, path: str, argument: str, what: str, **settings: Any) -> An
 def longest(tokenizer: Any, model: Any, asked: int | None) -> tuple[int, bool]:
     """Tokens kept of a text, and whether more were asked for than the model has positions."""
     limit = getattr(model.config, "max_position_embeddings", None)
+    limit = limit if limit and limit > 0 else None  # XLNet says -1: its positions have no end
     if limit:
         for key, module in model.named_modules():
             if key.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.inference.batching import Batching, Encoding
+from lightning_modules.inference.encoding_key import encoding_key
 from lightning_modules.inference.labels import is_generic
+from lightning_modules.inference.model_inputs import accepted_inputs
 from lightning_modules.inference.precision import FullPrecisionHead
 from lightning_modules.inference.views import View
 from lightning_modules.models import BiLSTMConfig, build_word_tokenizer, copy_word_vectors, read_word_vectors
 
-Encoding = dict[str, Tensor]
+__all__ = ["Encoding", "GoOn", "Tier", "encoding_key", "own_names"]
+
 # (exit or stage, rows, outputs), and where asked for decisions, to a bool for each row; None where a tier admits it.
 GoOn = Callable[..., Any]
 
@@ -38,6 +41,10 @@ class Tier(nn.Module):
         assumed: whether that order is only assumed, because names are generic.
         card: what ``dial fit`` wrote about the model.
         word_vectors: file that :meth:`fit_tokenizer` initialises word embeddings from.
+
+    Attributes:
+        batching: what the model needs of its batches; :func:`~lightning_modules.inference.batch_proof.settle` finds it
+            out where a tier is loaded.
     """
 
     model: Any  # a PreTrainedModel, whose attributes differ by class
@@ -67,9 +74,10 @@ class Tier(nn.Module):
         self.card = card or {}
         self.word_vectors = word_vectors
         self.exits = ["final"]
+        self.batching = Batching()
         self._encoding_key: str | None = None
         self._full_precision_head = FullPrecisionHead(model)
-        self._accepted = set(inspect.signature(model.forward).parameters)
+        self._accepted = accepted_inputs(model)
 
     @property
     def own_label_names(self) -> list[str] | None:
@@ -114,11 +122,15 @@ class Tier(nn.Module):
 
     def forward(self, encoding: Encoding) -> Tensor:
         """Logits of all exits, ``(B, 1, C)`` in float32 and in the data's order of labels; regression has ``C = 1``."""
-        inputs = {key: value for key, value in encoding.items() if key in self._accepted}
-        logits = self._full_precision_head(self.model, inputs).logits.float()
+        logits = self.batching.answer(self._logits, encoding)
         if self.order != sorted(self.order):
             logits = logits[:, self.order]
         return logits.unsqueeze(1)
+
+    def _logits(self, encoding: Encoding) -> Tensor:
+        inputs = {key: value for key, value in encoding.items() if key in self._accepted}
+        logits: Tensor = self._full_precision_head(self.model, inputs).logits
+        return logits.float()
 
     def decide(self, encoding: Encoding) -> tuple[Tensor, dict[str, Tensor]]:
         """What :meth:`forward` gives, and the scores ``(B, E)`` of :attr:`decisions` by name."""
@@ -142,10 +154,13 @@ class Tier(nn.Module):
         return TierPath(self)
 
     def example(self, length: int) -> Encoding:
-        """An encoding of one row of ``length`` tokens without padding, ``(1, length)``."""
+        """An encoding of one row of ``length`` tokens without padding, ``(1, length)``; it ends as a text ends."""
         device = next(self.model.parameters()).device
-        padding = self.model.config.pad_token_id
-        ids = torch.full((1, length), 1 if padding == 0 else 0, dtype=torch.long, device=device)
+        taken = self.model.config.pad_token_id, self.batching.end_id
+        word = next(token for token in range(len(taken) + 1) if token not in taken)
+        ids = torch.full((1, length), word, dtype=torch.long, device=device)
+        if self.batching.end_id is not None:
+            ids[:, -1] = self.batching.end_id
         encoding = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         names = self.tokenizer.model_input_names if self.tokenizer is not None else []
         if "token_type_ids" in self._accepted and "token_type_ids" in names:
@@ -196,28 +211,3 @@ def own_names(config: Any) -> list[str] | None:
     """Label names of a transformers configuration in the order of its outputs."""
     names = getattr(config, "id2label", None)
     return [str(names[i]) for i in sorted(names)] if names else None
-
-
-def encoding_key(tokenizer: Any, max_length: int) -> str:
-    """Twelve hexadecimal digits that what a tokenizer does determines, wherever its files lie.
-
-    Two tiers whose tokenizers give the same ids share a key, so that texts are encoded for them once.
-
-    Args:
-        tokenizer: of transformers, fast or slow.
-        max_length: tokens kept of a text or pair.
-    """
-    if getattr(tokenizer, "is_fast", False):
-        content = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Calls leave their padding and truncation behind in the backend.
-        content = {key: value for key, value in content.items() if key not in ("padding", "truncation")}
-    else:
-        content = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    settings = {
-        "max_length": max_length,
-        "special": {str(key): str(value) for key, value in tokenizer.special_tokens_map.items()},
-        "inputs": sorted(tokenizer.model_input_names),
-        "sides": [tokenizer.padding_side, tokenizer.truncation_side],
-    }
-    text = json.dumps([content, settings], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

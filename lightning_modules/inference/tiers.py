@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
+from lightning_modules.inference.batch_proof import settle
 from lightning_modules.inference.labels import match_labels
 from lightning_modules.inference.multi_exit_tier import MultiExitTier
 from lightning_modules.inference.precision import cast_encoder
@@ -54,7 +55,7 @@ def load_tier(
 
     Raises:
         ValueError: the folder is missing or incomplete, the hub cannot be reached, the labels do not fit, or there are
-            fewer layers than asked for; names ``argument``.
+            fewer layers than asked for, or its answers depend on the batch; names ``argument``.
     """
     view = View.parse(view, argument)
     path = check_place(view.path, argument)
@@ -76,11 +77,13 @@ def load_tier(
         name_labels(model.config, view.label_names)
     if train and view.dtype == "int8":
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for training, but got 'int8'.")
-    cast_encoder(model, view.dtype, argument)
     max_length = _max_length(tokenizer, model, view.max_length, name)
     model.train(train)
     kind = _kind(model)
-    return kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
+    tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
+    settle(tier, argument)  # in float32, whose noise is small
+    cast_encoder(model, view.dtype, argument)
+    return tier
 
 
 def build_tier(
@@ -131,7 +134,8 @@ def build_tier(
         raise ValueError(f"`embeddings` must have the model's embedding width {wanted}, but {embeddings} has {width}.")
     longest_text = _max_length(read, model, max_length, name)
     kind = _kind(model)
-    return kind(name, View(path=name), model.train(), read, longest_text, label_names, word_vectors=embeddings)
+    tier = kind(name, View(path=name), model.train(), read, longest_text, label_names, word_vectors=embeddings)
+    return tier if read is None else settle(tier, argument, place=tokenizer)
 
 
 def _kind(model: Any) -> type[Tier]:

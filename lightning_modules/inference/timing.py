@@ -224,8 +224,12 @@ class TableTimer:
     def _encoding(self, tier: Tier, size: int, length: int) -> Encoding:
         """Rows of random words, all of one length."""
         example = {key: value.expand(size, length).clone() for key, value in tier.example(length).items()}
-        words = self._random.integers(0, tier.model.config.vocab_size, (size, length))
-        example["input_ids"] = torch.from_numpy(words).to(example["input_ids"].device)
+        words = torch.from_numpy(self._random.integers(0, tier.model.config.vocab_size, (size, length)))
+        ids, end = example["input_ids"], tier.batching.end_id
+        if end is not None:  # a row ends once, as a text does
+            place = torch.arange(length) == length - 1
+            words = torch.where(place | (words == end), ids.cpu(), words)
+        example["input_ids"] = words.to(ids.device)
         return example
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.inference.encoding_key import has_plain_backend
 from lightning_modules.inference.tier import Tier
 
 Unit = str | tuple[str, str]
@@ -71,13 +72,14 @@ class Tokeniser:
         self.pad_left = self.tokenizer.padding_side == "left"
         unknown = self.tokenizer.unk_token_id
         self.filler = self.pad_id if unknown is None else unknown
+        self._plain = has_plain_backend(self.tokenizer)
         self._truncation: dict[str, Any] | None = None
 
     def __call__(self, units: Sequence[Unit]) -> list[Tokens]:
         """Tokens of each row, at most ``max_length``, and at least one."""
         if not units:
             return []
-        encoded = self._fast(units) if getattr(self.tokenizer, "is_fast", False) else self._slow(units)
+        encoded = self._fast(units) if self._plain else self._slow(units)
         # An empty text where the tokenizer adds no special tokens; models need at least one token.
         return [row if row.ids else Tokens([self.filler], [0] if self.typed else None) for row in encoded]
 

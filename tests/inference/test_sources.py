@@ -5,10 +5,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
 
 from lightning_modules.inference import load_tier
+from lightning_modules.inference.layers import tier_with_exits
 from lightning_modules.inference.sources import check_place, read_card
-from tests.inference.tiny_tiers import DATA, MakeBert
+from tests.inference import families
+from tests.inference.tiny_tiers import DATA, TEXTS, MakeBert
+
+MULTI = "multi_label_classification"
 
 
 @pytest.mark.parametrize(
@@ -80,3 +86,55 @@ def test_a_damaged_card_is_named(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text('{"task": ')
     with pytest.raises(ValueError, match=r"`path` must lead to readable files, but .*card.json is damaged"):
         read_card(str(tmp_path))
+
+
+# ---- heads and layers that mean something else ----
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("kind", "labels"), [(MULTI, 2), (MULTI, 1), ("regression", 2)])
+def test_a_head_of_another_kind(make_tiny_bert: MakeBert, kind: str, labels: int, train: bool) -> None:
+    folder = make_tiny_bert(labels=tuple(DATA[:labels]), problem_type=kind)
+    data = DATA if labels == 2 else []
+    wanted = "one of the data's labels" if labels == 2 else "a number"
+    message = rf"`tiers\[0\]` must answer with {wanted}, but the head .* `problem_type` {kind}"
+    with pytest.raises(ValueError, match=message):
+        load_tier(str(folder), "t", data, "tiers[0]", train=train)
+    with pytest.raises(ValueError, match=f"`path` must answer with {wanted}"):
+        tier_with_exits(str(folder), None, False, None, 16, data)
+
+
+@pytest.mark.parametrize("model_type", ["bart", "t5"])
+def test_both_halves_of_an_encoder_decoder_are_cut(tiny_tokenizer, model_type: str, tmp_path: Path) -> None:
+    folder = families.save(tmp_path, model_type, tiny_tokenizer)
+    tier = load_tier({"path": str(folder), "layers": 1}, "t", families.CLASSES)
+    whole = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    for half in (whole.base_model.encoder, whole.base_model.decoder):
+        name = "block" if model_type == "t5" else "layers"
+        setattr(half, name, getattr(half, name)[:1])
+    for text in TEXTS:
+        encoding = dict(tier.tokenizer(text, return_tensors="pt"))
+        with torch.no_grad():
+            expected = whole(**{k: v for k, v in encoding.items() if k != "token_type_ids"}).logits
+            torch.testing.assert_close(tier(encoding)[:, 0], expected)
+    assert sum(p.numel() for p in tier.parameters()) == sum(p.numel() for p in whole.parameters())
+
+
+def test_halves_of_different_depth(tiny_tokenizer, tmp_path: Path) -> None:
+    folder = families.save(tmp_path, "bart", tiny_tokenizer, decoder_layers=1)
+    with pytest.raises(ValueError, match="`path`: `layers` must be from 1 to 1, but got 2"):
+        load_tier({"path": str(folder), "layers": 2}, "t", families.CLASSES)
+
+
+def test_settings_for_each_layer_are_cut(tiny_tokenizer, tmp_path: Path) -> None:
+    sizes = {**families.SIZES, "attention_window": [4, 8], "max_position_embeddings": 64}
+    families.SETTINGS["longformer"] = sizes
+    folder = families.save(tmp_path, "longformer", tiny_tokenizer)
+    tier = load_tier({"path": str(folder), "layers": 1}, "t", families.CLASSES)
+    assert tier.model.config.attention_window == [4] and len(tier.model.longformer.encoder.layer) == 1
+
+
+def test_layers_in_blocks(tiny_tokenizer, tmp_path: Path) -> None:
+    folder = families.save(tmp_path, "funnel", tiny_tokenizer)
+    with pytest.raises(ValueError, match=r"`tiers\[0\]`: `layers` must be left out for funnel"):
+        load_tier({"path": str(folder), "layers": 1}, "t", families.CLASSES, "tiers[0]")
