@@ -205,8 +205,12 @@ class MultiExit(TierModule):
         distributed = torch.distributed
         return self.trainer.world_size > 1 or (distributed.is_available() and distributed.is_initialized())
 
-    def on_train_end(self) -> None:
-        """Refuse to go on with exits that early stopping left untrained."""
+    def check_complete(self) -> None:
+        """Refuse to go on with exits that early stopping left untrained.
+
+        Raises:
+            ValueError: the policy did not come to its last stage.
+        """
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         stopped = any(isinstance(c, EarlyStopping) and c.wait_count >= c.patience for c in callbacks)
         if stopped and self._stage is not None and self._stage < len(self._ends) - 1:

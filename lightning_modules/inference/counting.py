@@ -37,6 +37,28 @@ def path_cost(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFuncti
     return fit_cost(lambda length: count_macs(path, tier.example(length)), [min(length, limit) for length in wanted])
 
 
+def check_countable(tier: Tier, argument: str, length: int = 8) -> int:
+    """MACs of one text at the tier's last exit, counted before any work is done with it.
+
+    Args:
+        tier: what is to be trained or tested; its tokenizer may still be missing.
+        argument: how the user calls it.
+        length: tokens of the text.
+
+    Raises:
+        ValueError: the work of the model cannot be counted; names ``argument``, the operators and the remedy.
+    """
+    try:
+        counts = [count_macs(tier.path(index), tier.example(length)) for index in sorted({0, len(tier.exits) - 1})]
+    except Exception as error:  # whatever a foreign model raises on plain token ids
+        reason = " ".join(f"{'' if isinstance(error, ValueError) else f'{type(error).__name__}: '}{error}".split())
+        raise ValueError(
+            f"`{argument}` must be a model whose multiply-adds can be counted, as all costs rest on them, but those of "
+            f"{type(tier.model).__name__} cannot: {reason[:300].rstrip('.')}; or take another model."
+        ) from error
+    return counts[-1]
+
+
 def network_costs(tiers: Iterable[Tier], lengths: Mapping[str, Iterable[Any]]) -> ModelCosts:
     """Cost functions of all tiers, each counted over the lengths that occur.
 

@@ -66,6 +66,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         self.num_labels = config.num_labels
         self.exits = list(config.exits)
         self.encoder = _make_encoder(config.encoder_config(), asked)
+        config._attn_implementation = self.encoder.config._attn_implementation  # not all encoders have our default
         self.layers_name = find_layers(self.encoder, config.num_hidden_layers)
         self.norm_name = find_final_norm(self.encoder, self.layers_name)  # where the identity is now
         norm = take_out_norm(self.encoder, self.norm_name)
@@ -101,6 +102,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
     def set_attn_implementation(self, attn_implementation: Any, **kwargs: Any) -> None:
         """Change the encoder's attention (``eager``, ``sdpa``, ...)."""
         self.encoder.set_attn_implementation(attn_implementation, **kwargs)
+        self.config._attn_implementation = self.encoder.config._attn_implementation
 
     def forward(
         self,
