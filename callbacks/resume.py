@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import EarlyStopping
 
 from lightning_modules.training import TierModule
 
@@ -65,9 +65,9 @@ class Resume(Callback):
         trainer.save_checkpoint(self.folder(trainer) / LAST)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end of the training, but not of one that ``trainer.max_time`` broke off, which is to go on."""
+        """Save the end of a training that has come to it; one that was broken off goes on from its last checkpoint."""
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if trial or timed_out(trainer):
+        if trial or not is_trained(trainer):
             return
         if isinstance(pl_module, TierModule):
             pl_module.check_complete()
@@ -115,9 +115,15 @@ class Resume(Callback):
             set_random_state(states[trainer.global_rank])
 
 
-def timed_out(trainer: Trainer) -> bool:
-    """Whether ``trainer.max_time`` ended the run."""
-    return any(isinstance(c, Timer) and c.time_remaining() == 0 for c in trainer.callbacks)  # type: ignore[attr-defined]
+def is_trained(trainer: Trainer) -> bool:
+    """Whether a fit did all its steps or epochs, or was stopped early because it no longer got better."""
+    loop = trainer.fit_loop
+    steps, epochs = trainer.global_step, trainer.current_epoch
+    stopped = any(
+        isinstance(c, EarlyStopping) and c.wait_count >= c.patience
+        for c in trainer.callbacks  # type: ignore[attr-defined]
+    )
+    return stopped or 0 <= (loop.max_steps or -1) <= steps or 0 <= (loop.max_epochs or -1) <= epochs
 
 
 def random_state() -> dict[str, Any]:

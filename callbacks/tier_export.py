@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
-from callbacks.resume import timed_out
 from lightning_modules.adaptive.files import read_json, write_json
 from lightning_modules.inference.counting import check_countable
 from lightning_modules.inference.sources import CARD
@@ -91,6 +90,7 @@ class TierExport(Callback):
     def _card(self, trainer: Trainer, module: TierModule, tier: Tier, quality: float | None) -> dict[str, Any]:
         """What is known of a tier without another look at its model."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        stopped = any(isinstance(c, Timer) and c.time_remaining() == 0 for c in trainer.callbacks)  # type: ignore[attr-defined]
         return {
             "task": getattr(data, "task", type(data).__name__),
             "label_names": module.label_names,
@@ -100,7 +100,7 @@ class TierExport(Callback):
             "train_rows": len(data.rows("train")),
             "parameters": sum(p.numel() for p in tier.model.parameters()),
             "steps": trainer.global_step,
-            "finished": not timed_out(trainer),
+            "finished": not stopped,
             "partial": is_partial(trainer),
         }
 
