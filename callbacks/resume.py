@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from lightning_modules.training import TierModule
 
 LAST = "last.ckpt"
 
 
 class Resume(Callback):
-    """Saves ``checkpoints/last.ckpt`` every so many steps, with the random state of every process.
+    """Saves ``checkpoints/last.ckpt`` every so many steps and at the end, with the random state of every process.
+
+    A run whose training has come to its end does not train again, whatever failed after that.
 
     Lightning restores weights, optimiser, schedule and counters. Two things it does not: the position inside the epoch
     (the data module's loader restores that) and the random numbers that dropout draws next (this callback).
@@ -30,6 +35,7 @@ class Resume(Callback):
         self.every_n_steps = every_n_steps
         self._saved_at, self._step = 0, 0
         self._pending: dict[str, Any] | None = None
+        self._trained = False
 
     @staticmethod
     def folder(trainer: Trainer) -> Path:
@@ -58,13 +64,28 @@ class Resume(Callback):
         self._saved_at = step
         trainer.save_checkpoint(self.folder(trainer) / LAST)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end of a training that has come to it; one that was broken off goes on from its last checkpoint."""
+        trial = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trial or not is_trained(trainer):
+            return
+        if isinstance(pl_module, TierModule):
+            pl_module.check_complete()
+        self._trained = True
+        trainer.save_checkpoint(self.folder(trainer) / LAST)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do not train what is trained: only what comes after is left to do."""
+        if self._trained:
+            trainer.should_stop = True
+
     def state_dict(self) -> dict[str, Any]:
-        """Random states by rank (gathered, so that rank 0's file holds all of them)."""
-        return {"random": gather(random_state())}
+        """Random states by rank (gathered, so that rank 0's file holds all), and whether the training has ended."""
+        return {"random": gather(random_state()), "trained": self._trained}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep the states until the first batch: what Lightning does between here and there draws numbers too."""
-        self._pending = state
+        self._pending, self._trained = state, state.get("trained", False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the exit policy of a module that has one: it is no hyperparameter, but places stages and rates."""
@@ -92,6 +113,17 @@ class Resume(Callback):
         states, self._pending = self._pending["random"], None
         if len(states) == trainer.world_size:  # another number of processes cannot go on bit by bit anyway
             set_random_state(states[trainer.global_rank])
+
+
+def is_trained(trainer: Trainer) -> bool:
+    """Whether a fit did all its steps or epochs, or was stopped early because it no longer got better."""
+    loop = trainer.fit_loop
+    steps, epochs = trainer.global_step, trainer.current_epoch
+    stopped = any(
+        isinstance(c, EarlyStopping) and c.wait_count >= c.patience
+        for c in trainer.callbacks  # type: ignore[attr-defined]
+    )
+    return stopped or 0 <= (loop.max_steps or -1) <= steps or 0 <= (loop.max_epochs or -1) <= epochs
 
 
 def random_state() -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lightning_modules.models.slender_importance import HeadWeights, TaylorImpor
 from lightning_modules.models.slender_masks import attach_masks, masks, set_masks
 from lightning_modules.models.slender_plan import Course, Schedule, Sizes, Target, to_steps
 from lightning_modules.models.slender_structures import Kind, structures
+from lightning_modules.models.slender_trial import try_cut
 from lightning_modules.training import training_steps
 
 KINDS: tuple[Kind, Kind] = ("heads", "neurons")
@@ -122,6 +123,7 @@ class Slenderise(Callback):
             if self._target.rank is not None:
                 factorise(model, self._target.rank)
         attach_masks(model)
+        try_cut(model, self._target)
         self._hook = pl_module.register_load_state_dict_pre_hook(check_weights)
 
     def _find_target(self, sizes: Sizes) -> Target:

@@ -25,7 +25,7 @@ from lightning_modules.adaptive.rules import check_patience
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.base import StagedModule
-from lightning_modules.inference.counting import network_costs
+from lightning_modules.inference.counting import check_countable, network_costs
 from lightning_modules.inference.labels import check_permutation
 from lightning_modules.inference.multi_exit_tier import MultiExitTier
 from lightning_modules.inference.staged import decisions_of
@@ -109,6 +109,8 @@ class ThresholdSweep(Callback):
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"`sweep.reference` must be one of the tiers {names}, but got {self.reference!r}.")
         self._check_folder(trainer, module)
+        for tier in module.network.tiers:
+            check_countable(tier, f"model: {tier.name}" if len(names) > 1 else "model")
 
     def _check_folder(self, trainer: Trainer, module: StagedModule) -> None:
         """Refuse a folder that holds results of another configuration, which is known before the models run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,22 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
-from lightning_modules.adaptive.files import read_json
-from lightning_modules.inference.counting import tier_costs
+from lightning_modules.adaptive.files import read_json, write_json
+from lightning_modules.inference.counting import check_countable
+from lightning_modules.inference.sources import CARD
 from lightning_modules.inference.tiers import Tier, save_tier
 from lightning_modules.models.slender import compression, cut_in_place
 from lightning_modules.models.slender_masks import has_masks
 from lightning_modules.training import TierModule
 
+logger = logging.getLogger(__name__)
+
 
 class TierExport(Callback):
     """At the end of `dial fit` writes ``tier/`` into the run folder: model, tokenizer and ``card.json``.
+
+    Its cost is counted before the first step: a model that cannot be counted is refused then. What can only be measured
+    of the trained model is measured when it is saved.
 
     Args:
         card_length: tokens at which the card states the cost.
@@ -29,9 +36,38 @@ class TierExport(Callback):
         if card_length < 1:
             raise ValueError(f"`export.card_length` must be at least 1, but got {card_length}.")
         self.card_length = card_length
+        self._macs: int | None = None
+
+    def count(self, module: LightningModule) -> None:
+        """Count the model's MACs, once; the command line does so before the data is read.
+
+        Raises:
+            ValueError: they cannot be counted.
+        """
+        if self._macs is None and isinstance(module, TierModule):
+            self._macs = check_countable(module.tier, "model", self._length(module.tier))
+
+    def _length(self, tier: Tier) -> int:
+        return min(self.card_length, tier.max_length)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the MACs, if that is still to be done, and see that the tier's place is free.
+
+        Raises:
+            ValueError: the model cannot be counted, or something else lies where the tier is to go.
+        """
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+            return
+        self.count(pl_module)
+        folder = Path(trainer.default_root_dir) / "tier"
+        if folder.exists() and not (folder / CARD).is_file():
+            raise ValueError(
+                f"`--run` must be a folder whose tier/ is free, but {folder} holds something that `dial fit` did not "
+                "write; give another folder or move it."
+            )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Load the best checkpoint's weights and save the tier; rank 0 writes."""
+        """Load the best checkpoint's weights, save the tier, and measure what became of it; rank 0 writes."""
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector
         if trial or not isinstance(pl_module, TierModule):
             return
@@ -45,15 +81,15 @@ class TierExport(Callback):
             return
         folder = Path(trainer.default_root_dir) / "tier"
         tier = exported(pl_module.tier)
-        save_tier(folder, tier, self._card(trainer, pl_module, tier, quality), replace=True)
-        slender = compression(tier.model)
+        card = self._card(trainer, pl_module, tier, quality)
+        cut = tier is not pl_module.tier
+        save_tier(folder, tier, card if cut else {**card, "macs": self._cost(tier, self._macs)}, replace=True)
+        slender = self._measure(folder, tier, cut)
         print(f"tier saved to {folder}{'' if slender is None else f': {in_words(slender)}'}")
 
     def _card(self, trainer: Trainer, module: TierModule, tier: Tier, quality: float | None) -> dict[str, Any]:
+        """What is known of a tier without another look at its model."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        length = min(self.card_length, tier.max_length)
-        macs = tier_costs(tier, [length])[len(tier.exits) - 1]([length])[0]
-        slender = compression(tier.model)
         stopped = any(isinstance(c, Timer) and c.time_remaining() == 0 for c in trainer.callbacks)  # type: ignore[attr-defined]
         return {
             "task": getattr(data, "task", type(data).__name__),
@@ -63,12 +99,30 @@ class TierExport(Callback):
             "train_fingerprint": data.fingerprint("train"),
             "train_rows": len(data.rows("train")),
             "parameters": sum(p.numel() for p in tier.model.parameters()),
-            **({} if slender is None else {"compression": slender}),
-            "macs": {"length": length, "per_row": int(macs)},
             "steps": trainer.global_step,
             "finished": not stopped,
             "partial": is_partial(trainer),
         }
+
+    def _cost(self, tier: Tier, macs: int | None) -> dict[str, int | None]:
+        return {"length": self._length(tier), "per_row": macs}
+
+    def _measure(self, folder: Path, tier: Tier, cut: bool) -> dict[str, Any] | None:
+        """Add to the card of a saved tier what its slenderisation came to; None where it is not slender.
+
+        Nothing that fails here may cost the tier.
+        """
+        found: dict[str, Any] = {}
+        try:
+            slender = compression(tier.model)
+            found = {} if slender is None else {"compression": slender}
+            if cut:
+                found["macs"] = self._cost(tier, check_countable(tier, "model", self._length(tier)))
+        except Exception as error:
+            logger.warning("%s: the tier is saved, but could not be measured: %s", folder, " ".join(str(error).split()))
+        if found:
+            write_json(folder / CARD, {**read_json(folder / CARD, "run"), **found})
+        return found.get("compression")
 
 
 def exported(tier: Tier) -> Tier:
@@ -96,7 +150,7 @@ def in_words(slender: dict[str, Any]) -> str:
 
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a tier whose training came to its end, and was not stopped by ``trainer.max_time``."""
-    card = folder / "card.json"
+    card = folder / CARD
     return card.is_file() and bool(read_json(card, "run").get("finished"))
 
 

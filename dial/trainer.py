@@ -152,7 +152,15 @@ class DialCLI(LightningCLI):
         return parsed.trainer.logger
 
     def before_fit(self) -> None:
-        """Go on from the run's own last checkpoint, if it was killed before it finished."""
+        """Go on from the run's own last checkpoint, if it was killed before it finished.
+
+        What cannot be counted or made slender is refused first, before a text is read.
+        """
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+            if isinstance(callback, callbacks.Slenderise):
+                callback.setup(self.trainer, self.model, "fit")
+            elif isinstance(callback, callbacks.TierExport):
+                callback.count(self.model)
         config = self.config_init[self.subcommand]
         last = Path(config.run) / "checkpoints" / LAST
         if config.ckpt_path is None and last.is_file() and not config.trainer.fast_dev_run:

@@ -30,7 +30,7 @@ from lightning_modules.losses import (
     logits_mse,
     task_loss,
 )
-from lightning_modules.models.exits import Pooling
+from lightning_modules.models.pooling import Pooling
 from lightning_modules.policies import ExitPolicy, JointSum
 from lightning_modules.policies.policy import Parts
 from lightning_modules.rows import DistinctRows
@@ -57,9 +57,10 @@ class MultiExit(TierModule):
         exits: layers, counted from 1, after which there is an exit; the last must be the depth. Default: every layer,
             or the exits that a multi-exit model has.
         pooler: give each exit a dense layer with tanh; COST-EFF does without. A multi-exit model keeps what it has.
-        pooling: what exits read of their layer: the ``first`` token as in the papers, or the ``mean`` over all tokens,
-            which early exits need where the first token hardly differs between texts in early layers (MiniLM).
-            Default: as the model has it, else the first token.
+        pooling: what exits read of their layer: the ``first`` token as in the papers; the ``last`` one, which alone
+            sees the whole text in a decoder (GPT-2, Llama, Qwen2); or the ``mean`` over all tokens, which early exits
+            need where the first token hardly differs between texts in early layers (MiniLM).
+            Default: as the model has it, else the first token, or the last of a decoder.
         layers: cut the encoder to its first layers.
         max_length: tokens kept of each text or pair.
         policy: how the exits' losses train the encoder (JointSum, LayerWeighted, GradientEquilibrium, TwoStage).
@@ -204,8 +205,12 @@ class MultiExit(TierModule):
         distributed = torch.distributed
         return self.trainer.world_size > 1 or (distributed.is_available() and distributed.is_initialized())
 
-    def on_train_end(self) -> None:
-        """Refuse to go on with exits that early stopping left untrained."""
+    def check_complete(self) -> None:
+        """Refuse to go on with exits that early stopping left untrained.
+
+        Raises:
+            ValueError: the policy did not come to its last stage.
+        """
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         stopped = any(isinstance(c, EarlyStopping) and c.wait_count >= c.patience for c in callbacks)
         if stopped and self._stage is not None and self._stage < len(self._ends) - 1:

@@ -96,6 +96,13 @@ class TierModule(StagedModule):
         self._teacher_ids, self._teacher_logits = torch.tensor(np.array(ids)), logits
         data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
 
+    def check_complete(self) -> None:
+        """Refuse a training that ended before all was trained; a subclass says when that is."""
+
+    def on_train_end(self) -> None:
+        """Refuse to go on from such a training."""
+        self.check_complete()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Weights from a checkpoint are trained.
 

@@ -55,6 +55,13 @@ def _added_matmul(inputs: list[Any], outputs: list[Any]) -> Count:
     return _product(_shape(inputs[1]), _shape(inputs[2]))
 
 
+def _grouped_matmul(inputs: list[Any], outputs: list[Any]) -> Count:
+    """Products of groups of rows, columns or terms, each with the matrix of its group (mixtures of experts)."""
+    left, right = _shape(inputs[0]), _shape(inputs[1])
+    groups = left[0] if (len(left), len(right)) == (3, 2) else 1  # each multiplies a share of the columns
+    return {"linear": prod(left) * right[-1] // groups}
+
+
 def _linear(inputs: list[Any], outputs: list[Any]) -> Count:
     return {"linear": prod(_shape(inputs[0])) * prod(_shape(inputs[1])[:-1])}
 
@@ -153,6 +160,7 @@ def _counter(handle: Handle) -> Handle:
 _BY_OPERATOR: dict[Handle, str] = {
     _matmul: "aten::matmul aten::mm aten::bmm aten::mv aten::dot aten::vdot aten::inner",
     _added_matmul: "aten::addmm aten::addmv aten::baddbmm aten::addbmm",
+    _grouped_matmul: "aten::_grouped_mm",
     _linear: "aten::linear",
     _convolution: "aten::_convolution",
     _fused_attention: (
@@ -179,26 +187,52 @@ NEGLIGIBLE = frozenset(
         "frac log log1p log2 maximum minimum mul mul_ neg pow reciprocal rsqrt rsub sign sin sqrt square sub sub_ "
         "trunc "
         # activations and normalisation
-        "_fused_rms_norm _log_softmax _softmax batch_norm celu elu gelu gelu_ group_norm hardswish hardtanh "
-        "instance_norm leaky_relu linalg_vector_norm log_sigmoid log_softmax mish norm relu6 rms_norm selu sigmoid "
-        "sigmoid_ silu silu_ softmax softplus softsign tanh tanh_ "
+        "_fused_rms_norm _log_softmax _softmax batch_norm celu elu gelu gelu_ glu group_norm hardswish hardtanh "
+        "instance_norm leaky_relu linalg_vector_norm log_sigmoid log_softmax mish norm prelu relu6 rms_norm selu "
+        "sigmoid sigmoid_ silu silu_ softmax softplus softsign tanh tanh_ "
         # reductions and selection
         "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d all amax amin any argmax argmin argsort "
         "avg_pool1d avg_pool2d count_nonzero logsumexp max_pool1d max_pool2d mean min prod sort std std_mean sum "
-        "topk var var_mean "
+        "cummax cummin cumprod kthvalue logcumsumexp median mode topk var var_mean "
         # comparison and logic
         "__or__ __xor__ bitwise_and bitwise_or bitwise_xor isfinite isinf isnan le logical_and logical_not "
         "logical_or logical_xor lt ne where "
         # look-ups, copies, shapes, types and fillings
-        "Bool Float _cast_Float _cast_Long _pack_padded_sequence _pad_packed_sequence _reshape_alias "
+        "Bool Float IntImplicit _cast_Float _cast_Long _pack_padded_sequence _pad_packed_sequence _reshape_alias "
         "_shape_as_tensor _to_copy _weight_norm alias as_strided bernoulli bernoulli_ bucketize clone col2im "
         "complex dequantize diagonal embedding embedding_bag empty_like expand_as eye fill fill_ flip im2col imag "
         "index_add index_select lift lift_fresh lift_fresh_copy linspace masked_fill_ masked_scatter masked_select "
         "meshgrid movedim new_ones nonzero_numpy normal_ numel numpy_T one_hot ones_like outer pad "
         "quantize_per_tensor rand rand_like randn randn_like random_ real repeat repeat_interleave reshape_as "
-        "resolve_conj rot90 scalar_tensor scatter scatter_ scatter_add select_scatter slice_scatter swapaxes "
-        "swapdims tensor_split tile tril triu unflatten unfold uniform_ unsafe_chunk unsafe_split view_as "
-        "view_as_complex view_as_real zero_ "
+        "resolve_conj resolve_neg rot90 scalar_tensor scatter scatter_ scatter_add scatter_reduce select_scatter "
+        "slice_scatter swapaxes swapdims take take_along_dim tensor_split tile tril tril_indices triu triu_indices "
+        "unflatten unfold uniform_ unsafe_chunk unsafe_split view_as view_as_complex view_as_real zero_ "
+        "_local_scalar_dense diag diag_embed dim index_copy index_fill item polar "
+        # counting and searching
+        "_is_all_true _is_any_true _unique _unique2 argwhere bincount equal histc isin is_nonzero searchsorted "
+        "unique_consecutive unique_dim "
     ).split()
-)
-"""Operators that count as zero beside those on fvcore's own list of shape operators."""
+) | {"prim::PythonOp.GeLUFunction"}  # Bloom's own activation
+"""Operators that count as zero beside those on fvcore's own list of shape operators, and beside what torch itself calls
+element by element or a view; see :func:`is_negligible`."""
+
+
+def is_negligible(operator: str) -> bool:
+    """Whether a traced operator does no matrix-like work.
+
+    Example:
+        >>> is_negligible("aten::ceil"), is_negligible("aten::matmul")
+        (True, False)
+    """
+    name = operator.removeprefix("aten::")
+    if operator in NEGLIGIBLE or name == operator:
+        return operator in NEGLIGIBLE
+    packet = getattr(torch.ops.aten, name, None)
+    overloads = [] if packet is None else [getattr(packet, overload) for overload in packet.overloads()]
+    return any(torch.Tag.pointwise in overload.tags or _is_view(overload) for overload in overloads)
+
+
+def _is_view(overload: Any) -> bool:
+    """Whether an operator gives its input in another shape, without copying it."""
+    aliases = [value.alias_info for value in overload._schema.returns]
+    return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_modules.adaptive.mac_handles import HANDLES, NEGLIGIBLE, REMEDY
+from lightning_modules.adaptive.mac_handles import HANDLES, REMEDY, is_negligible
 from lightning_modules.adaptive.published import CONVENTIONS
 
 
@@ -125,7 +125,7 @@ def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[Mapping[st
         counter.clear_op_handles().set_op_handle(**HANDLES)  # fvcore's products do not broadcast, its norms are work
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         counts = counter.by_operator()
-    return counts, set(counter.unsupported_ops()) - NEGLIGIBLE
+    return counts, {name for name in counter.unsupported_ops() if not is_negligible(name)}
 
 
 class _Keywords(nn.Module):

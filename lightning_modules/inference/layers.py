@@ -12,12 +12,15 @@ from torch import Tensor
 
 from lightning_modules.inference.batch_proof import settle
 from lightning_modules.inference.labels import match_labels
-from lightning_modules.inference.multi_exit_tier import MultiExitTier
+from lightning_modules.inference.multi_exit_tier import MultiExitTier, check_exits_hold
 from lightning_modules.inference.sources import check_place, longest, quiet, read_config, read_tokenizer
 from lightning_modules.inference.tier import Encoding, Tier, encoding_key, own_names
 from lightning_modules.inference.tiers import View, load_tier
-from lightning_modules.models.exits import Pooling, Visits, find_layers
+from lightning_modules.models.exit_proof import prove_layers
+from lightning_modules.models.exits import Visits, find_layers
 from lightning_modules.models.multi_exit import MultiExitForSequenceClassification
+from lightning_modules.models.pooling import Pooling
+from lightning_modules.models.trial import UnsuitableEncoderError
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,8 @@ def tier_with_exits(
         max_length: tokens kept of a text or pair.
         label_names: the data's names in the order of its integers; empty for regression.
         certainty: add what learns to exit, if the model does not have it.
-        pooling: what exits read, ``first`` or ``mean``; None: as the model has it, or the first token.
+        pooling: what exits read, ``first``, ``last`` or ``mean``; None: as the model has it, or the token that sees
+            the others.
 
     Raises:
         ValueError: the model cannot be read, or exits, layers or labels do not fit it.
@@ -60,6 +64,7 @@ def tier_with_exits(
                 declared = False
             return tier, declared
     model = _put_exits(place, exits, pooler, pooling, layers, label_names)
+    check_exits_hold(model, "path")
     if certainty:
         model.add_certainty()
     if declared and label_names:  # the head of a classifier is in its own order of labels
@@ -87,9 +92,17 @@ def _put_exits(
             return MultiExitForSequenceClassification.from_encoder(
                 place, exits=exits, label_names=label_names, pooler=pooler, pooling=pooling, layers=layers
             )
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0][:200]
-        raise ValueError(f"`path`: the weights in {place} cannot be read: {reason}.") from error
+    except ValueError:
+        raise
+    except Exception as error:  # of the weights, or of an encoder that no exits can be put on
+        reason = " ".join(str(error).split()).split(". ")[0][:200].rstrip(".")
+        weights = isinstance(error, OSError | KeyError | RuntimeError | SafetensorError)
+        if weights and not isinstance(error, NotImplementedError):
+            raise ValueError(f"`path`: the weights in {place} cannot be read: {reason}.") from error
+        raise ValueError(
+            f"`path` must be an encoder that exits can be put on, but that in {place} cannot be taken apart "
+            f"({type(error).__name__}: {reason}); take another encoder, or `layers` that it can have."
+        ) from error
 
 
 def _reorder(model: MultiExitForSequenceClassification, order: list[int]) -> None:
@@ -123,14 +136,21 @@ def all_layers(tier: Tier, encoding: Encoding) -> tuple[Tensor, list[Tensor]]:
 def check_same_layers(student: Tier, teacher: Tier, argument: str) -> list[int]:
     """For each exit of the student the teacher's exit that teaches it: that of the same layer, or the only one.
 
+    The teacher's layers are tried, too, as their hidden states may be read.
+
     Args:
         student: a tier with exits.
         teacher: a tier with one or more exits.
         argument: how the user calls the teacher.
 
     Raises:
-        ValueError: depth, width, vocabulary or exits differ; names ``argument``.
+        ValueError: depth, width, vocabulary or exits differ, or the teacher's layers are no sequence; names
+            ``argument``.
     """
+    try:
+        prove_layers(teacher.model.base_model)
+    except UnsuitableEncoderError as error:
+        raise ValueError(f"`{argument}`: {error}") from error
     own, other = student.model.config, teacher.model.config
     for name, what in (("num_hidden_layers", "layers"), ("hidden_size", "hidden units")):
         sizes = getattr(own, name, None), getattr(other, name, None)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from lightning_modules.inference.tier import Encoding, GoOn, Tier
 from lightning_modules.models import MultiExitConfig, MultiExitForSequenceClassification, MultiExitOutput
+from lightning_modules.models.exit_proof import prove_exits
+from lightning_modules.models.trial import UnsuitableEncoderError
 
 
 class MultiExitTier(Tier):
@@ -111,6 +113,23 @@ class MultiExitTier(Tier):
             encoder=own.encoder, exits=[depth], pooler=own.pooler, pooling=own.pooling, num_labels=own.num_labels
         )
         return MultiExitForSequenceClassification(config)
+
+
+def check_exits_hold(model: Any, argument: str) -> None:
+    """Prove what a multi-exit model's exits rest on, before it is cast; other models have nothing to prove.
+
+    Args:
+        model: with float32 weights.
+        argument: how the user calls it.
+
+    Raises:
+        ValueError: the encoder cannot have exits, or not these; names ``argument``.
+    """
+    if isinstance(model, MultiExitForSequenceClassification):
+        try:
+            prove_exits(model)
+        except UnsuitableEncoderError as error:
+            raise ValueError(f"`{argument}`: {error}") from error
 
 
 def _score(certainty: Tensor | None) -> Tensor:

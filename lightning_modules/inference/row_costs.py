@@ -103,5 +103,9 @@ class RowCosts:
             owner = self.tiers[tier]
             whole = kind == "alone" and isinstance(owner, MultiExitTier)
             path = owner.reference_path() if whole and isinstance(owner, MultiExitTier) else owner.path(index)
-            table[unknown] = path_cost(owner, path, unknown.tolist())(unknown)
+            fresh = path_cost(owner, path, unknown.tolist())
+            table[unknown] = fresh(unknown)
+            for length, macs in (fresh.counts or {}).items():  # a whole window at once
+                if length < len(table):
+                    table[length] = macs
         return table

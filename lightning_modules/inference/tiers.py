@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassif
 
 from lightning_modules.inference.batch_proof import settle
 from lightning_modules.inference.labels import match_labels
-from lightning_modules.inference.multi_exit_tier import MultiExitTier
+from lightning_modules.inference.multi_exit_tier import MultiExitTier, check_exits_hold
 from lightning_modules.inference.precision import cast_encoder
 from lightning_modules.inference.sources import (
     CARD,
@@ -77,6 +77,7 @@ def load_tier(
         name_labels(model.config, view.label_names)
     if train and view.dtype == "int8":
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for training, but got 'int8'.")
+    check_exits_hold(model, argument)
     max_length = _max_length(tokenizer, model, view.max_length, name)
     model.train(train)
     kind = _kind(model)
@@ -132,6 +133,7 @@ def build_tier(
     if embeddings is not None and model.base_model.get_input_embeddings().embedding_dim != width:
         wanted = model.base_model.get_input_embeddings().embedding_dim
         raise ValueError(f"`embeddings` must have the model's embedding width {wanted}, but {embeddings} has {width}.")
+    check_exits_hold(model, argument)
     longest_text = _max_length(read, model, max_length, name)
     kind = _kind(model)
     tier = kind(name, View(path=name), model.train(), read, longest_text, label_names, word_vectors=embeddings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from typing import Any
 
 import torch
@@ -10,6 +12,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from lightning_modules.models.elasticbert import ElasticBertConfig, load_elasticbert
 from lightning_modules.models.exits import find_final_norm
+from lightning_modules.models.trial import trial_inputs, trial_mode, twin
+
+logger = logging.getLogger(__name__)
 
 
 def read_source(path: str, pooler: bool) -> Any:
@@ -53,24 +58,51 @@ def copy_weights(source: Any, model: Any) -> None:
     for head in model.heads if norm is not None else ():
         head.norm.load_state_dict(encoder.get_submodule(norm).state_dict())
     if source is not encoder and len(model.layers) == encoder.config.num_hidden_layers:
-        _copy_head(source, encoder, model.heads[-1])
+        _take_over_head(source, encoder, model)
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {key: value.shape for key, value in module.state_dict().items()}
 
 
+def _take_over_head(classifier: Any, encoder: Any, model: Any) -> None:
+    """Make a classifier's head the last exit where both are the same function; they may differ in an activation."""
+    head = model.heads[-1]
+    untrained = copy.deepcopy(head.state_dict())
+    if _copy_head(classifier, encoder, head) and not _same_answers(classifier, model):
+        head.load_state_dict(untrained)
+        logger.warning(
+            "The head of %s computes its answer in another way than an exit does: the last exit starts untrained, as "
+            "the others do.",
+            type(classifier).__name__,
+        )
+
+
+def _same_answers(classifier: Any, model: Any) -> bool:
+    """Whether the last exit says what the classifier says, also of padded rows where it takes any."""
+    padded = getattr(classifier.config, "pad_token_id", None) is not None
+    inputs = trial_inputs(classifier.base_model, *((3, 5, "padded") if padded else (1, 5, None)))
+    classifier, model = twin(classifier), twin(model)
+    with trial_mode(classifier):
+        try:
+            wanted, found = classifier(**inputs).logits, model(**inputs).logits[:, -1]
+        except Exception:  # the proof of the exits says what is wrong
+            return False
+    return torch.allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 @torch.no_grad()
-def _copy_head(classifier: Any, encoder: Any, head: Any) -> None:
+def _copy_head(classifier: Any, encoder: Any, head: Any) -> bool:
     """Fill an exit with a classifier's head if both have linear layers of the same shapes, BERT's pooler included."""
     inside = {id(module) for module in encoder.modules()}
     pooler = getattr(encoder, "pooler", None)
     old = _linears(pooler) + [m for m in _linears(classifier) if id(m) not in inside]
     if [linear.weight.shape for linear in old] != [linear.weight.shape for linear in head.linears()]:
-        return
+        return False
     for before, after in zip(old, head.linears(), strict=True):
         after.weight.copy_(before.weight)
         after.bias.copy_(before.bias if before.bias is not None else torch.zeros_like(after.bias))
+    return True
 
 
 def _linears(module: nn.Module | None) -> list[nn.Linear]:

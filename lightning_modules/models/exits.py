@@ -1,4 +1,4 @@
-"""What exits need of an encoder: its layers and what is read of them; hooks that see every layer and drop rows."""
+"""What exits need of an encoder: its layers; hooks that see every layer and drop rows."""
 
 from __future__ import annotations
 
@@ -10,40 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.models.row_tensors import RowTensors
+from lightning_modules.models.trial import UnsuitableEncoderError
+
 Visit = Callable[[int, Tensor], Tensor | Literal[False] | None]
-Pooling = Literal["first", "mean"]
-
-
-def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: Pooling) -> Tensor:
-    """What an exit reads of hidden states: that of the first token, or the mean over those that are no padding.
-
-    Args:
-        hidden: ``(B, T, H)``.
-        attention_mask: ``(B, T)``, or None where nothing is padded; not read for ``first``.
-        pooling: which.
-
-    Returns:
-        ``(B, H)``, never a view, which would keep the whole state.
-
-    Raises:
-        ValueError: the mean under a mask of other dimensions, which does not say which tokens are padding.
-
-    Example:
-        >>> hidden = torch.tensor([[[1.0], [3.0], [50.0]]])
-        >>> pool(hidden, torch.tensor([[1, 1, 0]]), "mean").tolist()
-        [[2.0]]
-    """
-    if pooling == "first":
-        return hidden[:, 0].clone()
-    if attention_mask is None:
-        return hidden.mean(dim=1)
-    if attention_mask.ndim != 2:
-        raise ValueError(
-            f"`attention_mask` must be (B, T) where exits read the mean over the tokens, but got "
-            f"{tuple(attention_mask.shape)}; give the mask of padding, or take `pooling` first."
-        )
-    weights = attention_mask.to(hidden.dtype)
-    return (hidden * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def check_exits(exits: Sequence[int], depth: int) -> None:
@@ -91,7 +61,7 @@ def find_layers(encoder: nn.Module, depth: int) -> str:
         if isinstance(module, nn.ModuleList) and len(module) == depth and len({type(layer) for layer in module}) == 1
     ]
     if not found:
-        raise ValueError(
+        raise UnsuitableEncoderError(
             f"`encoder` must run {depth} layers in sequence (BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT, ...), but "
             f"{type(encoder).__name__} has no list of {depth} equal modules; take another encoder."
         )
@@ -111,18 +81,21 @@ def find_final_norm(encoder: nn.Module, layers: str) -> str | None:
         if hasattr(module, "norm_rel_ebd"):  # DeBERTa: the norm beside its layers is one of relative positions
             continue
         for name, child in module.named_children():
-            if type(child).__name__.lower().endswith("norm"):
+            if type(child).__name__.lower().endswith(("norm", "norm1p")):
                 return f"{prefix}.{name}".lstrip(".")
     return None
 
 
-def take_out_norm(encoder: nn.Module, layers: str) -> nn.Module | None:
+def take_out_norm(encoder: nn.Module, name: str | None) -> nn.Module | None:
     """Replace the final norm of a pre-norm encoder by the identity, in place; gives the norm.
 
     Between the layers of such an encoder the hidden states are not normed, so that each exit needs a norm of its own;
     the last exit then has one too, and the encoder's own would only be a second one.
+
+    Args:
+        encoder: a model of transformers.
+        name: of the norm, see :func:`find_final_norm`; None: there is none.
     """
-    name = find_final_norm(encoder, layers)
     if name is None:
         return None
     norm = encoder.get_submodule(name)
@@ -154,8 +127,7 @@ class Visits:
 
     Hooks before the first and after each stock layer do it, and once rows have left hooks before the others, too: at
     batch size 1 they would cost a share of the time that shows. The encoder still hands the whole batch's mask to every
-    layer; whatever tensor has the batch as its first dimension is cut to the rows that are left. Rotary tensors, of
-    batch 1, stay as they are.
+    layer; it and the other tensors of rows are cut to the rows that are left, tables of positions stay as they are.
 
     Args:
         layers: the encoder's layers.
@@ -163,10 +135,11 @@ class Visits:
         visit: gets ``k`` and ``H_k`` ``(R, T, H)`` of the rows that are left: the input of the first layer for 0, then
             the output of layer ``k``; returns a bool ``(R,)``, which rows go on, or None for all (always for 0), or
             False for none, which for one row is quicker than a tensor.
+        tensors: which tensors have an entry for each row; None where ``visit`` never lets some rows leave.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], size: int, visit: Visit) -> None:
-        self.layers, self.size, self.visit = layers, size, visit
+    def __init__(self, layers: Sequence[nn.Module], size: int, visit: Visit, tensors: RowTensors | None = None) -> None:
+        self.layers, self.size, self.visit, self.tensors = layers, size, visit, tensors
         self.rows: Tensor | None = None  # None: the whole batch
         self._handles: list[Any] = []
 
@@ -186,15 +159,15 @@ class Visits:
     def _first(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         if hidden.shape[0] != self.size:
-            raise ValueError(
+            raise UnsuitableEncoderError(
                 f"`encoder` must have the batch as the first dimension of its hidden states, but "
                 f"{type(module).__name__} got {tuple(hidden.shape)} for {self.size} rows; take another encoder."
             )
         self.visit(0, hidden)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        assert self.rows is not None
-        return take(args, self.size, self.rows), take(kwargs, self.size, self.rows)
+        assert self.rows is not None and self.tensors is not None
+        return self.tensors.take(args, self.size, self.rows), self.tensors.take(kwargs, self.size, self.rows)
 
     def _after(self, index: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
@@ -208,27 +181,13 @@ class Visits:
                 return None
             first = self.rows is None
             rows = torch.arange(self.size, device=hidden.device) if self.rows is None else self.rows
-            self.rows = rows[keep]
-            if len(self.rows) == 0:
+            left = keep.nonzero().flatten()
+            self.rows = rows[left]
+            if len(left) == 0:
                 raise Stop
             for layer in self.layers[index + 1 :] if first else ():
                 self._handles.append(layer.register_forward_pre_hook(self._before, with_kwargs=True))
-            return take(output, len(rows), keep)
+            assert self.tensors is not None
+            return self.tensors.take(output, len(rows), left, "output")
 
         return hook
-
-
-def take(value: Any, size: int, rows: Tensor) -> Any:
-    """Rows of every tensor, also in nested containers, whose first dimension is ``size``; all else as it is.
-
-    Example:
-        >>> take((torch.zeros(3, 2), {"rotary": torch.zeros(1, 2)}, None), 3, torch.tensor([0, 2]))[0].shape
-        torch.Size([2, 2])
-    """
-    if isinstance(value, Tensor):
-        return value[rows] if value.ndim and value.shape[0] == size else value
-    if isinstance(value, dict):
-        return {key: take(item, size, rows) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(take(item, size, rows) for item in value)
-    return value

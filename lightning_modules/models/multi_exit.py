@@ -23,8 +23,10 @@ from transformers.utils import ModelOutput
 
 from lightning_modules.models.exit_heads import CertaintyHead, ExitHead
 from lightning_modules.models.exit_weights import copy_weights, read_source
-from lightning_modules.models.exits import Pooling, Visit, Visits, find_layers, first_layers, pool, take_out_norm
+from lightning_modules.models.exits import Visit, Visits, find_final_norm, find_layers, first_layers, take_out_norm
 from lightning_modules.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
+from lightning_modules.models.pooling import Pooling, Reader, natural_pooling
+from lightning_modules.models.row_tensors import RowTensors, learn_row_tensors
 
 # (exit, rows, logits) or (..., certainty) to a bool for each row; None: all go on, False: none
 GoOn = Callable[..., Tensor | Literal[False] | None]
@@ -43,7 +45,7 @@ class MultiExitOutput(ModelOutput):
 
 
 class MultiExitForSequenceClassification(PreTrainedModel):
-    """A stock encoder with a classifier of the first token after each of the chosen layers.
+    """A stock encoder with a classifier of one token, or of the mean, after each of the chosen layers.
 
     No modelling code is copied: hooks on the stock layers see the hidden states. An encoder that norms only after its
     last layer (ModernBERT) gives that norm away: every exit has one of its own. ``H_L`` is then un-normed, as the
@@ -64,8 +66,10 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         self.num_labels = config.num_labels
         self.exits = list(config.exits)
         self.encoder = _make_encoder(config.encoder_config(), asked)
+        config._attn_implementation = self.encoder.config._attn_implementation  # not all encoders have our default
         self.layers_name = find_layers(self.encoder, config.num_hidden_layers)
-        norm = take_out_norm(self.encoder, self.layers_name)
+        self.norm_name = find_final_norm(self.encoder, self.layers_name)  # where the identity is now
+        norm = take_out_norm(self.encoder, self.norm_name)
         self.heads = nn.ModuleList(
             ExitHead(config.hidden_size, config.num_labels, config.dropout, copy.deepcopy(norm), config.pooler)
             for _ in self.exits
@@ -73,6 +77,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         self.certainty = CertaintyHead(config.hidden_size) if config.certainty else None
         self.certainty_detached = False  # True: learning it leaves the encoder alone
         self._accepted = set(inspect.signature(self.encoder.forward).parameters)
+        self._row_tensors: dict[str, RowTensors] = {}
         if config.slender:
             from lightning_modules.models.slender import shape_model  # here, as it shapes models of this class
 
@@ -97,6 +102,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
     def set_attn_implementation(self, attn_implementation: Any, **kwargs: Any) -> None:
         """Change the encoder's attention (``eager``, ``sdpa``, ...)."""
         self.encoder.set_attn_implementation(attn_implementation, **kwargs)
+        self.config._attn_implementation = self.encoder.config._attn_implementation
 
     def forward(
         self,
@@ -115,11 +121,12 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         """
         tokens: dict[int, Tensor] = {}
         states: list[Tensor] = []
+        read = Reader(attention_mask, self.config.pooling)
 
         def visit(layer: int, hidden: Tensor) -> None:
             if layer in self.exits:
-                # Heads come later, outside of checkpointed layers.
-                tokens[layer] = pool(hidden, attention_mask, self.config.pooling)
+                # Heads come later, outside of checkpointed layers; a view would keep the whole state until then.
+                tokens[layer] = read(hidden).clone()
             if output_hidden_states:
                 states.append(hidden)
 
@@ -163,7 +170,8 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         assert ids is not None
         rows = torch.arange(len(ids), device=ids.device)
         # All that is the same at each exit is looked up here, as after a layer's products everything is slower.
-        pooling, last, certainty_head = self.config.pooling, self.exits[-1], self.certainty if certainty else None
+        read, last = Reader(mask, self.config.pooling), self.exits[-1]
+        certainty_head = self.certainty if certainty else None
         heads: list[Any] = list(self.heads)
         plain = False
 
@@ -174,10 +182,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
                 if layer == 0:  # all heads are in one mode and of one dtype
                     plain = heads[0].is_plain(hidden)
                 return None
-            if pooling == "first":
-                token = hidden.select(1, 0)  # a view will do, as it is read at once
-            else:
-                token = pool(hidden, mask if mask is None or len(rows) == len(mask) else mask[rows], pooling)
+            token = read(hidden, None if len(rows) == len(ids) else rows)
             head = heads[index]
             logits = head.plain_forward(token) if plain else head(token)
             if certainty_head is None:
@@ -193,14 +198,22 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             return keep
 
         if len(ids):
-            self._encode(encoding, visit)
+            self._encode(encoding, visit, self.row_tensors if len(ids) > 1 else None)
 
-    def _encode(self, inputs: Mapping[str, Tensor | None], visit: Visit) -> None:
+    def _encode(self, inputs: Mapping[str, Tensor | None], visit: Visit, tensors: RowTensors | None = None) -> None:
         ids = inputs["input_ids"]
         assert ids is not None
         given = {key: value for key, value in inputs.items() if value is not None and key in self._accepted}
-        with Visits(list(self.layers), len(ids), visit)():
+        with Visits(list(self.layers), len(ids), visit, tensors)():
             self.encoder(**given)
+
+    @property
+    def row_tensors(self) -> RowTensors:
+        """Which tensors between the layers have an entry for each row; seen in a few small passes, once."""
+        attention = str(self.encoder.config._attn_implementation)
+        if attention not in self._row_tensors:
+            self._row_tensors[attention] = learn_row_tensors(self.encoder, self.layers_name)
+        return self._row_tensors[attention]
 
     def first_exits(self, count: int) -> MultiExitForSequenceClassification:
         """The model up to one of its exits, sharing all weights: what a row that leaves there has been through.
@@ -228,8 +241,8 @@ class MultiExitForSequenceClassification(PreTrainedModel):
     ) -> MultiExitForSequenceClassification:
         """Put exits on a pretrained encoder.
 
-        The head of a fine-tuned classifier initialises the last exit where the shapes of its linear layers are those
-        of the exit (BERT's with ``pooler``, which is then the same function); all other exits start at random.
+        The head of a fine-tuned classifier becomes the last exit where that is then the same function (BERT's with
+        ``pooler``, GPT-2's without); all other exits start at random.
 
         Args:
             source: folder or hub id of an encoder, a classifier or an ElasticBERT; or a loaded model.
@@ -237,7 +250,8 @@ class MultiExitForSequenceClassification(PreTrainedModel):
                 ``source``.
             label_names: names of the outputs; empty for regression. None: those of ``source``.
             pooler: put a dense layer with tanh into each exit; those of a multi-exit ``source`` stay.
-            pooling: what an exit reads, ``first`` or ``mean``. None: as in ``source``, else the first token.
+            pooling: what an exit reads, see :class:`MultiExitConfig`. None: as in ``source``, else the first token, or
+                in a decoder, whose first token sees only itself, the last.
             layers: keep only the first layers of the encoder.
             settings: more of :class:`MultiExitConfig`.
 
@@ -261,7 +275,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             if label_names:
                 names["id2label"] = dict(enumerate(label_names))
                 names["label2id"] = {name: i for i, name in enumerate(label_names)}
-        settings["pooling"] = pooling or getattr(config, "pooling", "first")
+        settings["pooling"] = pooling or getattr(config, "pooling", None) or natural_pooling(source.base_model)
         made = MultiExitConfig(encoder=encoder, exits=None, pooler=pooler, **{**names, **settings})
         made.cut(made.num_hidden_layers if layers is None else layers, exits)
         model = cls(made)

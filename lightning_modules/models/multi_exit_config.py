@@ -7,7 +7,8 @@ from typing import Any, get_args
 
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, PretrainedConfig
 
-from lightning_modules.models.exits import Pooling, check_exits
+from lightning_modules.models.exits import check_exits
+from lightning_modules.models.pooling import Pooling
 
 SHAPES = ("heads", "intermediate", "embedding_rank")  # settings of a slender encoder
 # Of the model that an encoder was part of, or of the file that it came from; not of the encoder.
@@ -26,7 +27,7 @@ class MultiExitConfig(PretrainedConfig):
         encoder: settings of a configuration class of transformers, with its ``model_type``.
         exits: layers, counted from 1, after which an answer exists; ascending, the last layer among them. None: all.
         pooler: put a dense layer with tanh into each exit.
-        pooling: what an exit reads: the ``first`` token, or the ``mean`` over all tokens.
+        pooling: what an exit reads: the ``first`` token, the ``last`` one (of decoders), or the ``mean`` over all.
         dropout: in the exits.
         heads: attention heads kept in each layer; None: all.
         intermediate: width of the feed-forward network of each layer; None: the encoder's.

@@ -186,6 +186,38 @@ def test_normalisation_and_element_wise_work_are_zero() -> None:
     assert count_operations(module, {"input": torch.zeros(2, 5, 8)}) == OperationCount(0, 0, norm=5 * 2 * 5 * 8)
 
 
+def grouped(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
+    return torch._grouped_mm(left, right, ends)
+
+
+@pytest.mark.parametrize("kind", ["rows", "terms", "columns"])
+def test_products_of_groups(kind: str) -> None:
+    """Three groups of 8, 0 and 16 of the rows, the terms or the columns; by hand, one product a group."""
+    ends, sizes = torch.tensor([8, 8, 24], dtype=torch.int32), (8, 0, 16)
+    shapes = {
+        "rows": ((24, 16), (3, 16, 8), sum(n * 16 * 8 for n in sizes)),
+        "terms": ((16, 24), (24, 8), sum(16 * n * 8 for n in sizes)),
+        "columns": ((3, 8, 16), (16, 24), sum(8 * 16 * n for n in sizes)),
+    }
+    left, right, expected = shapes[kind]
+    example = {"left": torch.zeros(left), "right": torch.zeros(right), "ends": ends}
+    assert count_macs(Calls(grouped), example) == expected
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.ceil, torch.erf, torch.acos, torch.floor, torch.round, torch.nan_to_num,
+        lambda x: torch._is_all_true(x > 0), lambda x: torch.unique_consecutive(x), lambda x: torch.unique(x),
+        lambda x: torch.bincount(x.flatten().long()), lambda x: torch.histc(x), lambda x: torch.isin(x, x),
+        lambda x: torch.cummax(x, 0)[0], lambda x: torch.median(x), lambda x: torch.diag_embed(x), F.glu,
+        lambda x: x.scatter_reduce(0, x.long(), x, "sum"), lambda x: x.view(-1).ceil_(), lambda x: x.mT,
+    ],
+)  # fmt: skip
+def test_what_is_no_matrix_work_is_zero(function: Callable[[Tensor], Tensor]) -> None:
+    assert count_macs(Calls(lambda x: function(x)), {"x": torch.full((2, 2), 0.5)}) == 0
+
+
 class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

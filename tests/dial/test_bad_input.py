@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from tests.dial.conftest import QUIET
+from tests.models.families import classifier
 
 FIT = [
     ("--data.task=foo", r"`task` must be one of cola, sst2.*'foo'"),
@@ -98,6 +99,20 @@ def test_a_tier_without_weights_or_tokenizer(dial, test_arguments, make_tiny_ber
     (folder / file).unlink()
     error = untouched(dial, *test_arguments, f"--model.tiers=[{folder}, {make_tiny_bert(layers=1, seed=1)}]")
     assert re.search(rf"`tiers\[0\]` must be a folder with {what} .*give a folder left by `dial fit`", error)
+
+
+def test_a_model_whose_work_cannot_be_counted(dial, fit_arguments, data_arguments, tiny_tokenizer, tmp_path) -> None:
+    """Refused before a text is read: FNet's Fourier transform has no cost."""
+    names = {"negative": 0, "positive": 1}
+    model = classifier("fnet", num_labels=2, id2label={i: name for name, i in names.items()}, label2id=names)
+    model.save_pretrained(tmp_path / "fnet")
+    tiny_tokenizer.save_pretrained(tmp_path / "fnet")
+    test = ("test", "--model=Classifier", *data_arguments, *QUIET)
+    for arguments in (fit_arguments, test):
+        done = dial(*arguments, f"--model.path={tmp_path}/fnet", f"--run={tmp_path}/run")
+        assert re.search(r"`model` must be .*aten::fft_fftn\. Add a handle to HANDLES.*take another model", done.error)
+        assert arguments is test or "rows" not in done.output
+    assert not (tmp_path / "run/tier").exists() and not (tmp_path / "run/sweep").exists()
 
 
 def broken(folder):

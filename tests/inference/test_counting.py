@@ -6,10 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from lightning_modules.adaptive.costs import ModelCosts
 from lightning_modules.adaptive.macs import count_macs
-from lightning_modules.inference.counting import network_costs, path_cost
+from lightning_modules.inference import counting
+from lightning_modules.inference.counting import check_countable, network_costs, path_cost
+from lightning_modules.inference.row_costs import RowCosts
+from lightning_modules.inference.tier import Tier
 from lightning_modules.inference.tiers import load_tier
+from lightning_modules.inference.views import View
+from tests.models.families import classifier
 
 DATA = ["negative", "positive"]
 
@@ -53,3 +60,78 @@ def test_without_a_quadratic_a_length_beyond_the_positions_is_refused(tiny_bert:
     assert cost([7, 20]).tolist() == [3 * 256, 10 * 256]
     with pytest.raises(ValueError, match=r"lengths must be among the 3 that were counted.*got also \[128\]"):
         cost([128])
+
+
+# ---- models that fill windows ----
+
+
+@pytest.fixture
+def longformer(tiny_tokenizer: object) -> Tier:
+    return Tier(
+        "super", View("x"), classifier("longformer", num_labels=2, num_hidden_layers=1), tiny_tokenizer, 32, DATA
+    )
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lengths that are counted from here on."""
+    lengths: list[int] = []
+
+    def count(module: nn.Module, example: dict[str, torch.Tensor]) -> int:
+        lengths.append(example["input_ids"].shape[1])
+        return count_macs(module, example)
+
+    monkeypatch.setattr(counting, "count_macs", count)
+    return lengths
+
+
+def test_each_window_is_counted_once_and_all_its_lengths_are_known(longformer: Tier, counted: list[int]) -> None:
+    cost = path_cost(longformer, longformer.path(0), [3, 5, 6, 7, 17, 18, 20])
+    assert sorted(counted) == [8, 17, 24]  # windows of 8; one length more to see that it is so
+    wanted = [1, 5, 19, 24]
+    assert cost(wanted).tolist() == [count_macs(longformer.path(0), longformer.example(n)) for n in wanted]
+    with pytest.raises(ValueError, match=r"got also \[9\]"):
+        cost([9])
+
+
+def test_a_row_at_work_counts_a_window_at_most(longformer: Tier, counted: list[int]) -> None:
+    known = ModelCosts({"super": {0: path_cost(longformer, longformer.path(0), [5])}})
+    costs = RowCosts([longformer], known)
+    counted.clear()
+    for length in (1, 8, 10, 16, 9):
+        (macs,) = costs.answer(0, np.array([0]), np.array([length]), padded=16)
+        assert macs == count_macs(longformer.path(0), longformer.example(length))
+    assert sorted(counted) == [9, 16]
+
+
+def test_windows_that_nothing_is_filled_up_to_are_not_believed(tiny_bert: Path, counted: list[int]) -> None:
+    tier = load_tier(str(tiny_bert), "super", DATA)
+    tier.model.config.attention_window = [8, 8]
+    assert path_cost(tier, tier.path(0), [5, 9])([5, 9]).tolist() == [macs_of_bert(n, layers=2) for n in (5, 9)]
+
+
+# ---- before any work ----
+
+
+@pytest.mark.parametrize("name", ["deberta-v2", "t5", "gpt2"])
+def test_operators_without_matrix_work_are_no_hindrance(name: str, tiny_tokenizer: object) -> None:
+    tier = Tier("super", View("x"), classifier(name, num_labels=2, eos_token_id=1), tiny_tokenizer, 32, DATA)
+    assert check_countable(tier, "model", 9) == count_macs(tier.path(0), tier.example(9)) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("fnet", r"module must use only operators .* aten::fft_fftn\. Add a handle to HANDLES .*mac_handles\.py\)"),
+        ("convbert", "ZeroDivisionError: division by zero; or take another model"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused_in_one_line(name: str, reason: str, tiny_tokenizer: object) -> None:
+    model = classifier(name, num_labels=2)
+    if name == "convbert":
+        model.forward = lambda **inputs: 1 / 0
+    tier = Tier("super", View("x"), model, tiny_tokenizer, 32, DATA)
+    message = f"`model` must be a model whose multiply-adds can be counted, .*{reason}"
+    with pytest.raises(ValueError, match=message) as error:
+        check_countable(tier, "model")
+    assert "\n" not in str(error.value)

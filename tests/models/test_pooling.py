@@ -1,4 +1,4 @@
-"""What exits read: the first token, or the mean over the tokens, padding left out."""
+"""What exits read: the first token, the last one, or the mean over the tokens, padding left out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_modules.adaptive.macs import count_macs
 from lightning_modules.inference.multi_exit_tier import LastExit
 from lightning_modules.models import MultiExitConfig, MultiExitForSequenceClassification
+from lightning_modules.models.pooling import Reader
 
 BERT = {"model_type": "bert", "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2}
 BERT |= {"intermediate_size": 12, "initializer_range": 0.3, "max_position_embeddings": 12}
@@ -89,5 +90,26 @@ def test_a_mask_that_does_not_say_what_is_padding_is_refused() -> None:
 
 
 def test_another_pooling_is_refused() -> None:
-    with pytest.raises(ValueError, match="`pooling` must be one of first, mean, but got 'last'"):
-        model("last")
+    with pytest.raises(ValueError, match="`pooling` must be one of first, last, mean, but got 'max'"):
+        model("max")
+
+
+@pytest.mark.parametrize("padded", ["right", "left", "both", None])
+@pytest.mark.parametrize("pooling", ["first", "last", "mean"])
+def test_padding_on_either_side_is_not_read(pooling: Any, padded: str | None) -> None:
+    hidden = torch.randn(4, 7, 3)
+    real = {
+        "right": [(0, 7), (0, 2), (0, 5), (0, 1)],
+        "left": [(0, 7), (5, 7), (1, 7), (6, 7)],
+        "both": [(1, 6), (0, 3), (2, 7), (4, 5)],
+        None: [(0, 7)] * 4,
+    }[padded]
+    mask = torch.tensor([[int(start <= place < end) for place in range(7)] for start, end in real])
+    expected = []
+    for row, (start, end) in enumerate(real):
+        states = [hidden[row, place] for place in range(start, end)]
+        expected.append({"first": states[0], "last": states[-1], "mean": sum(states) / len(states)}[pooling])
+    read = Reader(None if padded is None else mask, pooling)
+    torch.testing.assert_close(read(hidden), torch.stack(expected))
+    rows = torch.tensor([3, 0])
+    torch.testing.assert_close(read(hidden[rows], rows), torch.stack(expected)[rows])
