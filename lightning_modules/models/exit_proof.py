@@ -227,14 +227,17 @@ class _Trial:
         few = trial_inputs(self.encoder, 2, LENGTH if size == LENGTH else 2, None)
         first, outputs = self.layers[0], []
         handle = first.register_forward_hook(lambda module, args, output: outputs.append(output))
-        wanted, _ = self.states(few, min(2, len(self.layers)))
+        last = min(2, len(self.layers))
+        wanted, _ = self.states(few, last)
         handle.remove()
         turns = torch.arange(size, device=wanted[0].device) % 2
 
         def visit(layer: int, hidden: Tensor) -> Tensor | Literal[False] | None:
             if layer > 0 and not equal(hidden[:2], wanted[layer], few):
                 raise self.neighbours_matter(size)
-            return None if layer == 0 else torch.arange(size, device=hidden.device) < 2 if layer == 1 else False
+            if layer == last:
+                return False
+            return None if layer == 0 else torch.arange(size, device=hidden.device) < 2
 
         first.forward = lambda *args, **kwargs: tensors.take(outputs[0], 2, turns, "output")  # type: ignore[method-assign]
         with Visits(self.layers, size, visit, tensors)():

@@ -32,9 +32,10 @@ def trial_inputs(encoder: Any, rows: int, length: int, mask: str | None = "padde
     """
     config, device = encoder.config, next(encoder.parameters()).device
     special = {getattr(config, name, None) for name in SPECIAL}
-    count = min(_vocabulary(encoder), 100)
-    allowed = torch.tensor([token for token in range(count) if token not in special] or [0], device=device)
-    places = 5 * torch.arange(rows, device=device).unsqueeze(1) + torch.arange(length, device=device)
+    every = range(min(_vocabulary(encoder), 100))
+    plain = [token for token in every if token not in special]
+    allowed = torch.tensor(plain if len(plain) > 1 else list(every), device=device)
+    places = torch.arange(rows, device=device).unsqueeze(1) + torch.arange(length, device=device)
     ids = allowed[places % len(allowed)]
     lengths = length - torch.arange(rows, device=device) % max(1, length - 1)
     real = (torch.arange(length, device=device) < lengths.unsqueeze(1)).long()
