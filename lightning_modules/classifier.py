@@ -29,7 +29,7 @@ class Classifier(TierModule):
         config: a transformers configuration (with ``model_type``) of a model to train from scratch.
         tokenizer: for ``config``: folder or hub id, or ``words`` (the default), which builds a word-level one from the
             training text.
-        layers: cut the encoder to its first layers.
+        layers: cut the encoder, or both halves of an encoder-decoder, to their first layers.
         max_length: tokens kept of each text or pair.
         embeddings: file of word vectors (GloVe text, or parquet) that initialise a word-level model.
         teacher: tier (folder, or view with ``path``) to distil from.

@@ -15,7 +15,7 @@ class View:
 
     Args:
         path: folder left by ``dial fit`` or by ``save_pretrained``, or a hub id.
-        layers: keep only the first layers of the encoder; all if not given.
+        layers: keep only the first layers of the encoder, of an encoder-decoder in both halves; all if not given.
         dtype: numbers that the encoder computes in; the head always computes in float32. ``int8`` is for CPUs: weights
             and activations of linear layers are rounded to 8 bits, everything else is float32.
         max_length: tokens kept of a text or pair; default: the tokenizer's own maximum.

@@ -19,7 +19,7 @@ def predict(tiny_bert, tmp_path):
     rows = [{"text": f"a {'good' if i % 2 else 'bad'} film {i}"} for i in range(9)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def run(path: Path, names: tuple[str, str] = ("negative", "positive"), **settings) -> list[dict]:
+    def run(path: Path, names: tuple[str, str] = ("negative", "positive"), bias: float = 0.0, **settings) -> list[dict]:
         data = TextDataModule(
             test_file=str(tmp_path / "rows.jsonl"),
             label_column=None,
@@ -32,6 +32,8 @@ def predict(tiny_bert, tmp_path):
             use_distributed_sampler=False, callbacks=[PredictionWriter(str(path))], **settings,
         )  # fmt: skip
         model = Classifier(path=str(tiny_bert), max_length=32, label_names=list(names))
+        with torch.no_grad():
+            model.tier.model.classifier.bias += bias
         trainer.predict(model, datamodule=data, return_predictions=False)
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -43,6 +45,12 @@ def test_rows_without_labels_are_predicted_in_the_order_of_the_file(predict, tmp
     assert [line["sample_id"] for line in lines] == list(range(9))
     assert {line["label_name"] for line in lines} <= {"negative", "positive"}
     assert not any("partial" in line for line in lines)
+
+
+def test_an_answer_that_is_not_finite_names_the_row(predict, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"`model` must give finite logits, but it does not for test row \d+"):
+        predict(tmp_path / "a.jsonl", bias=float("nan"))
+    assert not (tmp_path / "a.jsonl").exists()
 
 
 @pytest.mark.parametrize(
