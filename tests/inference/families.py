@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mobilebert": SIZES | MOBILE,
     "fnet": SIZES,
     "big_bird": SIZES | {"block_size": 4, "num_random_blocks": 1},
+    "longformer": SIZES | {"attention_window": [4, 8], "max_position_embeddings": 64},
     "funnel": FUNNEL,
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, **SPECIAL},
     "flaubert": {"emb_dim": 32, "n_layers": 2, "n_heads": 4},

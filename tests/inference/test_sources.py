@@ -127,8 +127,6 @@ def test_halves_of_different_depth(tiny_tokenizer, tmp_path: Path) -> None:
 
 
 def test_settings_for_each_layer_are_cut(tiny_tokenizer, tmp_path: Path) -> None:
-    sizes = {**families.SIZES, "attention_window": [4, 8], "max_position_embeddings": 64}
-    families.SETTINGS["longformer"] = sizes
     folder = families.save(tmp_path, "longformer", tiny_tokenizer)
     tier = load_tier({"path": str(folder), "layers": 1}, "t", families.CLASSES)
     assert tier.model.config.attention_window == [4] and len(tier.model.longformer.encoder.layer) == 1
