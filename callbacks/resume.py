@@ -20,7 +20,7 @@ LAST = "last.ckpt"
 class Resume(Callback):
     """Saves ``checkpoints/last.ckpt`` every so many steps and at the end, with the random state of every process.
 
-    A run whose training has come to its end does not train again, whatever failed after that.
+    A run whose training has come to its end does not train again when it is called again, whatever failed after that.
 
     Lightning restores weights, optimiser, schedule and counters. Two things it does not: the position inside the epoch
     (the data module's loader restores that) and the random numbers that dropout draws next (this callback).
@@ -35,7 +35,7 @@ class Resume(Callback):
         self.every_n_steps = every_n_steps
         self._saved_at, self._step = 0, 0
         self._pending: dict[str, Any] | None = None
-        self._trained = False
+        self._stopped_early = False
 
     @staticmethod
     def folder(trainer: Trainer) -> Path:
@@ -67,25 +67,26 @@ class Resume(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of a training that has come to it; one that was broken off goes on from its last checkpoint."""
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if trial or not is_trained(trainer):
+        self._stopped_early = stopped_early(trainer)
+        if trial or not (self._stopped_early or is_through(trainer)):
             return
         if isinstance(pl_module, TierModule):
             pl_module.check_complete()
-        self._trained = True
         trainer.save_checkpoint(self.folder(trainer) / LAST)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do not train what is trained: only what comes after is left to do."""
-        if self._trained:
+        """Do not go on with a run of one's own that was stopped early: only what comes after is left to do."""
+        own = trainer.ckpt_path is not None and Path(trainer.ckpt_path) == self.folder(trainer) / LAST
+        if self._stopped_early and own:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Random states by rank (gathered, so that rank 0's file holds all), and whether the training has ended."""
-        return {"random": gather(random_state()), "trained": self._trained}
+        """Random states by rank (gathered, so that rank 0's file holds all), and whether the run was stopped early."""
+        return {"random": gather(random_state()), "stopped_early": self._stopped_early}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keep the states until the first batch: what Lightning does between here and there draws numbers too."""
-        self._pending, self._trained = state, state.get("trained", False)
+        self._pending, self._stopped_early = state, state.get("stopped_early", False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the exit policy of a module that has one: it is no hyperparameter, but places stages and rates."""
@@ -115,15 +116,17 @@ class Resume(Callback):
             set_random_state(states[trainer.global_rank])
 
 
-def is_trained(trainer: Trainer) -> bool:
-    """Whether a fit did all its steps or epochs, or was stopped early because it no longer got better."""
+def stopped_early(trainer: Trainer) -> bool:
+    """Whether early stopping ended a fit."""
+    stoppers = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+    return any(c.wait_count >= c.patience for c in stoppers)
+
+
+def is_through(trainer: Trainer) -> bool:
+    """Whether a fit did all its steps or epochs."""
     loop = trainer.fit_loop
-    steps, epochs = trainer.global_step, trainer.current_epoch
-    stopped = any(
-        isinstance(c, EarlyStopping) and c.wait_count >= c.patience
-        for c in trainer.callbacks  # type: ignore[attr-defined]
-    )
-    return stopped or 0 <= (loop.max_steps or -1) <= steps or 0 <= (loop.max_epochs or -1) <= epochs
+    done = (loop.max_steps, trainer.global_step), (loop.max_epochs, trainer.current_epoch)
+    return any(limit is not None and 0 <= limit <= reached for limit, reached in done)
 
 
 def random_state() -> dict[str, Any]:

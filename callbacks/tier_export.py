@@ -51,10 +51,11 @@ class TierExport(Callback):
         return min(self.card_length, tier.max_length)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the MACs, if that is still to be done, and see that the tier's place is free.
+        """Count the MACs, if that is still to be done, and see that all is there that the tier's saving needs.
 
         Raises:
-            ValueError: the model cannot be counted, or something else lies where the tier is to go.
+            ValueError: the model cannot be counted, something else lies where the tier is to go, or the best checkpoint
+                of a run that goes on is gone.
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             return
@@ -64,6 +65,12 @@ class TierExport(Callback):
             raise ValueError(
                 f"`--run` must be a folder whose tier/ is free, but {folder} holds something that `dial fit` did not "
                 "write; give another folder or move it."
+            )
+        best = trainer.checkpoint_callback
+        if isinstance(best, ModelCheckpoint) and best.best_model_path and not Path(best.best_model_path).exists():
+            raise ValueError(
+                f"`--ckpt_path` must be a checkpoint whose run still has its best one, but {best.best_model_path} is "
+                "gone; put it back, or train anew in another folder."
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

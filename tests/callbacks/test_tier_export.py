@@ -193,6 +193,21 @@ def test_a_run_that_failed_after_its_training_does_not_train_again(
     assert is_finished(tmp_path / "tier") and card(tmp_path)["steps"] == 4
 
 
+def test_a_best_checkpoint_that_is_gone_is_missed_before_the_first_step(
+    tiny_bert: Path, fit: Any, tmp_path: Path
+) -> None:
+    assert fit(str(tiny_bert)) == 4
+    (tmp_path / "checkpoints/best.ckpt").unlink()
+    with pytest.raises(ValueError, match=r"`--ckpt_path` must be a checkpoint .*best\.ckpt is gone"):
+        fit(str(tiny_bert), max_epochs=3)
+    assert fit.steps == 0
+
+
+def test_a_finished_run_can_be_continued_for_longer(tiny_bert: Path, fit: Any, tmp_path: Path) -> None:
+    assert fit(str(tiny_bert)) == 4
+    assert fit(str(tiny_bert), max_epochs=3) == 2 and card(tmp_path)["steps"] == 6
+
+
 def test_a_run_that_was_broken_off_goes_on(tiny_bert: Path, fit: Any, tmp_path: Path) -> None:
     class Stop(Callback):
         def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
