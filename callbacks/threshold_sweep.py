@@ -124,6 +124,8 @@ class ThresholdSweep(Callback):
             split: rows_fingerprint(part.sample_id, part.label.astype(kind), getattr(part, "group", None))
             for split, part in parts.items()
         }
+        if not getattr(data, "labelled", True):
+            rows = {split: rows_fingerprint(part.sample_id, group=part.group) for split, part in parts.items()}
         about = self.settings(trainer, module)
         partial = about.pop("partial")
         if self.choices.tolerance is not None:
@@ -178,13 +180,17 @@ class ThresholdSweep(Callback):
         costs = self._costs = network_costs(tiers, occurring)
         decide, macs = costs.stage_macs(module.network.stages, charged)
         reference = self.reference or tiers[-1].name
+        predictions = logits[..., 0].astype(np.float64) if regression else logits.argmax(axis=-1)
+        label = joined["label"].astype(np.float64 if regression else np.int64)
+        if not getattr(trainer.datamodule, "labelled", True):  # type: ignore[attr-defined]
+            label = predictions[:, -1]  # quality is the agreement with the last stage
         table = StageTable(
             split=np.repeat(np.array(splits), [len(rows[s]["sample_id"]) for s in splits]),
             sample_id=joined["sample_id"],
-            label=joined["label"].astype(np.float64 if regression else np.int64),
+            label=label,
             stages=tuple(module.network.stages),
             outputs=logits,
-            predictions=logits[..., 0].astype(np.float64) if regression else logits.argmax(axis=-1),
+            predictions=predictions,
             scores={name: joined["decisions"][name] for name in given_scores(module)},
             statistics={},
             decide_macs=decide,

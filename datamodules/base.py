@@ -102,6 +102,11 @@ class SequenceDataModule(LightningDataModule, ABC):
             ValueError: naming the argument, if the source has none or they cannot be read.
         """
 
+    @property
+    def labelled(self) -> bool:
+        """Whether rows have labels; else a teacher's or the Super's answers stand in for them."""
+        return True
+
     def test_roles(self) -> list[str]:
         """Names of the test splits that the source has."""
         return ["test"]
@@ -170,7 +175,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         """Check the roles that this stage needs and load their encodings."""
         check_trainer(self.trainer)
         needed = self.roles_of_stage(stage)
-        if "calibration" in needed and not is_partial(self.trainer):
+        if "calibration" in needed and not is_partial(self.trainer) and self.labelled:
             check_calibration(self.rows("calibration"), self.label_names, self.min_calibration)
         for role in needed:
             self.encoded(role)

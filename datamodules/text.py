@@ -12,6 +12,7 @@ from datamodules.labels import Hidden, infer_label_names
 from datamodules.rows import Rows, make_rows
 from datamodules.sources import read_columns
 
+AGREEMENT = "agreement"
 REMEDY = "Correct the file or `label_names`, or list the value in `hidden_labels` if it means that there is no label."
 
 
@@ -30,7 +31,8 @@ class TextDataModule(SequenceDataModule):
         text_column: name of the text's column.
         text_b_column: name of the second text's column, where a row is a pair.
         label_column: name of the label's column; labels are class names, or indices into ``label_names``, or numbers.
-            None for rows without labels, which can only be predicted.
+            None for rows without labels: the answers of a teacher (``fit``) or of the last tier (``test``) stand in for
+            them then, and quality is the *agreement* with these.
         group_column: name of the column that says which rows belong together (sentences of a document, answers to a
             question). They stay in one role, and are drawn, counted and promised as one in all statistics.
         label_names: class names in order; an empty list makes a regression. Default: those that occur in ``train_file``
@@ -81,12 +83,16 @@ class TextDataModule(SequenceDataModule):
                 "empty list makes a regression."
             )
 
+    @property
+    def labelled(self) -> bool:
+        """Whether a column of labels was named."""
+        return self.columns[2] is not None
+
     def setup(self, stage: str) -> None:
-        """Refuse rows without labels where labels are needed."""
-        if self.columns[2] is None and stage != "predict":
-            raise ValueError(
-                "`label_column` must name a column for anything but `dial predict`, but got none. Name the column."
-            )
+        """Refuse rows without labels where nothing can stand in for them."""
+        if not self.labelled and stage != "predict" and (stage == "validate" or not self.label_names):
+            what = "a regression, whose answers never agree exactly" if not self.label_names else "`dial validate`"
+            raise ValueError(f"`label_column` must name a column for {what}, but got none. Name the column.")
         super().setup(stage)
 
     @property
@@ -103,6 +109,13 @@ class TextDataModule(SequenceDataModule):
     @property
     def metrics(self) -> list[str]:  # type: ignore[override]
         """Names of the metrics, the primary one first."""
+        if not self.labelled and self.label_names:
+            if self._given_metrics not in (None, [AGREEMENT]):
+                raise ValueError(
+                    f"`metrics` must be left out where `label_column` is none, as only {AGREEMENT} can be measured, "
+                    f"but got {', '.join(self._given_metrics or [])}."
+                )
+            return [AGREEMENT]
         if self._given_metrics is not None:
             return check_metrics(self._given_metrics, self.label_names)
         return ["accuracy"] if self.label_names else ["pearson", "spearman"]

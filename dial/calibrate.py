@@ -58,6 +58,7 @@ def calibrate_command(argv: Sequence[str]) -> int:
     if not all(0 < target <= 1.5 for target in options.targets):
         raise ValueError(f"`--targets` must be shares of the Super's quality in (0, 1.5], but got {options.targets}.")
     from dial.records import fingerprint
+    from lightning_modules.adaptive.metrics import AGREEMENT
     from lightning_modules.inference.calibrated import Calibration, check_free
     from lightning_modules.inference.loading import load_network
     from lightning_modules.inference.operating_point import Sweep
@@ -77,7 +78,7 @@ def calibrate_command(argv: Sequence[str]) -> int:
         "file": str(options.file),
         "content": " ".join([fingerprint(path), *options.columns, *labels]),
         "rows": len(units),
-        "metric": "agreement" if label is None else str(sweep.summary["metrics"][0]),
+        "metric": AGREEMENT if label is None else str(sweep.summary["metrics"][0]),
         "tiers": {name: tier["fingerprint"] for name, tier in sweep.settings["tiers"].items()},
     }
     check_free(sweep.home, str(about["content"]), options.replace)
@@ -129,6 +130,7 @@ def read_rows(
 def report(table: StageTable, scores: Sequence[str], targets: Sequence[float], confidence: float) -> str:
     """Points of the first score for each target, as a table."""
     from lightning_modules.adaptive.calibration import Chooser
+    from lightning_modules.adaptive.metrics import AGREEMENT
     from lightning_modules.adaptive.report_text import percent
     from lightning_modules.adaptive.report_text import table as aligned
     from lightning_modules.adaptive.table_remarks import worthless_stages
@@ -143,6 +145,6 @@ def report(table: StageTable, scores: Sequence[str], targets: Sequence[float], c
             shares = [percent(share, 0) for share in point.taken(table).shares]
             rows.append([f"{100 * target:g}", point.kind, f"{reference / point.macs:.2f}", percent(kept), *shares])
             notes += [f"{100 * target:g} % {point.kind}: {point.note}"] if point.note else []
-    what = "agreement with the last model" if table.metrics[0] == "agreement" else table.metrics[0]
+    what = "agreement with the last model" if table.metrics[0] == AGREEMENT else table.metrics[0]
     title = f"Operating points of `{score}` by {what} on these {len(table):,} rows (last columns: share of each stage):"
     return "\n".join([title, aligned(header, rows, left=2), *(f"  {note}." for note in notes)])

@@ -155,6 +155,11 @@ class MultiExit(TierModule):
             self._columns = check_same_layers(self.tier, self._teacher[0], "teacher")
             self._beside = [self._teacher.pop().eval().requires_grad_(False)]
 
+    @property
+    def teacher(self) -> Any:
+        """The tier that teaches: once through all of the text, or beside the student."""
+        return self._beside[0] if self._beside else super().teacher
+
     def on_fit_start(self) -> None:
         """Bring the teacher to work, and the policy to the model."""
         super().on_fit_start()

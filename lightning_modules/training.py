@@ -53,6 +53,7 @@ class TierModule(StagedModule):
         self._teacher: list[Tier] = []
         self._teacher_ids: Tensor | None = None
         self._teacher_logits: np.ndarray | None = None
+        self._answers: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def tier(self) -> Tier:
@@ -76,25 +77,60 @@ class TierModule(StagedModule):
 
     def on_fit_start(self) -> None:
         """Let the teacher read the training text, unless its logits lie on disk already."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not getattr(data, "labelled", True):
+            self._answers = {role: self._answers_of(role) for role in ("train", "validation")}
         if self._teacher:
             self._read_teacher(self._teacher.pop())
+
+    def _answers_of(self, role: str) -> tuple[Tensor, Tensor]:
+        """The teacher's classes of a role's rows, which stand in for labels that nobody has: ids and classes ``(N,)``.
+
+        Raises:
+            ValueError: there is no teacher.
+        """
+        if (teacher := self.teacher) is None:
+            raise ValueError(
+                "`--model.teacher` must name a tier whose answers stand in for labels, as `label_column` is none, but "
+                "there is no teacher; give `--model.teacher FOLDER`, or name the column."
+            )
+        ids, logits = self._logits_of(teacher, role)
+        return torch.tensor(np.array(ids)), torch.tensor(np.array(logits).argmax(axis=1))
+
+    @property
+    def teacher(self) -> Tier | None:
+        """The tier that teaches, until it has read the training text."""
+        return self._teacher[0] if self._teacher else None
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Give rows without labels the teacher's answers."""
+        if self._answers:
+            ids, classes = self._answers["train" if self.trainer.training else "validation"]
+            rows = torch.searchsorted(ids, batch["sample_id"].cpu())
+            batch = {**batch, "label": classes[rows].to(batch["label"])}
+        return batch
 
     def _read_teacher(self, teacher: Tier) -> None:
         """Keep the teacher's logits of the training text, from here on without the teacher."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        ids, logits = teacher_logits(
+        ids, logits = self._logits_of(teacher, "train")
+        self._teacher_ids, self._teacher_logits = torch.tensor(np.array(ids)), logits
+        data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
+
+    def _logits_of(self, teacher: Tier, role: str) -> tuple[np.ndarray, np.ndarray]:
+        """Ids ``(N,)`` and the teacher's logits ``(N, C)`` of a role's rows, from the disk where they lie there."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return teacher_logits(
             teacher,
-            loader=data.inference_loader("train", teacher.encoding_key),
-            rows=data.rows("train").sample_id,
-            rows_fingerprint=data.fingerprint("train"),
+            loader=data.inference_loader(role, teacher.encoding_key),
+            rows=data.rows(role).sample_id,
+            rows_fingerprint=data.fingerprint(role),
             cache_dir=data.cache_dir,
             device=self.device,
             rank=self.global_rank,
             world_size=self.trainer.world_size,
             barrier=self.trainer.strategy.barrier,
         )
-        self._teacher_ids, self._teacher_logits = torch.tensor(np.array(ids)), logits
-        data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
 
     def check_complete(self) -> None:
         """Refuse a training that ended before all was trained; a subclass says when that is."""

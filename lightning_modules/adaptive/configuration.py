@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lightning_modules.adaptive.files import plain
+from lightning_modules.adaptive.metrics import AGREEMENT
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import Stage, StageTable
 
@@ -20,7 +21,12 @@ NO_IDENTITY = ("partial", "repeats", "remarks")
 def configuration(table: StageTable, settings: SweepSettings) -> str:
     """Fingerprint of what the results depend on: settings, tiers and data; for a foreign table its own contents."""
     parts = {split: table.of_split(split) for split in table.splits}
-    rows = {split: rows_fingerprint(part.sample_id, part.label, part.group) for split, part in parts.items()}
+    # What stands in for labels that nobody has is known only when the models have run.
+    labelled = AGREEMENT not in table.metrics
+    rows = {
+        split: rows_fingerprint(part.sample_id, part.label if labelled else None, part.group)
+        for split, part in parts.items()
+    }
     identity: Any = {key: value for key, value in table.settings.items() if key not in NO_IDENTITY}
     if not table.settings.get("tiers"):
         contents = (table.label, table.predictions, table.macs, table.macs_reference, *table.scores.values())
@@ -58,17 +64,18 @@ def configuration_of(
     return hashlib.sha256(json.dumps(plain(known), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def rows_fingerprint(sample_id: np.ndarray, label: np.ndarray, group: np.ndarray | None = None) -> str:
+def rows_fingerprint(sample_id: np.ndarray, label: np.ndarray | None = None, group: np.ndarray | None = None) -> str:
     """Hash of which rows there are, whatever their order: several processes may leave another one.
 
     Args:
         sample_id: ``(N,)``.
-        label: ``(N,)`` int64 classes, or float64.
+        label: ``(N,)`` int64 classes, or float64; None where rows have no labels.
         group: ``(N,)`` what each belongs to, where rows come in groups.
     """
     order = np.argsort(sample_id, kind="stable")
+    labels = () if label is None else (label[order],)
     groups = () if group is None else (group[order].astype(str),)
-    return fingerprint(sample_id[order].astype(str), label[order], *groups)
+    return fingerprint(sample_id[order].astype(str), *labels, *groups)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

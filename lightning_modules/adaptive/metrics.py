@@ -107,11 +107,14 @@ class Accuracy(Mean):
         return super().statistics(label, beside(label, prediction) == prediction)
 
 
+AGREEMENT = "agreement"
+
+
 class Agreement(Accuracy):
     """Share of answers that are the last stage's, where those stand in for labels that nobody has."""
 
     def __init__(self) -> None:
-        Mean.__init__(self, "agreement")
+        Mean.__init__(self, AGREEMENT)
 
 
 class F1(Metric):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_modules.adaptive.metrics import AGREEMENT
 from lightning_modules.adaptive.remarks import table_text
 
 KINDS = {
@@ -112,11 +113,17 @@ def _budget(summary: dict[str, Any], point: dict[str, Any]) -> str:
     return amount(point["target"]) + ("MAC" if unit_of(summary) == "MACs" else " ms")
 
 
+def quality_name(summary: dict[str, Any]) -> str:
+    """What the primary metric is, in words."""
+    name = str(summary["metrics"][0])
+    return f"{name} with {summary['stages'][-1]['name']}, as rows have no labels," if name == AGREEMENT else name
+
+
 def _heading(summary: dict[str, Any]) -> str:
     chosen, settings = summary["calibration"], summary["settings"]
     task = f" of {summary['task']}" if summary["task"] else ""
     lines = [
-        f"Sweep{task}; quality is {summary['metrics'][0]} in %, costs are {unit_of(summary)} per row, "
+        f"Sweep{task}; quality is {quality_name(summary)} in %, costs are {unit_of(summary)} per row, "
         "brackets are 95 % bootstrap intervals."
     ]
     if summary["partial"]:

@@ -125,7 +125,9 @@ class Sweep:
         seed, tolerance = int(self.settings.get("seed", 0)), float(self.settings.get("tolerance") or 0.0)
         decision = Decision(self.stages, rule, score, values, temperatures, seed, tolerance)
         tiers = {name: str(tier["fingerprint"]) for name, tier in self.settings["tiers"].items()}
-        known = {} if self.calibration is None else {"calibrated_on": dict(self.calibration.about)}
+        known: dict[str, Any] = {"metric": self.summary["metrics"][0]}
+        if self.calibration is not None:
+            known |= {"metric": self.calibration.about["metric"], "calibrated_on": dict(self.calibration.about)}
         return OperatingPoint(decision, tiers, tuple(self.label_names), {"run": str(self.run), **known, **about})
 
     def at_threshold(

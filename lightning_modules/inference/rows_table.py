@@ -9,15 +9,13 @@ import numpy as np
 import torch
 
 from lightning_modules.adaptive.costs import ModelCosts, charged_lengths
+from lightning_modules.adaptive.metrics import AGREEMENT
 from lightning_modules.adaptive.scores import ROUTING_SCORES
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.inference.counting import network_costs
 from lightning_modules.inference.staged import StagedModel, decisions_of
 from lightning_modules.inference.tier import Tier
 from lightning_modules.inference.tokens import Tokeniser, Unit
-
-AGREEMENT = "agreement"
-"""What is measured where rows have no labels: the share of answers that are the Super's."""
 
 
 def rows_table(
@@ -38,7 +36,7 @@ def rows_table(
         network: the tiers, in eval mode.
         units: texts, or pairs of texts.
         label: ``(N,)``; None where there are none: then the Super's answers take their place, and the only metric is
-            :data:`AGREEMENT` with it.
+            the agreement with it.
         label_names: the classes; empty for regression.
         metrics: of the labels, the primary first.
         settings: of the sweep whose points these rows are to choose: temperatures, length convention, reference, seed,

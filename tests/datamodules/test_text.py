@@ -56,15 +56,19 @@ def test_plus_and_minus_are_two_classes(tmp_path: Path) -> None:
     assert data.label_names == ["+", "-"] and data.rows("test").label.tolist() == [0, 1, 0, 1, 0, 1]
 
 
-def test_rows_without_labels_can_be_predicted_only(tmp_path: Path) -> None:
+def test_rows_without_labels_are_measured_by_agreement(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "y"}])
     with pytest.raises(ValueError, match=r"`label_names` must be given where `label_column` is none"):
         TextDataModule(test_file=file, label_column=None)
     data = TextDataModule(test_file=file, label_column=None, label_names=["no", "yes"])
     assert data.rows("test").label.tolist() == [-1, -1]
-    for stage in ("fit", "validate", "test"):
-        with pytest.raises(ValueError, match=r"`label_column` must name a column for anything but `dial predict`"):
-            data.setup(stage)
+    assert not data.labelled and data.metrics == ["agreement"]
+    with pytest.raises(ValueError, match=r"`label_column` must name a column for `dial validate`, but got none"):
+        data.setup("validate")
+    numbers = TextDataModule(test_file=file, label_column=None, label_names=[])
+    for stage in ("fit", "test"):
+        with pytest.raises(ValueError, match=r"`label_column` must name a column for a regression"):
+            numbers.setup(stage)
 
 
 def test_given_files_are_taken_as_they_are(tmp_path: Path) -> None:
