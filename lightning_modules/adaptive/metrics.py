@@ -299,6 +299,10 @@ METRICS: dict[str, Metric] = {
 """Metrics by name."""
 
 
+NAMED = tuple(name for name in METRICS if name != AGREEMENT)
+"""Metrics that are asked for by name; agreement stands in where there are no labels."""
+
+
 def check_metric(name: str, classes: int, argument: str = "metrics") -> None:
     """Refuse a metric that does not exist, or not for this kind of task.
 
@@ -314,6 +318,7 @@ def check_metric(name: str, classes: int, argument: str = "metrics") -> None:
         key for key, each in METRICS.items() if each.regression == (not classes) and (classes <= 2 or key != "f1")
     ]
     if name not in allowed:
+        allowed = [key for key in allowed if key in NAMED]
         task = f"classification of {classes} classes" if classes else "regression (no `label_names`)"
         remedy = "It is F1 of class 1 of two; take macro_f1." if name == "f1" and classes else "Choose from these."
         raise ValueError(f"`{argument}` for {task} must be of: {', '.join(allowed)}; but got {name!r}. {remedy}")
@@ -335,5 +340,5 @@ def evaluate(name: str, label: np.ndarray, prediction: np.ndarray, classes: int 
 def metric(name: str) -> Metric:
     """Return the metric ``name``, or raise a ValueError that lists them."""
     if name not in METRICS:
-        raise ValueError(f"`metric` must be one of: {', '.join(METRICS)}; but got {name!r}. Choose one of these.")
+        raise ValueError(f"`metric` must be one of: {', '.join(NAMED)}; but got {name!r}. Choose one of these.")
     return METRICS[name]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lightning_modules.adaptive import scores as score_functions
-from lightning_modules.adaptive.metrics import METRICS, UNIT_RANGE, Mean, Metric
+from lightning_modules.adaptive.metrics import METRICS, NAMED, UNIT_RANGE, Mean, Metric
 from lightning_modules.adaptive.repeats import check_repeats, distinct
 from lightning_modules.adaptive.table_checks import (
     check_finite,
@@ -253,7 +253,7 @@ class StageTable:
             mean = Mean(name, self.range_of(name))
             return mean, mean.statistics(self.label, self.statistics[name])
         if name not in METRICS:
-            allowed = ", ".join([*METRICS, *self.statistics])
+            allowed = ", ".join([*NAMED, *self.statistics])
             raise ValueError(f"`metric` must be one of: {allowed}; but got {name!r}. Choose one of these.")
         metric = METRICS[name]
         return metric, metric.statistics(self.label, self.predictions, len(self.label_names) or None)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_modules.adaptive.metrics import METRICS, UNIT_RANGE, check_metric
+from lightning_modules.adaptive.metrics import AGREEMENT, METRICS, NAMED, UNIT_RANGE, check_metric
 
 LARGEST_SCORE = 1e100  # beyond it differences and squares of scores are no numbers any more
 
@@ -44,7 +44,7 @@ def check_names(table: StageTable) -> None:
         raise ValueError(
             f"`stages` must be one or more, each with its own name, but got {names}. Rename the repeated one."
         )
-    known = [*METRICS, *table.statistics]
+    known = [*NAMED, AGREEMENT, *table.statistics]
     wrong = [name for name in table.metrics if name not in known]
     if wrong or not table.metrics:
         raise ValueError(
