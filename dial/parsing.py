@@ -9,6 +9,11 @@ from typing import Any
 
 import yaml
 
+NO_VALIDATION = (
+    "`--trainer.limit_val_batches` must leave validation rows for early stopping and for the choice of the best "
+    "checkpoint, but no metric came of it; raise it."
+)
+
 
 def one_line(message: str, command: str) -> str:
     r"""Shorten an error of jsonargparse to argument, reasons and value.
@@ -33,6 +38,20 @@ def one_line(message: str, command: str) -> str:
         text = re.sub(r"<class '([\w.]*\.)?(\w+)'>", r"\2", text).replace("typing.", "")
     text = re.sub(r"dial: error: |error: ", "", text)
     return f"{text.rstrip('.')}; see `dial {command} --help`."
+
+
+def missing_monitor(message: str) -> str:
+    """What is wrong where early stopping lacks its metric, from Lightning's words about it.
+
+    >>> missing_monitor("Early stopping conditioned on metric `x` which is not available. Pass in or modify your "
+    ...     "`EarlyStopping` callback to use any of the following: `train/loss`, `validation/accuracy`")
+    "`--early_stopping.monitor` must be one of train/loss, validation/accuracy, but got 'x'."
+    """
+    wanted, *_, known = re.findall(r"metric `([^`]*)`|following:(.*)", message, flags=re.DOTALL)
+    names = re.findall(r"`([^`]+)`", known[1])
+    if any(name.startswith("validation/") for name in names):
+        return f"`--early_stopping.monitor` must be one of {', '.join(names)}, but got {wanted[0]!r}."
+    return NO_VALIDATION
 
 
 def typed_arguments(arguments: Sequence[str], group: str) -> list[str]:
