@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,49 @@ def typed_arguments(arguments: Sequence[str], group: str) -> list[str]:
         elif key.startswith(f"--{group}."):
             names.append(key.removeprefix(f"--{group}.").removeprefix("init_args.").rstrip("+").split(".")[0])
     return list(dict.fromkeys(names))
+
+
+def check_order(arguments: Sequence[str]) -> None:
+    """Refuse an argument that a configuration file behind it sets to another value: what comes later counts.
+
+    Args:
+        arguments: the command line behind the command.
+
+    Raises:
+        ValueError: names the argument and the file.
+    """
+    typed: dict[str, str] = {}
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        key, separator, value = argument.partition("=")
+        value = value if separator else after
+        if key in ("-c", "--config"):
+            content = dict(_leaves(_read(value)))
+            for name, given in typed.items():
+                found = content.get(name.replace(".init_args", ""), given)
+                if found not in (given, _value(given)) and str(found).rpartition(".")[2] != given:
+                    raise ValueError(
+                        f"`--{name}` {given} stands before `--config` {value}, which sets it to {found}, and what "
+                        "comes later counts; put `--config` first."
+                    )
+        elif key.startswith("--"):
+            typed[key.removeprefix("--")] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _leaves(content: dict[str, Any], key: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by dotted name as a user may type it; that of a class is its path."""
+    for name, value in content.items():
+        place = key if name in ("init_args", "class_path") else f"{key}.{name}" if key else str(name)
+        if isinstance(value, dict):
+            yield from _leaves(value, place)
+        elif name != "init_args":
+            yield place, value
 
 
 def _read(text: str) -> dict[str, Any]:

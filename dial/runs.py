@@ -102,7 +102,7 @@ def same_place(folder: Path) -> Callable[[Any, Any], bool]:
 
     Example:
         >>> same = same_place(Path.cwd())
-        >>> same("README.md", str(Path("README.md").resolve())), same("sst2", "./sst2"), same(1, 2)
+        >>> same(".", str(Path.cwd())), same("sst2", "./sst2"), same(1, 2)
         (True, False, False)
     """
 

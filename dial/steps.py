@@ -13,8 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from dial.interrupts import Interrupts
 from dial.locks import alone
+from dial.runs import first_difference, same_place
 from lightning_modules.adaptive.files import write_json
 
 PROGRAMS = {"dial": [sys.executable, "-m", "dial"], "python": [sys.executable]}
@@ -151,7 +154,7 @@ def pending(steps: Sequence[Step], done: Mapping[str, str]) -> list[Step]:
     missing: list[Step] = []
     for step in steps:
         there = is_complete(Path(step.result))
-        if there and step.name in done and done[step.name] != str(step):
+        if there and step.name in done and not same_command(done[step.name], str(step)):
             raise ValueError(
                 f"`--run` holds step {step.name} of another command: {difference(done[step.name], str(step))}; name "
                 f"another folder, or remove {step.folder} to do the step again."
@@ -167,6 +170,33 @@ def pending(steps: Sequence[Step], done: Mapping[str, str]) -> list[Step]:
         if not there or step.name not in done:
             todo.append(step)
     return todo
+
+
+def same_command(before: str, now: str) -> bool:
+    """Whether two commands are the same, however paths in them are spelt.
+
+    >>> same_command("dial test --tiers '[., b]'", f"dial test --tiers '[{Path.cwd()}, b]'")
+    True
+    >>> same_command("dial fit --rows=1", "dial fit --rows=2")
+    False
+    """
+    same = same_place(Path.cwd())
+
+    def equal(old: str, new: str) -> bool:
+        (old_key, _, old_value), (new_key, _, new_value) = old.partition("="), new.partition("=")
+        return same_value(old, new) or (old_key == new_key and same_value(old_value, new_value))
+
+    def same_value(old: str, new: str) -> bool:
+        if same(old, new):
+            return True
+        try:
+            values = yaml.safe_load(old), yaml.safe_load(new)
+        except yaml.YAMLError:
+            return False
+        return all(isinstance(value, list | dict) for value in values) and first_difference(*values, same=same) is None
+
+    words = shlex.split(before), shlex.split(now)
+    return len(words[0]) == len(words[1]) and all(equal(*pair) for pair in zip(*words, strict=True))
 
 
 def difference(before: str, now: str) -> str:

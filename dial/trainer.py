@@ -31,10 +31,12 @@ from callbacks.tier_export import is_finished
 from callbacks.trained_rows import check_rows
 from dial.claims import Claim, Finished, check_inputs, one_at_a_time
 from dial.interrupts import Interrupts, Stopped
-from dial.parsing import NO_VALIDATION, missing_monitor, one_line, typed_arguments
+from dial.limits import check_limits
+from dial.parsing import NO_VALIDATION, check_order, missing_monitor, one_line, typed_arguments
 from dial.processes import failing_together, starts_run
 from dial.runs import check_run_folder, remove_crumbs
 from dial.stopping import Stoppable
+from lightning_modules.inference.machine import slow_bf16
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
@@ -80,11 +82,12 @@ class DialCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; what cannot be parsed becomes one line.
+        """Parse; what cannot be parsed becomes one line, and so does what a configuration file would override.
 
         Raises:
             ValueError: naming the argument.
         """
+        check_order(sys.argv[2:])
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
@@ -101,6 +104,8 @@ class DialCLI(LightningCLI):
         config, command = self.config[self.subcommand], str(self.subcommand)
         run = Path(config.run)
         check_callbacks(config.trainer.callbacks)
+        if command == "fit":
+            check_limits(config)
         dumped = yaml.safe_load(self._parser(command).dump(config, skip_link_targets=False))
         if command == "fit" and is_inside(config.get("ckpt_path"), run):
             dumped["ckpt_path"] = None
@@ -164,8 +169,23 @@ class DialCLI(LightningCLI):
         self.config_init[self.subcommand].verbose = False
 
     def _run_subcommand(self, subcommand: str) -> None:
+        network = getattr(self.model, "network", None)
+        views = [] if network is None else [tier.view.dtype for tier in network.tiers]
+        if self.trainer.is_global_zero:
+            slow_bf16([str(self.trainer.precision), *views], self.trainer.strategy.root_device)
         with failing_together(self.trainer):
             super()._run_subcommand(subcommand)
+
+    def _set_seed(self) -> None:
+        """Seed everything.
+
+        Raises:
+            ValueError: the seed is none.
+        """
+        seed = self.config[self.config.subcommand].get("seed_everything")
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+            raise ValueError(f"`--seed_everything` must be a number from 0 to {2**32 - 1}, but got {seed}.")
+        super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
         """Let Lightning put the checkpoint's hyperparameters over the model's, but not over what was typed.
@@ -268,6 +288,10 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
+    except TypeError as error:
+        if str(error).startswith("`devices`"):
+            raise ValueError(str(error).replace("`devices`", "`--trainer.devices`", 1)) from error
+        raise
     except RuntimeError as error:
         if str(error).startswith("Error(s) in loading state_dict"):
             raise ValueError(f"`--ckpt_path` must be a checkpoint of this model and data; {error}") from error

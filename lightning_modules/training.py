@@ -145,8 +145,15 @@ class TierModule(StagedModule):
             nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with decay groups, and a learning rate that rises over ``warmup`` and then follows ``schedule``."""
-        optimizer = self.optimizer(decay_groups(self.network))
+        """AdamW with decay groups, and a learning rate that rises over ``warmup`` and then follows ``schedule``.
+
+        Raises:
+            ValueError: the optimiser refuses its arguments.
+        """
+        try:
+            optimizer = self.optimizer(decay_groups(self.network))
+        except ValueError as error:  # a rate below 0
+            raise ValueError(f"`optimizer` must have arguments that it takes: {str(error).rstrip('.')}.") from error
         factor = self.learning_rate(training_steps(self.trainer))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
