@@ -103,7 +103,8 @@ def exit_code(error: BaseException) -> int:
     >>> exit_code(KeyboardInterrupt()), exit_code(KeyboardInterrupt(signal.SIGTERM))
     (130, 143)
     """
-    return 128 + int(error.args[0] if error.args else signal.SIGINT)
+    told = error.args[0] if error.args else None
+    return 128 + (told if isinstance(told, int) else signal.SIGINT)
 
 
 class Progress:

@@ -130,7 +130,7 @@ def device_of(asked: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     from lightning_modules.inference.machine import check_device
 
-    return check_device(asked, "--device")
+    return check_device(asked, "--device", "auto, cpu")
 
 
 def batch_sizes_of(given: Sequence[str]) -> int | dict[str, int] | None:

@@ -37,12 +37,13 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
-def check_device(asked: str, argument: str) -> str:
+def check_device(asked: str, argument: str, others: str = "cpu") -> str:
     """The name of a device, after a look at whether it computes.
 
     Args:
         asked: what the user calls it.
         argument: how the user calls the setting.
+        others: what is allowed beside a GPU.
 
     Raises:
         ValueError: there is none of that name, or it is only described (``meta``), or torch cannot use it.
@@ -51,7 +52,7 @@ def check_device(asked: str, argument: str) -> str:
         torch.ones(1, device=asked).item()
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         raise ValueError(
-            f"`{argument}` must be cpu, or a GPU of this machine such as cuda:1, but got {asked!r}."
+            f"`{argument}` must be {others}, or a GPU of this machine such as cuda:1, but got {asked!r}."
         ) from error
     return asked
 
