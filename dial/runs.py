@@ -141,8 +141,9 @@ def first_difference(
 
 
 def remove_crumbs(run: Path) -> None:
-    """Remove what a killed command left half-written in its run folder; nobody else may be at work there."""
-    for path in [*run.glob(".*.part*"), *(run / "checkpoints").glob(".*.part*")]:
-        path.unlink(missing_ok=True)
+    """Remove what a killed fit left half-written in its run folder; no other fit may be at work there."""
+    for pattern in (".config-fit.*.part*", ".inputs-fit.*.part*", "checkpoints/.*.part*"):
+        for path in run.glob(pattern):
+            path.unlink(missing_ok=True)
     for path in run.glob(".tier-*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -113,12 +113,7 @@ class DialCLI(LightningCLI):
             del dumped["slenderise"]  # does nothing
         self.trainer_defaults["callbacks"] = [Ending(), self.stoppable]
         if not config.trainer.fast_dev_run:
-            known = check_run_folder(run, command, dumped)
-            if starts_run():
-                self.stack.enter_context(one_at_a_time(run, command))
-                remove_crumbs(run)
-            if known and command == "fit":
-                check_inputs(run, dumped)
+            self._enter(run, command, dumped)
             self.trainer_defaults["callbacks"].append(Claim(run, command, dumped))
         for key, value in (("trainer.default_root_dir", run), ("checkpoint.dirpath", run / "checkpoints")):
             if config.get(key) not in (None, str(value)):
@@ -128,6 +123,16 @@ class DialCLI(LightningCLI):
             config.trainer.enable_progress_bar = False  # LogProgress prints lines instead
         if config.trainer.logger is None:
             config.trainer.logger = self._csv_logger(config)
+
+    def _enter(self, run: Path, command: str, config: dict[str, Any]) -> None:
+        """Take the run folder, if it is free and holds nothing else."""
+        known = check_run_folder(run, command, config)
+        if starts_run():
+            self.stack.enter_context(one_at_a_time(run, command))
+        if known and command == "fit":
+            check_inputs(run, config)
+            if starts_run():
+                remove_crumbs(run)
 
     def _csv_logger(self, config: Any) -> Any:
         logger = {
@@ -149,14 +154,15 @@ class DialCLI(LightningCLI):
             return
         if config.trainer.limit_val_batches == 0 and config.early_stopping.monitor.startswith("validation/"):
             raise ValueError(NO_VALIDATION)
+        what = f"`--ckpt_path` {config.ckpt_path}"
         if config.ckpt_path is None:
             last = newest(Path(config.run) / "checkpoints")
             if last is not None:
                 rank_zero_info(f"resuming from {last}")
-                config.ckpt_path = str(last)
+                config.ckpt_path, what = str(last), f"`--run` {config.run}"
         if config.ckpt_path is not None and Path(config.ckpt_path).is_file():
             rows = read_checkpoint(Path(config.ckpt_path), "--ckpt_path").get("rows") or {}
-            check_rows(rows, self.datamodule, f"{config.ckpt_path}")
+            check_rows(rows, self.datamodule, what)
 
     def after_fit(self) -> None:
         """A finished run needs no older checkpoint."""

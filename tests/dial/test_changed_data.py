@@ -170,7 +170,7 @@ def test_the_command_notices_and_goes_on(dial, fit_arguments, glue_folder, tmp_p
     assert dial(*common, f"--data.source={folder}", fault="training_step:25").code == -9
     rows.assign(label=1 - rows.label).to_parquet(file)
     error = dial(*common, f"--data.source={folder}").error
-    assert re.search(r"last\.ckpt was trained on other data: the train rows are others \(\d+ then, \d+ now\)", error)
+    assert re.search(r"`--run` .* was trained on other data: the train rows are others \(\d+ then, \d+ now\)", error)
     file.write_bytes(kept)
     (tmp_path / "link").symlink_to(folder)
     relative = os.path.relpath(folder, ROOT)

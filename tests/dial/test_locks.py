@@ -68,6 +68,31 @@ def test_processes_that_were_forked_hold_only_what_is_inherited(tmp_path, inheri
         os.killpg(first.pid, 9)
 
 
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_two_commands_in_one_folder(dial, fit_arguments, test_arguments, tmp_path, command) -> None:
+    arguments = {"fit": fit_arguments, "test": test_arguments}[command]
+    first = hold(tmp_path / f"a/.{command}.lock")
+    try:
+        error = dial(*arguments, f"--run={tmp_path}/a").error
+        assert f"`--run` {tmp_path}/a must be of no other `dial {command}`, but one is at work there" in error
+        assert [path.name for path in (tmp_path / "a").iterdir()] == [f".{command}.lock"]
+        if command == "fit":  # a trial run writes nothing there
+            dial(*arguments, f"--run={tmp_path}/a", "--trainer.fast_dev_run=true").ok()
+    finally:
+        first.kill()
+        first.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [{"LOCAL_RANK": "1"}, {"RANK": "3"}, {"SLURM_PROCID": "2"}, {"NODE_RANK": "1"}, {}])
+def test_the_processes_of_one_command_are_one(rank) -> None:
+    code = "from dial.processes import starts_run; print(starts_run())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **rank}
+    )
+    assert done.stdout.strip() == str(not rank)
+
+
 def test_nothing_is_left_behind(tmp_path) -> None:
     with alone(tmp_path / "new/.lock", "taken"):
         pass

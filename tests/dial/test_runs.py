@@ -152,6 +152,7 @@ def test_words_that_happen_to_name_a_folder(places, tmp_path, monkeypatch) -> No
 
 def test_crumbs_of_a_killed_command_go(tmp_path) -> None:
     for name in (
+        ".predictions.0123.part.jsonl",
         "checkpoints/.last.0123.part.ckpt",
         ".config-fit.0123.part.yaml",
         "checkpoints/last.ckpt",
@@ -162,5 +163,5 @@ def test_crumbs_of_a_killed_command_go(tmp_path) -> None:
     (tmp_path / ".tier-abc/old").mkdir(parents=True)
     remove_crumbs(tmp_path)
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == [
-        "checkpoints", "checkpoints/last.ckpt", "notes.txt",
+        ".predictions.0123.part.jsonl", "checkpoints", "checkpoints/last.ckpt", "notes.txt",
     ]  # fmt: skip
