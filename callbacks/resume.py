@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from callbacks.checkpoints import LAST, write_whole
+from callbacks.ending import validates_at_end
+from callbacks.trained_rows import trained_rows
 from lightning_modules.training import TierModule
-
-LAST = "last.ckpt"
 
 
 class Resume(Callback):
@@ -25,15 +27,24 @@ class Resume(Callback):
     Lightning restores weights, optimiser, schedule and counters. Two things it does not: the position inside the epoch
     (the data module's loader restores that) and the random numbers that dropout draws next (this callback).
 
+    The checkpoint before is kept as ``checkpoints/previous.ckpt``. Each tells which rows it was trained on.
+
     Args:
         every_n_steps: optimiser steps between two checkpoints.
+
+    Attributes:
+        wanted: tells whether there is reason to save now, such as a signal that ends the run.
+        saved_at: step of the newest checkpoint; None before the training has started.
     """
+
+    saved_at: int | None
 
     def __init__(self, every_n_steps: int = 200) -> None:
         if every_n_steps < 1:
             raise ValueError(f"`resume.every_n_steps` must be at least 1, but got {every_n_steps}.")
         self.every_n_steps = every_n_steps
-        self._saved_at, self._step = 0, 0
+        self.wanted: Callable[[], bool] = lambda: False
+        self.saved_at, self._step = None, 0
         self._pending: dict[str, Any] | None = None
         self._stopped_early = False
 
@@ -42,9 +53,13 @@ class Resume(Callback):
         """Where the checkpoints of a run lie."""
         return Path(trainer.default_root_dir) / "checkpoints"
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let no checkpoint be seen half-written."""
+        write_whole(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count from the step at which this process goes on."""
-        self._saved_at = self._step = trainer.global_step
+        self.saved_at = self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -57,12 +72,13 @@ class Resume(Callback):
         step = trainer.global_step
         stepped, self._step = step != self._step, step
         every = trainer.val_check_batch or math.inf
-        validates = trainer.is_last_batch or (batch_idx + 1) % every == 0
+        validates = trainer.is_last_batch or (batch_idx + 1) % every == 0 or validates_at_end(trainer)
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector
-        if step - self._saved_at < self.every_n_steps or not stepped or validates or trial:
+        due = step - (self.saved_at or 0) >= self.every_n_steps or self.wanted()
+        if not due or not stepped or validates or trial:
             return
-        self._saved_at = step
         trainer.save_checkpoint(self.folder(trainer) / LAST)
+        self.saved_at = step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of a training that has come to it; one that was broken off goes on from its last checkpoint."""
@@ -76,7 +92,8 @@ class Resume(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do not go on with a run of one's own that was stopped early: only what comes after is left to do."""
-        own = trainer.ckpt_path is not None and Path(trainer.ckpt_path) == self.folder(trainer) / LAST
+        path = trainer.ckpt_path
+        own = path is not None and Path(path).resolve().parent == self.folder(trainer).resolve()
         if self._stopped_early and own:
             trainer.should_stop = True
 
@@ -89,17 +106,23 @@ class Resume(Callback):
         self._pending, self._stopped_early = state, state.get("stopped_early", False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the exit policy of a module that has one: it is no hyperparameter, but places stages and rates."""
+        """Keep what the training goes by: the rows, and the exit policy of a module that has one.
+
+        The policy is no hyperparameter, but places stages and rates.
+        """
+        checkpoint["rows"] = trained_rows(getattr(trainer, "datamodule", None))
         policy = getattr(pl_module, "policy", None)
         if policy is not None:
             checkpoint["policy"] = policy.settings()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with another policy.
+        """Refuse to go on with another policy; find the best checkpoint in a run folder that was moved.
 
         Raises:
             ValueError: the checkpoint is of another one.
         """
+        if trainer.state.fn == "fit":
+            relocate(checkpoint, trainer)
         before, policy = checkpoint.get("policy"), getattr(pl_module, "policy", None)
         if trainer.state.fn == "fit" and before and policy is not None and before != policy.settings():
             raise ValueError(
@@ -127,6 +150,29 @@ def is_through(trainer: Trainer) -> bool:
     loop = trainer.fit_loop
     done = (loop.max_steps, trainer.global_step), (loop.max_epochs, trainer.current_epoch)
     return any(limit is not None and 0 <= limit <= reached for limit, reached in done)
+
+
+def relocate(checkpoint: dict[str, Any], trainer: Trainer) -> None:
+    """Let the states of a run's own :class:`ModelCheckpoint` name the folder where the run lies now, in place.
+
+    In another folder than before it would not know the best checkpoint any more.
+    """
+    path = getattr(trainer, "ckpt_path", None)
+    if path is None or Path(path).resolve().parent != (folder := Resume.folder(trainer).resolve()):
+        return
+    for callback in trainer.checkpoint_callbacks:
+        state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
+        before = state.get("dirpath")
+        if not isinstance(callback, ModelCheckpoint) or before is None or before == callback.dirpath:
+            continue
+
+        def here(path: str, before: str = before) -> str:
+            return str(folder / Path(path).relative_to(before)) if Path(path).is_relative_to(before) else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        state.update({name: here(state[name]) for name in paths if state.get(name)})
+        state["best_k_models"] = {here(path): score for path, score in state.get("best_k_models", {}).items()}
+        state["dirpath"] = callback.dirpath
 
 
 def random_state() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules import roles
-from datamodules.checks import check_calibration, check_ids, check_max_rows, check_trainer, is_partial
+from datamodules.checks import check_calibration, check_ids, check_max_rows, check_seed, check_trainer, is_partial
 from datamodules.encoding import Tokens, default_cache_dir, encode
 from datamodules.loading import BucketSampler, EncodedRows, EpochSampler, ResumableLoader
 from datamodules.rows import Rows
@@ -63,6 +63,7 @@ class SequenceDataModule(LightningDataModule, ABC):
             raise ValueError(f"`batch_size` must be at least 1, but got {batch_size}.")
         if num_workers < 0:
             raise ValueError(f"`num_workers` must be at least 0 (load in the process itself), but got {num_workers}.")
+        check_seed("seed", seed)
         if calibration not in ("split", "crossfit"):
             raise ValueError(f"`calibration` must be split or crossfit, but got {calibration!r}.")
         self._fractions = {

@@ -24,6 +24,16 @@ def check_max_rows(max_rows: int | dict[str, int] | None) -> None:
             raise ValueError(f"`max_rows` must be at least 1{f' for {role}' if role else ''}, but got {limit}.")
 
 
+def check_seed(argument: str, seed: int) -> None:
+    """Refuse a seed that generators do not take.
+
+    Raises:
+        ValueError: naming ``argument``.
+    """
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"`{argument}` must be a whole number from 0 to 2**63 - 1, but got {seed}.")
+
+
 def check_calibration(rows: Rows, label_names: Sequence[str], minimum: int) -> None:
     """Refuse calibration rows that no operating point can be chosen on.
 

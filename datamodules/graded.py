@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import SequenceDataModule
+from datamodules.checks import check_seed
 from datamodules.rows import Rows
 from datamodules.sentences import LEVELS, draw
 
@@ -49,6 +50,7 @@ class GradedSentimentDataModule(SequenceDataModule):
         for role, size in self.sizes.items():
             if size < 1:
                 raise ValueError(f"`{role}_rows` must be at least 1, but got {size}.")
+        check_seed("data_seed", data_seed)
         self.data_seed = data_seed
         self.metrics = ["accuracy"]
         self._drawn: dict[str, tuple[Rows, np.ndarray]] = {}

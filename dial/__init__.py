@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dial.interrupts import INTERRUPTED, Interrupts, exit_code
+from dial.threads import wait_passively
+
 if TYPE_CHECKING:
     from lightning_modules.inference.adaptive_classifier import AdaptiveClassifier, Prediction
 
@@ -43,6 +46,7 @@ TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 def __getattr__(name: str) -> object:
     """Import what Python users take from here on first use: the command itself must start quickly."""
     if name in ("AdaptiveClassifier", "Prediction"):
+        wait_passively()
         from lightning_modules.inference import adaptive_classifier
 
         return getattr(adaptive_classifier, name)
@@ -52,7 +56,8 @@ def __getattr__(name: str) -> object:
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code.
 
-    Bad input ends in one line on stderr and exit code 2; ``DIAL_DEBUG=1`` shows the traceback.
+    Bad input ends in one line on stderr and exit code 2, SIGINT and SIGTERM in one line and 130 or 143;
+    ``DIAL_DEBUG=1`` shows the traceback of an error.
     """
     args = list(sys.argv[1:] if args is None else args)
     command = args[0] if args else "--help"
@@ -64,8 +69,13 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(f"dial {version('dial')}")
         return 0
+    wait_passively()
     try:
-        return run(command, args)
+        with Interrupts():
+            return run(command, args)
+    except KeyboardInterrupt as interrupt:
+        print(INTERRUPTED if command == "fit" else "interrupted", file=sys.stderr)
+        return exit_code(interrupt)
     except (ValueError, OSError) as error:
         if os.environ.get("DIAL_DEBUG"):
             raise
@@ -108,7 +118,6 @@ def run(command: str, args: list[str]) -> int:
     if command in TRAINER_COMMANDS:
         from dial.trainer import run_trainer_command
 
-        run_trainer_command(args)
-        return 0
+        return run_trainer_command(args)
     known = ", ".join((*TRAINER_COMMANDS, "calibrate", "sweep", "compare", "recipe"))
     raise ValueError(f"COMMAND must be one of {known}, but got {command!r}; see `dial --help`.")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+NO_VALIDATION = (
+    "`--trainer.limit_val_batches` must leave validation rows for early stopping and for the choice of the best "
+    "checkpoint, but no metric came of it; raise it."
+)
 
 
 def one_line(message: str, command: str) -> str:
@@ -35,6 +40,20 @@ def one_line(message: str, command: str) -> str:
     return f"{text.rstrip('.')}; see `dial {command} --help`."
 
 
+def missing_monitor(message: str) -> str:
+    """What is wrong where early stopping lacks its metric, from Lightning's words about it.
+
+    >>> missing_monitor("Early stopping conditioned on metric `x` which is not available. Pass in or modify your "
+    ...     "`EarlyStopping` callback to use any of the following: `train/loss`, `validation/accuracy`")
+    "`--early_stopping.monitor` must be one of train/loss, validation/accuracy, but got 'x'."
+    """
+    wanted, *_, known = re.findall(r"metric `([^`]*)`|following:(.*)", message, flags=re.DOTALL)
+    names = re.findall(r"`([^`]+)`", known[1])
+    if any(name.startswith("validation/") for name in names):
+        return f"`--early_stopping.monitor` must be one of {', '.join(names)}, but got {wanted[0]!r}."
+    return NO_VALIDATION
+
+
 def typed_arguments(arguments: Sequence[str], group: str) -> list[str]:
     """Names of a class's arguments that a command line sets, itself or through its configuration files.
 
@@ -57,6 +76,49 @@ def typed_arguments(arguments: Sequence[str], group: str) -> list[str]:
         elif key.startswith(f"--{group}."):
             names.append(key.removeprefix(f"--{group}.").removeprefix("init_args.").rstrip("+").split(".")[0])
     return list(dict.fromkeys(names))
+
+
+def check_order(arguments: Sequence[str]) -> None:
+    """Refuse an argument that a configuration file behind it sets to another value: what comes later counts.
+
+    Args:
+        arguments: the command line behind the command.
+
+    Raises:
+        ValueError: names the argument and the file.
+    """
+    typed: dict[str, str] = {}
+    for argument, after in zip(arguments, [*arguments, ""][1:], strict=True):
+        key, separator, value = argument.partition("=")
+        value = value if separator else after
+        if key in ("-c", "--config"):
+            content = dict(_leaves(_read(value)))
+            for name, given in typed.items():
+                found = content.get(name.replace(".init_args", ""), given)
+                if found not in (given, _value(given)) and str(found).rpartition(".")[2] != given:
+                    raise ValueError(
+                        f"`--{name}` {given} stands before `--config` {value}, which sets it to {found}, and what "
+                        "comes later counts; put `--config` first."
+                    )
+        elif key.startswith("--"):
+            typed[key.removeprefix("--")] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _leaves(content: dict[str, Any], key: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by dotted name as a user may type it; that of a class is its path."""
+    for name, value in content.items():
+        place = key if name in ("init_args", "class_path") else f"{key}.{name}" if key else str(name)
+        if isinstance(value, dict):
+            yield from _leaves(value, place)
+        elif name != "init_args":
+            yield place, value
 
 
 def _read(text: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dial.interrupts import Interrupts, Progress
+from dial.interrupts import INTERRUPTED, Interrupts, Progress, exit_code
 from dial.predict_options import BEST, check_numbers, load, parser
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ JSON_SECONDS, PART_SECONDS = 1.0, 120.0  # between two flushes
 
 
 def predict_command(argv: Sequence[str]) -> int:
-    """Run `dial predict RUN INPUT`; returns the exit code: 130 where it was interrupted.
+    """Run `dial predict RUN INPUT`; returns the exit code: 130 or 143 where it was interrupted.
 
     Raises:
         ValueError: bad input, in one line.
@@ -38,9 +38,9 @@ def predict_command(argv: Sequence[str]) -> int:
     try:
         with Interrupts() as interrupts:
             return answer_file(options, interrupts)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from there", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return exit_code(interrupt)
 
 
 def answer_file(options: argparse.Namespace, interrupts: Interrupts) -> int:

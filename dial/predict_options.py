@@ -135,13 +135,9 @@ def device_of(asked: str) -> str:
 
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=asked)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"`--device` must be auto, cpu, or a GPU of this machine such as cuda:1, but got {asked!r}."
-        ) from error
-    return asked
+    from lightning_modules.inference.machine import check_device
+
+    return check_device(asked, "--device", "auto, cpu")
 
 
 def batch_sizes_of(given: Sequence[str]) -> int | dict[str, int] | None:

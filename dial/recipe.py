@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from dial.interrupts import INTERRUPTED, exit_code
 from dial.steps import Step, pending, read_done, run_steps
 
 USAGE = """\
@@ -185,7 +187,7 @@ def recipe_command(arguments: Sequence[str]) -> int:
         return 0
     try:
         run_steps(steps, run)
-    except KeyboardInterrupt:
-        print("interrupted; started again, the recipe goes on from here")
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return exit_code(interrupt)
     return 0

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from dial.interrupts import Interrupts
+from dial.locks import alone
+from dial.runs import first_difference, same_place
 from lightning_modules.adaptive.files import write_json
 
 PROGRAMS = {"dial": [sys.executable, "-m", "dial"], "python": [sys.executable]}
+SAVING = 60.0  # seconds that a command is given to end when it is told to
 DONE = "recipe.json"  # in the run folder: the command of every step that is done
 
 
@@ -74,14 +78,30 @@ def run_step(step: Step, root: Path | None = None) -> None:
     """
     print(f"\n# {step.name}\n$ {step}", flush=True)
     start = time.monotonic()
-    # The command holds the lock of `alone` open too, should this process be killed and the command live on.
-    done = subprocess.run([*PROGRAMS[step.command[0]], *step.command[1:]], cwd=root, check=False, close_fds=False)
-    if done.returncode or not is_complete((root or Path()) / step.result):
-        left = "" if done.returncode else f" and left no finished {step.result}"
-        raise ValueError(
-            f"step {step.name} ended with code {done.returncode}{left}; started again, it goes on from here."
-        )
+    code = run_program([*PROGRAMS[step.command[0]], *step.command[1:]], root)
+    if code or not is_complete((root or Path()) / step.result):
+        left = "" if code else f" and left no finished {step.result}"
+        raise ValueError(f"step {step.name} ended with code {code}{left}; started again, it goes on from here.")
     print(f"# {step.name}: {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
+
+
+def run_program(words: Sequence[str], root: Path | None) -> int:
+    """Run a program and give its exit code; what interrupts this process ends the program, which may save first.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM has arrived, and the program has ended.
+    """
+    with Interrupts() as interrupts, subprocess.Popen(words, cwd=root, close_fds=False) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            if interrupts.arrived != signal.SIGINT:  # a terminal sends that to the program itself
+                process.terminate()
+            try:
+                process.wait(SAVING)
+            except BaseException:  # it takes too long, or somebody is impatient
+                process.kill()
+            raise
 
 
 def is_complete(result: Path) -> bool:
@@ -101,7 +121,12 @@ def run_steps(steps: Sequence[Step], run: Path) -> None:
     Raises:
         ValueError: as :func:`pending` and :func:`run_step`; or another process is at work in the folder.
     """
-    with alone(run):
+    refusal = (
+        f"`--run` {run} must be of no other `dial recipe`, but one, or a command of it, is at work there; wait for it, "
+        "or end it."
+    )
+    # The commands hold the lock, too, should this process be killed and one of them live on.
+    with alone(run / ".recipe.lock", refusal, inherited=True):
         done = read_done(run)
         todo = pending(steps, done)
         for step in steps:
@@ -129,7 +154,7 @@ def pending(steps: Sequence[Step], done: Mapping[str, str]) -> list[Step]:
     missing: list[Step] = []
     for step in steps:
         there = is_complete(Path(step.result))
-        if there and step.name in done and done[step.name] != str(step):
+        if there and step.name in done and not same_command(done[step.name], str(step)):
             raise ValueError(
                 f"`--run` holds step {step.name} of another command: {difference(done[step.name], str(step))}; name "
                 f"another folder, or remove {step.folder} to do the step again."
@@ -147,6 +172,33 @@ def pending(steps: Sequence[Step], done: Mapping[str, str]) -> list[Step]:
     return todo
 
 
+def same_command(before: str, now: str) -> bool:
+    """Whether two commands are the same, however paths in them are spelt.
+
+    >>> same_command("dial test --tiers '[., b]'", f"dial test --tiers '[{Path.cwd()}, b]'")
+    True
+    >>> same_command("dial fit --rows=1", "dial fit --rows=2")
+    False
+    """
+    same = same_place(Path.cwd())
+
+    def equal(old: str, new: str) -> bool:
+        (old_key, _, old_value), (new_key, _, new_value) = old.partition("="), new.partition("=")
+        return same_value(old, new) or (old_key == new_key and same_value(old_value, new_value))
+
+    def same_value(old: str, new: str) -> bool:
+        if same(old, new):
+            return True
+        try:
+            values = yaml.safe_load(old), yaml.safe_load(new)
+        except yaml.YAMLError:
+            return False
+        return all(isinstance(value, list | dict) for value in values) and first_difference(*values, same=same) is None
+
+    words = shlex.split(before), shlex.split(now)
+    return len(words[0]) == len(words[1]) and all(equal(*pair) for pair in zip(*words, strict=True))
+
+
 def difference(before: str, now: str) -> str:
     """Where two commands differ first.
 
@@ -157,29 +209,6 @@ def difference(before: str, now: str) -> str:
     at = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
     at -= bool(at and old[at - 1].startswith("--") and "=" not in old[at - 1])
     return f"it had {shlex.join(old[at : at + 2]) or 'nothing'}, now {shlex.join(new[at : at + 2]) or 'nothing'}"
-
-
-@contextmanager
-def alone(run: Path) -> Iterator[None]:
-    """Refuse a second start in the same folder; the lock lasts as long as the command that is running.
-
-    Raises:
-        ValueError: another one is at work.
-    """
-    run.mkdir(parents=True, exist_ok=True)
-    handle = os.open(run / ".recipe.lock", os.O_WRONLY | os.O_CREAT)
-    try:
-        os.set_inheritable(handle, True)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"`--run` {run} must be of no other `dial recipe`, but one, or a command of it, is at work there; wait "
-                "for it, or end it."
-            ) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def read_done(run: Path) -> dict[str, str]:

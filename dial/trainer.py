@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
 import sys
-import threading
 import warnings
 from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -24,12 +24,19 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 import callbacks
 import datamodules
 import lightning_modules
-from callbacks.resume import LAST
+from callbacks.checkpoints import OLDER, newest, read_checkpoint
+from callbacks.ending import Ending
 from callbacks.slender_settings import TARGETS
-from callbacks.tier_export import is_finished, is_partial
-from dial.parsing import one_line, typed_arguments
-from dial.processes import failing_together
-from dial.runs import check_run_folder, claim_run_folder
+from callbacks.tier_export import is_finished
+from callbacks.trained_rows import check_rows
+from dial.claims import Claim, Finished, check_inputs, one_at_a_time
+from dial.interrupts import Interrupts, Stopped
+from dial.limits import check_limits
+from dial.parsing import NO_VALIDATION, check_order, missing_monitor, one_line, typed_arguments
+from dial.processes import failing_together, starts_run
+from dial.runs import check_run_folder, remove_crumbs
+from dial.stopping import Stoppable
+from lightning_modules.inference.machine import slow_bf16
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
@@ -48,45 +55,18 @@ GROUPS = {
 }
 
 
-class Finished(Exception):  # noqa: N818  (no error)
-    """The run folder holds the finished results of this very configuration."""
+class DialCLI(LightningCLI):
+    """One trainer for every method. What must always be there is an argument group, so that no list can drop it.
 
-
-class Claim(Callback):
-    """Writes the configuration into the run folder when there is something in it to protect.
-
-    That is the first checkpoint of a fit, and the end of any other command. A command that fails before leaves no
-    configuration that would stand in the way of the corrected one; neither does a trial run over a part of the rows.
+    Args:
+        stack: closed when the command ends; takes the lock of the run folder.
+        stoppable: ends the command where a signal says so.
+        settings: of LightningCLI.
     """
 
-    def __init__(self, run: Path, command: str, config: dict[str, Any]) -> None:
-        self.run, self.command, self.config = run, command, config
-
-    def _claim(self, trainer: Trainer) -> None:
-        trial = is_partial(trainer) and self.command != "fit"
-        if trainer.is_global_zero and not trial:
-            claim_run_folder(self.run, self.command, self.config)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Of a fit."""
-        self._claim(trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lightning calls this where the command did not fail."""
-        self._claim(trainer)
-
-
-class Terminable(Callback):
-    """Lets SIGTERM end a command that trains nothing: Lightning's handler only acts at the end of a training step."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Replace the handler that Lightning has set by now."""
-        if stage != "fit" and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-
-class DialCLI(LightningCLI):
-    """One trainer for every method. What must always be there is an argument group, so that no list can drop it."""
+    def __init__(self, stack: ExitStack, stoppable: Stoppable, **settings: Any) -> None:
+        self.stack, self.stoppable = stack, stoppable
+        super().__init__(LightningModule, LightningDataModule, **settings)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder, our callbacks, and what the module learns from the data."""
@@ -103,11 +83,12 @@ class DialCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; what cannot be parsed becomes one line.
+        """Parse; what cannot be parsed becomes one line, and so does what a configuration file would override.
 
         Raises:
             ValueError: naming the argument.
         """
+        check_order(sys.argv[2:])
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
@@ -117,22 +98,24 @@ class DialCLI(LightningCLI):
         """Point everything that writes at the run folder, and refuse a folder that holds another configuration.
 
         Raises:
-            ValueError: the folder holds results of another configuration, or a folder was given that `--run` sets.
+            ValueError: the folder holds results of another configuration or data, another process is at work there, or
+                a folder was given that `--run` sets.
             Finished: it holds the finished fit of this configuration.
         """
         config, command = self.config[self.subcommand], str(self.subcommand)
         run = Path(config.run)
         check_callbacks(config.trainer.callbacks)
+        if command == "fit":
+            check_limits(config)
         dumped = yaml.safe_load(self._parser(command).dump(config, skip_link_targets=False))
         if command == "fit" and is_inside(config.get("ckpt_path"), run):
             dumped["ckpt_path"] = None
         if command != "fit" or all(dumped["slenderise"].get(name) is None for name in TARGETS):
             del dumped["slenderise"]  # does nothing
+        self.trainer_defaults["callbacks"] = [Ending(), self.stoppable]
         if not config.trainer.fast_dev_run:
-            known = check_run_folder(run, command, dumped)
-            if known and command == "fit" and is_finished(run / "tier"):
-                raise Finished(f"{run} holds the finished run of this configuration; remove it to train again")
-            self.trainer_defaults["callbacks"] = [Claim(run, command, dumped), Terminable()]
+            self._enter(run, command, dumped)
+            self.trainer_defaults["callbacks"].append(Claim(run, command, dumped))
         for key, value in (("trainer.default_root_dir", run), ("checkpoint.dirpath", run / "checkpoints")):
             if config.get(key) not in (None, str(value)):
                 raise ValueError(f"`--{key}` must be left out, as `--run` {run} sets it, but got {config.get(key)}.")
@@ -141,6 +124,16 @@ class DialCLI(LightningCLI):
             config.trainer.enable_progress_bar = False  # LogProgress prints lines instead
         if config.trainer.logger is None:
             config.trainer.logger = self._csv_logger(config)
+
+    def _enter(self, run: Path, command: str, config: dict[str, Any]) -> None:
+        """Take the run folder, if it is free and holds nothing else."""
+        known = check_run_folder(run, command, config)
+        if starts_run():
+            self.stack.enter_context(one_at_a_time(run, command))
+        if known and command == "fit":
+            check_inputs(run, config)
+            if starts_run():
+                remove_crumbs(run)
 
     def _csv_logger(self, config: Any) -> Any:
         logger = {
@@ -155,6 +148,9 @@ class DialCLI(LightningCLI):
         """Go on from the run's own last checkpoint, if it was killed before it finished.
 
         What cannot be counted or made slender is refused first, before a text is read.
+
+        Raises:
+            ValueError: all its checkpoints are damaged, it was trained on other rows, or nothing is left to validate.
         """
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
             if isinstance(callback, callbacks.Slenderise):
@@ -162,27 +158,60 @@ class DialCLI(LightningCLI):
             elif isinstance(callback, callbacks.TierExport):
                 callback.count(self.model)
         config = self.config_init[self.subcommand]
-        last = Path(config.run) / "checkpoints" / LAST
-        if config.ckpt_path is None and last.is_file() and not config.trainer.fast_dev_run:
-            rank_zero_info(f"resuming from {last}")
-            config.ckpt_path = str(last)
+        if config.trainer.fast_dev_run:
+            return
+        if config.trainer.limit_val_batches == 0 and config.early_stopping.monitor.startswith("validation/"):
+            raise ValueError(NO_VALIDATION)
+        what = f"`--ckpt_path` {config.ckpt_path}"
+        if config.ckpt_path is None:
+            last = newest(Path(config.run) / "checkpoints")
+            if last is not None:
+                rank_zero_info(f"resuming from {last}")
+                config.ckpt_path, what = str(last), f"`--run` {config.run}"
+        if config.ckpt_path is not None and Path(config.ckpt_path).is_file():
+            rows = read_checkpoint(Path(config.ckpt_path), "--ckpt_path").get("rows") or {}
+            check_rows(rows, self.datamodule, what)
+
+    def after_fit(self) -> None:
+        """A finished run needs no older checkpoint."""
+        run = Path(self.config_init[self.subcommand].run)
+        if self.trainer.is_global_zero and is_finished(run / "tier"):
+            (run / "checkpoints" / OLDER).unlink(missing_ok=True)
 
     def before_test(self) -> None:
         """The sweep prints a table of its own; Lightning's would show each number once per split."""
         self.config_init[self.subcommand].verbose = False
 
     def _run_subcommand(self, subcommand: str) -> None:
+        network = getattr(self.model, "network", None)
+        views = [] if network is None else [tier.view.dtype for tier in network.tiers]
+        if self.trainer.is_global_zero:
+            slow_bf16([str(self.trainer.precision), *views], self.trainer.strategy.root_device)
         with failing_together(self.trainer):
             super()._run_subcommand(subcommand)
+
+    def _set_seed(self) -> None:
+        """Seed everything.
+
+        Raises:
+            ValueError: the seed is none.
+        """
+        seed = self.config[self.config.subcommand].get("seed_everything")
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+            raise ValueError(f"`--seed_everything` must be a number from 0 to {2**32 - 1}, but got {seed}.")
+        super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
         """Let Lightning put the checkpoint's hyperparameters over the model's, but not over what was typed.
 
         Raises:
-            ValueError: a typed argument of the model has another value in the checkpoint.
+            ValueError: the checkpoint is damaged, or a typed argument of the model has another value in it.
         """
         command = self.config.subcommand
         given = plain_model(self.config[command])
+        path = self.config[command].get("ckpt_path")
+        if path and Path(path).is_file():
+            read_checkpoint(Path(path), "--ckpt_path")
         try:
             super()._parse_ckpt_path()
         except ArgumentError as error:
@@ -227,8 +256,8 @@ def is_inside(path: str | None, folder: Path) -> bool:
     return path is not None and Path(path).resolve().is_relative_to(folder.resolve())
 
 
-def run_trainer_command(args: list[str]) -> None:
-    """Run one of Lightning's commands with our defaults.
+def run_trainer_command(args: list[str]) -> int:
+    """Run one of Lightning's commands with our defaults; returns the exit code: 130 or 143 where a signal ended it.
 
     Raises:
         ValueError: bad input, in one line.
@@ -238,31 +267,50 @@ def run_trainer_command(args: list[str]) -> None:
     # Nothing reads it, and it costs 2 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers forked into loader workers would warn
+    with ExitStack() as stack, Interrupts(Stopped) as interrupts:
+        stoppable = Stoppable(interrupts)
+        try:
+            with errors_in_one_line():
+                DialCLI(
+                    stack,
+                    stoppable,
+                    subclass_mode_model=True,
+                    subclass_mode_data=True,
+                    auto_configure_optimizers=False,  # the module takes an OptimizerCallable
+                    save_config_callback=None,  # the run folder keeps the configuration, and compares
+                    seed_everything_default=0,
+                    trainer_class=Trainer,
+                    trainer_defaults={"use_distributed_sampler": False, "deterministic": True, "log_every_n_steps": 20},
+                    parser_kwargs={"exit_on_error": False},
+                )
+        except Finished as finished:
+            print(finished)
+        except BaseException:
+            # Also where something else failed since: a loader's worker got the same signal, say.
+            if interrupts.arrived is None:
+                raise
+            if starts_run():
+                print(stoppable.parting_words(args[0]), file=sys.stderr)
+            return 128 + interrupts.arrived
+    return 0
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Turns what Lightning and torch raise about bad input into a ValueError that names the argument."""
     try:
-        DialCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,  # the module takes an OptimizerCallable
-            save_config_callback=None,  # the run folder keeps the configuration, and compares
-            seed_everything_default=0,
-            trainer_class=Trainer,
-            trainer_defaults={"use_distributed_sampler": False, "deterministic": True, "log_every_n_steps": 20},
-            parser_kwargs={"exit_on_error": False},
-        )
-    except Finished as finished:
-        print(finished)
+        yield
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
+    except TypeError as error:
+        if str(error).startswith("`devices`"):
+            raise ValueError(str(error).replace("`devices`", "`--trainer.devices`", 1)) from error
+        raise
     except RuntimeError as error:
         if str(error).startswith("Error(s) in loading state_dict"):
             raise ValueError(f"`--ckpt_path` must be a checkpoint of this model and data; {error}") from error
         if str(error).startswith("Early stopping conditioned on metric"):
-            raise ValueError(
-                "`--trainer.limit_val_batches` must leave validation rows for early stopping and for the choice of the "
-                "best checkpoint, but no metric came of it; raise it."
-            ) from error
+            raise ValueError(missing_monitor(str(error))) from error
         raise
 
 

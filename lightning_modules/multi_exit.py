@@ -192,6 +192,7 @@ class MultiExit(TierModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Enter the policy's stage of this step."""
+        super().on_train_batch_start(batch, batch_idx)
         stage = min(bisect_right(self._ends, self.global_step), len(self._ends) - 1)
         if stage == self._stage:
             return

@@ -102,13 +102,19 @@ class TierModule(StagedModule):
         """The tier that teaches, until it has read the training text."""
         return self._teacher[0] if self._teacher else None
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Give rows without labels the teacher's answers."""
+        self._label(batch, "train")
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Give rows without labels the teacher's answers."""
+        self._label(batch, "validation")
+
+    def _label(self, batch: Batch, role: str) -> None:
         if self._answers:
-            ids, classes = self._answers["train" if self.trainer.training else "validation"]
+            ids, classes = self._answers[role]
             rows = torch.searchsorted(ids, batch["sample_id"].cpu())
-            batch = {**batch, "label": classes[rows].to(batch["label"])}
-        return batch
+            batch["label"] = classes[rows].to(batch["label"])
 
     def _read_teacher(self, teacher: Tier) -> None:
         """Keep the teacher's logits of the training text, from here on without the teacher."""
@@ -190,8 +196,15 @@ class TierModule(StagedModule):
             nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with decay groups, and a learning rate that rises over ``warmup`` and then follows ``schedule``."""
-        optimizer = self.optimizer(decay_groups(self.network))
+        """AdamW with decay groups, and a learning rate that rises over ``warmup`` and then follows ``schedule``.
+
+        Raises:
+            ValueError: the optimiser refuses its arguments.
+        """
+        try:
+            optimizer = self.optimizer(decay_groups(self.network))
+        except ValueError as error:  # a rate below 0
+            raise ValueError(f"`optimizer` must have arguments that it takes: {str(error).rstrip('.')}.") from error
         factor = self.learning_rate(training_steps(self.trainer))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,6 +19,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting."""
+        message = re.sub(r"^argument (--?[\w-]+): must", r"`\1` must", message)
         raise ValueError(f"{message}; see `{self.prog} --help`.")
 
 
@@ -35,6 +37,18 @@ def macs_of(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"must be MACs such as 2e9, or FLOPs such as 4e9flop, but got {text!r}"
         ) from None
+
+
+def seed_of(text: str) -> int:
+    """A seed, as all generators take it.
+
+    Example:
+        >>> seed_of("7")
+        7
+    """
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**63 - 1, but got {text!r}")
+    return int(text)
 
 
 def sweep_parser() -> Parser:
@@ -96,7 +110,7 @@ def sweep_parser() -> Parser:
     parser.add_argument("--batch-size", type=int, help="with --times: of all tiers; default: the best of each")
     parser.add_argument("--folds", type=int, default=5, help="of cross-fitting")
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind each interval")
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples and of random routing")
+    parser.add_argument("--seed", type=seed_of, default=0, help="of the resamples and of random routing")
     parser.add_argument("--out", help="folder for the results; default: <table>-sweep beside the table")
     return parser
 

@@ -57,11 +57,32 @@ def configuration_of(
         "settings": given,
         "metrics": tuple(metrics),
         "stages": [asdict(stage) for stage in stages],
-        "table": identity,
+        "table": without_places(identity),
     }
     if rows is not None:
         known["rows"] = dict(rows)
     return hashlib.sha256(json.dumps(plain(known), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def without_places(identity: Any) -> Any:
+    """A table's settings without the paths of its tiers: their fingerprints tell them, wherever they lie.
+
+    So a folder spelt in another way, or moved, is the same configuration.
+
+    >>> tier = {"path": "runs/a/tier", "fingerprint": "0f", "view": {"path": "runs/a/tier", "layers": 2}}
+    >>> without_places({"tiers": {"a": tier}})
+    {'tiers': {'a': {'fingerprint': '0f', 'view': {'layers': 2}}}}
+    """
+    if not isinstance(identity, dict) or not isinstance(identity.get("tiers"), dict):
+        return identity
+    tiers = {name: _placeless(tier) if "fingerprint" in tier else tier for name, tier in identity["tiers"].items()}
+    return {**identity, "tiers": tiers}
+
+
+def _placeless(about: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a tier and of its view, without the path."""
+    kept = {key: value for key, value in about.items() if key != "path"}
+    return {key: _placeless(value) if key == "view" else value for key, value in kept.items()}
 
 
 def rows_fingerprint(sample_id: np.ndarray, label: np.ndarray | None = None, group: np.ndarray | None = None) -> str:

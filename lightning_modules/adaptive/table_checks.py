@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_modules.adaptive.metrics import AGREEMENT, METRICS, NAMED, UNIT_RANGE, check_metric
+from lightning_modules.adaptive.metrics import AGREEMENT, NAMED, UNIT_RANGE, check_metric
 
 LARGEST_SCORE = 1e100  # beyond it differences and squares of scores are no numbers any more
 

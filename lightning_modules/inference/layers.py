@@ -13,9 +13,16 @@ from torch import Tensor
 from lightning_modules.inference.batch_proof import settle
 from lightning_modules.inference.labels import match_labels
 from lightning_modules.inference.multi_exit_tier import MultiExitTier, check_exits_hold
-from lightning_modules.inference.sources import check_place, longest, quiet, read_config, read_tokenizer
+from lightning_modules.inference.sources import (
+    check_max_length,
+    check_place,
+    longest,
+    quiet,
+    read_config,
+    read_tokenizer,
+)
 from lightning_modules.inference.tier import Encoding, Tier, encoding_key, own_names
-from lightning_modules.inference.tiers import View, load_tier
+from lightning_modules.inference.tiers import View, load_tier, special_tokens
 from lightning_modules.models.exit_proof import prove_layers
 from lightning_modules.models.exits import Visits, find_layers
 from lightning_modules.models.multi_exit import MultiExitForSequenceClassification
@@ -70,6 +77,7 @@ def tier_with_exits(
     if declared and label_names:  # the head of a classifier is in its own order of labels
         _reorder(model, match_labels(own_names(config), label_names, "path")[0])
     tokenizer = read_tokenizer(place, "path")
+    check_max_length(max_length, special_tokens(tokenizer, model), "path")
     length, cut = longest(tokenizer, model, max_length)
     if cut:
         logger.warning("`max_length` %s is more than the model's %s positions; %s.", max_length, length, length)

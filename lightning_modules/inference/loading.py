@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lightning_modules.adaptive.commands import macs_of
-from lightning_modules.inference.machine import describe_machine
+from lightning_modules.inference.machine import check_device, describe_machine, slow_bf16
 from lightning_modules.inference.operating_point import OperatingPoint, Sweep, Timed
 from lightning_modules.inference.row_costs import RowCosts
 from lightning_modules.inference.staged import StagedModel
@@ -123,13 +123,15 @@ def load_network(sweep: Sweep, places: Mapping[str, str], device: str) -> Staged
         device: where to put them.
 
     Raises:
-        ValueError: an unknown tier, or one that is not found or not the one that was tested.
+        ValueError: an unknown tier, or one that is not found or not the one that was tested; or no such device.
     """
+    check_device(device, "device")
     known = sweep.settings["tiers"]
     unknown = [name for name in places if name not in known]
     if unknown:
         raise ValueError(f"`tiers` allows {', '.join(known)}, but got {', '.join(unknown)}.")
     loaded = [_load(sweep, name, about, places.get(name)) for name, about in known.items()]
+    slow_bf16((tier.view.dtype for tier in loaded), device)
     return StagedModel(loaded).to(torch.device(device)).eval()
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 
 def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -36,6 +41,59 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
 def default_cache_dir() -> Path:
     """Where what was found out on this machine is kept: ``$DIAL_CACHE``, else ``~/.cache/dial``."""
     return Path(os.environ.get("DIAL_CACHE", "~/.cache/dial")).expanduser()
+
+
+def check_device(asked: str, argument: str, others: str = "cpu") -> str:
+    """The name of a device, after a look at whether it computes.
+
+    Args:
+        asked: what the user calls it.
+        argument: how the user calls the setting.
+        others: what is allowed beside a GPU.
+
+    Raises:
+        ValueError: there is none of that name, or it is only described (``meta``), or torch cannot use it.
+    """
+    try:
+        torch.ones(1, device=asked).item()
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        raise ValueError(
+            f"`{argument}` must be {others}, or a GPU of this machine such as cuda:1, but got {asked!r}."
+        ) from error
+    return asked
+
+
+def slow_bf16(dtypes: Iterable[str], device: torch.device | str) -> None:
+    """Say it, once, where bf16 is asked for and this machine has no instructions for it.
+
+    Args:
+        dtypes: of the tiers' views, or the trainer's precision.
+        device: where they run.
+    """
+    asked = any(dtype.startswith(("bfloat16", "bf16")) for dtype in dtypes)
+    if asked and torch.device(device).type == "cpu" and not has_bf16():
+        _say(
+            "bfloat16 is slower than float32 here: this processor has no instructions for it, and torch computes it in "
+            "pieces; float32 or int8 is faster."
+        )
+
+
+@cache
+def _say(text: str) -> None:
+    logger.warning(text)
+
+
+@cache
+def has_bf16() -> bool:
+    """Whether the processor multiplies in bf16, by the names of its instructions; true where nothing tells."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    told = [bool(value) for name, value in known.items() if "bf16" in name]
+    if told:
+        return any(told)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    flags = [word for line in lines if line.lower().startswith(("flags", "features")) for word in line.split()]
+    return not flags or any("bf16" in word for word in flags)
 
 
 def synchronise(device: torch.device) -> None:

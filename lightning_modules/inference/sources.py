@@ -192,6 +192,22 @@ def longest(tokenizer: Any, model: Any, asked: int | None) -> tuple[int, bool]:
     return min(own, limit or own), False
 
 
+def check_max_length(asked: int | None, special: int, argument: str) -> None:
+    """Refuse a length at which nothing would be kept of a text.
+
+    Args:
+        asked: tokens to keep; None: no such wish.
+        special: how many of them are special tokens.
+        argument: how the user calls the tier.
+
+    Raises:
+        ValueError: no room is left beside the special tokens.
+    """
+    if asked is not None and asked <= special:
+        beside = f", as {special} are special tokens" if special else ""
+        raise ValueError(f"`{argument}`: `max_length` must be at least {special + 1}{beside}, but got {asked}.")
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the progress bars and load reports of transformers: what matters in them is said in one line."""

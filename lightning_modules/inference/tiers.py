@@ -17,6 +17,7 @@ from lightning_modules.inference.multi_exit_tier import MultiExitTier, check_exi
 from lightning_modules.inference.precision import cast_encoder
 from lightning_modules.inference.sources import (
     CARD,
+    check_max_length,
     check_place,
     cut_layers,
     longest,
@@ -78,7 +79,7 @@ def load_tier(
     if train and view.dtype == "int8":
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for training, but got 'int8'.")
     check_exits_hold(model, argument)
-    max_length = _max_length(tokenizer, model, view.max_length, name)
+    max_length = _max_length(tokenizer, model, view.max_length, name, argument)
     model.train(train)
     kind = _kind(model)
     tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
@@ -134,7 +135,7 @@ def build_tier(
         wanted = model.base_model.get_input_embeddings().embedding_dim
         raise ValueError(f"`embeddings` must have the model's embedding width {wanted}, but {embeddings} has {width}.")
     check_exits_hold(model, argument)
-    longest_text = _max_length(read, model, max_length, name)
+    longest_text = _max_length(read, model, max_length, name, argument)
     kind = _kind(model)
     tier = kind(name, View(path=name), model.train(), read, longest_text, label_names, word_vectors=embeddings)
     return tier if read is None else settle(tier, argument, place=tokenizer)
@@ -187,13 +188,26 @@ def _order(
     return order, assumed
 
 
-def _max_length(tokenizer: Any, model: Any, asked: int | None, name: str) -> int:
+def _max_length(tokenizer: Any, model: Any, asked: int | None, name: str, argument: str) -> int:
+    check_max_length(asked, special_tokens(tokenizer, model), argument)
     length, cut = longest(tokenizer, model, asked)
     if cut:
         logger.warning("%s: `max_length` %s is more than the model's %s positions; %s.", name, asked, length, length)
     if tokenizer is not None:
         tokenizer.model_max_length = length  # saved with the tokenizer, so that a folder keeps its length
     return length
+
+
+def special_tokens(tokenizer: Any, model: Any) -> int:
+    """Special tokens that a single text gets from its tokenizer, or from the word-level one that is still to be built.
+
+    Args:
+        tokenizer: of the model; None for the word-level one.
+        model: which says how that one will lay out rows.
+    """
+    if tokenizer is None:
+        return 0 if isinstance(model.config, BiLSTMConfig) else 2
+    return int(tokenizer.num_special_tokens_to_add(pair=False))
 
 
 def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: bool = False) -> Path:

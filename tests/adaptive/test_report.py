@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.csv
@@ -158,6 +159,21 @@ def test_other_rows_of_the_same_number_are_another_configuration(report, table, 
     with pytest.raises(ValueError, match=r"`out` must be a new folder"):
         other.write(tmp_path)
     assert (tmp_path / "summary.json").read_bytes() == before
+
+
+def test_where_tiers_lie_is_no_part_of_the_configuration(table):
+    """A path spelt in another way, or a moved folder; what the tier is tells its fingerprint."""
+
+    def about(place: str, fingerprint: str = "0f", **view: object) -> dict[str, object]:
+        return {"path": place, "fingerprint": fingerprint, "view": {"path": place, **view}}
+
+    def with_tier(tier: dict[str, object]) -> str:
+        return configuration(replace(table, settings={"tiers": {"swift": tier}}), QUICK)
+
+    before = with_tier(about("runs/a/tier", layers=2))
+    assert with_tier(about("/somewhere/runs/a/tier/", layers=2)) == before
+    for other in (about("runs/a/tier", "1f", layers=2), about("runs/a/tier", layers=1), about("runs/a/tier")):
+        assert with_tier(other) != before
 
 
 def test_the_order_of_the_rows_is_no_part_of_the_configuration(table):

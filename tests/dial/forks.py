@@ -1,8 +1,9 @@
 """Runs `dial` commands, each in a fork of one process, so that Lightning is imported once.
 
 Reads one job a line from standard input, `{"arguments": [...], "fault": null}`, and answers with one line
-`{"code": 0, "output": "..."}`. A fault is `training_step:7` (SIGKILL at the seventh call of that method) or
-`enospc:summary.json` (the disk is full when a file of that name is written).
+`{"code": 0, "output": "..."}`. A fault is `training_step:7` (SIGKILL at the seventh call of that method),
+`SIGTERM:training_step:7` (another signal), `SIGTERM:1.5` (after so many seconds), or `enospc:summary.json` (the disk is
+full when a file of that name is written).
 """
 
 import errno
@@ -11,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import torch
@@ -30,14 +32,20 @@ from lightning_modules.adaptive import files, report  # noqa: E402,F401
 
 
 def kill_at(place: str) -> None:
-    """Make the process kill itself at the n-th call of a method of the module."""
-    name, count = place.split(":")
+    """Make the process send itself a signal at the n-th call of a method of the module, or after some seconds."""
+    *kinds, name, count = ["SIGKILL", *place.split(":")] if place.count(":") < 2 else place.split(":")
+    if name.startswith("SIG"):
+        timer = threading.Timer(float(count), os.kill, (os.getpid(), getattr(signal, name)))
+        timer.daemon = True
+        timer.start()
+        return
+    number = getattr(signal, kinds[0])
     calls = iter(range(1, 10**9))
 
     def lethal(method):
         def wrapped(self, *args, **kwargs):
             if not (self.trainer.sanity_checking) and next(calls) == int(count):
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
             return method(self, *args, **kwargs)
 
         return wrapped

@@ -13,9 +13,9 @@ TRAINER = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.ena
 ROWS = {"train": 48, "validation": 13, "calibration": 60, "test": 13}
 
 
-def start(*arguments: object, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess:
-    """Run `python -m dial` in a process group of its own; nothing of it outlives this call."""
-    process = subprocess.Popen(
+def launch(*arguments: object, **environment: str) -> subprocess.Popen:
+    """Start `python -m dial` in a process group of its own."""
+    return subprocess.Popen(
         [sys.executable, "-m", "dial", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), **environment},
@@ -24,6 +24,11 @@ def start(*arguments: object, timeout: float = 600, **environment: str) -> subpr
         text=True,
         start_new_session=True,
     )
+
+
+def start(*arguments: object, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess:
+    """Run `python -m dial` in a process group of its own; nothing of it outlives this call."""
+    process = launch(*arguments, **environment)
     try:
         output, errors = process.communicate(timeout=timeout)
     finally:

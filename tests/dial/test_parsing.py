@@ -2,7 +2,7 @@
 
 import pytest
 
-from dial.parsing import one_line, typed_arguments
+from dial.parsing import check_order, missing_monitor, one_line, typed_arguments
 
 UNION = """Parser key "trainer.max_epochs":
   Does not validate against any of the Union subtypes
@@ -59,3 +59,48 @@ def test_typed_arguments_come_from_files_and_from_the_command_line(tmp_path) -> 
     assert typed_arguments(arguments, "model") == ["layers", "warmup", "max_length", "optimizer", "path"]
     assert typed_arguments(arguments, "data") == ["task"]
     assert typed_arguments(["--config=none.yaml", "--model", "Classifier"], "model") == []
+
+
+FILE = """
+model:
+  class_path: Classifier
+  init_args: {layers: 2, optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0}}}
+trainer: {max_epochs: 5}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "named"),
+    [
+        (["--model.layers", "1"], "`--model.layers` 1 stands before `--config` .*, which sets it to 2"),
+        (["--model.init_args.layers=3"], "`--model.init_args.layers` 3"),
+        (["--model.optimizer.lr=2"], "`--model.optimizer.lr` 2 .* sets it to 1.0"),
+        (["--model.optimizer.init_args.lr", "2"], "`--model.optimizer.init_args.lr` 2"),
+        (["--model=MultiExit"], "`--model` MultiExit .* sets it to Classifier"),
+        (["--model.optimizer=torch.optim.SGD"], "`--model.optimizer` torch.optim.SGD"),
+        (["--trainer.max_epochs", "1"], "`--trainer.max_epochs` 1"),
+        (["--model.layers=2", "--trainer.max_epochs=5", "--model=Classifier"], None),
+        (["--model.warmup=0.3", "--data=x.yaml", "--run=model"], None),
+        (["--model.optimizer=AdamW"], None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("form", ["--config={}", "-c {}"])
+def test_what_comes_later_does_not_win_unnoticed(tmp_path, before, named, form) -> None:
+    (tmp_path / "a.yaml").write_text(FILE)
+    config = form.format(tmp_path / "a.yaml").split()
+    check_order([*config, *before])
+    if named is None:
+        check_order([*before, *config])
+        return
+    with pytest.raises(ValueError, match=named) as error:
+        check_order([*before, *config])
+    assert "put `--config` first" in str(error.value)
+
+
+def test_no_metric_at_all_and_no_such_metric() -> None:
+    words = "Early stopping conditioned on metric `{}` which is not available. Pass in or modify your `EarlyStopping` "
+    words += "callback to use any of the following: `train/loss`"
+    assert "`--trainer.limit_val_batches` must leave" in missing_monitor(words.format("validation/quality"))
+    text = missing_monitor(words.format("f") + ", `validation/accuracy`")
+    assert text == "`--early_stopping.monitor` must be one of train/loss, validation/accuracy, but got 'f'."

@@ -561,6 +561,7 @@ def test_help_is_that_of_the_routed_command(arguments: list[str], capsys: pytest
         (["--max-pending", "0"], "`--max-pending` must be 1 or more, but got 0"),
         (["--device", "gpu"], "`--device` must be auto, cpu, or a GPU of this machine"),
         (["--device", "cuda:99"], "such as cuda:1, but got 'cuda:99'"),
+        (["--device", "meta"], "`--device` must be auto, cpu, or a GPU of this machine"),
         (["--nonsense"], "unrecognized arguments: --nonsense; see `dial predict RUN INPUT --help`"),
         (["--target", "0.9", "--point", "p.json"], "`--point` must be a JSON file"),
         (["--budget", "cheap"], "`--budget` must be MACs such as 2e9, or FLOPs"),

@@ -1,7 +1,9 @@
 """`dial fit` with one and two processes: the same rows, weights and metrics, and bit-equal when resumed."""
 
 import json
+import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.dial.real_commands import facts, flat, start, succeed, witness
+from dial.interrupts import INTERRUPTED
+from tests.dial.real_commands import facts, flat, launch, start, succeed, witness
 
 pytestmark = pytest.mark.timeout(1500)  # some start six processes one after the other, perhaps on a busy machine
 
@@ -150,3 +153,21 @@ def test_killed_with_two_processes_and_resumed_is_bit_equal(distil, tmp_path) ->
     random = torch.load(whole / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
     states = next(state["random"] for name, state in random.items() if name.startswith("Resume"))
     assert len(states) == 2 and not torch.equal(states[0]["torch"], states[1]["torch"])
+
+
+@pytest.mark.slow
+def test_a_signal_ends_all_processes_with_one_sentence(distil, tmp_path) -> None:
+    """SIGTERM for the first process alone, as `kill` sends it; the others end with it, and the run goes on."""
+    arguments = [*distil(tmp_path, 2, 4, dropout=0.0), "--trainer.max_epochs=200", "--early_stopping.patience=1000"]
+    process = launch(*arguments)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.terminate()
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, output + errors
+    assert errors.splitlines()[-1] == INTERRUPTED and (output + errors).count("interrupted") == 1
+    assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        os.killpg(process.pid, signal.SIGKILL)
+    assert "resuming from" in succeed(*arguments, "--trainer.max_time=00:00:00:01")

@@ -50,6 +50,20 @@ os.makedirs(folder, exist_ok=True)
 open(os.path.join(folder, "card.json" if words[0] == "fit" else "table.json"), "w").close()
 """
 
+STUB_THAT_SAVES = """
+import os, signal, sys, time
+def save(*_):
+    time.sleep(0.3)
+    note("saved")
+    sys.exit(143)
+def note(word):
+    with open(os.environ["STUB_LOG"], "a") as log:
+        log.write(word + "\\n")
+signal.signal(signal.SIGTERM, save)
+note("begun")
+time.sleep(60)
+"""
+
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
@@ -173,6 +187,36 @@ def test_a_second_start_waits_for_the_first(recipe, monkeypatch, tmp_path, capfd
     while (done := recipe(*COMMON))[0] and time.monotonic() < deadline:
         time.sleep(0.05)
     assert [words[-1] for words in done[1]] == ["runs/x/second", "runs/x/third"]
+
+
+def test_a_signal_ends_the_command_and_the_recipe(recipe, monkeypatch, tmp_path) -> None:
+    """The command is told and waited for, so that a fit can save; left alone it would go on without the recipe."""
+    (tmp_path / "stub.py").write_text(STUB_THAT_SAVES)
+    code = (
+        "import sys; from dial import main, steps\n"
+        f"steps.PROGRAMS['dial'] = {steps.PROGRAMS['dial']!r}\n"
+        f"sys.exit(main({['recipe', 'recipe.yaml', *COMMON]!r}))"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "log").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGTERM)
+    errors = first.communicate(timeout=60)[1]
+    assert first.returncode == 143
+    assert errors.splitlines()[-1] == "interrupted; the same command goes on from there"
+    assert (tmp_path / "log").read_text().split() == ["begun", "saved"]
+    assert not (tmp_path / "runs/x/.recipe.lock").exists()
+
+
+def test_paths_in_another_spelling_are_the_same_command(recipe, tmp_path) -> None:
+    (tmp_path / "model").mkdir()
+    assert recipe("--encoder", "model", "--run", "runs/x")[0] == 0
+    assert recipe("--encoder", f"{tmp_path}/model/", "--run", "./runs/x") == (0, [])
+    (tmp_path / "other").mkdir()
+    assert recipe("--encoder", "other", "--run", "runs/x") == (2, [])
 
 
 @pytest.mark.parametrize(

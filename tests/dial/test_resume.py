@@ -40,3 +40,26 @@ def test_dropout_makes_the_random_state_matter(tmp_path, fit_arguments, run_many
     assert run_many([([*common, f"--run={tmp_path}/{s}", f"--seed_everything={s}"], None) for s in (0, 1)]) == [0, 0]
     with pytest.raises(AssertionError):
         assert_equal_runs(tmp_path / "0", tmp_path / "1")
+
+
+@pytest.mark.slow
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_goes_on(tmp_path, dial, fit_arguments) -> None:
+    common = [*fit_arguments, "--resume.every_n_steps=5"]
+    dial(*common, f"--run={tmp_path}/whole").ok()
+    assert dial(*common, f"--run={tmp_path}/a", fault="training_step:42").code == -9
+    last = tmp_path / "a/checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    text = dial(*common, f"--run={tmp_path}/a").ok()
+    assert len([line for line in text.splitlines() if "last.ckpt is damaged" in line]) == 1
+    assert "previous.ckpt" in text and not (tmp_path / "a/checkpoints/previous.ckpt").exists()
+    assert_equal_runs(tmp_path / "whole", tmp_path / "a")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_moved_knows_its_best_checkpoint(tmp_path, dial, fit_arguments) -> None:
+    common = [*fit_arguments, "--resume.every_n_steps=5"]
+    dial(*common, f"--run={tmp_path}/whole").ok()
+    assert dial(*common, f"--run={tmp_path}/a", fault="training_step:42").code == -9
+    (tmp_path / "a").rename(tmp_path / "b")
+    dial(*common, f"--run={tmp_path}/b").ok()
+    assert_equal_runs(tmp_path / "whole", tmp_path / "b")
