@@ -28,6 +28,8 @@ class MultiExitTier(Tier):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        if self.tokenizer is not None:
+            self.tokenizer.padding_side = "right"  # there no position shifts; exits know the last token by the mask
         self.exits = [f"layer{layer}" for layer in self.model.exits]
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,21 @@ def test_a_decoder_s_tier_answers_as_its_classifier(name: str, make_folder: Make
     loaded, stock = load_tier(str(tmp_path / "exits"), "exits", DATA), load_tier(str(folder), "stock", DATA)
     inputs = tokens(6, 9)
     torch.testing.assert_close(loaded(inputs)[:, -1], stock(inputs)[:, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "qwen2"])
+@torch.no_grad()
+def test_a_tokenizer_that_pads_on_the_left_changes_no_answer(name: str, make_folder: Make, tmp_path: Path) -> None:
+    folder = make_folder(name)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}))
+    save_tier(tmp_path / "exits", put_exits(folder), {})
+    for tier in (put_exits(folder).eval(), load_tier(str(tmp_path / "exits"), "exits", DATA)):
+        texts = ["a great film", "the plot was not so good and the cast is poor", "dull"]
+        together = tier(dict(tier.tokenizer(texts, padding=True, return_tensors="pt")))
+        for text, logits in zip(texts, together, strict=True):
+            alone = tier(dict(tier.tokenizer(text, return_tensors="pt")))[0]
+            torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["flaubert", "xlm", "squeezebert", "longformer", "bloom", "xlnet", "funnel"])
