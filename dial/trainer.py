@@ -132,7 +132,11 @@ class DialCLI(LightningCLI):
             known = check_run_folder(run, command, dumped)
             if known and command == "fit" and is_finished(run / "tier"):
                 raise Finished(f"{run} holds the finished run of this configuration; remove it to train again")
-            self.trainer_defaults["callbacks"] = [Claim(run, command, dumped), Terminable()]
+            self.trainer_defaults["callbacks"] = [
+                Claim(run, command, dumped),
+                Terminable(),
+                callbacks.MajorityBaseline(),
+            ]
         for key, value in (("trainer.default_root_dir", run), ("checkpoint.dirpath", run / "checkpoints")):
             if config.get(key) not in (None, str(value)):
                 raise ValueError(f"`--{key}` must be left out, as `--run` {run} sets it, but got {config.get(key)}.")

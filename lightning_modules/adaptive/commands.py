@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from datamodules.labels import check_label_names
+
 if TYPE_CHECKING:
     from lightning_modules.adaptive.costs import ModelCosts
     from lightning_modules.adaptive.table import StageTable
@@ -112,6 +114,7 @@ def sweep_command(argv: Sequence[str]) -> int:
     from lightning_modules.adaptive.table import StageTable
 
     path = Path(options.table)
+    check_label_names(options.label_names or [], "--label-names")
     given = {name: getattr(options, name) for name in ("metrics", "label_names", "seed", "costs", "stages")}
     table = StageTable.load(path, **given, ranges=_ranges(options.range))
     table = _timed(_override(table, options), options)

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.labels import index_names
+from datamodules.labels import Classes, number_names
 from lightning_modules.adaptive.costs import ModelCosts
 from lightning_modules.adaptive.files import atomic_write, plain
 from lightning_modules.adaptive.foreign_costs import read_costs
@@ -301,6 +301,9 @@ class _Columns:
         predictions = np.stack(answers, axis=1) if answers else None
         if label_names is None:
             label_names = _classes(common["label"], outputs, predictions, self.path)
+            if outputs is None and predictions is not None and label_names:
+                common["label"] = _ranks(common["label"], label_names)
+                predictions = _ranks(predictions, label_names)
         if predictions is None:
             assert outputs is not None
             predictions = predictions_of(outputs, regression=not label_names)
@@ -393,12 +396,36 @@ def _sizes(column: Any) -> list[int]:
 def _classes(
     label: np.ndarray, outputs: np.ndarray | None, predictions: np.ndarray | None, path: str
 ) -> tuple[str, ...]:
-    """Return class numbers as names, or none for regression: a single output, or labels that are no whole numbers."""
-    whole = np.asarray(label).dtype.kind in "iub" or bool((np.asarray(label) == np.round(label)).all())
-    if not whole or (outputs is not None and outputs.shape[-1] == 1):
-        return ()
-    if outputs is not None:
+    """Return class numbers as names, or none for regression: a single output, or labels that are no whole numbers.
+
+    Raises:
+        ValueError: labels that are no whole numbers beside several logits: these are neither classes nor one answer.
+    """
+    fractions = np.flatnonzero(np.asarray(label) != np.round(label))
+    if outputs is not None and outputs.shape[-1] > 1:
+        if len(fractions):
+            raise ValueError(
+                f"`table` must have classes from 0 to {outputs.shape[-1] - 1} as 'label' beside {outputs.shape[-1]} "
+                f"logits a row, but {path!r} has {label[fractions[0]]} in row {fractions[0]}. Correct the column, or "
+                "give one output a row for a regression."
+            )
         return tuple(str(index) for index in range(outputs.shape[-1]))
-    assert predictions is not None
+    if outputs is not None or predictions is None or len(fractions) or (predictions != np.round(predictions)).any():
+        return ()
     present = {0} if len(label) == 0 else {int(index) for index in np.unique([label, *predictions.T])}
-    return tuple(index_names(present, "label", path))
+    # A negative number is no class, and is refused as such when the table is checked.
+    return tuple(number_names(present if min(present) >= 0 else range(max(present) + 1)))
+
+
+def _ranks(values: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
+    """Classes whose names are numbers as positions among these names; what is none stays as it is.
+
+    >>> _ranks(np.array([5, 900, 5]), ["5", "900"]).tolist()
+    [0, 1, 0]
+    """
+    find = Classes(label_names)
+    distinct, places = np.unique(values, return_inverse=True)
+    found = [find(value) for value in distinct.tolist()]
+    if None in found:
+        return values
+    return np.array(found, np.int64)[places].reshape(values.shape)

@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from lightning_modules.adaptive.files import read_json
+from lightning_modules.inference.labels import remedy_of_numbers
+from lightning_modules.inference.tier import own_names
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZERS = (
@@ -66,9 +68,14 @@ def read_config(path: str, layers: int | None, label_names: Sequence[str], argum
         name_labels(config, label_names)
     elif config.num_labels != max(1, len(label_names)):
         wanted = f"{len(label_names)} labels ({', '.join(label_names)})" if label_names else "1 output (regression)"
+        remedy = "give a tier that was trained on this task, or an encoder without a head to train one."
+        own = (own_names(config) or []) if label_names else []
+        if "label_names:" in (given := remedy_of_numbers(own, label_names)):
+            remedy = given
+        named = f" ({', '.join(own[:20])})" if own else ""
         raise ValueError(
-            f"`{argument}` must have the data's {wanted}, but the head in {path} has {config.num_labels}; "
-            "give a tier that was trained on this task, or an encoder without a head to train one."
+            f"`{argument}` must have the data's {wanted}, but the head in {path} has {config.num_labels}{named}; "
+            f"{remedy}"
         )
     return config, declared
 
