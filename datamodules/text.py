@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from datamodules.base import SequenceDataModule
 from datamodules.checks import check_metrics
 from datamodules.labels import Hidden, check_label_names, infer_label_names
+from datamodules.row_formats import plain_stem
 from datamodules.rows import Rows, make_rows
 from datamodules.sources import read_columns
 
@@ -22,8 +23,9 @@ class TextDataModule(SequenceDataModule):
     ``test_fraction``. Where test rows alone are needed (``calibration: crossfit``), no other file is.
 
     Args:
-        train_file: ``.csv``, ``.tsv`` (never quoted), ``.jsonl``, ``.json`` (one object a line) or ``.parquet``,
-            read as ``dial predict`` reads its input; what is no text there is refused.
+        train_file: ``.csv``, ``.tsv`` (never quoted), ``.jsonl``, ``.json`` (one object a line), these also with
+            ``.gz`` behind it, or ``.parquet``, read as ``dial predict`` reads its input; what is no text there is
+            refused.
         validation_file: the same.
         calibration_file: the same.
         test_file: the same.
@@ -70,7 +72,7 @@ class TextDataModule(SequenceDataModule):
             if not path.is_file():
                 raise ValueError(f"`{role}_file` must be a file that exists, but got {str(path)!r}. Check the path.")
         self.columns, self.group_column = (text_column, text_b_column, label_column), group_column
-        self.task = task or next(iter(self.files.values())).stem
+        self.task = task or plain_stem(next(iter(self.files.values())))
         self._label_names = None if label_names is None else check_label_names(label_names)
         self._given_metrics = metrics
         self._hidden = Hidden(hidden_labels or ())

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lightning_modules.inference.operating_point import OperatingPoint
 
 BEST = "best"
+STANDARD = "-"  # input or output
+MOST_LOST_LINES = 10
 DESCRIPTION = """\
 Answer the texts of a file with the cheapest stage that is sure enough.
 
@@ -42,11 +44,27 @@ def parser() -> Parser:
     made.usage = "dial predict RUN INPUT --out FILE.jsonl|FOLDER [options]"
     made.add_argument("run", metavar="RUN", help="folder that `dial test` left")
     made.add_argument(
-        "input", metavar="INPUT", help="file of texts: .csv, .tsv, .jsonl, .parquet, or .txt (one a line)"
-    )
-    made.add_argument("--out", required=True, help="FILE.jsonl, or a folder for parquet parts and _manifest.json")
+        *("input",), metavar="INPUT",
+        help="file of texts: .csv, .tsv, .jsonl, .txt (one a line), these also with .gz behind it, or .parquet; "
+        "- for standard input",
+    )  # fmt: skip
+    made.add_argument(
+        *("--out",), required=True,
+        help="FILE.jsonl, FILE.jsonl.gz, or a folder for parquet parts and _manifest.json; - writes JSON lines to "
+        "standard output, and everything else to standard error",
+    )  # fmt: skip
     made.add_argument("--columns", nargs="+", help="column of the text, or of both texts; default: text")
+    made.add_argument(
+        "--format",
+        choices=("csv", "tsv", "jsonl", "txt"),
+        help="of standard input; default: told from its first line",
+    )
     made.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="at a row that is no text")
+    made.add_argument(
+        *("--max-lost-lines",), type=int, default=MOST_LOST_LINES, metavar="N",
+        help="with --on-error skip: stop where broken rows take more than N lines beside their first (a quote that is "
+        "not closed swallows those behind it); default: %(default)s",
+    )  # fmt: skip
     rule = made.add_argument_group("what to stop by (default: --target 0.99)")
     rule.add_argument("--target", type=float, help="share of the Super's quality to keep")
     rule.add_argument(
@@ -191,7 +209,15 @@ def check_numbers(options: argparse.Namespace) -> None:
     Raises:
         ValueError: naming the argument.
     """
-    for name, least in (("max_pending", 1), ("part_rows", 1), ("threads", 1), ("progress", 0)):
+    for name, least in (
+        *(("max_pending", 1), ("part_rows", 1), ("threads", 1), ("progress", 0)),
+        ("max_lost_lines", 0),
+    ):
         value = getattr(options, name)
         if value is not None and not value >= least:
             raise ValueError(f"`--{name.replace('_', '-')}` must be {least} or more, but got {value}.")
+    if options.format is not None and options.input != STANDARD:
+        raise ValueError(
+            f"`--format` is for standard input (INPUT -), but got {options.format} for the file {options.input}, whose "
+            "suffix tells; leave it out."
+        )
