@@ -11,6 +11,7 @@ import threading
 import warnings
 from argparse import ArgumentError
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from callbacks.tier_export import is_finished, is_partial
 from dial.parsing import one_line, typed_arguments
 from dial.processes import failing_together
 from dial.runs import check_run_folder, claim_run_folder
+from lightning_modules.inference.sources import reason_of
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
@@ -185,6 +187,11 @@ class DialCLI(LightningCLI):
             raise ValueError(
                 f"`--ckpt_path` {self.config[command].ckpt_path} must be a checkpoint of this model; "
                 f"{one_line(str(error), command)}"
+            ) from error
+        except (UnpicklingError, EOFError, LookupError, RuntimeError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"`--ckpt_path` must be a checkpoint of `dial fit`, but {self.config[command].ckpt_path} is damaged or "
+                f"none: {reason_of(error)}."
             ) from error
         merged = plain_model(self.config[command])
         for name in ("class_path", *typed_arguments(sys.argv[2:], "model")):

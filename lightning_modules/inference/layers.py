@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from lightning_modules.inference.labels import match_labels
 from lightning_modules.inference.multi_exit_tier import MultiExitTier
-from lightning_modules.inference.sources import check_place, longest, quiet, read_config, read_tokenizer
+from lightning_modules.inference.places import check_place
+from lightning_modules.inference.sources import longest, quiet, read_config, read_tokenizer, reason_of
 from lightning_modules.inference.tier import Encoding, Tier, encoding_key, own_names
 from lightning_modules.inference.tiers import View, load_tier
 from lightning_modules.models.exits import Pooling, Visits, find_layers
@@ -84,9 +86,8 @@ def _put_exits(
             return MultiExitForSequenceClassification.from_encoder(
                 place, exits=exits, label_names=label_names, pooler=pooler, pooling=pooling, layers=layers
             )
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0][:200]
-        raise ValueError(f"`path`: the weights in {place} cannot be read: {reason}.") from error
+    except (OSError, KeyError, RuntimeError, SafetensorError, UnpicklingError, EOFError, IndexError) as error:
+        raise ValueError(f"`path`: the weights in {place} cannot be read: {reason_of(error)}.") from error
 
 
 def _reorder(model: MultiExitForSequenceClassification, order: list[int]) -> None:
