@@ -12,6 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from lightning_modules.adaptive.files import read_json
 from lightning_modules.inference.counting import tier_costs
+from lightning_modules.inference.places import TIER
+from lightning_modules.inference.sources import CARD
 from lightning_modules.inference.tiers import Tier, save_tier
 from lightning_modules.models.slender import compression, cut_in_place
 from lightning_modules.models.slender_masks import has_masks
@@ -30,6 +32,20 @@ class TierExport(Callback):
             raise ValueError(f"`export.card_length` must be at least 1, but got {card_length}.")
         self.card_length = card_length
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a fit where something lies in the tier's place that no fit left.
+
+        Raises:
+            ValueError: naming it.
+        """
+        folder = Path(trainer.default_root_dir) / TIER
+        trial = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if stage == "fit" and not trial and folder.exists() and not (folder / CARD).is_file():
+            raise ValueError(
+                f"`--run` must be a folder whose {TIER}/ is new or of `dial fit`, but {folder} holds something else; "
+                "name another folder, or move it."
+            )
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the best checkpoint's weights and save the tier; rank 0 writes."""
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector
@@ -43,7 +59,7 @@ class TierExport(Callback):
             pl_module.load_state_dict(state)
         if not trainer.is_global_zero:
             return
-        folder = Path(trainer.default_root_dir) / "tier"
+        folder = Path(trainer.default_root_dir) / TIER
         tier = exported(pl_module.tier)
         save_tier(folder, tier, self._card(trainer, pl_module, tier, quality), replace=True)
         slender = compression(tier.model)

@@ -114,6 +114,7 @@ def sweep_command(argv: Sequence[str]) -> int:
     from lightning_modules.adaptive.table import StageTable
 
     path = Path(options.table)
+    out = Path(options.out) if options.out else path.with_name(f"{path.stem}-{'times' if options.times else 'sweep'}")
     check_label_names(options.label_names or [], "--label-names")
     given = {name: getattr(options, name) for name in ("metrics", "label_names", "seed", "costs", "stages")}
     table = StageTable.load(path, **given, ranges=_ranges(options.range))
@@ -125,7 +126,6 @@ def sweep_command(argv: Sequence[str]) -> int:
     settings = SweepSettings(
         **{name: getattr(options, name) for name in names}, scores=options.scores, calibration=calibration
     )
-    out = Path(options.out) if options.out else path.with_name(f"{path.stem}-{'times' if options.times else 'sweep'}")
     if (out / "stages.parquet").resolve() == path.resolve():
         raise ValueError(
             f"`--out` must be another folder than the table's, but got {out}. Leave it out or name a new one."
@@ -183,7 +183,7 @@ def _refuse(out: Path, table: "StageTable", settings: Any) -> None:
     from lightning_modules.adaptive.report import check_folder, prepare
 
     prepared = prepare(table, settings)
-    check_folder(out, prepared.configuration, prepared.partial)
+    check_folder(out, prepared.configuration, prepared.partial, "--out")
 
 
 def _costs_of(table: Path) -> "ModelCosts | None":
@@ -232,7 +232,7 @@ def compare_command(argv: Sequence[str]) -> int:
     points = read_points(options.points) if options.points else []
     runs = [read_run(folder, options.split, options.score) for folder in options.runs]
     comparison = Comparison(runs, points)
-    out = comparison.write(options.out)
+    out = comparison.write(options.out, "--out")
     print(comparison.text())
     print(f"written to {out}")
     return 0

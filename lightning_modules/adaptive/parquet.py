@@ -172,6 +172,14 @@ def load_table(
     return _Columns(arrow, str(path)).own(json.loads(about), ranges)
 
 
+def is_own(path: str | Path) -> bool:
+    """Whether a file is a table that DIAL wrote."""
+    try:
+        return KEY in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def load_costs(path: str | Path) -> ModelCosts | None:
     """Cost functions that a table itself holds; None where it holds costs of rows only."""
     about = (pq.read_schema(path).metadata or {}).get(KEY)
