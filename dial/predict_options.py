@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.adaptive.commands import Parser
+from lightning_modules.adaptive.files import readable
 
 if TYPE_CHECKING:
     from lightning_modules.inference.adaptive_classifier import AdaptiveClassifier
@@ -133,6 +134,7 @@ def as_options(message: str) -> str:
         >>> as_options("`batch_sizes` must be whole numbers; `score` is not read.")
         '`--batch-size` must be whole numbers; `--score` is not read.'
     """
+    message = re.sub(r"`tiers\.([^`]+)`", r"`--tiers \1=...`", message)
     return ARGUMENT.sub(lambda found: f"`{SPELLING.get(found[1], '--' + found[1])}`", message)
 
 
@@ -200,7 +202,13 @@ def read_point(path: str) -> OperatingPoint:
         raise ValueError(
             f"`--point` must be a JSON file of an operating point, but {path} is none: {error}."
         ) from error
-    return OperatingPoint.from_json(content.get("point", content) if isinstance(content, dict) else {})
+    with readable(
+        path, "--point", "Give the manifest of a prediction, or what AdaptiveClassifier.point.to_json() gave."
+    ):
+        try:
+            return OperatingPoint.from_json(content.get("point", content))
+        except ValueError as error:
+            raise TypeError(str(error).replace("`", "")) from error
 
 
 def check_numbers(options: argparse.Namespace) -> None:
@@ -216,6 +224,10 @@ def check_numbers(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not value >= least:
             raise ValueError(f"`--{name.replace('_', '-')}` must be {least} or more, but got {value}.")
+    for name in ("threshold", "target", "ms"):
+        values = getattr(options, name)
+        if any(value != value for value in (values if isinstance(values, list) else [values])):
+            raise ValueError(f"`--{name}` must be a number, but got nan.")
     if options.format is not None and options.input != STANDARD:
         raise ValueError(
             f"`--format` is for standard input (INPUT -), but got {options.format} for the file {options.input}, whose "

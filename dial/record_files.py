@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from datamodules.printing import printable
 from dial.records import MANIFEST, SKIPPED, Output, Record, Totals, whole_lines
-from lightning_modules.adaptive.files import atomic_write
+from lightning_modules.adaptive.files import atomic_write, readable
+from lightning_modules.adaptive.parquet import whole_parquet
 
 PART_ROWS = 50_000
 MEMBER, BLOCK = 2**22, 2**16  # bytes of lines in a gzip member at most, and that are read at once
@@ -77,7 +78,8 @@ class JsonLines(Output):
         if self.path.is_file():
             size = 0
             for record, end in whole_lines(self.path, self.argument):
-                totals.add({"macs": None, "reference_macs": None, **record})
+                with readable(self.path, self.argument, "Name another, or remove it."):
+                    totals.add({"macs": None, "reference_macs": None, **record})
                 size = end
             with self.path.open("r+b") as file:
                 file.truncate(size)
@@ -247,9 +249,10 @@ class Parts(Output):
         for number, path in enumerate(self.parts):
             if path.name != f"part-{number:05d}.parquet":
                 raise ValueError(f"`{self.argument}` {self.path} lacks part-{number:05d}.parquet; remove the folder.")
-            columns = [name for name in pq.read_schema(path).names if name in COUNTED]
-            for record in pq.read_table(path, columns=columns).to_pylist():
-                totals.add(record)
+            with whole_parquet(path, self.argument), readable(path, self.argument, "Remove the folder."):
+                columns = [name for name in pq.read_schema(path).names if name in COUNTED]
+                for record in pq.read_table(path, columns=columns).to_pylist():
+                    totals.add(record)
         return totals
 
 

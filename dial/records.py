@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.adaptive.files import atomic_write, plain, write_json
+from lightning_modules.adaptive.ownership import check_parent
 
 SCHEMA = 1
 MANIFEST, SKIPPED = "manifest.json", "skipped.jsonl"
@@ -75,6 +76,7 @@ class Output:
 
     def __init__(self, path: Path, settings: dict[str, Any], argument: str = "--out") -> None:
         self._begin(path, settings, argument)
+        check_parent(path.parent, argument)
         known = self._read_manifest()
         if known is None and self.skipped.exists():
             raise ValueError(

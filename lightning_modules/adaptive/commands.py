@@ -1,8 +1,10 @@
 """`dial sweep` and `dial compare`: results from saved tables, without any model."""
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,14 +15,39 @@ if TYPE_CHECKING:
     from lightning_modules.adaptive.table import StageTable
 
 FLOP_SUFFIX = "flop"
+NEGATIVE = re.compile(r"-((\d+\.?\d*|\.\d+)(e[+-]?\d+)?(flop)?|inf(inity)?|nan)$", re.IGNORECASE)
+SPELLING = {"ranges": "--range"}  # others: `--name`
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises what argparse would print with a page of usage, so that the caller shows one line."""
+    """Raises what argparse would print with a page of usage, so that the caller shows one line.
+
+    A negative number is a value, also ``-inf`` and ``-1e3``, which argparse by itself takes for options.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._negative_number_matcher = NEGATIVE
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting."""
         raise ValueError(f"{message}; see `{self.prog} --help`.")
+
+
+@contextlib.contextmanager
+def as_typed(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Name options in errors raised within this context as they are typed: ``targets`` as ``--targets``.
+
+    Args:
+        parser: knows the options.
+    """
+    known = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    known |= SPELLING
+    try:
+        yield
+    except ValueError as error:
+        message = re.sub(r"^`(\w+)`", lambda found: f"`{known.get(found[1], found[1])}`", str(error))
+        raise ValueError(message) from error
 
 
 def macs_of(text: str) -> float:
@@ -109,7 +136,13 @@ def sweep_command(argv: Sequence[str]) -> int:
     Raises:
         ValueError: bad input, in one line.
     """
-    options = sweep_parser().parse_args(list(argv))
+    parser = sweep_parser()
+    options = parser.parse_args(list(argv))
+    with as_typed(parser):
+        return _sweep(options)
+
+
+def _sweep(options: argparse.Namespace) -> int:
     from lightning_modules.adaptive.report import SweepSettings, build_report
     from lightning_modules.adaptive.table import StageTable
 
@@ -118,6 +151,8 @@ def sweep_command(argv: Sequence[str]) -> int:
     check_label_names(options.label_names or [], "--label-names")
     given = {name: getattr(options, name) for name in ("metrics", "label_names", "seed", "costs", "stages")}
     table = StageTable.load(path, **given, ranges=_ranges(options.range))
+    if not len(table):
+        raise ValueError(f"`table` must have at least one row, but {str(path)!r} has none. Give one with rows.")
     table = _timed(_override(table, options), options)
     calibration = options.calibration
     if calibration == "auto":
@@ -159,6 +194,11 @@ def _override(table: "StageTable", options: argparse.Namespace) -> "StageTable":
     if options.metrics:
         changes["metrics"] = tuple(options.metrics)
     if options.label_names:
+        if table.outputs is not None and table.outputs.shape[-1] not in (1, len(options.label_names)):
+            raise ValueError(
+                f"`label_names` must name the {table.outputs.shape[-1]} classes of the table, but got "
+                f"{len(options.label_names)}: {', '.join(options.label_names)}."
+            )
         changes["label_names"] = tuple(options.label_names)
     table = dataclasses.replace(table, **changes) if changes else table
     for name in options.scores:
@@ -225,7 +265,13 @@ def compare_command(argv: Sequence[str]) -> int:
     Raises:
         ValueError: bad input, in one line.
     """
-    options = compare_parser().parse_args(list(argv))
+    parser = compare_parser()
+    options = parser.parse_args(list(argv))
+    with as_typed(parser):
+        return _compare(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
     from lightning_modules.adaptive.compare import Comparison, read_run
     from lightning_modules.adaptive.published import read_points
 

@@ -31,6 +31,7 @@ def check_files(folder: Path, names: Sequence[str], ours: bool, argument: str) -
     Raises:
         ValueError: naming the first of these files; or the folder is a file.
     """
+    check_parent(folder.parent, argument)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`{argument}` must be a folder, but {folder} is a file; name another.")
     taken = next((name for name in names if (folder / name).exists()), None)
@@ -39,6 +40,17 @@ def check_files(folder: Path, names: Sequence[str], ours: bool, argument: str) -
             f"`{argument}` must be a new folder or one that DIAL wrote, but {folder / taken} exists and is not of "
             "DIAL; name another folder, or move the file."
         )
+
+
+def check_parent(folder: Path, argument: str) -> None:
+    """Refuse a place below a file, where nothing can be written.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    nearest = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if nearest.exists() and not nearest.is_dir():
+        raise ValueError(f"`{argument}` must lie in a folder, but {nearest} is a file; name another.")
 
 
 def check_sweep_files(folder: Path, argument: str) -> None:

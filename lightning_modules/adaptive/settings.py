@@ -49,6 +49,7 @@ class SweepSettings:
             ("confidence", "in (0.5, 1)", self.confidence, 0.5 < self.confidence < 1),
             ("budgets", "positive mean MACs per row", self.budgets, all(budget > 0 for budget in self.budgets)),
             ("bootstrap", "at least 100 resamples", self.bootstrap, self.bootstrap >= 100),
+            ("seed", "0 or more", self.seed, self.seed >= 0),
             ("folds", "at least 2", self.folds, self.folds >= 2),
             ("patience", "at least 1", list(self.patience), all(value >= 1 for value in self.patience)),
             ("tolerance", "0 or more", self.tolerance, self.tolerance is None or 0 <= self.tolerance < math.inf),
