@@ -117,6 +117,7 @@ def predict(
     """
     started, flushed, first = time.monotonic(), time.monotonic(), output.totals.rows
     waiting: list[dict[str, Any]] = []
+    more = {**(more or {}), **resumed(first, more or {})}
     answers = classifier.executor.run(units(source, output, on_error, most_lost), prefetch=True, numbered=True)
     try:
         for answer in answers:
@@ -137,7 +138,7 @@ def predict(
     seconds = time.monotonic() - started
     with interrupts.held():
         about = figures(output, output.totals.rows - first, seconds)
-        return output.finish({"point": classifier.point.to_json(), **(more or {}), **about})
+        return output.finish({"point": classifier.point.to_json(), **more, **about})
 
 
 def tune(classifier: AdaptiveClassifier, source: TextFile) -> None:
@@ -163,6 +164,21 @@ def epsilon(classifier: AdaptiveClassifier, source: TextFile) -> dict[str, Any]:
         file=sys.stderr,
     )
     return {"epsilon": asdict(found)}
+
+
+def resumed(rows: int, more: dict[str, Any]) -> dict[str, Any]:
+    """What a run that went on says of its scores, for the manifest: its batches hold other rows than those of one run.
+
+    Args:
+        rows: that were there when it began; 0 for a run in one go.
+        more: the manifest's other entries.
+    """
+    from lightning_modules.inference.epsilon import FLOAT32
+
+    if not rows:
+        return {}
+    equal = more["epsilon"]["value"] if "epsilon" in more else FLOAT32
+    return {"resumed": {"after_rows": rows, "scores_equal_to": equal}}
 
 
 def units(

@@ -146,7 +146,12 @@ def test_a_compressed_output_goes_on_after_any_cut(
     assert rows <= 24 and (cut or rows == 24) and (cut < 10**6 or rows == 0)
     assert command(run, source, out) == 0
     expected = lines((tmp_path / "whole.jsonl").read_bytes())
-    assert rounded(lines(gzip.decompress(out.read_bytes()))) == rounded(expected)
+    found = lines(gzip.decompress(out.read_bytes()))
+    assert rounded(found) == rounded(expected)
+    manifest = json.loads((tmp_path / "out.jsonl.gz.manifest.json").read_text())
+    assert "resumed" not in json.loads((tmp_path / "whole.jsonl.manifest.json").read_text())
+    assert manifest.get("resumed") == ({"after_rows": rows, "scores_equal_to": 1e-5} if rows else None)
+    assert max(abs(a["score"] - b["score"]) for a, b in zip(found, expected, strict=True)) <= 1e-5
 
 
 def test_what_is_no_gzip_is_refused_by_name(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
