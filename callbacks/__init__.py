@@ -1,5 +1,6 @@
 """Callbacks; the names that YAML uses."""
 
+from callbacks.baseline import MajorityBaseline
 from callbacks.measured_study import MeasuredStudy
 from callbacks.predictions import PredictionWriter
 from callbacks.progress import LogProgress
@@ -8,4 +9,13 @@ from callbacks.slenderise import Slenderise
 from callbacks.threshold_sweep import ThresholdSweep
 from callbacks.tier_export import TierExport
 
-__all__ = ["LogProgress", "MeasuredStudy", "PredictionWriter", "Resume", "Slenderise", "ThresholdSweep", "TierExport"]
+__all__ = [
+    "LogProgress",
+    "MajorityBaseline",
+    "MeasuredStudy",
+    "PredictionWriter",
+    "Resume",
+    "Slenderise",
+    "ThresholdSweep",
+    "TierExport",
+]

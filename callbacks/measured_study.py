@@ -12,6 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.threshold_sweep import ThresholdSweep, staged
 from callbacks.tier_export import is_partial
 from lightning_modules.adaptive.files import plain, read_json
+from lightning_modules.adaptive.ownership import check_files
+from lightning_modules.adaptive.study_report import FILES
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.base import StagedModule
 from lightning_modules.inference.loading import load_network
@@ -120,6 +122,11 @@ class MeasuredStudy(Callback):
         """Refuse to replace a study of other settings; partial ones give way."""
         assert self.settings is not None
         path = self._folder(trainer) / "study.json"
+        argument = "study.out" if self.out else "--run"
+        # The table of times comes first, the study last.
+        first, keys = (path, ("settings",)) if path.exists() else (path.with_name("times.json"), ("unit", "tiers"))
+        ours = first.is_file() and all(key in read_json(first, argument) for key in keys)
+        check_files(path.parent, FILES, ours, argument)
         if not path.is_file():
             return
         before = read_json(path, "study.out")

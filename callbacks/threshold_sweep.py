@@ -21,6 +21,7 @@ from lightning_modules.adaptive.commands import macs_of
 from lightning_modules.adaptive.configuration import check_folder, configuration_of, rows_fingerprint
 from lightning_modules.adaptive.costs import ModelCosts, charged_lengths
 from lightning_modules.adaptive.metrics import evaluate
+from lightning_modules.adaptive.ownership import check_sweep_files
 from lightning_modules.adaptive.rules import check_patience
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import StageTable
@@ -114,7 +115,8 @@ class ThresholdSweep(Callback):
 
     def _check_folder(self, trainer: Trainer, module: StagedModule) -> None:
         """Refuse a folder that holds results of another configuration, which is known before the models run."""
-        folder = self.folder(trainer)
+        folder, argument = self.folder(trainer), "--sweep.out" if self.out else "--run"
+        check_sweep_files(folder, argument)
         if not (folder / "summary.json").is_file():
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -132,7 +134,7 @@ class ThresholdSweep(Callback):
             about["tolerance"] = self.choices.tolerance
         settings, stages = self._choices(module, data.test_splits), module.network.stages
         wanted = configuration_of(settings, module.metric_names, stages, about, None if partial else rows)
-        check_folder(folder, wanted, partial, "--sweep.out" if self.out else "--run")
+        check_folder(folder, wanted, partial, argument)
 
     def folder(self, trainer: Trainer) -> Path:
         """Where the results go."""

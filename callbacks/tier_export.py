@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from lightning_modules.adaptive.files import read_json, write_json
 from lightning_modules.inference.counting import check_countable
+from lightning_modules.inference.places import TIER
 from lightning_modules.inference.sources import CARD
 from lightning_modules.inference.tiers import Tier, save_tier
 from lightning_modules.models.slender import compression, cut_in_place
@@ -54,23 +55,30 @@ class TierExport(Callback):
         """Count the MACs, if that is still to be done, and see that all is there that the tier's saving needs.
 
         Raises:
-            ValueError: the model cannot be counted, something else lies where the tier is to go, or the best checkpoint
-                of a run that goes on is gone.
+            ValueError: the model cannot be counted, or the best checkpoint of a run that goes on is gone.
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             return
         self.count(pl_module)
-        folder = Path(trainer.default_root_dir) / "tier"
-        if folder.exists() and not (folder / CARD).is_file():
-            raise ValueError(
-                f"`--run` must be a folder whose tier/ is free, but {folder} holds something that `dial fit` did not "
-                "write; give another folder or move it."
-            )
         best = trainer.checkpoint_callback
         if isinstance(best, ModelCheckpoint) and best.best_model_path and not Path(best.best_model_path).exists():
             raise ValueError(
                 f"`--ckpt_path` must be a checkpoint whose run still has its best one, but {best.best_model_path} is "
                 "gone; put it back, or train anew in another folder."
+            )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a fit where something lies in the tier's place that no fit left.
+
+        Raises:
+            ValueError: naming it.
+        """
+        folder = Path(trainer.default_root_dir) / TIER
+        trial = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if stage == "fit" and not trial and folder.exists() and not (folder / CARD).is_file():
+            raise ValueError(
+                f"`--run` must be a folder whose {TIER}/ is new or of `dial fit`, but {folder} holds something else; "
+                "name another folder, or move it."
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,7 +94,7 @@ class TierExport(Callback):
             pl_module.load_state_dict(state)
         if not trainer.is_global_zero:
             return
-        folder = Path(trainer.default_root_dir) / "tier"
+        folder = Path(trainer.default_root_dir) / TIER
         tier = exported(pl_module.tier)
         card = self._card(trainer, pl_module, tier, quality)
         cut = tier is not pl_module.tier

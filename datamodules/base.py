@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from datamodules import roles
 from datamodules.checks import check_calibration, check_ids, check_max_rows, check_seed, check_trainer, is_partial
+from datamodules.counts import leakage_lines, role_line
 from datamodules.encoding import Tokens, default_cache_dir, encode
 from datamodules.loading import BucketSampler, EncodedRows, EpochSampler, ResumableLoader
 from datamodules.rows import Rows
@@ -83,6 +84,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         self._rows: dict[str, Rows] = {}
         self._tokens: dict[tuple[str, str], Tokens] = {}
         self.truncated: dict[str, dict[str, int]] = {}
+        self._said = False
 
     # ---- what a data set gives ----
 
@@ -180,7 +182,33 @@ class SequenceDataModule(LightningDataModule, ABC):
             check_calibration(self.rows("calibration"), self.label_names, self.min_calibration)
         for role in needed:
             self.encoded(role)
-            rank_zero_info(f"{role}: {len(self.rows(role))} rows")
+        self._say_rows(stage, needed)
+
+    def _say_rows(self, stage: str, needed: list[str]) -> None:
+        """Print once how many rows each role has and of which classes, and whether test rows are trained on.
+
+        A fit names the other roles too, where the source has them: what will be tested on is known then.
+        """
+        if self._said:
+            return
+        self._said = True
+        others = [role for role in ("train", "validation", "calibration", *self.test_roles()) if role not in needed]
+        told = [role for role in others if role in self._rows or self._is_at_hand(role, stage)]
+        parts = {}
+        for role in [*needed, *told]:
+            try:
+                parts[role] = self._rows[role] if role in self._rows else self.rows(role)
+            except ValueError as error:  # of a role that this command does not need
+                rank_zero_warn(f"{role}: no rows that could be used, {error}")
+        order = [role for role in ("train", "validation", "calibration") if role in parts]
+        for role in [*order, *(role for role in parts if role not in order)]:
+            rank_zero_info(role_line(role, parts[role], self.label_names))
+        for line in leakage_lines(parts):
+            rank_zero_info(line)
+
+    def _is_at_hand(self, role: str, stage: str) -> bool:
+        """Whether rows that a command does not need are to be read, so that it can tell of them."""
+        return stage == "fit" and (self.has(role) or role in self._cut_roles())
 
     def roles_of_stage(self, stage: str | None = None) -> list[str]:
         """Roles that a stage of Lightning reads; default: the one that the trainer is in."""

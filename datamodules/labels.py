@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
@@ -128,7 +127,8 @@ class Classes:
     def _find(self, value: object) -> int | None:
         if isinstance(value, bool | np.bool_):
             named = self._by_name.get(self._spell(str(value)))
-            return self._find(int(value)) if named is None else named
+            # Of more than two classes "true" is none: it would count as the second rating.
+            return self._find(int(value)) if named is None and len(self._by_name) == 2 else named
         number = number_of(value)
         if not isinstance(value, str) and number is None:  # NaN is no name
             return None
@@ -182,9 +182,10 @@ def class_labels(
         remedy: what an error advises.
 
     Raises:
-        ValueError: a label that is no class, or a hidden one that is.
+        ValueError: a label that is no class, or a hidden one that is; truth values among numbers.
     """
     find, hidden = Classes(label_names), hidden or Hidden()
+    check_unmixed(values, column, where)
     for value in hidden.values:
         if find(value) is not None:
             raise ValueError(
@@ -213,9 +214,10 @@ def number_labels(values: Sequence[object], column: str, where: str, hidden: Hid
         hidden: see there.
 
     Raises:
-        ValueError: a label that is no finite number.
+        ValueError: a label that is no finite number; truth values among numbers.
     """
     hidden = hidden or Hidden()
+    check_unmixed(values, column, where)
     result = np.full(len(values), np.nan, np.float32)
     for row, value in enumerate(values):
         if hidden(value):
@@ -231,7 +233,9 @@ def number_labels(values: Sequence[object], column: str, where: str, hidden: Hid
 
 
 def infer_label_names(values: Sequence[object], column: str, where: str, hidden: Hidden | None = None) -> list[str]:
-    """Class names that occur in a label column, sorted, numbers by their value; indices name themselves.
+    """Class names that occur in a label column, sorted, numbers by their value.
+
+    Whole numbers name themselves: ratings from 1 to 5 are five classes, 5 and 900 two. Truth values are 0 and 1.
 
     Args:
         values: see :func:`class_labels`.
@@ -241,13 +245,14 @@ def infer_label_names(values: Sequence[object], column: str, where: str, hidden:
 
     Raises:
         ValueError: a row without a label, or with one that is neither text nor number; or where the labels are numbers
-            that are no indices, names that differ in case or spacing only, or more than 1,000 different names.
+            that are fractions or negative, truth values among numbers, names that differ in case or spacing only, or
+            more than 1,000 different names.
 
-    >>> infer_label_names(["pos", "neg", "pos"], "label", "a.csv"), infer_label_names(["1.0", 0], "label", "a.csv")
-    (['neg', 'pos'], ['0', '1'])
+    >>> infer_label_names(["pos", "neg", "pos"], "label", "a.csv"), infer_label_names(["5.0", 900], "label", "a.csv")
+    (['neg', 'pos'], ['5', '900'])
     """
     hidden = hidden or Hidden()
-    distinct: set[object] = set()
+    distinct: dict[tuple[bool, object], object] = {}
     for row, value in enumerate(values):
         if hidden(value):
             continue
@@ -256,17 +261,20 @@ def infer_label_names(values: Sequence[object], column: str, where: str, hidden:
                 f"`{column}` must be a text or a number in every row, but row {row} of {where} has {_short(value)}. "
                 f"Correct the file{', or list an empty text in `hidden_labels`' if is_missing(value) else ''}."
             )
-        distinct.add(value)
-    numbers = [number_of(int(value) if isinstance(value, bool | np.bool_) else value) for value in distinct]
-    known = [number for number in numbers if number is not None]
-    if known and len(known) == len(numbers) and all(0 <= n < MOST_CLASSES and n == int(n) for n in known):
-        return index_names({int(number) for number in known}, column, where)
-    names = {str(value) if number_of(value) is None else _caseless(value) for value in distinct}
+        distinct.setdefault((isinstance(value, bool | np.bool_), value), value)  # True equals 1
+    check_unmixed(list(distinct.values()), column, where)
+    if distinct and all(truth for truth, _ in distinct):
+        return ["0", "1"]
+    numbers = [number for value in distinct.values() if (number := number_of(value)) is not None]
+    whole = len(numbers) == len(distinct) and all(n >= 0 and n == int(n) for n in numbers)
+    if whole and 0 < len(set(numbers)) <= MOST_CLASSES:
+        return number_names(int(number) for number in numbers)
+    names = {str(value) if number_of(value) is None else _caseless(value) for value in distinct.values()}
     commas = [name for name in names if DECIMAL_COMMA.fullmatch(name.strip())]
     decimals = len(commas) + sum(number_of(name) is not None for name in names) == len(names)
     ambiguous = len({_caseless(name) for name in names}) < len(names) or not all(map(is_unicode, names))
     if not names or decimals or len(names) > MOST_CLASSES or ambiguous:
-        shown = f" such as {', '.join(sorted(map(_short, distinct))[:3])}" if distinct else ""
+        shown = f" such as {', '.join(sorted(map(_short, distinct.values()))[:3])}" if distinct else ""
         comma = " (a decimal comma makes no number)" if commas else ""
         raise ValueError(
             f"`label_names` cannot be told from column {column!r} of {where}, which has {len(distinct)} different "
@@ -276,24 +284,59 @@ def infer_label_names(values: Sequence[object], column: str, where: str, hidden:
     return sorted(names, key=lambda name: (number_of(name) is None, number_of(name) or 0, name))
 
 
-def index_names(present: set[int], column: str, where: str) -> list[str]:
-    """Names of the classes from 0 to the largest index; a warning names those without a row.
+def number_names(present: Iterable[int]) -> list[str]:
+    """Names of classes that are whole numbers, by their value; a number that does not occur is no class.
+
+    >>> number_names({900, 5, 10})
+    ['5', '10', '900']
+    """
+    return [str(number) for number in sorted(set(present))]
+
+
+def check_unmixed(values: Sequence[object], column: str, where: str) -> None:
+    """Refuse truth values among numbers: whether ``true`` is the class 1 there, nobody said.
+
+    Raises:
+        ValueError: naming a row of each.
+    """
+    truth = next((row for row, value in enumerate(values) if isinstance(value, bool | np.bool_)), None)
+    if truth is None:
+        return
+    number = next((row for row, value in enumerate(values) if number_of(value) is not None), None)
+    if number is not None:
+        raise ValueError(
+            f"`{column}` must be truth values or numbers, but {where} mixes {_short(values[truth])} and "
+            f"{_short(values[number])}. Write one kind."
+        )
+
+
+def check_label_names(names: Sequence[object], argument: str = "label_names") -> list[str]:
+    """The names as texts, each once.
 
     Args:
-        present: indices that occur.
-        column: what the warning calls the labels.
-        where: what it calls the source.
+        names: of the classes in order.
+        argument: how the user calls them.
+
+    Raises:
+        ValueError: a name given twice, as a text or as a number.
+
+    >>> check_label_names(["no", 1.5]), check_label_names(["us", "US"])
+    (['no', '1.5'], ['us', 'US'])
     """
-    names = [str(index) for index in range(max(present) + 1)]
-    absent = [name for name in names if int(name) not in present]
-    if absent:
-        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
-        warnings.warn(
-            f"the labels in column {column!r} of {where} count as indices from 0 to {max(present)}, so {len(absent)} "
-            f"of {len(names)} classes have no row: {shown}; give `label_names` with the classes that there are.",
-            stacklevel=3,
-        )
-    return names
+    spelt = [_once(name) for name in names]
+    for index, name in enumerate(spelt):
+        if name in spelt[:index]:
+            raise ValueError(
+                f"`{argument}` must name every class once, but got {str(names[index])!r} as class "
+                f"{spelt.index(name)} and as class {index}. Leave one out, or rename it."
+            )
+    return [str(name) for name in names]
+
+
+def _once(name: object) -> str:
+    """A name's text; of a number its value, unless zeros in front of it are meant."""
+    text, number = str(name).strip(), number_of(name)
+    return text if number is None or re.match(r"[+-]?0\d", text) else _digits(number)
 
 
 def _short(value: object) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.byte_sources import Stream
+
 
 class FileRow(NamedTuple):
     """A row of a file.
@@ -17,12 +19,14 @@ class FileRow(NamedTuple):
         place: what a person looks for: ``line 3`` or ``row 2``.
         values: of the columns asked for; None where the row is broken, or a text is none.
         problem: why, then; else empty.
+        lines: of the file that it takes; many where a quote is not closed.
     """
 
     number: int
     place: str
     values: list[Any] | None
     problem: str = ""
+    lines: int = 1
 
 
 class RowFile(ABC):
@@ -31,9 +35,11 @@ class RowFile(ABC):
     Args:
         path: the file, which exists.
         argument: how the user calls it.
+        stream: what to read instead of the file; ``path`` is what errors call it then.
 
     Attributes:
         names: of the columns, in the file's order; empty where a file of JSON lines does not tell.
+        last: the next reading is the last one, so that a stream need not be kept.
 
     Raises:
         ValueError: the file is of another format, or its header cannot be read.
@@ -41,8 +47,9 @@ class RowFile(ABC):
 
     format = ""
 
-    def __init__(self, path: Path, argument: str) -> None:
-        self.path, self.argument = path, argument
+    def __init__(self, path: Path, argument: str, stream: Stream | None = None) -> None:
+        self.path, self.argument, self._stream = path, argument, stream
+        self.last = False
         self.names = self._names()
 
     def require(self, texts: Sequence[str], others: Sequence[str] = ()) -> None:
@@ -82,7 +89,7 @@ class RowFile(ABC):
             if row.values is not None:
                 problems = (text_problem(value, name) for value, name in zip(row.values, texts, strict=False))
                 problem = next(filter(None, problems), "")
-                yield FileRow(row.number, row.place, None, problem) if problem else row
+                yield FileRow(row.number, row.place, None, problem, row.lines) if problem else row
             else:
                 yield row
 

@@ -1,16 +1,19 @@
-"""The formats of files of rows: CSV, TSV, JSON lines, parquet, plain text."""
+"""The formats of files of rows: CSV, TSV, JSON lines, plain text, all of them also compressed by gzip, and parquet."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.byte_sources import GZIP, STANDARD_INPUT, Stream, is_gzip, open_bytes, whole_gzip
 from datamodules.row_files import FileRow, RowFile, is_unicode
 
 TEXT_COLUMN = "text"
@@ -19,7 +22,7 @@ BATCH = 1024  # rows of a parquet file that are decoded at a time
 HEAD = 2**20  # bytes that tell how lines end
 SIGNS = {
     b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text", b"\x1f\x8b": "compressed by gzip",
-    b"PK\x03\x04": "a zip archive",
+    b"PK\x03\x04": "a zip archive", b"PAR1": "a parquet file",
 }  # fmt: skip
 
 
@@ -28,14 +31,19 @@ class LineFile(RowFile):
 
     newline: str | None = "\n"
 
-    def __init__(self, path: Path, argument: str) -> None:
-        with path.open("rb") as file:
-            head = file.read(HEAD)
+    def __init__(self, path: Path, argument: str, stream: Stream | None = None) -> None:
+        self._stream, self.last = stream, False
+        with whole_gzip(path, argument), closing(self._bytes(path)) as file:
+            head = b"".join(_head(file))
         for sign, what in SIGNS.items():
             if head.startswith(sign):
-                raise ValueError(f"`{argument}` must be UTF-8 text, but {path} is {what}. Convert it.")
+                remedy = f"Name it {path.name}{GZIP}." if sign == b"\x1f\x8b" and not stream else "Convert it."
+                raise ValueError(f"`{argument}` must be UTF-8 text, but {path} is {what}. {remedy}")
         self.newline = self._newline(head)
-        super().__init__(path, argument)
+        super().__init__(path, argument, stream)
+
+    def _bytes(self, path: Path) -> IO[bytes]:
+        return open_bytes(path) if self._stream is None else self._stream.open(self.last)
 
     def _newline(self, head: bytes) -> str:
         r"""What ends a line, as :func:`open` takes it: "" is ``\n``, ``\r\n`` or ``\r``.
@@ -46,9 +54,24 @@ class LineFile(RowFile):
 
     def _lines(self) -> Iterator[tuple[int, str, bool]]:
         """Number from 1, text with its end, and whether it is UTF-8."""
-        with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline=self.newline) as file:
+        with (
+            whole_gzip(self.path, self.argument),
+            io.TextIOWrapper(
+                self._bytes(self.path), encoding="utf-8-sig", errors="surrogateescape", newline=self.newline
+            ) as file,
+        ):
             for number, line in enumerate(file, start=1):
                 yield number, line, line.isascii() or is_unicode(line)
+
+
+def _head(file: IO[bytes]) -> Iterator[bytes]:
+    """What a file begins with: a line at least, and more of it where more is there at once."""
+    size = 0
+    while size < HEAD and (content := file.read1(HEAD - size)):  # type: ignore[attr-defined]
+        size += len(content)
+        yield content
+        if b"\n" in content:
+            return
 
 
 class PlainTextFile(LineFile):
@@ -72,6 +95,7 @@ class FieldFile(LineFile):
     Args:
         path: see :class:`RowFile`.
         argument: see there.
+        stream: see there.
         header: whether there is one; else the columns are called ``0``, ``1`` and so on.
         short_rows: whether records with too few fields are left out; else they are broken rows.
 
@@ -79,16 +103,23 @@ class FieldFile(LineFile):
         left_out: how many records the latest reading left out.
     """
 
-    def __init__(self, path: Path, argument: str, header: bool = True, short_rows: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        argument: str,
+        stream: Stream | None = None,
+        header: bool = True,
+        short_rows: bool = False,
+    ) -> None:
         self.header, self.short_rows, self.left_out = header, short_rows, 0
-        super().__init__(path, argument)
+        super().__init__(path, argument, stream)
 
-    def _records(self) -> Iterator[tuple[int, list[str], str]]:
-        """First line, fields and problem of each record, the header included; one without fields is no row."""
+    def _records(self) -> Iterator[tuple[int, int, list[str], str]]:
+        """First and last line, fields and problem of each record, with the header; one without fields is no row."""
         raise NotImplementedError
 
     def _names(self) -> list[str]:
-        line, fields, problem = next(self._records(), (1, [], ""))
+        line, _, fields, problem = next(self._records(), (1, 1, [], ""))
         if problem:
             raise ValueError(
                 f"`{self.argument}` must have a header with the names of its columns, but line {line} of {self.path} "
@@ -101,7 +132,7 @@ class FieldFile(LineFile):
         records, index, self.left_out = self._records(), -1, 0
         if self.header:
             next(records, None)
-        for line, fields, problem in records:
+        for line, end, fields, problem in records:
             if self.short_rows and 0 < len(fields) < width:
                 self.left_out += 1
             elif fields or problem:
@@ -110,7 +141,10 @@ class FieldFile(LineFile):
                     continue
                 if not problem and len(fields) != width:
                     problem = f"has {len(fields)} fields, but the header has {width}"
-                yield FileRow(index, f"line {line}", None if problem else [fields[place] for place in places], problem)
+                if problem and end > line:
+                    problem += f" (lines {line} to {end})"
+                values = None if problem else [fields[place] for place in places]
+                yield FileRow(index, f"line {line}", values, problem, end - line + 1)
 
 
 class CsvFile(FieldFile):
@@ -121,7 +155,7 @@ class CsvFile(FieldFile):
     def _newline(self, head: bytes) -> str:
         return ""
 
-    def _records(self) -> Iterator[tuple[int, list[str], str]]:
+    def _records(self) -> Iterator[tuple[int, int, list[str], str]]:
         broken: list[int] = []
 
         def lines() -> Iterator[str]:
@@ -140,10 +174,9 @@ class CsvFile(FieldFile):
             except StopIteration:
                 return
             except csv.Error as error:
-                lost = f" (lines {first} to {reader.line_num})" if reader.line_num > first else ""
-                yield first, [], f"is no CSV: {error}{lost}"
+                yield first, reader.line_num, [], f"is no CSV: {error}"
             else:
-                yield first, fields, "is not UTF-8" if broken else ""
+                yield first, reader.line_num, fields, "is not UTF-8" if broken else ""
 
 
 class TsvFile(FieldFile):
@@ -155,10 +188,10 @@ class TsvFile(FieldFile):
         first = head.partition(b"\n")[0].removesuffix(b"\r")
         return "" if self.header and b"\r" in first else super()._newline(head)
 
-    def _records(self) -> Iterator[tuple[int, list[str], str]]:
+    def _records(self) -> Iterator[tuple[int, int, list[str], str]]:
         for number, line, valid in self._lines():
             content = line.rstrip("\r\n")
-            yield number, content.split("\t") if content else [], "" if valid else "is not UTF-8"
+            yield number, number, content.split("\t") if content else [], "" if valid else "is not UTF-8"
 
 
 class JsonLinesFile(LineFile):
@@ -326,9 +359,54 @@ def open_rows(path: Path, argument: str) -> RowFile:
     Raises:
         ValueError: no such file, an unknown format, or a header that cannot be read.
     """
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise ValueError(f"`{argument}` must be a file ending in {', '.join(FORMATS)}, but got {str(path)!r}.")
+    kind = FORMATS.get(_suffix(path))
+    if kind is None or (is_gzip(path) and not issubclass(kind, LineFile)):
+        raise ValueError(
+            f"`{argument}` must be a file ending in {', '.join(FORMATS)}, but got {str(path)!r}. {GZIP} may stand "
+            "behind all of these but .parquet."
+        )
     if not path.is_file():
         raise ValueError(f"`{argument}` must be a file that exists, but got {str(path)!r}; check the path.")
     return kind(path, argument)
+
+
+def open_stream(stream: Stream, argument: str, suffix: str | None, columns: Sequence[str]) -> RowFile:
+    """Rows that come through a pipe.
+
+    Args:
+        stream: their bytes.
+        argument: how the user calls them.
+        suffix: what tells the format of a file; None to tell it from the first line.
+        columns: that are wanted: a first line that has them is a header.
+
+    Raises:
+        ValueError: a header that cannot be read.
+    """
+    with closing(io.TextIOWrapper(stream.open(), encoding="utf-8-sig", errors="replace", newline="")) as file:
+        first = file.readline().strip("\r\n") if suffix is None else ""
+    kind = FORMATS[suffix] if suffix is not None else _format_of(first, columns or [TEXT_COLUMN])
+    return kind(STANDARD_INPUT, argument, stream)
+
+
+def _format_of(line: str, columns: Sequence[str]) -> type[RowFile]:
+    """The format that a first line is of: an object, a header that has the wanted columns, or a text."""
+    if line.lstrip().startswith(("{", "[{")) or line.strip() == "[":  # an array is refused there
+        return JsonLinesFile
+    if set(columns) <= set(line.split("\t")) and ("\t" in line):
+        return TsvFile
+    csv.field_size_limit(LONGEST_FIELD)
+    fields = next(csv.reader([line]), [])
+    return CsvFile if set(columns) <= set(fields) else PlainTextFile
+
+
+def plain_stem(path: Path) -> str:
+    """A file's name without what tells its format.
+
+    >>> plain_stem(Path("data/rows.csv.gz")), plain_stem(Path("rows.v2.jsonl"))
+    ('rows', 'rows.v2')
+    """
+    return Path(path.stem).stem if is_gzip(path) else path.stem
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.stem if is_gzip(path) else path.name).suffix.lower()

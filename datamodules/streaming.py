@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.byte_sources import Stream
 from datamodules.row_files import FileRow
-from datamodules.row_formats import TEXT_COLUMN, PlainTextFile, open_rows
+from datamodules.row_formats import TEXT_COLUMN, PlainTextFile, open_rows, open_stream
 
 
 class StreamedRow(NamedTuple):
@@ -18,12 +19,14 @@ class StreamedRow(NamedTuple):
         place: what a person looks for: ``line 3`` or ``row 2``.
         unit: the text, or the pair; None where the row has none.
         problem: why, then; else empty.
+        lines: of the file that it takes.
     """
 
     number: int
     place: str
     unit: str | tuple[str, str] | None
     problem: str = ""
+    lines: int = 1
 
 
 class TextFile:
@@ -34,6 +37,8 @@ class TextFile:
         columns: of the text, or of both texts of a pair. Default: ``text``, or the only column there is.
         argument: how the user calls the path.
         columns_argument: how the user calls the columns.
+        stream: what to read instead of a file.
+        stream_format: suffix of its format; None to tell it from its first line.
 
     Raises:
         ValueError: no such file, an unknown format, a missing column, or one that cannot hold texts.
@@ -45,25 +50,32 @@ class TextFile:
         columns: Sequence[str] | None = None,
         argument: str = "path",
         columns_argument: str = "columns",
+        stream: Stream | None = None,
+        stream_format: str | None = None,
     ) -> None:
-        self._file = open_rows(Path(path).expanduser(), argument)
+        if stream is None:
+            self._file = open_rows(Path(path).expanduser(), argument)
+        else:
+            self._file = open_stream(stream, argument, stream_format, columns or [])
         self.path, self.format = self._file.path, self._file.format
         self.columns = self._choose(list(columns or []), columns_argument)
         self._texts = self.columns or [TEXT_COLUMN]
         self._file.require(self._texts)
 
-    def rows(self, start: int = 0) -> Iterator[StreamedRow]:
+    def rows(self, start: int = 0, last: bool = False) -> Iterator[StreamedRow]:
         """Rows in their order.
 
         Args:
             start: number of the first row to give.
+            last: nobody reads them again, so that of a stream nothing is kept.
 
         Raises:
             ValueError: the file itself cannot be read.
         """
-        for number, place, values, problem in self._file.rows(self._texts, start=start):
+        self._file.last = last
+        for number, place, values, problem, lines in self._file.rows(self._texts, start=start):
             unit = None if values is None else values[0] if len(values) == 1 else (values[0], values[1])
-            yield StreamedRow(number, place, unit, problem)
+            yield StreamedRow(number, place, unit, problem, lines)
 
     def refusal(self, row: StreamedRow, remedy: str) -> ValueError:
         """The error about a row that has no text."""

@@ -8,7 +8,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import SequenceDataModule
 from datamodules.checks import check_metrics
-from datamodules.labels import Hidden, infer_label_names
+from datamodules.labels import Hidden, check_label_names, infer_label_names
+from datamodules.row_formats import plain_stem
 from datamodules.rows import Rows, make_rows
 from datamodules.sources import read_columns
 
@@ -23,8 +24,9 @@ class TextDataModule(SequenceDataModule):
     ``test_fraction``. Where test rows alone are needed (``calibration: crossfit``), no other file is.
 
     Args:
-        train_file: ``.csv``, ``.tsv`` (never quoted), ``.jsonl``, ``.json`` (one object a line) or ``.parquet``,
-            read as ``dial predict`` reads its input; what is no text there is refused.
+        train_file: ``.csv``, ``.tsv`` (never quoted), ``.jsonl``, ``.json`` (one object a line), these also with
+            ``.gz`` behind it, or ``.parquet``, read as ``dial predict`` reads its input; what is no text there is
+            refused.
         validation_file: the same.
         calibration_file: the same.
         test_file: the same.
@@ -36,7 +38,7 @@ class TextDataModule(SequenceDataModule):
         group_column: name of the column that says which rows belong together (sentences of a document, answers to a
             question). They stay in one role, and are drawn, counted and promised as one in all statistics.
         label_names: class names in order; an empty list makes a regression. Default: those that occur in ``train_file``
-            (or else ``test_file``), sorted; whole numbers count as indices, from 0 to the largest.
+            (or else ``test_file``), sorted; whole numbers by their value, each a class that is called so.
         hidden_labels: values of the label column that mean "no label", such as -1; an empty text stands for empty cells
             and null. Such rows are left out and counted, but for ``dial predict``, which needs no labels.
         metrics: the primary one first; default accuracy, for regression pearson and spearman.
@@ -72,8 +74,8 @@ class TextDataModule(SequenceDataModule):
             if not path.is_file():
                 raise ValueError(f"`{role}_file` must be a file that exists, but got {str(path)!r}. Check the path.")
         self.columns, self.group_column = (text_column, text_b_column, label_column), group_column
-        self.task = task or next(iter(self.files.values())).stem
-        self._label_names = None if label_names is None else [str(name) for name in label_names]
+        self.task = task or plain_stem(next(iter(self.files.values())))
+        self._label_names = None if label_names is None else check_label_names(label_names)
         self._given_metrics = metrics
         self._hidden = Hidden(hidden_labels or ())
         self.hidden: dict[str, int] = {}
@@ -123,6 +125,10 @@ class TextDataModule(SequenceDataModule):
     def has(self, role: str) -> bool:
         """Whether a file was given for the role."""
         return role in self.files
+
+    def _is_at_hand(self, role: str, stage: str) -> bool:
+        """Training rows, too, of a file that is given where rows are tested on: they may be the same."""
+        return super()._is_at_hand(role, stage) or (role == "train" and stage == "test" and role in self.files)
 
     def read(self, role: str) -> Rows:
         """Read the role's file."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -57,9 +59,24 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code.
 
     Bad input ends in one line on stderr and exit code 2, SIGINT and SIGTERM in one line and 130 or 143;
-    ``DIAL_DEBUG=1`` shows the traceback of an error.
+    ``DIAL_DEBUG=1`` shows the traceback of an error. Where nobody reads the output any more (``| head``), the command
+    ends as others do: without a word, as if by SIGPIPE.
     """
-    args = list(sys.argv[1:] if args is None else args)
+    try:
+        try:
+            return answer(list(sys.argv[1:] if args is None else args))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if os.environ.get("DIAL_DEBUG"):
+            raise
+        with contextlib.suppress(OSError, ValueError):  # what is left in the buffer would be tried again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def answer(args: list[str]) -> int:
+    """Run one command, or say what is wrong with it; return its exit code."""
     command = args[0] if args else "--help"
     if command in ("-h", "--help"):
         print(USAGE, end="")
@@ -76,10 +93,14 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(INTERRUPTED if command == "fit" else "interrupted", file=sys.stderr)
         return exit_code(interrupt)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         if os.environ.get("DIAL_DEBUG"):
             raise
-        print(f"dial {command}: error: {' '.join(str(cause(error)).split())}", file=sys.stderr)
+        from datamodules.printing import printable
+
+        print(f"dial {printable(command)}: error: {printable(' '.join(str(cause(error)).split()))}", file=sys.stderr)
         return 2
 
 

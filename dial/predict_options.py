@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.adaptive.commands import Parser
+from lightning_modules.adaptive.files import readable
 
 if TYPE_CHECKING:
     from lightning_modules.inference.adaptive_classifier import AdaptiveClassifier
     from lightning_modules.inference.operating_point import OperatingPoint
 
 BEST = "best"
+STANDARD = "-"  # input or output
+MOST_LOST_LINES = 10
 DESCRIPTION = """\
 Answer the texts of a file with the cheapest stage that is sure enough.
 
@@ -42,11 +45,27 @@ def parser() -> Parser:
     made.usage = "dial predict RUN INPUT --out FILE.jsonl|FOLDER [options]"
     made.add_argument("run", metavar="RUN", help="folder that `dial test` left")
     made.add_argument(
-        "input", metavar="INPUT", help="file of texts: .csv, .tsv, .jsonl, .parquet, or .txt (one a line)"
-    )
-    made.add_argument("--out", required=True, help="FILE.jsonl, or a folder for parquet parts and _manifest.json")
+        *("input",), metavar="INPUT",
+        help="file of texts: .csv, .tsv, .jsonl, .txt (one a line), these also with .gz behind it, or .parquet; "
+        "- for standard input",
+    )  # fmt: skip
+    made.add_argument(
+        *("--out",), required=True,
+        help="FILE.jsonl, FILE.jsonl.gz, or a folder for parquet parts and _manifest.json; - writes JSON lines to "
+        "standard output, and everything else to standard error",
+    )  # fmt: skip
     made.add_argument("--columns", nargs="+", help="column of the text, or of both texts; default: text")
+    made.add_argument(
+        "--format",
+        choices=("csv", "tsv", "jsonl", "txt"),
+        help="of standard input; default: told from its first line",
+    )
     made.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="at a row that is no text")
+    made.add_argument(
+        *("--max-lost-lines",), type=int, default=MOST_LOST_LINES, metavar="N",
+        help="with --on-error skip: stop where broken rows take more than N lines beside their first (a quote that is "
+        "not closed swallows those behind it); default: %(default)s",
+    )  # fmt: skip
     rule = made.add_argument_group("what to stop by (default: --target 0.99)")
     rule.add_argument("--target", type=float, help="share of the Super's quality to keep")
     rule.add_argument(
@@ -122,6 +141,7 @@ def as_options(message: str) -> str:
         >>> as_options("`batch_sizes` must be whole numbers; `score` is not read.")
         '`--batch-size` must be whole numbers; `--score` is not read.'
     """
+    message = re.sub(r"`tiers\.([^`]+)`", r"`--tiers \1=...`", message)
     return ARGUMENT.sub(lambda found: f"`{SPELLING.get(found[1], '--' + found[1])}`", message)
 
 
@@ -185,7 +205,13 @@ def read_point(path: str) -> OperatingPoint:
         raise ValueError(
             f"`--point` must be a JSON file of an operating point, but {path} is none: {error}."
         ) from error
-    return OperatingPoint.from_json(content.get("point", content) if isinstance(content, dict) else {})
+    with readable(
+        path, "--point", "Give the manifest of a prediction, or what AdaptiveClassifier.point.to_json() gave."
+    ):
+        try:
+            return OperatingPoint.from_json(content.get("point", content))
+        except ValueError as error:
+            raise TypeError(str(error).replace("`", "")) from error
 
 
 def check_numbers(options: argparse.Namespace) -> None:
@@ -194,7 +220,19 @@ def check_numbers(options: argparse.Namespace) -> None:
     Raises:
         ValueError: naming the argument.
     """
-    for name, least in (("max_pending", 1), ("part_rows", 1), ("threads", 1), ("progress", 0)):
+    for name, least in (
+        *(("max_pending", 1), ("part_rows", 1), ("threads", 1), ("progress", 0)),
+        ("max_lost_lines", 0),
+    ):
         value = getattr(options, name)
         if value is not None and not value >= least:
             raise ValueError(f"`--{name.replace('_', '-')}` must be {least} or more, but got {value}.")
+    for name in ("threshold", "target", "ms"):
+        values = getattr(options, name)
+        if any(value != value for value in (values if isinstance(values, list) else [values])):
+            raise ValueError(f"`--{name}` must be a number, but got nan.")
+    if options.format is not None and options.input != STANDARD:
+        raise ValueError(
+            f"`--format` is for standard input (INPUT -), but got {options.format} for the file {options.input}, whose "
+            "suffix tells; leave it out."
+        )

@@ -1,20 +1,26 @@
-"""Outputs of predictions: a file of JSON lines, or a folder of parquet parts."""
+"""Outputs of predictions: a file of JSON lines, as it is or compressed, standard output, a folder of parquet parts."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
-from collections.abc import Sequence
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.printing import printable
 from dial.records import MANIFEST, SKIPPED, Output, Record, Totals, whole_lines
-from lightning_modules.adaptive.files import atomic_write
+from lightning_modules.adaptive.files import atomic_write, readable
+from lightning_modules.adaptive.parquet import whole_parquet
 
 PART_ROWS = 50_000
+MEMBER, BLOCK = 2**22, 2**16  # bytes of lines in a gzip member at most, and that are read at once
 COUNTED = ("row", "stage", "macs", "reference_macs", "truncated")  # what totals are made of
 
 
@@ -42,11 +48,13 @@ class JsonLines(Output):
         self._flush_skipped(records[-1]["row"])
         if self._file is None:
             self._file = self.path.open("ab")
-        lines = [json.dumps(shown(record), ensure_ascii=False) for record in records]
-        self._file.write(("\n".join(lines) + "\n").encode())
+        self._append(self._file, encoded(records))
         for record in records:
             self.totals.add(record)
         self._failed = False
+
+    def _append(self, file: IO[bytes], content: bytes) -> None:
+        file.write(content)
 
     def flush(self) -> None:
         """Lines are on disk."""
@@ -70,11 +78,101 @@ class JsonLines(Output):
         if self.path.is_file():
             size = 0
             for record, end in whole_lines(self.path, self.argument):
-                totals.add({"macs": None, "reference_macs": None, **record})
+                with readable(self.path, self.argument, "Name another, or remove it."):
+                    totals.add({"macs": None, "reference_macs": None, **record})
                 size = end
             with self.path.open("r+b") as file:
                 file.truncate(size)
         return totals
+
+
+class CompressedJsonLines(JsonLines):
+    """The same compressed by gzip: what two flushes write is a member of its own, so that whole members stay readable.
+
+    Lines wait until there are enough, or until the next flush.
+    """
+
+    pause = 10.0
+    _pending = b""
+
+    def _append(self, file: IO[bytes], content: bytes) -> None:
+        self._pending += content
+        if len(self._pending) >= MEMBER:
+            self._member(file)
+
+    def _member(self, file: IO[bytes]) -> None:
+        content, self._pending = self._pending, b""
+        if content:
+            self._failed = True  # until it is done
+            file.write(gzip.compress(content, compresslevel=6, mtime=0))
+            self._failed = False
+
+    def flush(self) -> None:
+        """Lines are on disk."""
+        if self._file is not None and not self._failed:
+            self._member(self._file)
+        super().flush()
+
+    def _recover(self) -> Totals:
+        totals = Totals()
+        if self.path.is_file():
+            size = 0
+            for content, end in members(self.path):
+                for line in content.splitlines():
+                    try:
+                        totals.add({"macs": None, "reference_macs": None, **json.loads(line)})
+                    except (ValueError, KeyError, TypeError):
+                        raise ValueError(
+                            f"`{self.argument}`: {self.path} holds no records of `dial predict`; name another, or "
+                            "remove it."
+                        ) from None
+                size = end
+            with self.path.open("r+b") as file:
+                file.truncate(size)
+        return totals
+
+
+class StandardOutput(Output):
+    """JSON lines to standard output; rows without a prediction are said on standard error, and nothing is kept.
+
+    Args:
+        file: where lines go.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._begin(Path("standard output"), {}, "--out")
+        self._file, self._count = file, 0
+
+    @property
+    def skipped(self) -> None:  # type: ignore[override]
+        """Nowhere."""
+
+    def write(self, records: Sequence[Record]) -> None:
+        """As lines."""
+        if records:
+            self._file.write(encoded(records))
+        for record in records:
+            self.totals.add(record)
+
+    def skip(self, record: Record) -> None:
+        """Say it."""
+        super().skip(record)
+        self._skipped.clear()
+        self._count += 1
+        print(f"left out: {record['place']} {printable(record['problem'])}", file=sys.stderr)
+
+    def left_out(self) -> int:
+        """Rows that got no prediction."""
+        return self._count
+
+    def flush(self) -> None:
+        """Have the reader see what was written."""
+        self._file.flush()
+
+    def finish(self, about: dict[str, Any]) -> dict[str, Any]:
+        """Flush; there is no manifest."""
+        self.flush()
+        return about
 
 
 class Parts(Output):
@@ -86,6 +184,8 @@ class Parts(Output):
         argument: as for :class:`Output`.
         part_rows: rows of a part; a killed run repeats at most those of one.
     """
+
+    pause = 120.0
 
     def __init__(
         self, path: Path, settings: dict[str, Any], argument: str = "--out", part_rows: int = PART_ROWS
@@ -149,10 +249,34 @@ class Parts(Output):
         for number, path in enumerate(self.parts):
             if path.name != f"part-{number:05d}.parquet":
                 raise ValueError(f"`{self.argument}` {self.path} lacks part-{number:05d}.parquet; remove the folder.")
-            columns = [name for name in pq.read_schema(path).names if name in COUNTED]
-            for record in pq.read_table(path, columns=columns).to_pylist():
-                totals.add(record)
+            with whole_parquet(path, self.argument), readable(path, self.argument, "Remove the folder."):
+                columns = [name for name in pq.read_schema(path).names if name in COUNTED]
+                for record in pq.read_table(path, columns=columns).to_pylist():
+                    totals.add(record)
         return totals
+
+
+def members(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Content of each whole member of a gzip file, and the bytes up to its end; a torn last one is left out."""
+    with path.open("rb") as file:
+        end, rest = 0, b""
+        while rest := rest or file.read(BLOCK):
+            decompress, parts = zlib.decompressobj(wbits=31), []
+            while not decompress.eof:
+                try:
+                    parts.append(decompress.decompress(rest))
+                except zlib.error:
+                    return
+                end += len(rest) - len(decompress.unused_data)
+                rest = decompress.unused_data
+                if not decompress.eof and not (rest := file.read(BLOCK)):
+                    return
+            yield b"".join(parts), end
+
+
+def encoded(records: Sequence[Record]) -> bytes:
+    """Records as lines of JSON."""
+    return "".join(json.dumps(shown(record), ensure_ascii=False) + "\n" for record in records).encode()
 
 
 def shown(record: Record) -> Record:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.adaptive.files import atomic_write, plain, write_json
+from lightning_modules.adaptive.ownership import check_parent
 
 SCHEMA = 1
 MANIFEST, SKIPPED = "manifest.json", "skipped.jsonl"
@@ -62,22 +63,27 @@ class Output:
 
     Attributes:
         totals: what is on the disk.
+        lost_lines: lines behind the first of each row that gets no prediction.
+        pause: seconds between two flushes.
         finished: the manifest of a run that is complete, else None.
 
     Raises:
         ValueError: something else is there, or another process writes there.
     """
 
+    pause = 1.0
+    finished: dict[str, Any] | None
+
     def __init__(self, path: Path, settings: dict[str, Any], argument: str = "--out") -> None:
-        self.path, self.argument = path, argument
-        self.settings: dict[str, Any] = plain(settings)
-        self.totals = Totals()
-        self.finished: dict[str, Any] | None = None
-        self._skipped: list[Record] = []
-        self._lock: int | None = None
-        # A manifest without what it is about is left of an output that was removed.
-        known = self._read_manifest() if path.exists() else None
-        if known is None:
+        self._begin(path, settings, argument)
+        check_parent(path.parent, argument)
+        known = self._read_manifest()
+        if known is None and self.skipped.exists():
+            raise ValueError(
+                f"`{argument}` {path} needs the name {self.skipped}, which exists and is not of `dial predict`; "
+                "name another, or move it."
+            )
+        if known is None or not path.exists():  # a manifest alone is left of an output that was removed
             if self._occupied():
                 raise ValueError(
                     f"`{argument}` must not exist yet, but {path} does, and is no output of `dial predict`; "
@@ -99,6 +105,15 @@ class Output:
             self.close()
             raise
 
+    def _begin(self, path: Path, settings: dict[str, Any], argument: str) -> None:
+        self.path, self.argument = path, argument
+        self.settings: dict[str, Any] = plain(settings)
+        self.totals = Totals()
+        self.lost_lines = 0
+        self.finished = None
+        self._skipped: list[Record] = []
+        self._lock: int | None = None
+
     @property
     def manifest(self) -> Path:
         """Where the manifest lies."""
@@ -114,8 +129,16 @@ class Output:
         raise NotImplementedError
 
     def skip(self, record: Record) -> None:
-        """Take a row that gets no prediction."""
+        """Take a row that gets no prediction; ``lines`` says how many it takes, where it is not one."""
+        self.lost_lines += record.get("lines", 1) - 1
         self._skipped.append(record)
+
+    def left_out(self) -> int:
+        """Rows that got no prediction."""
+        if not self.skipped.is_file():
+            return 0
+        with self.skipped.open("rb") as file:
+            return sum(1 for _ in file)
 
     def flush(self) -> None:
         """Have what was taken on disk; rows skipped first, as where to go on follows from the predictions."""
@@ -196,6 +219,7 @@ class Output:
         if self.skipped.is_file():
             found = [record for record, _ in whole_lines(self.skipped, self.argument)]
             kept = [record for record in found if record["row"] < self.totals.next_row]
+            self.lost_lines = sum(record.get("lines", 1) - 1 for record in kept)
             with atomic_write(self.skipped) as scratch:
                 scratch.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 

@@ -11,6 +11,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from dial.processes import failing_together, starts_run
 from dial.runs import check_run_folder, remove_crumbs
 from dial.stopping import Stoppable
 from lightning_modules.inference.machine import slow_bf16
+from lightning_modules.inference.sources import reason_of
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
@@ -115,7 +117,7 @@ class DialCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = [Ending(), self.stoppable]
         if not config.trainer.fast_dev_run:
             self._enter(run, command, dumped)
-            self.trainer_defaults["callbacks"].append(Claim(run, command, dumped))
+            self.trainer_defaults["callbacks"] += [Claim(run, command, dumped), callbacks.MajorityBaseline()]
         for key, value in (("trainer.default_root_dir", run), ("checkpoint.dirpath", run / "checkpoints")):
             if config.get(key) not in (None, str(value)):
                 raise ValueError(f"`--{key}` must be left out, as `--run` {run} sets it, but got {config.get(key)}.")
@@ -218,6 +220,11 @@ class DialCLI(LightningCLI):
             raise ValueError(
                 f"`--ckpt_path` {self.config[command].ckpt_path} must be a checkpoint of this model; "
                 f"{one_line(str(error), command)}"
+            ) from error
+        except (UnpicklingError, EOFError, LookupError, RuntimeError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"`--ckpt_path` must be a checkpoint of `dial fit`, but {self.config[command].ckpt_path} is damaged or "
+                f"none: {reason_of(error)}."
             ) from error
         merged = plain_model(self.config[command])
         for name in ("class_path", *typed_arguments(sys.argv[2:], "model")):

@@ -9,7 +9,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lightning_modules.base import Batch
-from lightning_modules.inference.sources import check_place, read_config
+from lightning_modules.inference.places import check_place
+from lightning_modules.inference.sources import read_config
 from lightning_modules.inference.staged import StagedModel
 from lightning_modules.inference.tiers import Tier, View, build_tier, load_tier
 from lightning_modules.learning_rate import Schedule

@@ -1,26 +1,54 @@
 """`dial sweep` and `dial compare`: results from saved tables, without any model."""
 
 import argparse
+import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from datamodules.labels import check_label_names
 
 if TYPE_CHECKING:
     from lightning_modules.adaptive.costs import ModelCosts
     from lightning_modules.adaptive.table import StageTable
 
 FLOP_SUFFIX = "flop"
+NEGATIVE = re.compile(r"-((\d+\.?\d*|\.\d+)(e[+-]?\d+)?(flop)?|inf(inity)?|nan)$", re.IGNORECASE)
+SPELLING = {"ranges": "--range"}  # others: `--name`
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises what argparse would print with a page of usage, so that the caller shows one line."""
+    """Raises what argparse would print with a page of usage, so that the caller shows one line.
+
+    A negative number is a value, also ``-inf`` and ``-1e3``, which argparse by itself takes for options.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._negative_number_matcher = NEGATIVE
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting."""
         message = re.sub(r"^argument (--?[\w-]+): must", r"`\1` must", message)
         raise ValueError(f"{message}; see `{self.prog} --help`.")
+
+
+@contextlib.contextmanager
+def as_typed(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Name options in errors raised within this context as they are typed: ``targets`` as ``--targets``.
+
+    Args:
+        parser: knows the options.
+    """
+    known = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    known |= SPELLING
+    try:
+        yield
+    except ValueError as error:
+        message = re.sub(r"^`(\w+)`", lambda found: f"`{known.get(found[1], found[1])}`", str(error))
+        raise ValueError(message) from error
 
 
 def macs_of(text: str) -> float:
@@ -121,13 +149,23 @@ def sweep_command(argv: Sequence[str]) -> int:
     Raises:
         ValueError: bad input, in one line.
     """
-    options = sweep_parser().parse_args(list(argv))
+    parser = sweep_parser()
+    options = parser.parse_args(list(argv))
+    with as_typed(parser):
+        return _sweep(options)
+
+
+def _sweep(options: argparse.Namespace) -> int:
     from lightning_modules.adaptive.report import SweepSettings, build_report
     from lightning_modules.adaptive.table import StageTable
 
     path = Path(options.table)
+    out = Path(options.out) if options.out else path.with_name(f"{path.stem}-{'times' if options.times else 'sweep'}")
+    check_label_names(options.label_names or [], "--label-names")
     given = {name: getattr(options, name) for name in ("metrics", "label_names", "seed", "costs", "stages")}
     table = StageTable.load(path, **given, ranges=_ranges(options.range))
+    if not len(table):
+        raise ValueError(f"`table` must have at least one row, but {str(path)!r} has none. Give one with rows.")
     table = _timed(_override(table, options), options)
     calibration = options.calibration
     if calibration == "auto":
@@ -136,7 +174,6 @@ def sweep_command(argv: Sequence[str]) -> int:
     settings = SweepSettings(
         **{name: getattr(options, name) for name in names}, scores=options.scores, calibration=calibration
     )
-    out = Path(options.out) if options.out else path.with_name(f"{path.stem}-{'times' if options.times else 'sweep'}")
     if (out / "stages.parquet").resolve() == path.resolve():
         raise ValueError(
             f"`--out` must be another folder than the table's, but got {out}. Leave it out or name a new one."
@@ -170,6 +207,11 @@ def _override(table: "StageTable", options: argparse.Namespace) -> "StageTable":
     if options.metrics:
         changes["metrics"] = tuple(options.metrics)
     if options.label_names:
+        if table.outputs is not None and table.outputs.shape[-1] not in (1, len(options.label_names)):
+            raise ValueError(
+                f"`label_names` must name the {table.outputs.shape[-1]} classes of the table, but got "
+                f"{len(options.label_names)}: {', '.join(options.label_names)}."
+            )
         changes["label_names"] = tuple(options.label_names)
     table = dataclasses.replace(table, **changes) if changes else table
     for name in options.scores:
@@ -194,7 +236,7 @@ def _refuse(out: Path, table: "StageTable", settings: Any) -> None:
     from lightning_modules.adaptive.report import check_folder, prepare
 
     prepared = prepare(table, settings)
-    check_folder(out, prepared.configuration, prepared.partial)
+    check_folder(out, prepared.configuration, prepared.partial, "--out")
 
 
 def _costs_of(table: Path) -> "ModelCosts | None":
@@ -236,14 +278,20 @@ def compare_command(argv: Sequence[str]) -> int:
     Raises:
         ValueError: bad input, in one line.
     """
-    options = compare_parser().parse_args(list(argv))
+    parser = compare_parser()
+    options = parser.parse_args(list(argv))
+    with as_typed(parser):
+        return _compare(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
     from lightning_modules.adaptive.compare import Comparison, read_run
     from lightning_modules.adaptive.published import read_points
 
     points = read_points(options.points) if options.points else []
     runs = [read_run(folder, options.split, options.score) for folder in options.runs]
     comparison = Comparison(runs, points)
-    out = comparison.write(options.out)
+    out = comparison.write(options.out, "--out")
     print(comparison.text())
     print(f"written to {out}")
     return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_modules.adaptive.files import atomic_write, plain, read_json, write_json
+from lightning_modules.adaptive.ownership import check_files
 from lightning_modules.adaptive.published import Published
 from lightning_modules.adaptive.report_text import amount, percent, table, with_interval
 from lightning_modules.adaptive.runs import Run, read_run
@@ -166,18 +167,30 @@ class Comparison:
         content = plain([parts, [vars(point) for point in self.points]])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def write(self, folder: str | Path) -> Path:
-        """Write ``compare.png``, ``compare.csv`` (the hull's points) and ``compare.json``, each whole or not at all.
+    def write(self, folder: str | Path, argument: str = "out") -> Path:
+        """Write ``compare.json``, ``compare.png`` and ``compare.csv`` (the hull's points), each whole or not at all.
 
         Where a run has several exits also ``compare_exits.png``, the quality of each.
 
         Raises:
-            ValueError: the folder holds a comparison of other runs, or a run's results.
+            ValueError: the folder holds a comparison of other runs, a run's results, or somebody's files; names
+                ``argument``.
         """
         from lightning_modules.adaptive.exit_plot import compare_exits_figure
 
         folder = Path(folder)
-        self._check(folder)
+        self._check(folder, argument)
+        # First: it tells whose the others are.
+        write_json(
+            folder / FILES["results"],
+            {
+                "schema": 1,
+                "configuration": self.configuration(),
+                "metric": self.metric,
+                "same_rows": self.same_rows,
+                "rows": self.rows(),
+            },
+        )
         with atomic_write(folder / FILES["plot"]) as temporary:
             self.figure().savefig(temporary, dpi=150)
         if (exits := compare_exits_figure(self)) is not None:
@@ -192,24 +205,16 @@ class Comparison:
             writer.writerows(
                 [self.names[self.owner[i]], float(self.flops[i]), float(self.quality[i])] for i in self.hull
             )
-        write_json(
-            folder / FILES["results"],
-            {
-                "schema": 1,
-                "configuration": self.configuration(),
-                "metric": self.metric,
-                "same_rows": self.same_rows,
-                "rows": self.rows(),
-            },
-        )
         return folder
 
-    def _check(self, folder: Path) -> None:
+    def _check(self, folder: Path, argument: str) -> None:
         path = folder / FILES["results"]
-        same = path.exists() and read_json(path, "out").get("configuration") == self.configuration()
+        ours = path.exists() and "configuration" in read_json(path, argument)
+        check_files(folder, list(FILES.values()), ours, argument)
+        same = path.exists() and read_json(path, argument).get("configuration") == self.configuration()
         if (path.exists() and not same) or (folder / "summary.json").exists():
             raise ValueError(
-                "`out` must be a new folder or one of the same comparison, "
+                f"`{argument}` must be a new folder or one of the same comparison, "
                 f"but {folder} holds other results; choose another."
             )
 

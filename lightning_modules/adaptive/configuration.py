@@ -11,6 +11,7 @@ import numpy as np
 
 from lightning_modules.adaptive.files import plain
 from lightning_modules.adaptive.metrics import AGREEMENT
+from lightning_modules.adaptive.ownership import check_sweep_files
 from lightning_modules.adaptive.settings import SweepSettings
 from lightning_modules.adaptive.table import Stage, StageTable
 
@@ -117,16 +118,18 @@ def check_folder(folder: Path, wanted: str, partial: bool, argument: str = "out"
         argument: how the user calls the folder.
 
     Raises:
-        ValueError: it holds results of another configuration, or whole ones where these are partial.
+        ValueError: it holds results of another configuration, or whole ones where these are partial, or files that
+            DIAL did not write.
     """
     path = folder / "summary.json"
-    if not path.exists():
-        return
     try:
+        check_sweep_files(folder, argument)
+        if not path.exists():
+            return
         before = json.loads(path.read_text())
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise ValueError(
-            f"`{argument}` {folder} must be a folder of results, but its summary.json is unreadable; remove it."
+            f"`{argument}` must be a folder of results, but {path} is unreadable; name another folder, or remove it."
         ) from error
     if before.get("partial"):
         return

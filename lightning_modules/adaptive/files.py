@@ -36,8 +36,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and str(error.filename) == str(temporary):
+            error.filename, error.filename2 = str(path), None  # the name that the user knows
         raise
 
 
@@ -71,6 +74,33 @@ def read_json(path: str | Path, argument: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"`{argument}` must lead to an object, but {path} holds {type(content).__name__}. Remove it.")
     return content
+
+
+@contextlib.contextmanager
+def readable(path: str | Path, argument: str, remedy: str = "Run the command that wrote it again.") -> Iterator[None]:
+    """Turn what happens within this context where content is not as DIAL writes it into one line.
+
+    Errors of ours, which begin with an argument, stay as they are.
+
+    Args:
+        path: what is read.
+        argument: how the user calls what led to it.
+        remedy: what to do.
+
+    Raises:
+        ValueError: names the file.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ArithmeticError, ValueError, NotImplementedError) as error:
+        if isinstance(error, ValueError) and str(error).startswith(("`", "Does not validate")):
+            raise
+        shown = f"lacks {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        shown = " ".join(shown.split())[:200].rstrip(".")
+        raise ValueError(
+            f"`{argument}` must lead to files as DIAL writes them, but {path} cannot be read: it is damaged "
+            f"or of something else ({shown}). {remedy}"
+        ) from error
 
 
 def plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived, but what
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,9 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.labels import index_names
+from datamodules.labels import Classes, number_names
 from lightning_modules.adaptive.costs import ModelCosts
-from lightning_modules.adaptive.files import atomic_write, plain
+from lightning_modules.adaptive.files import atomic_write, plain, readable
 from lightning_modules.adaptive.foreign_costs import read_costs
 from lightning_modules.adaptive.scores import ROUTING_SCORES
 from lightning_modules.adaptive.slim import costs_of, predictions_of, redundant
@@ -155,12 +156,8 @@ def load_table(
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"`table` must be a parquet file, but there is no file {str(path)!r}. Check the path.")
-    try:
-        arrow = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(
-            f"`table` must be a parquet file, but {str(path)!r} is none ({error}). Write it with pyarrow or pandas."
-        ) from error
+    with whole_parquet(path, "table"):
+        arrow = pq.ParquetFile(path).read()  # the file alone, whatever its folders are called
     about = (arrow.schema.metadata or {}).get(KEY)
     if about is None:
         return _Columns(arrow, str(path)).foreign(metrics, label_names, seed, costs, stages, ranges)
@@ -169,14 +166,41 @@ def load_table(
             f"`{'costs' if costs else 'stages'}` is for tables of others, but {str(path)!r} is one of DIAL, which says "
             "what it holds. Leave it out."
         )
-    return _Columns(arrow, str(path)).own(json.loads(about), ranges)
+    with readable(path, "table"):
+        return _Columns(arrow, str(path)).own(json.loads(about), ranges)
+
+
+@contextlib.contextmanager
+def whole_parquet(path: str | Path, argument: str) -> Iterator[None]:
+    """Turn what pyarrow raises about a file within this context into one line.
+
+    Raises:
+        ValueError: the file is no parquet file, or is damaged; names it.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        shown = " ".join(str(error).split())[:200].rstrip(".")
+        raise ValueError(
+            f"`{argument}` must be a parquet file, but {str(path)!r} is none, or is damaged ({shown}). Write it with "
+            "pyarrow or pandas."
+        ) from error
+
+
+def is_own(path: str | Path) -> bool:
+    """Whether a file is a table that DIAL wrote."""
+    try:
+        return KEY in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def load_costs(path: str | Path) -> ModelCosts | None:
     """Cost functions that a table itself holds; None where it holds costs of rows only."""
     about = (pq.read_schema(path).metadata or {}).get(KEY)
-    costs = None if about is None else json.loads(about).get("costs")
-    return None if costs is None else ModelCosts.from_json(costs)
+    with readable(path, "table"):
+        costs = None if about is None else json.loads(about).get("costs")
+        return None if costs is None else ModelCosts.from_json(costs)
 
 
 class _Columns:
@@ -232,6 +256,7 @@ class _Columns:
 
     def own(self, about: dict[str, Any], ranges: Mapping[str, tuple[float, float]] | None = None) -> StageTable:
         """Return the table of a file of DIAL, with what its metadata says; what it leaves out is computed."""
+        _check_about(about)
         if about["schema"] > SCHEMA:
             raise ValueError(
                 f"`table` must have a schema up to {SCHEMA}, but {self.path!r} has {about['schema']}. Update DIAL."
@@ -301,9 +326,17 @@ class _Columns:
         predictions = np.stack(answers, axis=1) if answers else None
         if label_names is None:
             label_names = _classes(common["label"], outputs, predictions, self.path)
+            if outputs is None and predictions is not None and label_names:
+                common["label"] = _ranks(common["label"], label_names)
+                predictions = _ranks(predictions, label_names)
         if predictions is None:
             assert outputs is not None
             predictions = predictions_of(outputs, regression=not label_names)
+        if outputs is not None and label_names and outputs.shape[-1] not in (1, len(label_names)):
+            raise ValueError(
+                f"`label_names` must name the {outputs.shape[-1]} classes of the logits in {self.path!r}, but got "
+                f"{len(label_names)}: {', '.join(label_names)}."
+            )
         statistics = self._named("stat_", names)
         table = StageTable(
             **common,
@@ -377,6 +410,30 @@ class _Columns:
         return result
 
 
+def _check_about(about: Any) -> None:
+    """Refuse metadata of other types than DIAL writes, before anything is made of them.
+
+    Raises:
+        TypeError: naming the entry.
+    """
+    kinds = {
+        "schema": int, "stages": list, "scores": list, "statistics": list, "metrics": list, "label_names": list,
+        "settings": dict,
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        if not isinstance(about[name], kind):
+            raise TypeError(f"{name} is {about[name]!r}")
+    settings = about["settings"]
+    for name in ("temperatures", "tiers", "ranges"):
+        if not isinstance(settings.get(name, {}), dict):
+            raise TypeError(f"settings.{name} is {settings[name]!r}")
+    wrong = [tier for tier in settings.get("tiers", {}).values() if not isinstance(tier, dict)]
+    if not about["stages"] or wrong:
+        raise TypeError(f"settings.tiers has {wrong[0]!r}" if wrong else "it has no stages")
+    for value in settings.get("temperatures", {}).values():
+        float(value)
+
+
 def _ranges(ranges: Mapping[str, Sequence[float]] | None) -> dict[str, Any]:
     """Ranges of statistics as a table's settings hold them; nothing where none is declared."""
     return {"ranges": {name: [float(low), float(high)] for name, (low, high) in ranges.items()}} if ranges else {}
@@ -393,12 +450,36 @@ def _sizes(column: Any) -> list[int]:
 def _classes(
     label: np.ndarray, outputs: np.ndarray | None, predictions: np.ndarray | None, path: str
 ) -> tuple[str, ...]:
-    """Return class numbers as names, or none for regression: a single output, or labels that are no whole numbers."""
-    whole = np.asarray(label).dtype.kind in "iub" or bool((np.asarray(label) == np.round(label)).all())
-    if not whole or (outputs is not None and outputs.shape[-1] == 1):
-        return ()
-    if outputs is not None:
+    """Return class numbers as names, or none for regression: a single output, or labels that are no whole numbers.
+
+    Raises:
+        ValueError: labels that are no whole numbers beside several logits: these are neither classes nor one answer.
+    """
+    fractions = np.flatnonzero(np.asarray(label) != np.round(label))
+    if outputs is not None and outputs.shape[-1] > 1:
+        if len(fractions):
+            raise ValueError(
+                f"`table` must have classes from 0 to {outputs.shape[-1] - 1} as 'label' beside {outputs.shape[-1]} "
+                f"logits a row, but {path!r} has {label[fractions[0]]} in row {fractions[0]}. Correct the column, or "
+                "give one output a row for a regression."
+            )
         return tuple(str(index) for index in range(outputs.shape[-1]))
-    assert predictions is not None
+    if outputs is not None or predictions is None or len(fractions) or (predictions != np.round(predictions)).any():
+        return ()
     present = {0} if len(label) == 0 else {int(index) for index in np.unique([label, *predictions.T])}
-    return tuple(index_names(present, "label", path))
+    # A negative number is no class, and is refused as such when the table is checked.
+    return tuple(number_names(present if min(present) >= 0 else range(max(present) + 1)))
+
+
+def _ranks(values: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
+    """Classes whose names are numbers as positions among these names; what is none stays as it is.
+
+    >>> _ranks(np.array([5, 900, 5]), ["5", "900"]).tolist()
+    [0, 1, 0]
+    """
+    find = Classes(label_names)
+    distinct, places = np.unique(values, return_inverse=True)
+    found = [find(value) for value in distinct.tolist()]
+    if None in found:
+        return values
+    return np.array(found, np.int64)[places].reshape(values.shape)

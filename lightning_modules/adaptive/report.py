@@ -15,6 +15,7 @@ from lightning_modules.adaptive.density import Densities
 from lightning_modules.adaptive.errors import StageErrors, errors_of_report, write_errors
 from lightning_modules.adaptive.exit_report import compression
 from lightning_modules.adaptive.files import atomic_write, plain, write_json
+from lightning_modules.adaptive.ownership import SWEEP_FILES
 from lightning_modules.adaptive.rules import check_patience
 from lightning_modules.adaptive.scores import ROUTING_SCORES
 from lightning_modules.adaptive.settings import SweepSettings
@@ -30,18 +31,7 @@ SCHEMA = 1
 MIN_ROWS = 20
 ROLES_NOT_REPORTED = ("train", "validation", "calibration")
 CSV_POINTS, CSV_TOLERANCE = 2000, 1e-4
-FILES = (
-    "summary.json",
-    "stages.parquet",
-    "curve.parquet",
-    "curve.csv",
-    "costs.json",
-    "curve.png",
-    "scores.png",
-    "shares.png",
-    "errors.csv",
-    "errors.png",
-)  # and exits.png for models with several exits
+FILES = SWEEP_FILES
 
 
 @dataclass

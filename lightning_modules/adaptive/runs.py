@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.adaptive.files import read_json
+from lightning_modules.adaptive.files import read_json, readable
+from lightning_modules.adaptive.parquet import whole_parquet
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,6 @@ def read_run(folder: str | Path, split: str | None = None, score: str | None = N
     Raises:
         ValueError: there are no such results.
     """
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     given, own = _own_score(folder)
     score = own or score
     found = [place for place in (given, given / "sweep") if (place / "summary.json").is_file()]
@@ -83,6 +81,11 @@ def read_run(folder: str | Path, split: str | None = None, score: str | None = N
         )
     place = found[0]
     summary = read_json(place / "summary.json", "runs")
+    with readable(place / "summary.json", "runs"):
+        return _run(given, place, summary, split, score)
+
+
+def _run(given: Path, place: Path, summary: dict[str, Any], split: str | None, score: str | None) -> Run:
     splits = list(summary["splits"])
     if split is not None and split not in splits:
         raise ValueError(f"`split` must be one of {', '.join(splits)} of {given}, but got {split!r}.")
@@ -98,9 +101,17 @@ def read_run(folder: str | Path, split: str | None = None, score: str | None = N
     score = score or summary["settings"]["scores"][0]
     if not (place / "curve.parquet").is_file():
         raise ValueError(f"`runs` must be folders with summary.json and curve.parquet, but {place} lacks the curve.")
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
     wanted = (pc.field("split") == split) & (pc.field("score") == score) & (pc.field("rule") == rules[score])
-    curve = pq.read_table(place / "curve.parquet", columns=["macs", metric], filters=wanted)
-    return Run(name, place, summary, split, score, 2 * curve["macs"].to_numpy(), curve[metric].to_numpy(), rows)
+    with whole_parquet(place / "curve.parquet", "runs"):
+        curve = pq.read_table(place / "curve.parquet", columns=["macs", metric], filters=wanted)
+    flops, quality = 2 * curve["macs"].to_numpy(), curve[metric].to_numpy()
+    run = Run(name, place, summary, split, score, flops, quality, rows)
+    for value in (run.best, run.alone, summary["partial"], summary["configuration"]):  # what readers rely on
+        hash(value)
+    return run
 
 
 def _own_score(folder: str | Path) -> tuple[Path, str | None]:
@@ -121,6 +132,7 @@ def _rows_of(table: Path, split: str) -> str | None:
 
     if not table.is_file():
         return None
-    rows = pq.read_table(table, columns=["sample_id", "label"], filters=pc.field("split") == split)
+    with whole_parquet(table, "runs"):
+        rows = pq.read_table(table, columns=["sample_id", "label"], filters=pc.field("split") == split)
     pairs = sorted(zip(map(str, rows["sample_id"].to_pylist()), map(float, rows["label"].to_pylist()), strict=True))
     return hashlib.sha256(repr(pairs).encode()).hexdigest()[:16]

@@ -9,6 +9,7 @@ from typing import Any
 from lightning_modules.adaptive.files import atomic_write, write_json
 from lightning_modules.adaptive.report_text import percent, table
 
+FILES = ("times.json", "study.md", "study.png", "study.json")
 METHODS = {"cascade": "cascade", "random": "random routing", "oracle": "oracle (knows the labels)", "exits": "exits"}
 READINGS = {"expected": "expected", "in_sample": "in-sample"}
 

@@ -70,11 +70,25 @@ def check_labels(table: StageTable) -> None:
             )
         allowed = f"0 to {classes - 1}, for the labels {list(table.label_names)}"
         bad |= (label != np.floor(label)) | (label < 0) | (label >= classes)
+        _check_predictions(table, allowed)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise ValueError(
             f"`label` must be {allowed}, but got {label[row]} for sample_id {table.sample_id[row]} of split "
             f"{str(table.split[row])!r}. Correct the label, or leave unlabelled rows out."
+        )
+
+
+def _check_predictions(table: StageTable, allowed: str) -> None:
+    """Refuse predictions between two classes, which would be cut to the lower one."""
+    values = np.asarray(table.predictions)
+    between = np.isfinite(values) & (values != np.floor(values)) if values.dtype.kind == "f" else np.zeros(1, bool)
+    if between.any():
+        row, stage = np.argwhere(between)[0]
+        raise ValueError(
+            f"`prediction_{table.stages[stage].name}` must be {allowed}, but got {values[row, stage]} for sample_id "
+            f"{table.sample_id[row]} of split {str(table.split[row])!r}. Give classes, or no label names for a "
+            "regression."
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 
-from lightning_modules.adaptive.files import write_json
+from lightning_modules.adaptive.files import readable, write_json
 from lightning_modules.adaptive.table import Stage, StageTable
 
 Float = NDArray[np.float64]
@@ -271,8 +271,9 @@ class TimeTable:
             ValueError: there is none, or it cannot be read.
         """
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            with readable(path, "times"):
+                return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"`times` must be a file that the study left, but {path} cannot be read: {error}"
             ) from None

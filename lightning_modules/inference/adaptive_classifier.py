@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lightning_modules.adaptive.files import readable
 from lightning_modules.inference.batch_size import best_batch_size
 from lightning_modules.inference.compaction import Policy
 from lightning_modules.inference.epsilon import Epsilon, measure_epsilon
@@ -134,7 +135,8 @@ class AdaptiveClassifier:
         """
         sweep = Sweep(run, calibrated)
         values = {"target": target, "threshold": threshold, "budget": budget, "ms": ms, "point": point}
-        chosen = choose_point(sweep, values, reading, score, rule, split, batch_sizes)
+        with readable(sweep.folder, "run"):
+            chosen = choose_point(sweep, values, reading, score, rule, split, batch_sizes)
         network = load_network(sweep, tiers or {}, device)
         if batch_sizes is None or ms is not None:
             best = measured_sizes(sweep, device, for_time=ms is not None)

@@ -15,6 +15,10 @@ from lightning_modules.inference.tokens import Tokeniser, Tokens, Unit
 LAYOUTS = ((1, True), (7, False), (7, True), (64, False), (64, True))
 
 
+FLOAT32 = 1e-5
+"""How far scores of float32 tiers differ at most between batches of other rows."""
+
+
 @dataclass(frozen=True)
 class Epsilon:
     """Differences between batch layouts.

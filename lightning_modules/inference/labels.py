@@ -49,17 +49,40 @@ def match_labels(names: Sequence[str] | None, data: Sequence[str], argument: str
     if names and len(names) != len(data):
         raise ValueError(
             f"`{argument}` must have the data's {len(data)} labels ({', '.join(data)}), "
-            f"but it has {len(names)} ({', '.join(names)}); give a tier that was trained on this task."
+            f"but it has {len(names)} ({', '.join(names)}); {remedy_of_numbers(names, data)}"
         )
     own, wanted = _comparable(names or [], data)
     if sorted(own) == sorted(wanted):
         return [own.index(name) for name in wanted], False
-    if is_generic(names) or is_generic(data):
+    if (is_generic(names) or is_generic(data)) and not _other_numbers(own, wanted):
         return list(range(len(data))), True
     raise ValueError(
         f"`{argument}` must have the data's labels {', '.join(data)} (in any order or case), but it has "
         f"{', '.join(names or [])}; if they mean the same, give its `label_names`, the data's names in its order."
     )
+
+
+def remedy_of_numbers(names: Sequence[str], data: Sequence[str]) -> str:
+    """What to do where a tier and the data have different numbers of labels.
+
+    A file by itself may lack a class that the tier was trained on.
+
+    >>> remedy_of_numbers(["1", "2", "3"], ["3", "1"])
+    'if the file has rows of some of the classes only, give the data all of them: `label_names: [1, 2, 3]`.'
+    """
+    own, wanted = _comparable(names, data)
+    default = [str(index) for index in range(len(names))]
+    generic = is_generic(names) and set(data) <= set(default)
+    if len(names) > len(data) and (set(wanted) <= set(own) or generic):
+        every = ", ".join(names if set(wanted) <= set(own) else default)
+        return f"if the file has rows of some of the classes only, give the data all of them: `label_names: [{every}]`."
+    return "give a tier that was trained on this task."
+
+
+def _other_numbers(own: Sequence[str], data: Sequence[str]) -> bool:
+    """Whether both name their classes by numbers that are no mere indices: 1 and 5 are not 1 and 3."""
+    default = [str(index) for index in range(len(data))]
+    return all(all(name.isdecimal() for name in side) and sorted(side) != sorted(default) for side in (own, data))
 
 
 def _comparable(names: Sequence[str], data: Sequence[str]) -> tuple[list[str], list[str]]:

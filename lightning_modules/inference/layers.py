@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,13 +14,14 @@ from torch import Tensor
 from lightning_modules.inference.batch_proof import settle
 from lightning_modules.inference.labels import match_labels
 from lightning_modules.inference.multi_exit_tier import MultiExitTier, check_exits_hold
+from lightning_modules.inference.places import check_place
 from lightning_modules.inference.sources import (
     check_max_length,
-    check_place,
     longest,
     quiet,
     read_config,
     read_tokenizer,
+    reason_of,
 )
 from lightning_modules.inference.tier import Encoding, Tier, encoding_key, own_names
 from lightning_modules.inference.tiers import View, load_tier, special_tokens
@@ -103,13 +105,14 @@ def _put_exits(
     except ValueError:
         raise
     except Exception as error:  # of the weights, or of an encoder that no exits can be put on
-        reason = " ".join(str(error).split()).split(". ")[0][:200].rstrip(".")
-        weights = isinstance(error, OSError | KeyError | RuntimeError | SafetensorError)
+        weights = isinstance(
+            error, OSError | KeyError | RuntimeError | SafetensorError | UnpicklingError | EOFError | IndexError
+        )
         if weights and not isinstance(error, NotImplementedError):
-            raise ValueError(f"`path`: the weights in {place} cannot be read: {reason}.") from error
+            raise ValueError(f"`path`: the weights in {place} cannot be read: {reason_of(error)}.") from error
         raise ValueError(
             f"`path` must be an encoder that exits can be put on, but that in {place} cannot be taken apart "
-            f"({type(error).__name__}: {reason}); take another encoder, or `layers` that it can have."
+            f"({type(error).__name__}: {reason_of(error)}); take another encoder, or `layers` that it can have."
         ) from error
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from lightning_modules.adaptive.calibration import Chooser
 from lightning_modules.adaptive.calibration import OperatingPoint as Chosen
 from lightning_modules.adaptive.costs import ModelCosts
+from lightning_modules.adaptive.files import readable
 from lightning_modules.adaptive.table import StageTable
 from lightning_modules.adaptive.times import TimeTable
 from lightning_modules.inference.calibrated import Calibration
@@ -47,14 +48,13 @@ class Sweep:
                 f"`run` must be a folder that `dial test` left, with sweep/summary.json, but {run} has none."
             )
         self.run, self.folder = run, found[0]
-        try:
-            self.summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
-        except ValueError as error:
-            raise ValueError(f"`run`: {self.folder / 'summary.json'} cannot be read: {error}.") from error
-        self.settings: dict[str, Any] = self.summary["table"]
-        if not self.settings.get("tiers"):
-            raise ValueError(f"`run` must hold a sweep of models, but {self.folder} was made from a table alone.")
-
+        path = self.folder / "summary.json"
+        with readable(path, "run"):
+            self.summary: dict[str, Any] = json.loads(path.read_text())
+            self.settings: dict[str, Any] = self.summary["table"]
+            if not self.settings.get("tiers"):
+                raise ValueError(f"`run` must hold a sweep of models, but {self.folder} was made from a table alone.")
+            self._check()
         self.home = self.folder.parent if self.folder.name == "sweep" else run
         self.calibration = Calibration.read(self.home) if calibrated else None
         if self.calibration is not None:
@@ -64,6 +64,19 @@ class Sweep:
                     f"`run` {run} was calibrated with other tiers than it was tested with; run `dial calibrate` again, "
                     f"or remove {self.calibration.folder}."
                 )
+
+    def _check(self) -> None:
+        """Read once what every user of a sweep relies on, so that a damaged one is refused as a whole."""
+        if not self.stages or not all(
+            isinstance(name, str) for name in (*self.stages, *self.scores, *self.label_names)
+        ):
+            raise TypeError("its stages, scores and label names are no names")
+        for tier in self.settings["tiers"].values():
+            str(tier["fingerprint"]), dict(tier["view"])
+        dict(self.settings["temperatures"]), bool(self.summary["partial"]), self.summary["calibration"]["method"]
+        for split in self.summary["splits"].values():
+            list(split.get("points", []))
+        self.split()
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -83,7 +96,10 @@ class Sweep:
     @cached_property
     def table(self) -> StageTable:
         """All rows."""
-        return StageTable.load(self.folder / "stages.parquet")
+        table = StageTable.load(self.folder / "stages.parquet")
+        if not len(table):
+            raise ValueError(f"`run` must hold rows, but {self.folder / 'stages.parquet'} has none; test it again.")
+        return table
 
     @property
     def costs(self) -> ModelCosts:

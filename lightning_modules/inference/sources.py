@@ -8,48 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from lightning_modules.adaptive.files import read_json
+from lightning_modules.inference.labels import remedy_of_numbers
+from lightning_modules.inference.places import CONFIG, code_refused
+from lightning_modules.inference.tier import own_names
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZERS = (
-    "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "spm.model",
-    "sentencepiece.model", "sentencepiece.bpe.model",
-)  # fmt: skip
 CARD = "card.json"
 DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")  # BART's and T5's name
 PER_LAYER = ("layer_types", "attention_window", "attention_layers")  # settings with an entry for each layer
 NO_LIMIT = 512  # tokens kept by default where neither the model nor its tokenizer has a limit
-
-
-def check_place(path: str, argument: str, weights: bool = True) -> str:
-    """The path with ``~`` expanded, after a look at whether a folder has what a tier needs.
-
-    Args:
-        path: folder or hub id.
-        argument: how the user calls it.
-        weights: whether a model is needed, or only a tokenizer.
-
-    Raises:
-        ValueError: the folder is missing, or it lacks a configuration, weights or a tokenizer; names ``argument``.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        if path.startswith((".", "/", "~")) or path.count("/") > 1 or folder.exists():
-            raise ValueError(f"`{argument}` must be an existing folder or a hub id, but there is no folder {path}.")
-        return path
-    needed = {"a tokenizer": TOKENIZERS, "a configuration": ("config.json",), "weights": WEIGHTS}
-    for what, names in list(needed.items())[: 3 if weights else 1]:
-        if not any((folder / name).is_file() for name in names):
-            raise ValueError(
-                f"`{argument}` must be a folder with {what} ({' or '.join(names)}), but {path} has none; "
-                "give a folder left by `dial fit`, or by save_pretrained of both model and tokenizer."
-            )
-    return str(folder)
 
 
 def read_config(path: str, layers: int | None, label_names: Sequence[str], argument: str) -> tuple[Any, bool]:
@@ -61,6 +32,8 @@ def read_config(path: str, layers: int | None, label_names: Sequence[str], argum
         ValueError: it cannot be read, has too few layers, or its head has another number of outputs than the data.
     """
     config = _read(AutoConfig, path, argument, "configuration")
+    if getattr(config, "auto_map", None):
+        raise ValueError(code_refused(path, argument, f"`auto_map` in its {CONFIG}"))
     if layers is not None:
         cut_layers(config, layers, argument)
     declared = any("ForSequenceClassification" in name for name in config.architectures or [])
@@ -68,9 +41,14 @@ def read_config(path: str, layers: int | None, label_names: Sequence[str], argum
         name_labels(config, label_names)
     elif config.num_labels != max(1, len(label_names)):
         wanted = f"{len(label_names)} labels ({', '.join(label_names)})" if label_names else "1 output (regression)"
+        remedy = "give a tier that was trained on this task, or an encoder without a head to train one."
+        own = (own_names(config) or []) if label_names else []
+        if "label_names:" in (given := remedy_of_numbers(own, label_names)):
+            remedy = given
+        named = f" ({', '.join(own[:20])})" if own else ""
         raise ValueError(
-            f"`{argument}` must have the data's {wanted}, but the head in {path} has {config.num_labels}; "
-            "give a tier that was trained on this task, or an encoder without a head to train one."
+            f"`{argument}` must have the data's {wanted}, but the head in {path} has {config.num_labels}{named}; "
+            f"{remedy}"
         )
     else:
         _check_kind(config, label_names, path, argument)
@@ -166,15 +144,29 @@ def read_card(path: str) -> dict[str, Any]:
 def _read(kind: Any, path: str, argument: str, what: str, **settings: Any) -> Any:
     try:
         with quiet():
-            return kind.from_pretrained(path, **settings)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0][:200]
+            return kind.from_pretrained(path, trust_remote_code=False, **settings)
+    except Exception as error:  # readers of damaged files raise whatever they meet
+        if "custom code" in str(error):
+            raise ValueError(code_refused(path, argument, f"for its {what}")) from error
         if Path(path).is_dir():
-            raise ValueError(f"`{argument}`: the {what} in {path} cannot be read: {reason}.") from error
+            raise ValueError(f"`{argument}`: the {what} in {path} cannot be read: {reason_of(error)}.") from error
         raise ValueError(
             f"`{argument}` must be a folder or the id of a model on the hub, but there is no folder {path!r}, and the "
-            f"hub did not give its {what} ({reason}); check name and connection, or download it and give the folder."
+            f"hub did not give its {what} ({reason_of(error)}); check name and connection, or download it and give the "
+            "folder."
         ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What is wrong with a file that was read, in a few words.
+
+    >>> reason_of(OSError("no such key. See https://..."))
+    'no such key'
+    """
+    text = " ".join(str(error).split())
+    if "weights_only" in text or "Weights only" in text:
+        return "it holds pickled objects beside numbers, which could run code"
+    return text.split(". ")[0][:200] or type(error).__name__
 
 
 def longest(tokenizer: Any, model: Any, asked: int | None) -> tuple[int, bool]:

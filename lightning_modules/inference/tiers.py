@@ -14,11 +14,11 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassif
 from lightning_modules.inference.batch_proof import settle
 from lightning_modules.inference.labels import match_labels
 from lightning_modules.inference.multi_exit_tier import MultiExitTier, check_exits_hold
+from lightning_modules.inference.places import check_place
 from lightning_modules.inference.precision import cast_encoder
 from lightning_modules.inference.sources import (
     CARD,
     check_max_length,
-    check_place,
     cut_layers,
     longest,
     name_labels,

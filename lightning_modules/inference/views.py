@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
+from datamodules.labels import check_label_names
 from lightning_modules.inference.precision import Dtype
 
 
@@ -49,6 +50,8 @@ class View:
         names = self.label_names
         if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
             raise ValueError(f"`label_names` must be a list of strings (quote numbers), but got {names!r}.")
+        if names is not None:
+            check_label_names(names)
 
     @classmethod
     def parse(cls, spec: str | Mapping[str, Any] | View, argument: str = "tier") -> View:

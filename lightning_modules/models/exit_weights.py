@@ -24,12 +24,12 @@ def read_source(path: str, pooler: bool) -> Any:
         path: folder or hub id.
         pooler: whether the exits are to have a dense layer; the poolers of an ElasticBERT are then read.
     """
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if isinstance(config, ElasticBertConfig):
         return load_elasticbert(path, config, pooler)
     declared = any("ForSequenceClassification" in name for name in config.architectures or [])
     kind = AutoModelForSequenceClassification if declared else AutoModel
-    return kind.from_pretrained(path, dtype=torch.float32)
+    return kind.from_pretrained(path, dtype=torch.float32, trust_remote_code=False)
 
 
 def copy_weights(source: Any, model: Any) -> None:

@@ -72,14 +72,14 @@ def test_sweep_command_crossfits_a_foreign_table_and_says_so(table, tmp_path, ca
     [
         (["--scores", "sharpness"], "--scores"),
         (["--metrics", "bleu"], "bleu"),
-        (["--targets", "2"], "`targets`"),
+        (["--targets", "2"], "`--targets`"),
         (["--targets", "high"], "--targets"),
         (["--budgets", "cheap"], "--budgets"),
         (["--calibration", "test"], "--calibration"),
         (["--colour", "red"], "--colour"),
         (["--costs", "mine"], "--costs"),
-        (["--costs", "own"], "`costs` is for tables of others"),
-        (["--stages", "exits"], "`stages` is for tables of others"),
+        (["--costs", "own"], "`--costs` is for tables of others"),
+        (["--stages", "exits"], "`--stages` is for tables of others"),
     ],
 )
 def test_bad_arguments_are_one_line_and_write_nothing(table, tmp_path, extra, message):

@@ -190,9 +190,9 @@ def test_command_writes_plot_table_and_hull_with_published_points(runs, tmp_path
     rows = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["a", "b", "good", "poor"]
     assert compare_command(arguments) == 0  # the same again: fine
-    with pytest.raises(ValueError, match="`out` must be a new folder"):
+    with pytest.raises(ValueError, match="`--out` must be a new folder"):
         compare_command([str(runs / "a"), "--out", str(tmp_path / "out")])
-    with pytest.raises(ValueError, match="`out` must be a new folder"):
+    with pytest.raises(ValueError, match="`--out` must be a new folder"):
         compare_command([str(runs / "a"), "--out", str(runs / "a" / "sweep")])
 
 

@@ -151,7 +151,31 @@ def test_the_command_on_texts(write: Write, tmp_path: Path, capsys: pytest.Captu
     assert summary["label_names"] == NAMES
 
 
-def test_classes_that_nothing_has_are_said(write: Write) -> None:
-    path = write(lambda c: pa.array(2 * c), predictions=True)
-    with pytest.warns(UserWarning, match=r"'label' of .* from 0 to 4, so 2 of 5 classes have no row: 1, 3; give"):
-        assert StageTable.load(path, costs="own").label_names == ("0", "1", "2", "3", "4")
+@pytest.mark.parametrize("numbers", [[0, 2, 4], [1, 2, 3], [7, 900, 31]], ids=str)
+def test_numbers_that_nothing_has_are_no_classes(write: Write, numbers: list[int]) -> None:
+    table = StageTable.load(write(lambda c: pa.array([numbers[i] for i in c]), predictions=True), costs="own")
+    ranks = [sorted(numbers).index(number) for number in numbers]
+    assert table.label_names == tuple(str(number) for number in sorted(numbers))
+    assert table.label.tolist() == [ranks[index] for index in CLASSES]
+    assert set(table.predictions.ravel().tolist()) <= {0, 1, 2}
+
+
+def test_fractions_are_no_classes(write: Write) -> None:
+    halves = write(lambda c: pa.array(c % 2 + 0.5))
+    with pytest.raises(
+        ValueError, match=r"`table` must have classes from 0 to 2 as 'label' beside 3 logits .* has \d\.5"
+    ):
+        StageTable.load(halves, costs="own")
+    frame = pd.read_parquet(write(pa.array, predictions=True))
+    frame["prediction_swift"] += 0.25
+    frame.to_parquet(halves)
+    assert StageTable.load(halves, costs="own").regression  # whole labels, answers between them
+    with pytest.raises(ValueError, match=r"`prediction_swift` must be 0 to 2, .* but got \d\.25 for sample_id 0"):
+        StageTable.load(halves, label_names=NAMES, costs="own")
+
+
+def test_label_names_given_twice_are_refused(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dial.main(["sweep", str(write(texts)), "--costs", "own", "--label-names", "neg", "pos", "neg"]) == 2
+    assert (
+        "`--label-names` must name every class once, but got 'neg' as class 0 and as class 2" in capsys.readouterr().err
+    )

