@@ -17,11 +17,11 @@ class MajorityBaseline(Callback):
     """At the start of `dial fit` prints the largest class, its share and the metrics of always answering it."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print one line; nothing for regression, whose metrics are correlations."""
+        """Print one line; nothing for regression, whose metrics are correlations, and without labels."""
         if not trainer.is_global_zero or not isinstance(pl_module, StagedModule) or not pl_module.label_names:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if hasattr(data, "rows"):
+        if hasattr(data, "rows") and getattr(data, "labelled", True):
             print(baseline_line(data.rows("train").label, data.rows("validation").label, pl_module), flush=True)
 
 
