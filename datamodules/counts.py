@@ -23,7 +23,7 @@ def role_line(role: str, rows: Rows, label_names: Sequence[str]) -> str:
 
     >>> rows = Rows(["a", "b", "c"], None, np.array([1, 0, 1]), np.arange(3))
     >>> role_line("train", rows, ["no", "yes"])
-    'train: 3 rows (no 1, yes 2)'
+    'train: 3 rows (no: 1, yes: 2)'
     """
     about = _class_counts(rows.label, label_names) if label_names else _values(rows.label)
     return f"{role}: {len(rows)} rows{f' ({about})' if about else ''}"
@@ -33,7 +33,7 @@ def _class_counts(label: np.ndarray, label_names: Sequence[str]) -> str:
     counts = np.bincount(label[label >= 0], minlength=len(label_names))
     if not counts.sum():
         return ""
-    shown = [f"{printable(name)} {count}" for name, count in zip(label_names[:MOST_SHOWN], counts, strict=False)]
+    shown = [f"{printable(name)}: {count}" for name, count in zip(label_names[:MOST_SHOWN], counts, strict=False)]
     if len(label_names) > MOST_SHOWN:
         rest = counts[MOST_SHOWN:]
         shown.append(f"{len(rest)} more classes of {rest.min()} to {rest.max()} rows")

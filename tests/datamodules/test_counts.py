@@ -41,11 +41,11 @@ def test_every_role_of_a_fit_is_counted_by_class(tmp_path: Path, monkeypatch: py
     )
     lines = said(data, "fit", monkeypatch)
     assert [line.split(":")[0] for line in lines] == ["train", "validation", "calibration", "test"]
-    assert lines[3] == "test: 7 rows (cat 5, dog 2)"
+    assert lines[3] == "test: 7 rows (cat: 5, dog: 2)"
     total: Counter[str] = Counter()
     for role in ("train", "validation", "calibration"):
         kinds = Counter(labels[i] for i in data.rows(role).sample_id)
-        assert f"{role}: {kinds.total()} rows (cat {kinds['cat']}, dog {kinds['dog']})" in lines
+        assert f"{role}: {kinds.total()} rows (cat: {kinds['cat']}, dog: {kinds['dog']})" in lines
         total += kinds
     assert total == Counter(labels)
 
@@ -78,9 +78,9 @@ def test_a_test_file_that_cannot_be_used_does_not_stop_a_fit(tmp_path: Path, mon
 def test_many_classes_numbers_and_odd_names() -> None:
     names = [f"c{i}" for i in range(30)]
     rows = make_rows({"t": ["x"] * 60, "y": [names[i % 30] for i in range(60)]}, ("t", None, "y"), names, "a")
-    assert role_line("test", rows, names).endswith("c19 2, 10 more classes of 2 to 2 rows)")
+    assert role_line("test", rows, names).endswith("c19: 2, 10 more classes of 2 to 2 rows)")
     rows = make_rows({"t": ["x"] * 3, "y": [0.5, 2, 1]}, ("t", None, "y"), [], "a")
     assert role_line("test", rows, []) == "test: 3 rows (from 0.5 to 2, mean 1.16667)"
     rows = make_rows({"t": ["x"], "y": ["\x1b[31mred"]}, ("t", None, "y"), ["\x1b[31mred"], "a")
-    assert role_line("test", rows, ["\x1b[31mred"]) == r"test: 1 rows (\x1b[31mred 1)"
+    assert role_line("test", rows, ["\x1b[31mred"]) == r"test: 1 rows (\x1b[31mred: 1)"
     assert majority(rows.label) == (0, 1.0)
