@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from datamodules.printing import printable
 from dial.records import MANIFEST, SKIPPED, Output, Record, Totals, whole_lines
 from lightning_modules.adaptive.files import atomic_write, readable
-from lightning_modules.adaptive.parquet import whole_parquet
+from lightning_modules.adaptive.parquet_checks import whole_parquet
 
 PART_ROWS = 50_000
 MEMBER, BLOCK = 2**22, 2**16  # bytes of lines in a gzip member at most, and that are read at once

@@ -64,7 +64,7 @@ def check_sweep_files(folder: Path, argument: str) -> None:
 
 def holds_sweep(folder: Path) -> bool:
     """Whether a folder holds a sweep, or what a stopped one had written: the table comes first, the summary last."""
-    from lightning_modules.adaptive.parquet import is_own
+    from lightning_modules.adaptive.parquet_checks import is_own
 
     if (folder / "summary.json").exists():
         return has_keys(folder / "summary.json", "configuration")

@@ -12,7 +12,6 @@ with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived, but what
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,12 +26,12 @@ from datamodules.labels import Classes, number_names
 from lightning_modules.adaptive.costs import ModelCosts
 from lightning_modules.adaptive.files import atomic_write, plain, readable
 from lightning_modules.adaptive.foreign_costs import read_costs
+from lightning_modules.adaptive.parquet_checks import KEY, check_about, whole_parquet
 from lightning_modules.adaptive.scores import ROUTING_SCORES
 from lightning_modules.adaptive.slim import costs_of, predictions_of, redundant
 from lightning_modules.adaptive.table import SCHEMA, WHOLE, Stage, StageTable
 from lightning_modules.adaptive.table_labels import as_numbers
 
-KEY = b"dial"
 COMPUTED = ROUTING_SCORES["classification"]
 NOT_SCORES = ("output", "prediction", "macs", "decide_macs", "length", "padded")
 
@@ -170,31 +169,6 @@ def load_table(
         return _Columns(arrow, str(path)).own(json.loads(about), ranges)
 
 
-@contextlib.contextmanager
-def whole_parquet(path: str | Path, argument: str) -> Iterator[None]:
-    """Turn what pyarrow raises about a file within this context into one line.
-
-    Raises:
-        ValueError: the file is no parquet file, or is damaged; names it.
-    """
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        shown = " ".join(str(error).split())[:200].rstrip(".")
-        raise ValueError(
-            f"`{argument}` must be a parquet file, but {str(path)!r} is none, or is damaged ({shown}). Write it with "
-            "pyarrow or pandas."
-        ) from error
-
-
-def is_own(path: str | Path) -> bool:
-    """Whether a file is a table that DIAL wrote."""
-    try:
-        return KEY in (pq.read_schema(path).metadata or {})
-    except (OSError, pa.ArrowException):
-        return False
-
-
 def load_costs(path: str | Path) -> ModelCosts | None:
     """Cost functions that a table itself holds; None where it holds costs of rows only."""
     about = (pq.read_schema(path).metadata or {}).get(KEY)
@@ -256,7 +230,7 @@ class _Columns:
 
     def own(self, about: dict[str, Any], ranges: Mapping[str, tuple[float, float]] | None = None) -> StageTable:
         """Return the table of a file of DIAL, with what its metadata says; what it leaves out is computed."""
-        _check_about(about)
+        check_about(about)
         if about["schema"] > SCHEMA:
             raise ValueError(
                 f"`table` must have a schema up to {SCHEMA}, but {self.path!r} has {about['schema']}. Update DIAL."
@@ -408,30 +382,6 @@ class _Columns:
                 self(f"{prefix}{name}_{missing[0]}")  # raises, naming the column
             result[name] = np.stack([columns[stage] for stage in stages], axis=1)
         return result
-
-
-def _check_about(about: Any) -> None:
-    """Refuse metadata of other types than DIAL writes, before anything is made of them.
-
-    Raises:
-        TypeError: naming the entry.
-    """
-    kinds = {
-        "schema": int, "stages": list, "scores": list, "statistics": list, "metrics": list, "label_names": list,
-        "settings": dict,
-    }  # fmt: skip
-    for name, kind in kinds.items():
-        if not isinstance(about[name], kind):
-            raise TypeError(f"{name} is {about[name]!r}")
-    settings = about["settings"]
-    for name in ("temperatures", "tiers", "ranges"):
-        if not isinstance(settings.get(name, {}), dict):
-            raise TypeError(f"settings.{name} is {settings[name]!r}")
-    wrong = [tier for tier in settings.get("tiers", {}).values() if not isinstance(tier, dict)]
-    if not about["stages"] or wrong:
-        raise TypeError(f"settings.tiers has {wrong[0]!r}" if wrong else "it has no stages")
-    for value in settings.get("temperatures", {}).values():
-        float(value)
 
 
 def _ranges(ranges: Mapping[str, Sequence[float]] | None) -> dict[str, Any]:

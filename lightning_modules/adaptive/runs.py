@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lightning_modules.adaptive.files import read_json, readable
-from lightning_modules.adaptive.parquet import whole_parquet
+from lightning_modules.adaptive.parquet_checks import whole_parquet
 
 
 @dataclass(frozen=True)

@@ -160,10 +160,13 @@ def test_a_run_can_be_compared_by_patience(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--patience", "0"], r"`patience` must be at least 1"),
-        (["--patience", "4"], r"`patience` must be from 1 to 3, as 4 exits agree at most 3 times in a row, but got 4"),
-        (["--tolerance", "-1"], r"`tolerance` must be 0 or more, but got -1"),
-        (["--tolerance", "0.5"], r"`tolerance` is for regression"),
+        (["--patience", "0"], r"`--patience` must be at least 1"),
+        (
+            ["--patience", "4"],
+            r"`--patience` must be from 1 to 3, as 4 exits agree at most 3 times in a row, but got 4",
+        ),
+        (["--tolerance", "-1"], r"`--tolerance` must be 0 or more, but got -1"),
+        (["--tolerance", "0.5"], r"`--tolerance` is for regression"),
         (["--scores", "learned"], r"`--scores` .*'learned', which only a model that learnt to exit"),
     ],
 )

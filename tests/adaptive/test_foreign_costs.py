@@ -139,7 +139,7 @@ def test_one_stage_needs_no_word_on_its_costs(tmp_path: Path) -> None:
 
 def test_dial_sweep_asks_and_says_how_it_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, OWN, ("super", "swift"))
-    with pytest.raises(ValueError, match="`costs` must be said"):
+    with pytest.raises(ValueError, match="`--costs` must be said"):
         sweep_command([str(path), "--bootstrap", "100"])
     assert [file.name for file in tmp_path.iterdir()] == ["mine.parquet"]
     assert sweep_command([str(path), "--bootstrap", "100", "--costs", "own", "--out", str(tmp_path / "out")]) == 0
