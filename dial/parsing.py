@@ -65,7 +65,7 @@ def typed_arguments(arguments: Sequence[str], group: str) -> list[str]:
     ['warmup', 'layers']
     """
     names: list[str] = []
-    following = [*arguments[1:], ""]
+    following = [*arguments, ""][1:]
     for argument, after in zip(arguments, following, strict=True):
         key, separator, value = argument.partition("=")
         value = value if separator else after
@@ -88,7 +88,7 @@ def check_order(arguments: Sequence[str]) -> None:
         ValueError: names the argument and the file.
     """
     typed: dict[str, str] = {}
-    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, after in zip(arguments, [*arguments, ""][1:], strict=True):
         key, separator, value = argument.partition("=")
         value = value if separator else after
         if key in ("-c", "--config"):
