@@ -65,7 +65,7 @@ def typed_arguments(arguments: Sequence[str], group: str) -> list[str]:
     ['warmup', 'layers']
     """
     names: list[str] = []
-    following = [*arguments[1:], ""]
+    following = [*arguments, ""][1:]
     for argument, after in zip(arguments, following, strict=True):
         key, separator, value = argument.partition("=")
         value = value if separator else after

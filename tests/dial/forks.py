@@ -2,8 +2,8 @@
 
 Reads one job a line from standard input, `{"arguments": [...], "fault": null}`, and answers with one line
 `{"code": 0, "output": "..."}`. A fault is `training_step:7` (SIGKILL at the seventh call of that method),
-`SIGTERM:training_step:7` (another signal), `SIGTERM:1.5` (after so many seconds), or `enospc:summary.json` (the disk is
-full when a file of that name is written).
+`SIGTERM:training_step:7` (another signal), `SIGTERM:1.5` (after so many seconds), `SIGTERM:on_train_start:1.5s` (so
+many seconds after that method), or `enospc:summary.json` (the disk is full when a file of that name is written).
 """
 
 import errno
@@ -32,26 +32,32 @@ from lightning_modules.adaptive import files, report  # noqa: E402,F401
 
 
 def kill_at(place: str) -> None:
-    """Make the process send itself a signal at the n-th call of a method of the module, or after some seconds."""
+    """Make the process send itself a signal at the n-th call of a method of the module, or some seconds after one."""
     *kinds, name, count = ["SIGKILL", *place.split(":")] if place.count(":") < 2 else place.split(":")
     if name.startswith("SIG"):
-        timer = threading.Timer(float(count), os.kill, (os.getpid(), getattr(signal, name)))
-        timer.daemon = True
-        timer.start()
+        kill_in(float(count), getattr(signal, name))
         return
     number = getattr(signal, kinds[0])
+    late = count.endswith("s")
     calls = iter(range(1, 10**9))
 
     def lethal(method):
         def wrapped(self, *args, **kwargs):
-            if not (self.trainer.sanity_checking) and next(calls) == int(count):
-                os.kill(os.getpid(), number)
+            if not (self.trainer.sanity_checking) and next(calls) == (1 if late else int(count)):
+                kill_in(float(count[:-1]), number) if late else os.kill(os.getpid(), number)
             return method(self, *args, **kwargs)
 
         return wrapped
 
     for kind in (Classifier, MultiExit):
         setattr(kind, name, lethal(getattr(kind, name)))
+
+
+def kill_in(seconds: float, number: int) -> None:
+    """Make the process send itself a signal after some seconds."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
 
 
 def fill_disk(name: str) -> None:

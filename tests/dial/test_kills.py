@@ -2,7 +2,7 @@
 
     DIAL_KILLS=200 python -m pytest -m slow tests/dial/test_kills.py -n 0 -s
 
-makes so many; the default is a few.
+makes so many; the default is a few. Half of them come at any moment of the command, half while it trains.
 """
 
 import json
@@ -22,16 +22,20 @@ KILLS = int(os.environ.get("DIAL_KILLS", "8"))
 EVERY = 5
 
 
-def steps_of(file: Path) -> tuple[int, list[tuple[int, int]]]:
-    """The last step that was made, and for every start but the first the last step before it and where it began."""
-    starts: list[tuple[int, int]] = []
-    reached = 0
-    for line in file.read_text().split("\n")[:-1] if file.exists() else []:
-        if line.startswith("start "):
-            starts.append((reached, int(line.removeprefix("start "))))
-        else:
-            reached = int(line)
-    return reached, starts[1:]
+def read_steps(file: Path) -> list[tuple[str, int, float]]:
+    """Lines of :class:`tests.dial.witness_callbacks.Steps`."""
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [(kind, int(step), float(at)) for kind, step, at in map(str.split, lines)]
+
+
+def steps_lost(file: Path) -> list[int]:
+    """For every start but the first: how far it lies behind the last step that was made before it."""
+    lost, reached = [], 0
+    for kind, step, _ in read_steps(file):
+        if kind == "start":
+            lost.append(reached - step)
+        reached = step if kind == "step" else reached
+    return lost[1:]
 
 
 def check_finished(folder: Path, whole: Path) -> None:
@@ -53,23 +57,27 @@ def test_killed_at_random_moments(dial, fit_arguments, tmp_path) -> None:
         steps = f"{{class_path: tests.dial.witness_callbacks.Steps, init_args: {{out: {tmp_path}/steps}}}}"
         return [*fit_arguments, f"--resume.every_n_steps={EVERY}", f"--trainer.callbacks=[{steps}]", f"--run={folder}"]
 
-    whole, seconds = tmp_path / "whole", []
-    for _ in range(2):  # the first of a process is slower
+    whole, seconds = tmp_path / "whole", {}
+    for name in ("first", "whole"):  # the first of a process is slower
+        (tmp_path / "steps").unlink(missing_ok=True)
         began = time.monotonic()
-        dial(*arguments(tmp_path / f"whole{len(seconds)}")).ok()
-        seconds.append(time.monotonic() - began)
-    (tmp_path / "whole1").rename(whole)
+        dial(*arguments(tmp_path / name)).ok()
+        seconds["command"] = time.monotonic() - began
+    times = [at for _, _, at in read_steps(tmp_path / "steps")]
+    seconds["training"] = times[-1] - times[0]
     (tmp_path / "steps").unlink()
     chance = random.Random(0)
     counts = {"SIGKILL": 0, "SIGTERM": 0}
     runs, in_training, lost = 0, 0, []
     while sum(counts.values()) < KILLS:
         folder = tmp_path / f"run{runs}"
-        name = chance.choice(list(counts))
-        done = dial(*arguments(folder), fault=f"{name}:{chance.uniform(0.05, 1.1) * seconds[1]:.3f}")
+        name, when = chance.choice(list(counts)), chance.choice(list(seconds))
+        moment = f"{chance.uniform(0.02, 1.1) * seconds[when]:.3f}"
+        before = len(read_steps(tmp_path / "steps"))
+        done = dial(*arguments(folder), fault=f"{name}:{moment if when == 'command' else f'on_train_start:{moment}s'}")
         if done.code == 0:
             runs += 1
-            lost += [reached - start for reached, start in steps_of(tmp_path / "steps")[1]]
+            lost += steps_lost(tmp_path / "steps")
             (tmp_path / "steps").unlink()
             check_finished(folder, whole)
             continue
@@ -78,10 +86,11 @@ def test_killed_at_random_moments(dial, fit_arguments, tmp_path) -> None:
         if name == "SIGTERM":
             assert done.output.count("interrupted") == 1 and INTERRUPTED in done.output, done.output[-3000:]
         counts[name] += 1
-        in_training += (folder / "checkpoints").is_dir()
+        in_training += len(read_steps(tmp_path / "steps")) > before
     dial(*arguments(tmp_path / f"run{runs}")).ok()
     check_finished(tmp_path / f"run{runs}", whole)
-    lost += [reached - start for reached, start in steps_of(tmp_path / "steps")[1]]
+    lost += steps_lost(tmp_path / "steps")
     # A checkpoint that is due just before a validation comes one step later.
     assert max(lost, default=0) <= EVERY + 1, lost
-    print(f"{counts} in {runs + 1} fits, {in_training} with a checkpoint; steps lost at most {max(lost, default=0)}")
+    shares = {steps: lost.count(steps) for steps in sorted(set(lost))}
+    print(f"{counts} in {runs + 1} fits, {in_training} after a step; starts by steps lost: {shares}")

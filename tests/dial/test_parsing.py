@@ -59,6 +59,7 @@ def test_typed_arguments_come_from_files_and_from_the_command_line(tmp_path) -> 
     assert typed_arguments(arguments, "model") == ["layers", "warmup", "max_length", "optimizer", "path"]
     assert typed_arguments(arguments, "data") == ["task"]
     assert typed_arguments(["--config=none.yaml", "--model", "Classifier"], "model") == []
+    assert typed_arguments([], "model") == [] and check_order([]) is None
 
 
 FILE = """
