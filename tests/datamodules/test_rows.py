@@ -10,14 +10,8 @@ def labels(values: list, names: list[str]) -> list:
 
 
 def test_labels_by_name_index_or_text() -> None:
-    assert labels(["Not Entailment", "entailment", 0, "1", True, 1.0], ["entailment", "not_entailment"]) == [
-        1,
-        0,
-        0,
-        1,
-        1,
-        1,
-    ]
+    values = ["Not Entailment", "entailment", 0, "1", 1.0]
+    assert labels(values, ["entailment", "not_entailment"]) == [1, 0, 0, 1, 1]
 
 
 def test_a_name_wins_over_an_index() -> None:
