@@ -1,6 +1,6 @@
 """What passive waiting of threads is worth beside a busy process, and what it costs alone.
 
-    python benchmarks/bench_threads.py --threads 2 --rounds 5
+    python benchmarks/bench_threads.py --threads 2 --rounds 3
 
 A BiLSTM and a small encoder answer batches in processes of their own, with threads that spin while they wait (the
 default of OpenMP) and with passive ones (what ``dial`` sets), in turns: alone, and beside as many busy processes as
@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1], help="busy processes beside")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=25)
