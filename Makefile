@@ -42,8 +42,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## fit a Super and a distilled Swift on built-in data, sweep the cascade (about 5 minutes)
 	@PATH="$(abspath $(VENV))/bin:$$PATH" scripts/demo.sh
 
-test: $(STAMP)  ## quick tests and the examples in docstrings
-	$(PY) -m pytest $(PYTEST_ARGS)
+test: $(STAMP)  ## quick tests and the examples in docstrings, in two processes
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
 test-slow: $(STAMP)  ## tests that train or start several processes
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
