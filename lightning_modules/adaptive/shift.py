@@ -15,6 +15,9 @@ FALSE_ALARMS = 0.003
 SMALLEST = 0.05
 """Differences of distribution functions or shares below this are told apart in many rows, and mean nothing."""
 
+FEWEST = 20
+"""Rows below which nothing is said of them."""
+
 
 @dataclass(frozen=True)
 class Visits:
@@ -46,7 +49,7 @@ def differences(calibration: Visits, here: Visits) -> dict[str, dict[str, float]
         By ``deferred``, ``length`` and ``score`` the two shares or medians, ``there`` and ``here``.
     """
     found: dict[str, dict[str, float]] = {}
-    if not len(calibration.stayed) or not len(here.stayed):
+    if min(len(calibration.stayed), len(here.stayed)) < FEWEST:
         return found
     level = FALSE_ALARMS / 3
     counts = [[int(v.stayed.sum()), int((~v.stayed).sum())] for v in (calibration, here)]

@@ -57,7 +57,8 @@ def test_a_difference_that_only_many_rows_show_is_not_worth_a_word() -> None:
 def test_nothing_is_said_of_no_rows_and_without_scores_or_lengths() -> None:
     rng = np.random.default_rng(4)
     none = Visits(np.zeros(0, dtype=bool))
-    assert differences(none, visits(rng, 10)) == differences(visits(rng, 10), none) == {}
+    assert differences(none, visits(rng, 100)) == differences(visits(rng, 100), none) == {}
+    assert differences(visits(rng, 500), visits(rng, 3, longer=5.0)) == {}  # a few rows are of no kind
     stayed = np.arange(400) < 300
     assert differences(Visits(stayed), Visits(~stayed))["deferred"] == {"there": 0.25, "here": 0.75}
 
