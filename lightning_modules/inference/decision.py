@@ -100,7 +100,14 @@ class Decision:
                 f"`score` must be one that stage {self.stages[stage]} has, but it does not give {self.score!r}; "
                 "choose another score."
             )
-        return np.asarray(decisions[self.score].detach().cpu().numpy(), dtype=np.float64)
+        given = np.asarray(decisions[self.score].detach().cpu().numpy(), dtype=np.float64)
+        if not np.isfinite(given).all() and stage < len(self.thresholds):
+            row = ids[np.flatnonzero(~np.isfinite(given))[0]]
+            raise ValueError(
+                f"`{self.stages[stage]}` must give finite scores {self.score!r}, as thresholds lie between scores, but "
+                f"it does not for row {row}; check its weights, or choose another score."
+            )
+        return given
 
     def course(self, ids: np.ndarray, counts: tuple[np.ndarray, np.ndarray] | None = None) -> Course:
         """The ``go_on`` of :meth:`StagedModel.run` for one batch.

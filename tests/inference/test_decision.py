@@ -104,6 +104,9 @@ def test_a_score_that_the_model_gives() -> None:
     assert keep.tolist() == [True, False, False]
     course(1, rows[:1], outputs[:1])  # the last stage decides nothing and need not give it
     assert np.isnan(course.score[0]) and course.stage.tolist() == [1, 0, 0]
+    broken = {"learned": torch.tensor([0.4, float("inf"), 0.6], dtype=torch.float64)}
+    with pytest.raises(ValueError, match=r"`a` must give finite scores 'learned', .* does not for row 11"):
+        decision.course(np.array([10, 11, 12]))(0, rows, outputs, broken)
     with pytest.raises(ValueError, match="`score` must be one that stage a has, but it does not give 'learned'"):
         decision.course(np.arange(3))(0, rows, outputs)
 
