@@ -19,10 +19,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lightning_modules.adaptive.costs import ModelCosts
-from lightning_modules.adaptive.files import read_json, write_json
-from lightning_modules.adaptive.parquet import save_slim
-from lightning_modules.adaptive.table import StageTable
+from dial.costs.functions import ModelCosts
+from dial.files import read_json, write_json
+from dial.stages.parquet import save_slim
+from dial.stages.table import StageTable
 
 TABLE = Path("sweep/stages.parquet")
 LIMIT = 20_000_000  # bytes of all tables together, as they are kept in the repository

@@ -9,8 +9,8 @@ import nbformat
 import numpy as np
 import pytest
 
-from lightning_modules.adaptive import Stage, StageTable
-from lightning_modules.adaptive.report import SweepSettings
+from dial.report.report import SweepSettings
+from dial.stages.table import Stage, StageTable
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 STATEMENTS_OF_LOGIC = (

@@ -11,9 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 
 from callbacks import ThresholdSweep
 from datamodules import GLUEDataModule
-from lightning_modules.adaptive import plots
-from lightning_modules.adaptive.table import StageTable
-from tests.dial.glue_files import write_task
+from dial.report.figures import plots
+from dial.stages.table import StageTable
+from tests.cli.glue_files import write_task
 
 
 @dataclass

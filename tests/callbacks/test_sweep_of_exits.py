@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from callbacks import ThresholdSweep
+from dial.stages.parquet import save_slim
+from dial.stages.table import StageTable
+from dial.tiers.tiers import load_tier, save_tier
+from dial.tradeoff.rules import replay
 from lightning_modules import Cascade, MultiExit
-from lightning_modules.adaptive.parquet import save_slim
-from lightning_modules.adaptive.rules import replay
-from lightning_modules.adaptive.table import StageTable
-from lightning_modules.inference.tiers import load_tier, save_tier
-from tests.adaptive.test_parquet import assert_equal
+from tests.stages.test_parquet import assert_equal
 
 LABELS = ["negative", "positive"]
 
@@ -212,7 +212,7 @@ def test_settings_out_of_range(settings, message) -> None:
 
 
 def test_certainty_is_charged(number) -> None:
-    from lightning_modules.inference.counting import path_cost
+    from dial.costs.counting import path_cost
 
     tier = load_tier(str(number), "model", [])
     plain = load_tier(str(number), "model", [])

@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from lightning_modules.adaptive.table import StageTable
+from dial.stages.table import StageTable
 from scripts import store_results as store
 from scripts.results_steps import ROOT, table_of
-from tests.adaptive.test_parquet import assert_equal
-from tests.adaptive.test_slim import COSTS, make
+from tests.stages.test_parquet import assert_equal
+from tests.stages.test_slim import COSTS, make
 
 
 def write_run(folder: Path, table: StageTable) -> None:
