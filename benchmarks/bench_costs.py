@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, Pretrai
 from dial.costs.functions import ModelCosts, fit_cost
 from dial.costs.macs import count_macs
 from dial.models.bilstm import BiLSTMConfig
-from dial.stages.table import Stage
+from dial.stages.stage import Stage
 
 
 def build(config: PretrainedConfig, attention: str | None = None) -> torch.nn.Module:

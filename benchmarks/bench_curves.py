@@ -8,7 +8,8 @@ import time
 import numpy as np
 
 from dial.stages.scores import ROUTING_SCORES
-from dial.stages.table import Stage, StageTable
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 from dial.tradeoff.curve import curve, thin
 
 

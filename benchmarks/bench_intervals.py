@@ -5,11 +5,12 @@ import time
 
 import numpy as np
 
+from dial.report.choices import Choices
 from dial.report.settings import SweepSettings
 from dial.stages.scores import ROUTING_SCORES
-from dial.stages.table import Stage, StageTable
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import bootstrap
-from dial.tradeoff.choices import Choices
 from dial.tradeoff.paths import Path, metric_of
 
 

@@ -33,7 +33,7 @@ from dial.cli.interrupts import Interrupts
 from dial.cli.main import main as dial
 from dial.cli.predict import predict
 from dial.cli.record_files import JsonLines
-from dial.stages.table import StageTable
+from dial.stages.parquet import load_table
 from dial.tiers.tiers import build_tier, save_tier
 
 LABELS = ["0", "1"]
@@ -71,7 +71,7 @@ def make_run(folder: Path, small: bool) -> Path:
 
 def threshold(run: Path, share: float) -> float:
     """The softmax score that a share of the rows does not reach at the first stage."""
-    table = StageTable.load(run / "sweep" / "stages.parquet")
+    table = load_table(run / "sweep" / "stages.parquet")
     return float(np.quantile(table.scores["softmax"][:, 0], share))
 
 

@@ -16,6 +16,7 @@ from dial.inference.operating_point import Sweep
 from dial.inference.run import load_network
 from dial.inference.staged import StagedModel
 from dial.ownership import check_files
+from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.study.measure import StudySettings
 from dial.study.report import FILES
@@ -92,7 +93,7 @@ class MeasuredStudy(Callback):
         from dial.study.report import render, write_study
 
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        table = StageTable.load(sweep_folder(trainer) / "stages.parquet")
+        table = load_table(sweep_folder(trainer) / "stages.parquet")
         split = next(name for name in table.splits if name != "calibration")
         rows = data.rows(split)
         units = {

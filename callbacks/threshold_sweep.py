@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from argparse import ArgumentTypeError
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.resume import gather
 from callbacks.row_parts import concatenate, merge, to_numpy
 from callbacks.tier_export import is_partial
-from dial.cli.tables import macs_of
 from dial.costs.counting import check_countable, network_costs
-from dial.costs.functions import ModelCosts, charged_lengths
+from dial.costs.functions import ModelCosts, charged_lengths, macs_of
 from dial.inference.staged import decisions_of
 from dial.ownership import check_sweep_files
 from dial.report.configuration import check_folder, configuration_of, rows_fingerprint
@@ -89,8 +87,6 @@ class ThresholdSweep(Callback):
                 patience=tuple(patience or ()),
                 tolerance=tolerance,
             )
-        except ArgumentTypeError as error:
-            raise ValueError(f"`sweep.budgets` {error}.") from error
         except ValueError as error:
             raise ValueError(str(error).replace("`", "`sweep.", 1)) from error
         self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)

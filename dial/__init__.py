@@ -7,7 +7,8 @@ from dial.threads import wait_passively
 
 if TYPE_CHECKING:
     from dial.inference.classifier import AdaptiveClassifier, Prediction
-    from dial.stages.table import Stage, StageTable
+    from dial.stages.stage import Stage
+    from dial.stages.table import StageTable
     from dial.tradeoff.curve import Curve, curve, trade_off
 
 __all__ = ["AdaptiveClassifier", "Curve", "Prediction", "Stage", "StageTable", "curve", "trade_off"]
@@ -16,7 +17,7 @@ _HOMES = {
     "AdaptiveClassifier": "inference.classifier",
     "Curve": "tradeoff.curve",
     "Prediction": "inference.classifier",
-    "Stage": "stages.table",
+    "Stage": "stages.stage",
     "StageTable": "stages.table",
     "curve": "tradeoff.curve",
     "trade_off": "tradeoff.curve",

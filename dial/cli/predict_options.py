@@ -128,8 +128,6 @@ def load(options: argparse.Namespace) -> AdaptiveClassifier:
             max_pending=options.max_pending,
             calibrated=options.points == "calibrated",
         )
-    except argparse.ArgumentTypeError as error:
-        raise ValueError(f"`--budget` {error}.") from error
     except ValueError as error:
         raise ValueError(as_options(str(error))) from error
 

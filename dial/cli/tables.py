@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from datamodules.labels import check_label_names
+from dial.costs.functions import macs_of
+from dial.stages.parquet import load_table
 
 if TYPE_CHECKING:
     from dial.costs.functions import ModelCosts
     from dial.stages.table import StageTable
 
-FLOP_SUFFIX = "flop"
 NEGATIVE = re.compile(r"-((\d+\.?\d*|\.\d+)(e[+-]?\d+)?(flop)?|inf(inity)?|nan)$", re.IGNORECASE)
 SPELLING = {"ranges": "--range"}  # others: `--name`
 
@@ -51,20 +52,12 @@ def as_typed(parser: argparse.ArgumentParser) -> Iterator[None]:
         raise ValueError(message) from error
 
 
-def macs_of(text: str) -> float:
-    """A budget in MACs, or in FLOPs with the suffix ``flop``.
-
-    Example:
-        >>> macs_of("2e9"), macs_of("4e9flop")
-        (2000000000.0, 2000000000.0)
-    """
-    number, factor = (text[: -len(FLOP_SUFFIX)], 0.5) if text.lower().endswith(FLOP_SUFFIX) else (text, 1.0)
+def budget_of(text: str) -> float:
+    """A budget as it is typed."""
     try:
-        return factor * float(number)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be MACs such as 2e9, or FLOPs such as 4e9flop, but got {text!r}"
-        ) from None
+        return macs_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("`budgets` ").rstrip(".")) from None
 
 
 def seed_of(text: str) -> int:
@@ -117,7 +110,7 @@ def sweep_parser() -> Parser:
         "which costs the difference, or exits of one model, whose last cost is that of the whole",
     )
     parser.add_argument(
-        "--budgets", nargs="+", type=macs_of, default=[], help="mean MACs per row, or FLOPs as in 4e9flop"
+        "--budgets", nargs="+", type=budget_of, default=[], help="mean MACs per row, or FLOPs as in 4e9flop"
     )
     parser.add_argument("--confidence", type=float, default=0.9, help="one-sided, of the confident operating points")
     parser.add_argument(
@@ -157,13 +150,12 @@ def sweep_command(argv: Sequence[str]) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     from dial.report.report import SweepSettings, build_report
-    from dial.stages.table import StageTable
 
     path = Path(options.table)
     out = Path(options.out) if options.out else path.with_name(f"{path.stem}-{'times' if options.times else 'sweep'}")
     check_label_names(options.label_names or [], "--label-names")
     given = {name: getattr(options, name) for name in ("metrics", "label_names", "seed", "costs", "stages")}
-    table = StageTable.load(path, **given, ranges=_ranges(options.range))
+    table = load_table(path, **given, ranges=_ranges(options.range))
     if not len(table):
         raise ValueError(f"`table` must have at least one row, but {str(path)!r} has none. Give one with rows.")
     table = _timed(_override(table, options), options)

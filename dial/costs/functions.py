@@ -9,18 +9,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dial.files import write_json
-
-if TYPE_CHECKING:
-    from dial.stages.table import Stage
+from dial.stages.stage import Stage
 
 Float = NDArray[np.float64]
 SCHEMA = 1
+FLOP_SUFFIX = "flop"
 
 
 @dataclass(frozen=True)
@@ -195,7 +194,7 @@ class ModelCosts:
     decide: Mapping[str, Mapping[int, CostFunction]] = field(default_factory=dict)
     reference: Mapping[str, CostFunction] = field(default_factory=dict)
 
-    def stage_macs(self, stages: Sequence["Stage"], lengths: Mapping[str, ArrayLike]) -> tuple[Float, Float]:
+    def stage_macs(self, stages: Sequence[Stage], lengths: Mapping[str, ArrayLike]) -> tuple[Float, Float]:
         """MACs per example up to the decision at each stage, and of answering there.
 
         A row that reaches a tier has been through the last of the given exits of every earlier tier and has left each
@@ -281,3 +280,26 @@ class ModelCosts:
         if tier not in lengths:
             raise ValueError(f"lengths must have every stage's tier; got {', '.join(lengths) or 'none'}, not {tier!r}.")
         return np.asarray(lengths[tier])
+
+
+def macs_of(text: str, argument: str = "budgets") -> float:
+    """A budget in MACs, or in FLOPs with the suffix ``flop``.
+
+    Args:
+        text: as it is typed.
+        argument: what the user calls it.
+
+    Raises:
+        ValueError: it is neither.
+
+    Example:
+        >>> macs_of("2e9"), macs_of("4e9flop")
+        (2000000000.0, 2000000000.0)
+    """
+    number, factor = (text[: -len(FLOP_SUFFIX)], 0.5) if text.lower().endswith(FLOP_SUFFIX) else (text, 1.0)
+    try:
+        return factor * float(number)
+    except ValueError:
+        raise ValueError(
+            f"`{argument}` must be MACs such as 2e9, or FLOPs such as 4e9flop, but got {text!r}."
+        ) from None

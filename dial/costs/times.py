@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 
 from dial.files import readable, write_json
-from dial.stages.table import Stage, StageTable
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 
 Float = NDArray[np.float64]
 SCHEMA = 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dial.files import read_json, write_json
+from dial.stages.parquet import load_table, save_table
 from dial.stages.table import StageTable
 
 FOLDER, ABOUT, TABLE, SCHEMA = "calibration", "calibration.json", "stages.parquet", 1
@@ -61,14 +62,14 @@ class Calibration:
         folder = run / FOLDER
         if folder.exists() and (earlier := cls.read(run)) is not None and earlier.about["content"] != about["content"]:
             folder.rename(free_name(run))
-        table.save(folder / TABLE)
+        save_table(table, folder / TABLE)
         write_json(folder / ABOUT, {"schema": SCHEMA, **about})  # last: readers look for it
         return cls(folder, about)
 
     @cached_property
     def table(self) -> StageTable:
         """The rows."""
-        return StageTable.load(self.folder / TABLE)
+        return load_table(self.folder / TABLE)
 
     @property
     def line(self) -> str:

@@ -16,6 +16,7 @@ from dial.files import readable
 from dial.inference.calibrated import Calibration
 from dial.inference.points import OperatingPoint
 from dial.inference.router import Decision
+from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.tradeoff.calibration import Chooser
 from dial.tradeoff.calibration import OperatingPoint as Chosen
@@ -96,7 +97,7 @@ class Sweep:
     @cached_property
     def table(self) -> StageTable:
         """All rows."""
-        table = StageTable.load(self.folder / "stages.parquet")
+        table = load_table(self.folder / "stages.parquet")
         if not len(table):
             raise ValueError(f"`run` must hold rows, but {self.folder / 'stages.parquet'} has none; test it again.")
         return table

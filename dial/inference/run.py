@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dial.cli.tables import macs_of
+from dial.costs.functions import macs_of
 from dial.costs.row_costs import RowCosts
 from dial.inference.operating_point import OperatingPoint, Sweep, Timed
 from dial.inference.staged import StagedModel
@@ -62,7 +62,7 @@ def choose_point(
     if values["threshold"] is not None:
         return sweep.at_threshold(values["threshold"], score, rule)
     if values["budget"] is not None:
-        return sweep.for_budget(macs_of(str(values["budget"])), score, rule, split)
+        return sweep.for_budget(macs_of(str(values["budget"]), "budget"), score, rule, split)
     if values["ms"] is not None:
         return sweep.for_budget(float(values["ms"]), score, rule, split, timed(sweep, batch_sizes))
     if len(sweep.stages) == 1 and values["target"] is None:

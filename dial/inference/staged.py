@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dial.stages.table import Stage
+from dial.stages.stage import Stage
 from dial.tiers.labels import check_tiers_agree
 from dial.tiers.tier import Encoding, GoOn, Tier
 

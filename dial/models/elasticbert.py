@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, BertConfig, BertTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertTokenizer
 from transformers.utils import cached_file
 
 from dial.models.multi_exit_config import MultiExitConfig, encoder_settings
@@ -76,15 +76,13 @@ def load_elasticbert(path: str, config: Any, pooler: bool) -> Any:
     Raises:
         ValueError: the weights lack a part of the encoder.
     """
-    from dial.models.multi_exit import MultiExitForSequenceClassification  # here: it reads sources by us
-
     weights = {key: value.float() for key, value in elasticbert_key_map(_read_weights(path)).items()}
     weights = {key: value for key, value in weights.items() if pooler or not POOLED.match(key)}
     settings = {key: value for key, value in encoder_settings(config).items() if key not in OWN_SETTINGS}
     outputs = next((len(value) for key, value in weights.items() if key.endswith(".linear.bias")), config.num_labels)
     names = {"id2label": config.id2label, "label2id": config.label2id} if outputs == config.num_labels else {}
     made = MultiExitConfig(encoder={**settings, "model_type": "bert"}, pooler=pooler, num_labels=outputs, **names)
-    model = MultiExitForSequenceClassification(made)
+    model = AutoModelForSequenceClassification.from_config(made)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     wrong = [*unexpected, *(key for key in missing if key.startswith("encoder."))]
     if wrong:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dial.report.choices import Choice, Choices, key_of
 from dial.report.exits import SimpleInstances
+from dial.report.remarks import contradictions, worthless_stages
 from dial.report.settings import SweepSettings
-from dial.stages.remarks import contradictions, worthless_stages
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import Interval, Resampled, bootstrap, percentile_interval
 from dial.tradeoff.bounds import kept_interval
 from dial.tradeoff.calibration import Chooser, OperatingPoint, folds_of, oracle_taken
-from dial.tradeoff.choices import Choice, Choices, key_of
 from dial.tradeoff.curve import Curve, curve, normalised_area
 from dial.tradeoff.paths import Path, metric_of, quality_of
 from dial.tradeoff.shift import differences, sentence, visits_of

@@ -13,7 +13,8 @@ from dial.files import plain
 from dial.ownership import check_sweep_files
 from dial.report.settings import SweepSettings
 from dial.stages.metrics.metrics import AGREEMENT
-from dial.stages.table import Stage, StageTable
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 
 NO_IDENTITY = ("partial", "repeats", "remarks")
 """Settings of a table that say how its rows came, not what they are."""

@@ -16,6 +16,7 @@ from dial.report.configuration import check_folder, configuration
 from dial.report.errors import StageErrors, errors_of_report, write_errors
 from dial.report.exits import compression
 from dial.report.settings import SweepSettings
+from dial.stages.parquet import save_table
 from dial.stages.scores import ROUTING_SCORES
 from dial.stages.table import StageTable
 from dial.tradeoff.curve import Curve, concat, thin
@@ -81,7 +82,7 @@ class Report:
 
         folder = FilePath(folder)
         check_folder(folder, self.summary["configuration"], self.partial)
-        self.table.save(folder / "stages.parquet")
+        save_table(self.table, folder / "stages.parquet")
         if self.curves:
             self._write_curves(folder)
         if self.costs is not None:

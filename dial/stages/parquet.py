@@ -30,7 +30,8 @@ from dial.stages.foreign import read_costs
 from dial.stages.labels import as_numbers
 from dial.stages.scores import ROUTING_SCORES
 from dial.stages.slim import costs_of, predictions_of, redundant
-from dial.stages.table import SCHEMA, WHOLE, Stage, StageTable
+from dial.stages.stage import Stage
+from dial.stages.table import SCHEMA, WHOLE, StageTable
 
 COMPUTED = ROUTING_SCORES["classification"]
 NOT_SCORES = ("output", "prediction", "macs", "decide_macs", "length", "padded")

@@ -13,7 +13,8 @@ import numpy as np
 
 from dial.costs.functions import ModelCosts, charged_lengths
 from dial.stages.scores import ROUTING_SCORES
-from dial.stages.table import Stage, StageTable
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 
 COSTS = ("decide_macs", "macs", "macs_reference")
 

@@ -7,60 +7,23 @@ the file that it is saved to, which is a public format.
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dial.stages import scores as score_functions
-from dial.stages.checks import (
-    check_finite,
-    check_labels,
-    check_names,
-    check_ranges,
-    check_scores,
-    check_shapes,
-)
-from dial.stages.metrics.metrics import METRICS, NAMED, UNIT_RANGE, Mean, Metric
+from dial.stages.metrics.metrics import AGREEMENT, METRICS, NAMED, UNIT_RANGE, Mean, Metric, check_metric
 from dial.stages.repeats import check_repeats, distinct
+from dial.stages.stage import Stage
 
 SCHEMA = 2
 """Of the newest file that is read. In one of schema 2 scores, predictions and costs may be left to be computed."""
+LARGEST_SCORE = 1e100  # beyond it differences and squares of scores are no numbers any more
 WHOLE = 1
 """Of a file that holds every column."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A point at which an answer exists and computation may stop.
-
-    Attributes:
-        name: unique in its table; letters, digits, ``_``, ``.`` and ``-``; not ``reference``, whose costs have a column
-            of their own.
-        tier: the model that it belongs to.
-        index: which exit of that model, from 0.
-    """
-
-    name: str
-    tier: str
-    index: int = 0
-
-    def __post_init__(self) -> None:
-        for what in ("name", "tier"):
-            if not re.fullmatch(r"[A-Za-z0-9_.-]+", getattr(self, what)):
-                raise ValueError(
-                    f"`{what}` of a stage must consist of letters, digits, '_', '.' and '-', "
-                    f"but got {getattr(self, what)!r}. Rename it: it becomes part of column names."
-                )
-        if self.name == "reference":
-            raise ValueError(
-                "`name` of a stage must not be 'reference', as `macs_reference` is what speed-ups compare with. "
-                "Rename it."
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,27 +247,144 @@ class StageTable:
             macs[:, last + 1 :] -= (self.decide_macs[:, last] - before)[:, None]
         return macs
 
-    def save(self, path: str | Path) -> None:
-        """Write the table as parquet, atomically."""
-        from dial.stages.parquet import save_table
 
-        save_table(self, path)
+def check_shapes(table: StageTable) -> None:
+    """Refuse columns of unequal shapes."""
+    rows, stages = len(table.split), len(table.stages)
+    wanted: list[tuple[str, Any, tuple[int, ...]]] = []
+    for name in ("split", "sample_id", "label", "macs_reference", "group"):
+        wanted.append((name, getattr(table, name), (rows,)))
+    for name in ("predictions", "decide_macs", "macs"):
+        wanted.append((name, getattr(table, name), (rows, stages)))
+    shapes: dict[str, tuple[int, ...]] = {"scores": (rows, stages), "statistics": (rows, stages)}
+    for name, shape in {**shapes, "lengths": (rows,), "padded": (rows,)}.items():
+        wanted += [(f"{name}[{key!r}]", value, shape) for key, value in getattr(table, name).items()]
+    if table.outputs is not None:
+        wanted.append(("outputs", table.outputs, (rows, stages, *table.outputs.shape[2:3])))
+        if table.outputs.ndim != 3:
+            wanted.append(("outputs", table.outputs, (rows, stages, len(table.label_names) or 1)))
+    for name, value, shape in wanted:
+        if value is not None and np.shape(value) != shape:
+            raise ValueError(
+                f"`{name}` must have shape {shape} for {rows} examples and {stages} stages, but got {np.shape(value)}. "
+                "Give every column one entry for each example and stage."
+            )
 
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        metrics: Sequence[str] | None = None,
-        label_names: Sequence[str] | None = None,
-        seed: int = 0,
-        costs: str | None = None,
-        stages: str | None = None,
-        ranges: Mapping[str, tuple[float, float]] | None = None,
-    ) -> StageTable:
-        """Read a table that :meth:`save` wrote, or a foreign one.
 
-        See :func:`dial.stages.parquet.load_table`.
-        """
-        from dial.stages.parquet import load_table
+def check_names(table: StageTable) -> None:
+    """Refuse stages without a name of their own, and metrics that cannot be computed."""
+    names = [stage.name for stage in table.stages]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"`stages` must be one or more, each with its own name, but got {names}. Rename the repeated one."
+        )
+    known = [*NAMED, AGREEMENT, *table.statistics]
+    wrong = [name for name in table.metrics if name not in known]
+    if wrong or not table.metrics:
+        raise ValueError(
+            f"`metrics` must name one or more of: {', '.join(known)}; but got {wrong[0] if wrong else 'none'!r}. "
+            "Choose from these, or add the metric's statistic to the table."
+        )
+    for name in table.metrics:
+        if name not in table.statistics:
+            check_metric(name, len(table.label_names))
 
-        return load_table(path, metrics, label_names, seed, costs, stages, ranges)
+
+def check_labels(table: StageTable) -> None:
+    """Refuse labels that are no class, or not finite, and logits that do not fit the label names."""
+    label = np.asarray(table.label)
+    bad = ~np.isfinite(label)
+    allowed = "a finite number"
+    if not table.regression:
+        classes = len(table.label_names)
+        if table.outputs is not None and table.outputs.shape[-1] != classes:
+            raise ValueError(
+                f"`outputs` must have one logit for each of the {classes} labels {list(table.label_names)}, "
+                f"but got {table.outputs.shape[-1]}. Check the number of labels of every tier."
+            )
+        allowed = f"0 to {classes - 1}, for the labels {list(table.label_names)}"
+        bad |= (label != np.floor(label)) | (label < 0) | (label >= classes)
+        _check_predictions(table, allowed)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise ValueError(
+            f"`label` must be {allowed}, but got {label[row]} for sample_id {table.sample_id[row]} of split "
+            f"{str(table.split[row])!r}. Correct the label, or leave unlabelled rows out."
+        )
+
+
+def _check_predictions(table: StageTable, allowed: str) -> None:
+    """Refuse predictions between two classes, which would be cut to the lower one."""
+    values = np.asarray(table.predictions)
+    between = np.isfinite(values) & (values != np.floor(values)) if values.dtype.kind == "f" else np.zeros(1, bool)
+    if between.any():
+        row, stage = np.argwhere(between)[0]
+        raise ValueError(
+            f"`prediction_{table.stages[stage].name}` must be {allowed}, but got {values[row, stage]} for sample_id "
+            f"{table.sample_id[row]} of split {str(table.split[row])!r}. Give classes, or no label names for a "
+            "regression."
+        )
+
+
+def check_scores(table: StageTable) -> None:
+    """Refuse scores that could decide and are not finite: no threshold is above plus infinity, none fits NaN.
+
+    Those of the last stage decide nothing and are not read.
+    """
+    for name, values in table.scores.items():
+        bad = ~(np.abs(values[:, :-1]) <= LARGEST_SCORE)
+        if bad.any():
+            row, stage = np.argwhere(bad)[0]
+            raise ValueError(
+                f"`{name}_{table.stages[stage].name}` must be finite (at most {LARGEST_SCORE:g} in size), as "
+                f"thresholds lie between scores, but got {values[row, stage]} for sample_id {table.sample_id[row]} of "
+                f"split {str(table.split[row])!r}. Give a row that must stay the largest of the other scores."
+            )
+
+
+def check_ranges(table: StageTable) -> None:
+    """Refuse statistics outside the range that they declare, on which every guard against an unseen loss rests."""
+    ranges = table.settings.get("ranges", {})
+    for name, (low, high) in ranges.items():
+        if name not in table.statistics:
+            raise ValueError(
+                f"`ranges` must be of statistics that the table holds ({', '.join(table.statistics) or 'none'}), "
+                f"but got {name!r}. Add the columns `stat_{name}_<stage>`, or leave it out."
+            )
+        if not -np.inf < low < high < np.inf:
+            raise ValueError(f"`ranges` of {name!r} must be a lower and a higher finite number, but got {low}, {high}.")
+    for name in dict.fromkeys([*ranges, *(name for name in table.metrics if name in table.statistics)]):
+        (low, high), values = ranges.get(name, UNIT_RANGE), table.statistics[name]
+        bad = ~((values >= low) & (values <= high))
+        if bad.any():
+            row, stage = np.argwhere(bad)[0]
+            raise ValueError(
+                f"`stat_{name}_{table.stages[stage].name}` must lie in its range, {low:g} to {high:g}, but got "
+                f"{values[row, stage]} for sample_id {table.sample_id[row]} of split {str(table.split[row])!r}. "
+                f"Declare another (`dial sweep --range {name} LOW HIGH`), or correct the value."
+            )
+
+
+def check_finite(table: StageTable) -> None:
+    """Refuse outputs, predictions and costs that are not finite, and costs below 0, naming tier and example."""
+    for name in ("outputs", "predictions"):
+        values = getattr(table, name)
+        # A sum is finite only if all its terms are: one cheap pass in the usual case.
+        if values is None or np.isfinite(np.sum(values, dtype=np.float64)):
+            continue
+        row, stage = np.argwhere(~np.isfinite(values))[0][:2]
+        raise ValueError(
+            f"`{name}` must be finite, but got {np.asarray(values[row, stage]).tolist()} from tier "
+            f"{table.stages[stage].tier!r} (stage {table.stages[stage].name!r}) for sample_id {table.sample_id[row]} "
+            f"of split {str(table.split[row])!r}. Check the tier's weights and dtype, or leave the row out."
+        )
+    for name in ("macs", "macs_reference", "decide_macs"):
+        values, decide = getattr(table, name), name == "decide_macs"
+        bad = ~np.isfinite(values) | (values < 0 if decide else values <= 0)
+        if bad.any():
+            place = tuple(np.argwhere(bad)[0])
+            stage = f" at stage {table.stages[place[1]].name!r}" if len(place) > 1 else ""
+            raise ValueError(
+                f"`{name}` must be finite and {'at least' if decide else 'above'} 0, but got {values[place]}{stage} "
+                f"for sample_id {table.sample_id[place[0]]} of split {str(table.split[place[0]])!r}. Correct the cost."
+            )

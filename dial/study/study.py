@@ -13,10 +13,9 @@ from dial.stages.metrics.metrics import evaluate
 from dial.stages.table import StageTable
 from dial.study.points import Point, exits_score
 from dial.study.times import Times, latency, ratio, spread, taken_times, timed_table
-from dial.tradeoff.curve import curve
+from dial.tradeoff.curve import curve, thin
 from dial.tradeoff.paths import quality_of
 from dial.tradeoff.taken import super_alone
-from dial.tradeoff.thinning import thin
 
 DRAWN = 200  # points of a curve
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from callbacks import ThresholdSweep
-from dial.stages.parquet import save_slim
+from dial.stages.parquet import load_table, save_slim, save_table
 from dial.stages.table import StageTable
 from dial.tiers.tiers import load_tier, save_tier
 from dial.tradeoff.rules import replay
@@ -98,13 +98,13 @@ def test_a_tested_table_is_kept_slim_and_comes_back_whole(
     """Only what the model alone knows stays: logits, lengths, and the certainty that it has learnt."""
 
     def write(self: ThresholdSweep, trainer: Any, module: Any, table: StageTable) -> None:
-        table.save(self.folder(trainer) / "stages.parquet")
+        save_table(table, self.folder(trainer) / "stages.parquet")
         save_slim(table, tmp_path / "slim.parquet", self._costs)
 
     monkeypatch.setattr(ThresholdSweep, "write", write)
     folder = sentiment if task == "sst2" else number
     done = sweep(module_of(folder), task=task, report=True, length=length)
-    assert_equal(StageTable.load(tmp_path / "slim.parquet"), done.table)
+    assert_equal(load_table(tmp_path / "slim.parquet"), done.table)
     stages = done.table.stage_names
     kept = {"split", "sample_id", "label", "length_model", "padded_model", *(f"output_{stage}" for stage in stages)}
     kept |= {f"learned_{stage}" for stage in stages} if task == "stsb" else set()

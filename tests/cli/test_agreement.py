@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from dial.stages.table import StageTable
+from dial.stages.parquet import load_table
 from tests.cli.conftest import QUIET
 
 NAMES = "--data.label_names=[negative, positive]"
@@ -49,7 +49,7 @@ def test_promises_are_of_agreement_with_the_super(dial, make_tiny_bert, texts, t
     test += ["--data.test_fraction=0.4", "--data.calibration_fraction=0.4", "--data.min_calibration=20"]
     text = dial(*test, "--sweep.bootstrap=100", f"--run={tmp_path}/run").ok()
     assert "quality is agreement with" in text and "as rows have no labels" in text
-    table = StageTable.load(tmp_path / "run/sweep/stages.parquet")
+    table = load_table(tmp_path / "run/sweep/stages.parquet")
     rows = (tmp_path / "texts.csv").read_text().splitlines()[1:]
     supers = answers(folders[1], [rows[i] for i in table.sample_id])
     assert table.label.tolist() == table.predictions[:, 1].tolist() == supers

@@ -13,7 +13,7 @@ import torch
 from dial import AdaptiveClassifier
 from dial.cli.main import main
 from dial.inference.operating_point import Sweep
-from dial.stages.table import StageTable
+from dial.stages.parquet import load_table
 from dial.tradeoff.calibration import Chooser
 from tests.inference.run_folder import copy_of, make_run
 from tests.tiers import small
@@ -54,7 +54,7 @@ def test_points_come_from_the_labelled_rows(run: Path, tmp_path: Path, capsys: p
     assert calibrate(run, str(tmp_path / "rows.jsonl"), "--batch-size", "7") == 0
     said = capsys.readouterr().out
     assert "Operating points of `energy` by accuracy on these 120 rows" in said
-    table = StageTable.load(run / "calibration" / "stages.parquet")
+    table = load_table(run / "calibration" / "stages.parquet")
     sweep = Sweep(run, calibrated=False)
     from dial.inference.run import load_network
 
@@ -79,7 +79,7 @@ def test_without_labels_agreement_with_the_super_is_kept(
     assert calibrate(run, str(tmp_path / "texts.jsonl"), "--targets", "0.9") == 0
     captured = capsys.readouterr()
     assert "by agreement with the last model" in captured.out and "no column 'label'" in captured.err
-    table = StageTable.load(run / "calibration" / "stages.parquet")
+    table = load_table(run / "calibration" / "stages.parquet")
     assert table.metrics == ("agreement",) and table.label.tolist() == table.predictions[:, -1].tolist()
     classifier = AdaptiveClassifier.from_run(run, 0.9)
     assert classifier.point.about["calibrated_on"]["metric"] == "agreement"

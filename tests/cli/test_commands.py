@@ -9,7 +9,7 @@ import torch
 import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from dial.stages.table import StageTable
+from dial.stages.parquet import load_table
 from tests.cli.conftest import QUIET
 from tests.cli.glue_files import sentences, write_task
 
@@ -185,11 +185,11 @@ def test_sweep_of_the_saved_table_equals_inference(dial, test_arguments, tmp_pat
     """`dial sweep` with scores that the table does not hold, against a `dial test` that computed them."""
     dial(*test_arguments, f"--run={tmp_path}/few", "--sweep.scores=[softmax]").ok()
     dial(*test_arguments, f"--run={tmp_path}/many", "--sweep.scores=[energy,entropy]").ok()
-    few, many = (StageTable.load(tmp_path / name / "sweep/stages.parquet") for name in ("few", "many"))
+    few, many = (load_table(tmp_path / name / "sweep/stages.parquet") for name in ("few", "many"))
     assert set(few.scores) == {"softmax", "random"} and set(many.scores) == {"energy", "entropy", "random"}
     dial("sweep", tmp_path / "few/sweep/stages.parquet", "--scores", "energy", "entropy", "--bootstrap", "100",
          "--out", tmp_path / "again").ok()  # fmt: skip
-    again = StageTable.load(tmp_path / "again/stages.parquet")
+    again = load_table(tmp_path / "again/stages.parquet")
     for name in ("energy", "entropy", "random"):
         np.testing.assert_array_equal(again.scores[name], many.scores[name])
     left, right = (

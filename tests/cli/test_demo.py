@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules import GradedSentimentDataModule
-from dial.stages.table import StageTable
+from dial.stages.parquet import load_table
 
 
 @pytest.mark.slow
@@ -20,7 +20,7 @@ def test_super_solves_all_levels_and_the_router_defers_the_hard_ones(tmp_path, d
     tiers = f"--model.tiers=[{tmp_path}/swift/tier, {tmp_path}/super/tier]"
     dial("test", "--config=configs/model/cascade.yaml", *common, tiers, f"--run={tmp_path}").ok()
 
-    table = StageTable.load(tmp_path / "sweep/stages.parquet").of_split("test")
+    table = load_table(tmp_path / "sweep/stages.parquet").of_split("test")
     levels = GradedSentimentDataModule(data_seed=seed).levels("test")
     level = np.array([levels[int(sample_id)] for sample_id in table.sample_id])
     swift, strong = (table.predictions == table.label[:, None]).T

@@ -14,7 +14,7 @@ from callbacks import MeasuredStudy, TierExport
 from dial.cli.main import main
 from dial.cli.record_files import CompressedJsonLines, JsonLines
 from dial.ownership import SWEEP_FILES
-from dial.stages.table import StageTable
+from dial.stages.parquet import load_table, save_table
 from tests.stages.tables import random_table
 
 FAST = ["--bootstrap", "100", "--targets", "0.9"]
@@ -23,7 +23,7 @@ FAST = ["--bootstrap", "100", "--targets", "0.9"]
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("table") / "t.parquet"
-    random_table().save(path)
+    save_table(random_table(), path)
     return path
 
 
@@ -138,4 +138,4 @@ def test_a_table_of_others_is_no_sweep(table: Path, tmp_path: Path, capsys: pyte
     out.mkdir()
     pq.write_table(pq.read_table(table).replace_schema_metadata({}), out / "stages.parquet")
     refused(lambda: main(["sweep", str(table), "--out", str(out), *FAST]), out / "stages.parquet", capsys)
-    assert len(StageTable.load(table)) > 0
+    assert len(load_table(table)) > 0

@@ -23,7 +23,7 @@ from dial import AdaptiveClassifier
 from dial.cli import predict
 from dial.cli.main import main
 from dial.cli.record_files import JsonLines
-from dial.stages.table import StageTable
+from dial.stages.parquet import load_table
 from dial.tiers.tiers import load_tier
 from tests.conftest import ROOT
 from tests.inference.run_folder import make_run
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def thresholds(run: Path) -> list[float]:
     """Half of the rows stop at each stage."""
-    table = StageTable.load(run / "sweep" / "stages.parquet")
+    table = load_table(run / "sweep" / "stages.parquet")
     return [float(value) + 1e-4 for value in np.median(table.scores["softmax"][:, :-1], axis=0)]
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.tradeoff.rules import replay
 from tests.cli.real_commands import ROWS, TRAINER, facts, flat, start, succeed, witness
@@ -50,7 +51,7 @@ def tested(cascade, tmp_path_factory):
 
 
 def table(folder: Path) -> StageTable:
-    return StageTable.load(folder / "sweep/stages.parquet")
+    return load_table(folder / "sweep/stages.parquet")
 
 
 def numbers(value: object, skip: tuple[str, ...] = ("padded", "configuration")) -> dict[str, object]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from dial.models import MultiExitForSequenceClassification
 from dial.models.slender.embeddings import FactorisedEmbedding
-from dial.stages.table import StageTable
+from dial.stages.parquet import load_table
 from tests.cli.conftest import QUIET
 from tests.cli.real_commands import facts, succeed, witness
 
@@ -100,7 +100,7 @@ def test_a_masked_checkpoint_is_tested_as_its_tier(dial, slender, assistant, dat
     own, loaded = f"--model.path={assistant}", f"--model.path={slender}/tier"
     dial("test", *common, own, f"--ckpt_path={best}", f"--run={tmp_path}/a").ok()
     dial("test", *common, loaded, "--model.max_length=32", f"--run={tmp_path}/b").ok()
-    left, right = (StageTable.load(tmp_path / run / "sweep/stages.parquet") for run in "ab")
+    left, right = (load_table(tmp_path / run / "sweep/stages.parquet") for run in "ab")
     np.testing.assert_allclose(left.outputs, right.outputs, atol=1e-5, rtol=0)
     np.testing.assert_array_equal(left.macs, right.macs)
     np.testing.assert_array_equal(left.macs_reference, right.macs_reference)

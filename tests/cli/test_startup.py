@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dial.stages.parquet import save_table
 from tests.stages.tables import random_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ def test_help_and_version_import_nothing_heavy(arguments) -> None:
 
 
 def test_sweep_and_compare_import_no_lightning(tmp_path) -> None:
-    random_table(60, 2).save(tmp_path / "stages.parquet")
+    save_table(random_table(60, 2), tmp_path / "stages.parquet")
     code, text, imported = modules_after(
         "sweep", str(tmp_path / "stages.parquet"), "--calibration", "crossfit", "--bootstrap", "100",
         "--targets", "0.9", "--out", str(tmp_path / "out"),

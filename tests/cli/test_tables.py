@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dial.cli.tables import macs_of, sweep_command
-from dial.stages.table import StageTable
+from dial.cli.tables import sweep_command
+from dial.costs.functions import macs_of
+from dial.stages.parquet import load_table, save_table
 from tests.stages.population import logits_table
 
 
@@ -20,7 +21,7 @@ def table():
 
 def test_sweep_command_on_a_saved_table_with_a_new_score(table, tmp_path, capsys):
     bare = dataclasses.replace(table, scores={"energy": table.scores["energy"]})
-    bare.save(tmp_path / "stages.parquet")
+    save_table(bare, tmp_path / "stages.parquet")
     arguments = [str(tmp_path / "stages.parquet"), "--scores", "margin", "--targets", "0.99", "--bootstrap", "100"]
     assert sweep_command(arguments) == 0
     text = capsys.readouterr().out
@@ -28,7 +29,7 @@ def test_sweep_command_on_a_saved_table_with_a_new_score(table, tmp_path, capsys
     folder = tmp_path / "stages-sweep"
     assert str(folder) in text
     np.testing.assert_allclose(
-        StageTable.load(folder / "stages.parquet").scores["margin"], table.scores["margin"], rtol=1e-12
+        load_table(folder / "stages.parquet").scores["margin"], table.scores["margin"], rtol=1e-12
     )
     with pytest.raises(ValueError, match="another configuration"):
         sweep_command([*arguments, "--seed", "3"])
@@ -83,7 +84,7 @@ def test_sweep_command_crossfits_a_foreign_table_and_says_so(table, tmp_path, ca
     ],
 )
 def test_bad_arguments_are_one_line_and_write_nothing(table, tmp_path, extra, message):
-    table.save(tmp_path / "stages.parquet")
+    save_table(table, tmp_path / "stages.parquet")
     with pytest.raises(ValueError, match=message) as caught:
         sweep_command([str(tmp_path / "stages.parquet"), *extra])
     assert "\n" not in str(caught.value)
@@ -91,7 +92,7 @@ def test_bad_arguments_are_one_line_and_write_nothing(table, tmp_path, extra, me
 
 
 def test_a_table_is_never_replaced_by_its_own_results(table, tmp_path):
-    table.save(tmp_path / "stages.parquet")
+    save_table(table, tmp_path / "stages.parquet")
     before = (tmp_path / "stages.parquet").read_bytes()
     with pytest.raises(ValueError, match="`--out` must be another folder than the table's"):
         sweep_command([str(tmp_path / "stages.parquet"), "--bootstrap", "100", "--out", str(tmp_path)])
@@ -100,7 +101,7 @@ def test_a_table_is_never_replaced_by_its_own_results(table, tmp_path):
 
 
 def test_unreadable_costs_beside_the_table_are_named(table, tmp_path):
-    table.save(tmp_path / "stages.parquet")
+    save_table(table, tmp_path / "stages.parquet")
     (tmp_path / "costs.json").write_text("{")
     with pytest.raises(ValueError, match=r"`table` must lead to readable files, but .*costs.json is damaged"):
         sweep_command([str(tmp_path / "stages.parquet"), "--bootstrap", "100"])

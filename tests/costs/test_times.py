@@ -8,7 +8,9 @@ import pytest
 
 from dial.cli.tables import sweep_command
 from dial.costs.times import TierTimes, TimeTable, grouped_lengths
-from dial.stages.table import Stage, StageTable
+from dial.stages.parquet import save_table
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 from dial.tradeoff.calibration import Chooser
 from tests.stages.tables import random_table
 
@@ -161,7 +163,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
 
 def test_dial_sweep_chooses_for_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, times = stages_table(200)
-    table.save(tmp_path / "stages.parquet")
+    save_table(table, tmp_path / "stages.parquet")
     times.save(tmp_path / "times.json")
     files = [str(tmp_path / "stages.parquet"), "--times", str(tmp_path / "times.json")]
     assert sweep_command([*files, "--scores", "softmax", "--bootstrap", "100", "--budgets", "2"]) == 0

@@ -16,6 +16,7 @@ from dial.inference.classifier import load_network
 from dial.inference.operating_point import OperatingPoint, Sweep
 from dial.inference.staged import StagedModel
 from dial.machine import describe_machine
+from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.tiers.tiers import load_tier, save_tier
 from dial.tradeoff.calibration import Chooser
@@ -35,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(run: Path) -> StageTable:
-    return StageTable.load(run / "sweep" / "stages.parquet")
+    return load_table(run / "sweep" / "stages.parquet")
 
 
 def stored(run: Path, rule: str, score: str, kind: str, target: float) -> list[float]:
@@ -307,7 +308,7 @@ def test_crossfit_points_are_those_of_all_rows(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tiers = [small.plain_tier("swift"), small.plain_tier("super", 2)]
     run = make_run(tmp_path, tiers, rows=60, calibration="crossfit")
-    rows = StageTable.load(run / "sweep" / "stages.parquet").of_split("test")
+    rows = load_table(run / "sweep" / "stages.parquet").of_split("test")
     for target in (0.9, 0.87):  # chosen by the sweep, and not
         point = AdaptiveClassifier.from_run(run, target, score="softmax").point
         assert point.decision.thresholds == Chooser(rows, "softmax").expected(target).thresholds

@@ -9,7 +9,7 @@ import pytest
 
 from dial.costs.functions import CostFunction, ModelCosts
 from dial.report.report import FILES, SweepSettings, build_report, configuration
-from dial.stages.table import StageTable
+from dial.stages.parquet import load_table
 from dial.tradeoff.calibration import Chooser, choose, crossfit, folds_of
 from dial.tradeoff.rules import replay
 from tests.stages.population import logits_table
@@ -133,7 +133,7 @@ def test_written_files_hold_the_results(report, table, tmp_path):
     energy = exact[exact["score"] == "energy"]
     assert len(energy) == 1 + len(np.unique(table.of_split("test").scores["energy"][:, 0]))
     assert len(pyarrow.csv.read_csv(folder / "curve.csv")) <= 2000 * 4
-    again = StageTable.load(folder / "stages.parquet")
+    again = load_table(folder / "stages.parquet")
     np.testing.assert_array_equal(again.scores["energy"], table.scores["energy"])
     for name in ("curve.png", "scores.png", "shares.png"):
         assert (folder / name).read_bytes()[:4] == b"\x89PNG"

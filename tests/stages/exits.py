@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from dial.stages.table import Stage, StageTable
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 from tests.stages.population import logits_table
 
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dial.stages.table import Stage, StageTable
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 
 
 @dataclass(frozen=True)

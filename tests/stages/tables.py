@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from dial.stages.table import Stage, StageTable
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 
 
 def random_table(

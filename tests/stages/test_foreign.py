@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from dial.cli.tables import sweep_command
-from dial.stages.table import StageTable
+from dial.stages.parquet import load_table
 from dial.tradeoff.calibration import choose
 
 ROWS = 400
@@ -56,7 +56,7 @@ def speedup(stages: np.ndarray) -> float:
 def test_a_cascade_has_one_speedup_however_its_costs_are_given(
     tmp_path: Path, costs: dict, said: dict, more: dict, order: tuple
 ) -> None:
-    table = StageTable.load(write(tmp_path, costs, order, **more), **said)
+    table = load_table(write(tmp_path, costs, order, **more), **said)
     assert table.stage_names == ("swift", "super")
     point = choose(table, "softmax", 0.97)
     stages = point.stages(table)
@@ -71,7 +71,7 @@ def test_a_cascade_has_one_speedup_however_its_costs_are_given(
 
 
 def test_cumulative_costs_of_exits_refer_to_the_last(tmp_path: Path) -> None:
-    table = StageTable.load(write(tmp_path, CUMULATIVE), costs="cumulative", stages="exits")
+    table = load_table(write(tmp_path, CUMULATIVE), costs="cumulative", stages="exits")
     np.testing.assert_array_equal(table.macs_reference, CUMULATIVE["super"])
     np.testing.assert_array_equal(table.macs[:, 1], CUMULATIVE["super"])
 
@@ -79,13 +79,13 @@ def test_cumulative_costs_of_exits_refer_to_the_last(tmp_path: Path) -> None:
 def test_own_costs_of_a_decision_are_what_goes_on_has_paid(tmp_path: Path) -> None:
     """E-LANG's T5: a row that goes on has decided at the Swift, but not been answered by it (Eq. 16)."""
     decide = {"decide_macs_swift": OWN["swift"] / 4, "decide_macs_super": OWN["super"]}
-    table = StageTable.load(write(tmp_path, OWN, **decide), costs="own")
+    table = load_table(write(tmp_path, OWN, **decide), costs="own")
     for row in range(ROWS):
         assert table.macs[row].tolist() == [OWN["swift"][row], OWN["swift"][row] / 4 + OWN["super"][row]]
         assert table.decide_macs[row, 0] == OWN["swift"][row] / 4
     costs = {"swift": OWN["swift"], "super": OWN["swift"] / 4 + OWN["super"]}
     decide["decide_macs_super"] = costs["super"]
-    again = StageTable.load(write(tmp_path, costs, **decide), costs="cumulative", stages="tiers")
+    again = load_table(write(tmp_path, costs, **decide), costs="cumulative", stages="tiers")
     np.testing.assert_allclose(again.macs, table.macs)
     np.testing.assert_allclose(again.macs_reference, table.macs_reference)
 
@@ -97,7 +97,7 @@ def test_columns_sorted_by_name_do_not_turn_three_stages_round(tmp_path: Path) -
         frame |= {f"prediction_{name}": [0, 1] * 15, f"macs_{name}": [cost] * 30}
     frame |= {f"trust_{name}": [0.5] * 30 for name in ("middle", "small")}
     pd.DataFrame(frame).to_parquet(tmp_path / "mine.parquet")
-    table = StageTable.load(tmp_path / "mine.parquet", costs="own")
+    table = load_table(tmp_path / "mine.parquet", costs="own")
     assert table.stage_names == ("small", "middle", "large")
     assert table.macs[0].tolist() == [1.0, 4.0, 13.0] and table.macs_reference[0] == 9.0
     assert np.isnan(table.scores["trust"][:, 2]).all()
@@ -126,13 +126,13 @@ def test_what_could_be_read_in_two_ways_is_refused(
 ) -> None:
     path = write(tmp_path, costs, **more)
     with pytest.raises(ValueError, match=message) as caught:
-        StageTable.load(path, **said)
+        load_table(path, **said)
     assert "\n" not in str(caught.value)
 
 
 def test_one_stage_needs_no_word_on_its_costs(tmp_path: Path) -> None:
     path = write(tmp_path, OWN, ("super",))
-    table = StageTable.load(path)
+    table = load_table(path)
     np.testing.assert_array_equal(table.macs_reference, OWN["super"])
     assert table.settings["remarks"] == []
 
@@ -150,5 +150,5 @@ def test_dial_sweep_asks_and_says_how_it_read(tmp_path: Path, capsys: pytest.Cap
     assert len(summary["table"]["remarks"]) == 2
     point = next(p for p in summary["splits"]["test"]["points"] if (p["score"], p["kind"]) == ("softmax", "in_sample"))
     assert point["speedup"] == pytest.approx(
-        speedup(StageTable.load(path, costs="own").scores["softmax"][:, 0] < point["thresholds"][0])
+        speedup(load_table(path, costs="own").scores["softmax"][:, 0] < point["thresholds"][0])
     )

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dial.cli.main import main
-from dial.stages.table import StageTable
+from dial.stages.parquet import load_table
 
 ROWS = 80
 NAMES = ["neg", "neutral", "pos"]
@@ -70,7 +70,7 @@ FORMS: dict[str, tuple[Any, list[str] | None]] = {
 def test_labels_in_any_form_are_the_same_classes(
     write: Write, label: Any, names: list[str] | None, predictions: bool
 ) -> None:
-    table = StageTable.load(write(label, predictions), label_names=names, costs="own")
+    table = load_table(write(label, predictions), label_names=names, costs="own")
     assert table.label.tolist() == CLASSES.tolist() and table.label.dtype == np.int64
     random = np.random.default_rng(1)
     for index in range(2):
@@ -119,7 +119,7 @@ def test_other_labels_are_refused_in_one_line(
     [error] = capsys.readouterr().err.splitlines()
     assert error.startswith("dial sweep: error: `")
     with pytest.raises(ValueError, match=message):
-        StageTable.load(path, label_names=names, costs="own")
+        load_table(path, label_names=names, costs="own")
 
 
 def test_a_regression_on_decimals(write: Write) -> None:
@@ -128,7 +128,7 @@ def test_a_regression_on_decimals(write: Write) -> None:
     for stage in ("swift", "super"):
         frame[f"output_{stage}"] = [float(row[0]) for row in frame[f"output_{stage}"]]
     frame.to_parquet(path)
-    table = StageTable.load(path, costs="own")
+    table = load_table(path, costs="own")
     assert table.regression and table.label.tolist() == (CLASSES + 0.25).tolist()
 
 
@@ -153,7 +153,7 @@ def test_the_command_on_texts(write: Write, tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize("numbers", [[0, 2, 4], [1, 2, 3], [7, 900, 31]], ids=str)
 def test_numbers_that_nothing_has_are_no_classes(write: Write, numbers: list[int]) -> None:
-    table = StageTable.load(write(lambda c: pa.array([numbers[i] for i in c]), predictions=True), costs="own")
+    table = load_table(write(lambda c: pa.array([numbers[i] for i in c]), predictions=True), costs="own")
     ranks = [sorted(numbers).index(number) for number in numbers]
     assert table.label_names == tuple(str(number) for number in sorted(numbers))
     assert table.label.tolist() == [ranks[index] for index in CLASSES]
@@ -165,13 +165,13 @@ def test_fractions_are_no_classes(write: Write) -> None:
     with pytest.raises(
         ValueError, match=r"`table` must have classes from 0 to 2 as 'label' beside 3 logits .* has \d\.5"
     ):
-        StageTable.load(halves, costs="own")
+        load_table(halves, costs="own")
     frame = pd.read_parquet(write(pa.array, predictions=True))
     frame["prediction_swift"] += 0.25
     frame.to_parquet(halves)
-    assert StageTable.load(halves, costs="own").regression  # whole labels, answers between them
+    assert load_table(halves, costs="own").regression  # whole labels, answers between them
     with pytest.raises(ValueError, match=r"`prediction_swift` must be 0 to 2, .* but got \d\.25 for sample_id 0"):
-        StageTable.load(halves, label_names=NAMES, costs="own")
+        load_table(halves, label_names=NAMES, costs="own")
 
 
 def test_label_names_given_twice_are_refused(write: Write, capsys: pytest.CaptureFixture[str]) -> None:

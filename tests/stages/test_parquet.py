@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dial.stages.table import Stage, StageTable
+from dial.stages.parquet import load_table, save_table
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 from dial.tradeoff.curve import curve
 from tests.stages.tables import random_table, regression_table
 
@@ -63,13 +65,13 @@ def full_table(**changes: Any) -> StageTable:
     ids=["all columns", "string ids", "no rows", "regression", "no logits", "one stage"],
 )
 def test_a_table_reads_back_as_it_was(tmp_path: Path, table: StageTable) -> None:
-    table.save(tmp_path / "stages.parquet")
-    assert_equal(table, StageTable.load(tmp_path / "stages.parquet"))
+    save_table(table, tmp_path / "stages.parquet")
+    assert_equal(table, load_table(tmp_path / "stages.parquet"))
     assert [path.name for path in tmp_path.iterdir()] == ["stages.parquet"]
 
 
 def test_columns_are_the_published_ones(tmp_path: Path) -> None:
-    full_table().save(tmp_path / "t.parquet")
+    save_table(full_table(), tmp_path / "t.parquet")
     arrow = pq.read_table(tmp_path / "t.parquet")
     for stage in ("small", "exit.1_a", "exit.2_a"):
         for pattern in (
@@ -107,7 +109,7 @@ def foreign(rows: int = 12, stages: tuple[str, ...] = ("swift", "big_swift"), **
 def loaded(tmp_path: Path, frame: pd.DataFrame, **arguments: Any) -> StageTable:
     arguments = {"costs": "cumulative", "stages": "exits", **arguments}
     frame.to_parquet(tmp_path / "foreign.parquet")
-    return StageTable.load(tmp_path / "foreign.parquet", **arguments)
+    return load_table(tmp_path / "foreign.parquet", **arguments)
 
 
 def test_a_foreign_table_gets_what_it_lacks(tmp_path: Path) -> None:
@@ -126,8 +128,8 @@ def test_a_foreign_table_gets_what_it_lacks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.macs_reference, np.full(12, 2000.0))
     assert table.settings["seed"] == 7
     assert len(curve(table, "energy")) == 13
-    table.save(tmp_path / "own.parquet")
-    assert_equal(table, StageTable.load(tmp_path / "own.parquet"))
+    save_table(table, tmp_path / "own.parquet")
+    assert_equal(table, load_table(tmp_path / "own.parquet"))
 
 
 def test_what_a_foreign_table_has_is_kept(tmp_path: Path) -> None:
@@ -183,11 +185,11 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
     with pytest.raises(ValueError, match=rf"`table` must have a column '{column}', but .* has .*Add the column"):
         loaded(tmp_path, foreign().drop(columns=column))
     own = full_table()
-    own.save(tmp_path / "own.parquet")
+    save_table(own, tmp_path / "own.parquet")
     arrow = pq.read_table(tmp_path / "own.parquet").drop_columns(["macs_exit.1_a"])
     pq.write_table(arrow, tmp_path / "own.parquet")
     with pytest.raises(ValueError, match=r"`table` must have a column 'macs_exit\.1_a'"):
-        StageTable.load(tmp_path / "own.parquet")
+        load_table(tmp_path / "own.parquet")
 
 
 @pytest.mark.parametrize(
@@ -230,36 +232,36 @@ def test_costs_that_are_no_numbers_are_refused_and_named(tmp_path: Path) -> None
     arrow = pa.Table.from_pandas(foreign(), preserve_index=False)
     pq.write_table(arrow.append_column("macs_reference", pa.array([1.0] * 11 + [float("nan")])), path)
     with pytest.raises(ValueError, match=r"`macs_reference` must be finite and above 0, but got nan for sample_id 111"):
-        StageTable.load(path, costs="cumulative")
+        load_table(path, costs="cumulative")
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = random_table().with_scores(["energy", "energy_released"])
     stages = (Stage("released_a", "x"), Stage("a", "y"))
     with pytest.raises(ValueError, match="but 'energy_released_a' would be two of them"):
-        dataclasses.replace(table, stages=stages, lengths={}).save(tmp_path / "stages.parquet")
+        save_table(dataclasses.replace(table, stages=stages, lengths={}), tmp_path / "stages.parquet")
     assert not list(tmp_path.iterdir())
 
 
 def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"`table` must be a parquet file, but there is no file"):
-        StageTable.load(tmp_path / "absent.parquet")
+        load_table(tmp_path / "absent.parquet")
     (tmp_path / "text.parquet").write_text("not a table")
     with pytest.raises(ValueError, match=r"`table` must be a parquet file, but .* is none"):
-        StageTable.load(tmp_path / "text.parquet")
-    random_table().save(tmp_path / "new.parquet")
+        load_table(tmp_path / "text.parquet")
+    save_table(random_table(), tmp_path / "new.parquet")
     arrow = pq.read_table(tmp_path / "new.parquet")
     about = {**json.loads(arrow.schema.metadata[b"dial"]), "schema": 9}
     pq.write_table(arrow.replace_schema_metadata({b"dial": json.dumps(about)}), tmp_path / "new.parquet")
     with pytest.raises(ValueError, match=r"schema up to 2, but .* has 9. Update DIAL"):
-        StageTable.load(tmp_path / "new.parquet")
+        load_table(tmp_path / "new.parquet")
 
 
 def test_a_disk_that_fills_while_writing_leaves_the_earlier_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "stages.parquet"
-    random_table(20).save(path)
+    save_table(random_table(20), path)
 
     def half(table: pa.Table, where: Path) -> None:
         Path(where).write_bytes(b"PAR1 half of a table")
@@ -267,6 +269,6 @@ def test_a_disk_that_fills_while_writing_leaves_the_earlier_table(
 
     monkeypatch.setattr(pq, "write_table", half)
     with pytest.raises(OSError, match="No space left"):
-        random_table(30).save(path)
+        save_table(random_table(30), path)
     assert [file.name for file in tmp_path.iterdir()] == ["stages.parquet"]
-    assert len(StageTable.load(path)) == 20
+    assert len(load_table(path)) == 20

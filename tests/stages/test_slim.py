@@ -11,8 +11,9 @@ import pytest
 
 from dial.cli.tables import sweep_command
 from dial.costs.functions import CostFunction, ModelCosts
-from dial.stages.parquet import load_costs, save_slim
-from dial.stages.table import Stage, StageTable
+from dial.stages.parquet import load_costs, load_table, save_slim, save_table
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 from tests.stages.test_parquet import assert_equal
 
 SWIFT, FIRST, LAST, UNPRUNED = (CostFunction(coefficients=(c, 10 * c, 0.5 * c)) for c in (1e3, 4e3, 9e3, 11e3))
@@ -80,9 +81,9 @@ OMITTED = ("energy_", "softmax_", "entropy_", "random_", "prediction_", "macs_",
     ids=["true", "padded", "128", "reference", "four classes", "regression", "string ids", "group and statistics"],
 )
 def test_a_slim_table_reads_back_as_the_whole_one(tmp_path: Path, table: StageTable) -> None:
-    table.save(tmp_path / "whole.parquet")
+    save_table(table, tmp_path / "whole.parquet")
     save_slim(table, tmp_path / "slim.parquet", COSTS)
-    assert_equal(StageTable.load(tmp_path / "slim.parquet"), StageTable.load(tmp_path / "whole.parquet"))
+    assert_equal(load_table(tmp_path / "slim.parquet"), load_table(tmp_path / "whole.parquet"))
     assert load_costs(tmp_path / "slim.parquet") == COSTS and load_costs(tmp_path / "whole.parquet") is None
     names = pq.read_schema(tmp_path / "slim.parquet").names
     assert not [name for name in names if name.startswith(OMITTED)]
@@ -108,12 +109,12 @@ def test_what_does_not_follow_from_the_rest_stays(tmp_path: Path, change: dict[s
     table = make(**change)
     save_slim(table, tmp_path / "slim.parquet", COSTS)
     assert any(name.startswith(kept) for name in pq.read_schema(tmp_path / "slim.parquet").names)
-    assert_equal(StageTable.load(tmp_path / "slim.parquet"), table)
+    assert_equal(load_table(tmp_path / "slim.parquet"), table)
 
 
 def test_without_cost_functions_the_costs_of_rows_stay(tmp_path: Path) -> None:
     save_slim(make(), tmp_path / "slim.parquet", None)
-    assert_equal(StageTable.load(tmp_path / "slim.parquet"), make())
+    assert_equal(load_table(tmp_path / "slim.parquet"), make())
     assert load_costs(tmp_path / "slim.parquet") is None
 
 
@@ -121,7 +122,7 @@ def test_without_cost_functions_the_costs_of_rows_stay(tmp_path: Path) -> None:
 def test_dial_sweep_gives_the_same_results(tmp_path: Path, calibration: str, capsys: pytest.CaptureFixture) -> None:
     """Every number of the summary and of the curves, and the cost functions."""
     (tmp_path / "run").mkdir()
-    make().save(tmp_path / "run/stages.parquet")
+    save_table(make(), tmp_path / "run/stages.parquet")
     COSTS.save(tmp_path / "run/costs.json")
     save_slim(make(), tmp_path / "slim.parquet", COSTS)
     found = []
@@ -141,4 +142,4 @@ def test_a_column_that_nothing_gives_back_is_named(tmp_path: Path) -> None:
     for name in ("learned_swift", "length_super"):
         pq.write_table(arrow.drop_columns([name]), tmp_path / "broken.parquet")
         with pytest.raises(ValueError, match=r"`table` must have" if "learned" in name else r"super"):
-            StageTable.load(tmp_path / "broken.parquet")
+            load_table(tmp_path / "broken.parquet")

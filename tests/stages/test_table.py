@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dial.stages.scores import compute
-from dial.stages.table import Stage, StageTable
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 from tests.stages.tables import random_table, regression_table
 
 SCORES = ["energy", "energy_released", "softmax", "margin", "entropy", "random"]

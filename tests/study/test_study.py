@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dial.stages.table import Stage, StageTable
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 from dial.study.figure import study_figure
 from dial.study.points import choose_exits, choose_points
 from dial.study.report import render, write_study

@@ -7,7 +7,7 @@ import pytest
 
 from dial.report.report import SweepSettings, build_report
 from dial.stages.metrics.metrics import METRICS, Mean, Pearson
-from dial.stages.table import Stage
+from dial.stages.stage import Stage
 from dial.tradeoff.bootstrap import bootstrap
 from dial.tradeoff.bounds import Margins, clump_of, kept_interval
 from dial.tradeoff.calibration import FIRST_TESTED_WITHOUT_SLACK, Chooser, choose

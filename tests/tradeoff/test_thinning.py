@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import Curve, curve
-from dial.tradeoff.thinning import largest_gap, thin
+from dial.tradeoff.curve import Curve, curve, largest_gap, thin
 from tests.stages.tables import random_table, regression_table
 
 
