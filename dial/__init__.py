@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 from dial.threads import wait_passively
 
 if TYPE_CHECKING:
+    from dial.cli.main import main
     from dial.inference.classifier import AdaptiveClassifier, Prediction
     from dial.stages.stage import Stage
     from dial.stages.table import StageTable
     from dial.tradeoff.curve import Curve, curve, trade_off
 
-__all__ = ["AdaptiveClassifier", "Curve", "Prediction", "Stage", "StageTable", "curve", "trade_off"]
+__all__ = ["AdaptiveClassifier", "Curve", "Prediction", "Stage", "StageTable", "curve", "main", "trade_off"]
 
 _HOMES = {
     "AdaptiveClassifier": "inference.classifier",
@@ -20,6 +21,7 @@ _HOMES = {
     "Stage": "stages.stage",
     "StageTable": "stages.table",
     "curve": "tradeoff.curve",
+    "main": "cli.main",
     "trade_off": "tradeoff.curve",
 }
 
