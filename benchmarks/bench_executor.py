@@ -25,6 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
+from dial.inference.router import Rule, rule_named
 from measure import Turns, clocks, machine  # type: ignore[import-not-found]  # the script's folder is on the path
 from tier_time import sample  # type: ignore[import-not-found]
 from transformers import AutoModel, BertConfig
@@ -33,7 +34,6 @@ from dial import AdaptiveClassifier
 from dial.files import write_json
 from dial.inference.executor import Executor
 from dial.inference.queues import Row
-from dial.inference.router import Decision
 from dial.inference.staged import StagedModel
 from dial.machine import describe_machine
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification
@@ -73,7 +73,7 @@ def with_exits(sizes: dict[str, int], like: Tier) -> MultiExitTier:
     return MultiExitTier("exits", View(path="exits"), model, like.tokenizer, 128, LABELS).eval()
 
 
-def thresholds(network: StagedModel, rows: Sequence[Tokens], alive: Sequence[float]) -> Decision:
+def thresholds(network: StagedModel, rows: Sequence[Tokens], alive: Sequence[float]) -> Rule:
     """A decision by softmax that leaves the given shares of rows alive after each stage."""
     (tier,) = network.tiers
     tokeniser = Tokeniser(tier)
@@ -86,7 +86,7 @@ def thresholds(network: StagedModel, rows: Sequence[Tokens], alive: Sequence[flo
         keep = min(round(share * len(rows)), len(own))
         found.append(float(own[keep - 1] + 1e-9) if keep else -np.inf)
         going &= scores[:, stage] < found[-1]
-    return Decision(tuple(s.name for s in network.stages), "per_stage", "softmax", tuple(found))
+    return rule_named("per_stage", "softmax", stages=tuple(s.name for s in network.stages), thresholds=tuple(found))
 
 
 def spread(depth: int) -> list[float]:
@@ -113,7 +113,7 @@ class LayerClock:
 
 
 def bench_batches(
-    tier: MultiExitTier, decision: Decision, units: Sequence[Any], size: int, repeats: int, warm_up: int = 4
+    tier: MultiExitTier, decision: Rule, units: Sequence[Any], size: int, repeats: int, warm_up: int = 4
 ) -> dict[str, Any]:
     """Target 1, with the shares of rows that each exit answers."""
     executor = Executor(StagedModel([tier]), decision, size)
@@ -180,7 +180,7 @@ def bench_single(tier: MultiExitTier, units: Sequence[Any], target: float) -> No
     for layer, masked in product(sorted({2, depth // 2, depth}), (True, False)):
         bounds = tuple(-np.inf if k + 1 >= layer else np.inf for k in range(depth - 1))
         network = StagedModel([tier])
-        decision = Decision(tuple(s.name for s in network.stages), "per_stage", "softmax", bounds)
+        decision = rule_named("per_stage", "softmax", stages=tuple(s.name for s in network.stages), thresholds=bounds)
         executor, plain = Executor(network, decision, 1), Plain(tier, layer).eval()
         tokeniser = Tokeniser(tier)
         tokens = tokeniser(units)
@@ -215,7 +215,7 @@ def bench_cascade(tiers: list[Tier], units: list[str], sizes: dict[str, int], sh
         parts = [first(collate(tokens[first.name][i : i + 32]))[:, 0] for i in range(0, len(units), 32)]
     scores = routing.compute("softmax", torch.cat(parts)).numpy()
     bound = float(np.quantile(scores, share)) + 1e-9
-    decision = Decision(tuple(s.name for s in network.stages), "threshold", "softmax", (bound,))
+    decision = rule_named("threshold", "softmax", stages=tuple(s.name for s in network.stages), thresholds=(bound,))
     ideal, spent = [], []
     for repeat in range(repeats + 1):
         executor = Executor(network, decision, sizes)

@@ -4,6 +4,7 @@ import argparse
 import time
 
 import numpy as np
+from dial.tradeoff.paths import Path, metric_of
 
 from dial.report.choices import Choices
 from dial.report.settings import SweepSettings
@@ -11,7 +12,6 @@ from dial.stages.scores import ROUTING_SCORES
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import bootstrap
-from dial.tradeoff.paths import Path, metric_of
 
 
 def cascade(rows: int, metric: str, seed: int = 0) -> StageTable:

@@ -26,7 +26,7 @@ from dial.stages.metrics.metrics import evaluate
 from dial.stages.table import StageTable
 from dial.tiers.labels import check_permutation
 from dial.tiers.multi_exit import MultiExitTier
-from dial.tradeoff.rules import check_patience
+from dial.tradeoff.rules import check_settings
 from lightning_modules.base import StagedModule
 
 Length = Literal["true", "padded"] | int
@@ -101,7 +101,7 @@ class ThresholdSweep(Callback):
         for name in self.scores or []:
             routing.check_score(name, regression=regression, argument="sweep.scores", given=given)
         settings, stages = self.choices, module.network.stages
-        check_patience(settings.patience, settings.tolerance, len(stages), regression, "sweep.")
+        check_settings(settings, len(stages), regression, "sweep.")
         names = [tier.name for tier in module.network.tiers]
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"`sweep.reference` must be one of the tiers {names}, but got {self.reference!r}.")

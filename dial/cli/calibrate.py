@@ -134,17 +134,18 @@ def report(table: StageTable, scores: Sequence[str], targets: Sequence[float], c
     from dial.report.text import table as aligned
     from dial.stages.metrics.metrics import AGREEMENT
     from dial.tradeoff.calibration import Chooser
+    from dial.tradeoff.rules import Threshold
 
     score = next((name for name in scores if name != "random" and name in table.scores), "random")
-    chooser, reference = Chooser(table, score), float(table.macs_reference.mean())
+    chooser, reference = Chooser(table, Threshold(score)), float(table.macs_reference.mean())
     header = ["target %", "reading", "speed-up", "kept %", *(f"{name} %" for name in table.stage_names)]
     rows, notes = [], list(worthless_stages(table))
     for target in targets:
         for point in (chooser.expected(target), chooser.confident(target, confidence)):
-            kept = point.quality / point.super_quality if point.super_quality > 0 else None
-            shares = [percent(share, 0) for share in point.taken(table).shares]
-            rows.append([f"{100 * target:g}", point.kind, f"{reference / point.macs:.2f}", percent(kept), *shares])
-            notes += [f"{100 * target:g} % {point.kind}: {point.note}"] if point.note else []
+            promise, shares = point.promise, point.rule.taken(table).shares
+            cells = [f"{100 * target:g}", promise.kind, f"{reference / promise.macs:.2f}", percent(promise.kept)]
+            rows.append([*cells, *(percent(share, 0) for share in shares)])
+            notes += [f"{100 * target:g} % {promise.kind}: {promise.note}"] if promise.note else []
     what = "agreement with the last model" if table.metrics[0] == AGREEMENT else table.metrics[0]
     title = f"Operating points of `{score}` by {what} on these {len(table):,} rows (last columns: share of each stage):"
     return "\n".join([title, aligned(header, rows, left=2), *(f"  {note}." for note in notes)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ Several of these commands in a row:
   recipe     run a procedure's steps that are not done yet: dial recipe configs/recipe/cost_eff.yaml ...
 
   dial COMMAND --help    arguments of one command
+  --import MODULE        with any command: import a module of yours first, such as one with a routing rule
   dial --version         version of the package
 """
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -101,8 +103,35 @@ def cause(error: BaseException) -> BaseException:
     return error
 
 
+def without_imports(args: Sequence[str]) -> list[str]:
+    """Import what ``--import MODULE`` names, such as a rule of the user's own, and leave it out of the arguments.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        option, mark, name = word.partition("=")
+        if option != "--import":
+            rest.append(word)
+            continue
+        name = name if mark else next(words, "")
+        sys.path.insert(0, os.getcwd())  # as for `python -m`
+        try:
+            importlib.import_module(name)
+        except (ModuleNotFoundError, ValueError) as error:
+            raise ValueError(
+                f"`--import` must be a module, in this folder or installed, but got {name!r}: {error}."
+            ) from error
+        finally:
+            sys.path.pop(0)
+    return rest
+
+
 def run(command: str, args: list[str]) -> int:
     """Dispatch to a command. Each imports only what it needs: Lightning alone takes seconds."""
+    args = without_imports(args)
     if command in ("sweep", "compare"):
         from dial.cli import tables as commands
 

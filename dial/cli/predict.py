@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dial.cli.records import Output
     from dial.inference.classifier import AdaptiveClassifier
     from dial.inference.executor import Answer
-    from dial.inference.operating_point import OperatingPoint
+    from dial.tradeoff.point import OperatingPoint
 
 BATCH = 256  # predictions that are handed to the output at once
 TUNED_ROWS, EPSILON_ROWS = 256, 64

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from dial.cli.tables import Parser
 from dial.files import readable
+from dial.tradeoff.rules import Threshold, with_dial
 
 if TYPE_CHECKING:
     from dial.inference.classifier import AdaptiveClassifier
-    from dial.inference.operating_point import OperatingPoint
+    from dial.tradeoff.point import OperatingPoint
 
 BEST = "best"
 STANDARD = "-"  # input or output
@@ -78,7 +79,7 @@ def parser() -> Parser:
     rule.add_argument("--ms", type=float, help="mean milliseconds per row, where `dial test --study.rows` measured")
     rule.add_argument("--point", help="JSON file of an operating point, or the manifest of an earlier prediction")
     rule.add_argument("--score", help="what decides (softmax, energy, ...); default: the sweep's first")
-    rule.add_argument("--rule", choices=("threshold", "patience"), default="threshold")
+    rule.add_argument("--rule", choices=with_dial(), default=Threshold.name)
     rule.add_argument("--split", help="reported split whose points to read, where there are several")
     rule.add_argument(
         "--points",
@@ -195,7 +196,7 @@ def named(pairs: Sequence[str], argument: str) -> dict[str, str]:
 
 def read_point(path: str) -> OperatingPoint:
     """An operating point from a file of its own, or from the manifest of an earlier prediction."""
-    from dial.inference.operating_point import OperatingPoint
+    from dial.inference import operating_point
 
     try:
         content = json.loads(Path(path).expanduser().read_text())
@@ -207,7 +208,7 @@ def read_point(path: str) -> OperatingPoint:
         path, "--point", "Give the manifest of a prediction, or what AdaptiveClassifier.point.to_json() gave."
     ):
         try:
-            return OperatingPoint.from_json(content.get("point", content))
+            return operating_point.read_point(content.get("point", content))
         except ValueError as error:
             raise TypeError(str(error).replace("`", "")) from error
 

@@ -14,7 +14,7 @@ from dial.inference.batch_size import best_batch_size
 from dial.inference.compaction import Policy
 from dial.inference.epsilon import Epsilon, measure_epsilon
 from dial.inference.executor import Answer, Executor
-from dial.inference.operating_point import OperatingPoint, Sweep
+from dial.inference.operating_point import Sweep, check_point
 from dial.inference.run import (
     BatchSizes,
     choose_point,
@@ -25,6 +25,8 @@ from dial.inference.run import (
 from dial.inference.staged import StagedModel
 from dial.inference.watch import Watch
 from dial.tiers.tokens import Tokeniser, Unit
+from dial.tradeoff.point import OperatingPoint
+from dial.tradeoff.rules import Threshold
 
 
 class Prediction(NamedTuple):
@@ -78,11 +80,11 @@ class AdaptiveClassifier:
         **settings: Any,
     ) -> None:
         if check:
-            point.check(network)
+            check_point(point, network)
         self.network, self.point = network, point
         self.label_names = list(point.label_names)
-        self.stages = point.decision.stages
-        self.executor = Executor(network, point.decision, costs=costs, **settings)
+        self.stages = point.rule.stages
+        self.executor = Executor(network, point.rule, costs=costs, **settings)
 
     @classmethod
     def from_run(
@@ -93,7 +95,7 @@ class AdaptiveClassifier:
         *,
         threshold: float | Sequence[float] | None = None,
         score: str | None = None,
-        rule: str = "threshold",
+        rule: str = Threshold.name,
         budget: float | str | None = None,
         ms: float | None = None,
         point: OperatingPoint | None = None,
@@ -116,7 +118,7 @@ class AdaptiveClassifier:
             threshold: of ``score`` (stay if it is reached), for all stages or one each; with ``rule: patience`` the
                 number of agreements.
             score: what decides; see :meth:`Sweep.for_target` for what is taken otherwise.
-            rule: ``threshold`` or ``patience``.
+            rule: name of a rule with one dial, such as ``threshold`` or ``patience``.
             budget: mean cost per row: MACs, or FLOPs as in ``4e9flop``.
             ms: mean milliseconds per row, by the times measured on this machine.
             point: an operating point, for example of an earlier prediction's manifest.
@@ -150,8 +152,8 @@ class AdaptiveClassifier:
             group_by_length=group_by_length,
             compaction=compaction,
         )
-        if chosen.decision.rule != "patience" and len(sweep.stages) > 1:
-            classifier.watch = Watch(sweep.choosing_rows(split), chosen.decision)
+        if chosen.rule.reads_score and len(sweep.stages) > 1:
+            classifier.watch = Watch(sweep.choosing_rows(split), chosen.rule)
         return classifier
 
     def __call__(self, texts: str | Iterable[Unit]) -> list[Prediction]:
@@ -198,7 +200,7 @@ class AdaptiveClassifier:
         Args:
             texts: some that are like those to come.
         """
-        return measure_epsilon(self.network, self.point.decision, texts)
+        return measure_epsilon(self.network, self.point.rule, texts)
 
     def prediction(self, answer: Answer) -> Prediction:
         """An executor's answer in the data's terms."""

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dial.inference.router import Course
 from dial.tiers.multi_exit import MultiExitTier
 from dial.tiers.tier import Encoding, GoOn, Tier
+from dial.tradeoff.rule import Router
 
 Policy = Literal["always", "measured"]
 REPEATS = 5
@@ -41,27 +41,27 @@ class Compaction:
             return cls(tier)
         return MeasuredCompaction(tier)
 
-    def wrap(self, course: Course, offset: int, encoding: Encoding) -> GoOn:
+    def wrap(self, router: Router, offset: int, encoding: Encoding) -> GoOn:
         """What the tier asks after each exit.
 
         Args:
-            course: of the batch.
+            router: of the batch.
             offset: position of the tier's first stage.
             encoding: the batch.
         """
 
         def ask(exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None) -> Tensor:
-            return course(offset + exit_index, rows, outputs, decisions)
+            return router(offset + exit_index, rows, outputs, decisions)
 
-        alone = len(course.ids) == 1
+        alone = len(router.ids) == 1
 
         def ask_or_none(
             exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None
         ) -> Tensor | Literal[False] | None:
             if alone and decisions is None:
-                return None if course.goes_on(offset + exit_index, outputs) else False
-            going = course.decide(offset + exit_index, rows.cpu().numpy(), outputs, decisions)
-            return None if going.all() else torch.from_numpy(going).to(rows.device)
+                return None if router.decide_row(offset + exit_index, outputs) else False
+            deferred = router.decide(offset + exit_index, rows.cpu().numpy(), outputs, decisions)
+            return None if deferred.all() else torch.from_numpy(deferred).to(rows.device)
 
         return ask_or_none if isinstance(self.tier, MultiExitTier) else ask
 
@@ -83,9 +83,9 @@ class MeasuredCompaction(Compaction):
         self.clock = clock or seconds
         self.measured: dict[tuple[int, int], tuple[float, float]] = {}
 
-    def wrap(self, course: Course, offset: int, encoding: Encoding) -> GoOn:
-        """As for :class:`Compaction`; rows that wait are not shown to the course again."""
-        rows_now = len(course.ids)
+    def wrap(self, router: Router, offset: int, encoding: Encoding) -> GoOn:
+        """As for :class:`Compaction`; rows that wait are not shown to the router again."""
+        rows_now = len(router.ids)
         heard = np.ones(rows_now, dtype=bool)
         per_row, cost = self._times(encoding)
         exits = len(self.tier.exits)
@@ -97,7 +97,7 @@ class MeasuredCompaction(Compaction):
             alive = torch.from_numpy(heard[inside]).to(rows.device)
             some = {name: values[alive] for name, values in decisions.items()} if decisions else None
             keep = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-            keep[alive] = course(offset + exit_index, rows[alive], outputs[alive], some)
+            keep[alive] = router(offset + exit_index, rows[alive], outputs[alive], some)
             heard[inside] = keep.cpu().numpy()
             left = int((~keep).sum())
             saving = left * per_row * (exits - 1 - exit_index) / exits

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dial.inference.router import Decision, replayed
 from dial.inference.staged import StagedModel
 from dial.tiers.tokens import Tokeniser, Tokens, Unit
+from dial.tradeoff.events import replay
+from dial.tradeoff.rule import Reached, Rule
 
 LAYOUTS = ((1, True), (7, False), (7, True), (64, False), (64, True))
 
@@ -42,7 +43,7 @@ class Epsilon:
 @torch.inference_mode()
 def measure_epsilon(
     network: StagedModel,
-    decision: Decision,
+    rule: Rule,
     units: Sequence[Unit],
     layouts: Sequence[tuple[int, bool]] = LAYOUTS,
 ) -> Epsilon:
@@ -52,7 +53,7 @@ def measure_epsilon(
 
     Args:
         network: on the device where it is to run.
-        decision: what decides, with its thresholds; ``patience`` has no score, and only ``moved``.
+        rule: with its thresholds; one that counts instead of reading scores has no differences, and only ``moved``.
         units: texts or pairs, at least two.
         layouts: batch sizes, and whether rows are sorted by length.
 
@@ -62,28 +63,24 @@ def measure_epsilon(
     if len(units) < 2:
         raise ValueError(f"`units` must be at least two texts, so that there are batches, but got {len(units)}.")
     tokens = [tokeniser(units) for tokeniser in map(Tokeniser, network.tiers)]
-    found = [_layout(network, decision, tokens, size, grouped) for size, grouped in layouts]
-    scores, predictions = np.stack([one for one, _ in found]), np.stack([other for _, other in found])
-    stages = np.stack([replayed(decision, s, p) for s, p in zip(scores, predictions, strict=True)])
+    values = np.stack([_layout(network, rule, tokens, size, grouped) for size, grouped in layouts])
+    thresholds = np.asarray(rule.thresholds)
+    stages = np.stack([replay(each, thresholds) for each in values])
     moved = float((stages != stages[0]).any(axis=0).mean())
-    deciding = scores[..., :-1]
-    spread = np.ptp(deciding, axis=0) if decision.rule != "patience" else np.zeros(deciding.shape[1:])
+    deciding = values[..., :-1] if rule.reads_score else np.zeros_like(values[..., :-1])
+    spread = np.ptp(deciding, axis=0)
     largest = float(spread.max(initial=0.0))
-    near = np.abs(deciding[0] - np.asarray(decision.thresholds)) <= largest
-    inside = float(near.any(axis=1).mean()) if decision.rule != "patience" else 0.0
-    by_stage = dict(zip(decision.stages, spread.max(axis=0, initial=0.0).tolist(), strict=False))
-    return Epsilon(largest, by_stage, inside, moved, len(units))
+    near = np.abs(deciding[0] - thresholds) <= largest if rule.reads_score else np.zeros(deciding.shape[1:], dtype=bool)
+    by_stage = dict(zip(rule.stages, spread.max(axis=0, initial=0.0).tolist(), strict=False))
+    return Epsilon(largest, by_stage, float(near.any(axis=1).mean()), moved, len(units))
 
 
-def _layout(
-    network: StagedModel, decision: Decision, tokens: list[list[Tokens]], size: int, grouped: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and predictions ``(N, S)`` of all stages where rows are computed in batches of one size."""
+def _layout(network: StagedModel, rule: Rule, tokens: list[list[Tokens]], size: int, grouped: bool) -> np.ndarray:
+    """What is compared with thresholds at all stages, ``(N, S)``, where rows are computed in batches of one size."""
     rows = len(tokens[0])
     order = sorted(range(rows), key=lambda i: len(tokens[0][i].ids)) if grouped else list(range(rows))
     device = next(network.parameters()).device
-    count = len(decision.stages)
-    scores, predictions = np.zeros((rows, count)), np.zeros((rows, count))
+    values = np.zeros((rows, len(rule.stages)))
     tokenisers = [Tokeniser(tier) for tier in network.tiers]
     for start in range(0, rows, size):
         batch = order[start : start + size]
@@ -92,10 +89,10 @@ def _layout(
             for tier, tokeniser, own in zip(network.tiers, tokenisers, tokens, strict=True)
         }
         outputs, given = network.decide(encodings)
-        logits = outputs.float().cpu().numpy()
-        regression = logits.shape[-1] == 1
-        predictions[batch] = logits[..., 0] if regression else logits.argmax(axis=-1)
-        for stage in range(count - 1 if decision.rule != "patience" else 0):
-            own_scores = {name: values[:, stage] for name, values in given.items()}
-            scores[batch, stage] = decision.scores(stage, np.asarray(batch), logits[:, stage], own_scores)
-    return scores, predictions
+        logits, memory = outputs.float().cpu().numpy(), np.tile(np.array(rule.memory), (len(batch), 1))
+        for stage in range(len(rule.stages) - 1):
+            own_scores = {name: scores[:, stage] for name, scores in given.items()}
+            values[batch, stage] = rule.confidence(
+                Reached(stage, np.asarray(batch), logits[:, stage], own_scores, memory)
+            )
+    return values

@@ -15,12 +15,11 @@ from dial.costs.row_costs import RowCosts
 from dial.inference.compaction import Compaction, Policy
 from dial.inference.prefetch import prefetched
 from dial.inference.queues import POOL, InOrder, Row, TierQueue
-from dial.inference.router import Course, Decision
 from dial.inference.staged import StagedModel, decisions_of
 from dial.inference.work import Answer, Work, check_batch_sizes, is_out_of_memory
 from dial.tiers.batching import batching_of
 from dial.tiers.tokens import Tokeniser, check_unit
-from dial.tradeoff.rules import tiers_left_out
+from dial.tradeoff.rule import Router, Rule
 
 __all__ = ["Answer", "Executor", "Work", "is_out_of_memory"]
 
@@ -39,7 +38,7 @@ class Executor:
 
     Args:
         network: on the device where it is to run; put into eval mode.
-        decision: rule and values for exactly its stages.
+        rule: with values for exactly its stages.
         batch_sizes: rows per batch, for all tiers or by name; default: the ``batch_size`` of a tier's view, else 32.
         max_pending: rows.
         group_by_length: whether a pool is sorted by length before it is cut into batches.
@@ -54,7 +53,7 @@ class Executor:
     def __init__(
         self,
         network: StagedModel,
-        decision: Decision,
+        rule: Rule,
         batch_sizes: int | Mapping[str, int] | None = None,
         max_pending: int = 8192,
         group_by_length: bool = True,
@@ -62,13 +61,13 @@ class Executor:
         compaction: Policy = "always",
     ) -> None:
         names = tuple(stage.name for stage in network.stages)
-        if decision.stages != names:
+        if rule.stages != names:
             raise ValueError(
-                f"`decision` must be for the stages {', '.join(names)}, but it is for {', '.join(decision.stages)}."
+                f"`rule` must be for the stages {', '.join(names)}, but it is for {', '.join(rule.stages)}."
             )
         if not isinstance(max_pending, int) or max_pending < 1:
             raise ValueError(f"`max_pending` must be a whole number from 1 up, but got {max_pending!r}.")
-        self.network, self.decision, self.costs = network.eval(), decision, costs
+        self.network, self.rule, self.costs = network.eval(), rule, costs
         self.tiers = list(network.tiers)
         self.batch_sizes = check_batch_sizes(batch_sizes, self.tiers)
         self.max_pending, self.group_by_length = max_pending, group_by_length
@@ -76,11 +75,11 @@ class Executor:
         self.work = {tier.name: Work() for tier in self.tiers}
         self._tokenisers = [Tokeniser(tier) for tier in self.tiers]
         self._keys = [tier.encoding_key for tier in self.tiers]
-        left_out = tiers_left_out([stage.tier for stage in network.stages], decision.thresholds, decision.rule)
+        left_out = rule.left_out([stage.tier for stage in network.stages])
         self._at_work = [index for index, tier in enumerate(self.tiers) if tier.name not in left_out]
         self._offsets = np.cumsum([0, *(len(tier.exits) for tier in self.tiers)]).tolist()
         self._run_arguments = [
-            {"decisions": True} if decision.given_by_tiers and decisions_of(tier) else {} for tier in self.tiers
+            {"decisions": True} if rule.given_by_tiers and decisions_of(tier) else {} for tier in self.tiers
         ]
         # Rows of different lengths would be computed apart: better that a batch is of one length from the start.
         self._equal_length = {tier.name for tier in self.tiers if batching_of(tier).equal_length}
@@ -183,8 +182,8 @@ class Executor:
                 length = len(batch[0].tokens[key].ids)
                 batch = [row for row in batch if len(row.tokens[key].ids) == length]  # the first ones: they are sorted
             start += len(batch)
-            for part, course in self._compute(index, batch):
-                self._settle(index, part, course, queues, order)
+            for part, router in self._compute(index, batch):
+                self._settle(index, part, router, queues, order)
             queues[index].batch_size = self.batch_sizes[name]
         yield from order.ready()
 
@@ -201,20 +200,20 @@ class Executor:
                 return needs.too_short(f"row {row.id}", len(row.tokens[key].ids), self.tiers[index].name)
         return None
 
-    def _compute(self, index: int, rows: list[Row]) -> Iterator[tuple[list[Row], Course]]:
+    def _compute(self, index: int, rows: list[Row]) -> Iterator[tuple[list[Row], Router]]:
         """Run a tier on a batch; in parts where its memory does not suffice.
 
         Raises:
             ValueError: not even one row fits.
         """
         try:
-            course = self._run(index, rows)
+            router = self._run(index, rows)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            course = None
-        if course is not None:
-            yield rows, course
+            router = None
+        if router is not None:
+            yield rows, router
             return
         # Outside of the except block, whose error holds the frames and with them the tensors that filled the memory.
         name = self.tiers[index].name
@@ -235,30 +234,30 @@ class Executor:
             start += len(part)
             yield from self._compute(index, part)
 
-    def _run(self, index: int, rows: list[Row]) -> Course:
-        """One batch through one tier; nothing outside of the returned course remembers it."""
+    def _run(self, index: int, rows: list[Row]) -> Router:
+        """One batch through one tier; nothing outside of the returned router remembers it."""
         tier, key, offset = self.tiers[index], self._keys[index], self._offsets[index]
         tokens = [row.tokens[key] for row in rows]
         encoding = self._tokenisers[index].collate(tokens, self.device)
-        counts = None
-        if self.decision.rule == "patience":
-            counts = np.array([row.previous for row in rows]), np.array([row.agreements for row in rows])
-        course = self.decision.course(np.array([row.id for row in rows]), counts)
+        memory = None
+        if self.rule.memory and rows[0].memory is not None:
+            memory = np.stack([row.memory for row in rows])
+        router = self.rule.router(np.array([row.id for row in rows]), memory)
         start = time.perf_counter()
         with torch.inference_mode():
-            tier.run(encoding, self._compactions[index].wrap(course, offset, encoding), **self._run_arguments[index])
+            tier.run(encoding, self._compactions[index].wrap(router, offset, encoding), **self._run_arguments[index])
         work = self.work[tier.name]
         work.seconds += time.perf_counter() - start
         work.rows, work.batches = work.rows + len(rows), work.batches + 1
         work.tokens += sum(len(row.ids) for row in tokens)
         work.padded += encoding["input_ids"].numel()
-        return course
+        return router
 
     def _settle(
-        self, index: int, rows: list[Row], course: Course, queues: list[TierQueue], order: InOrder[Answer]
+        self, index: int, rows: list[Row], router: Router, queues: list[TierQueue], order: InOrder[Answer]
     ) -> None:
         """Hand out the answers of a batch, and put the rows that go on into the next queue."""
-        stayed, leaving = np.flatnonzero(~course.going), np.flatnonzero(course.going)
+        stayed, leaving = np.flatnonzero(~router.deferred), np.flatnonzero(router.deferred)
         key = self._keys[index]
         lengths = np.array([len(row.tokens[key].ids) for row in rows])
         costs, padded = self.costs, int(lengths.max())
@@ -268,23 +267,23 @@ class Executor:
                 for row, reference in zip(rows, costs.alone(lengths, padded, index).tolist(), strict=True):
                     row.reference = reference
             spent = np.array([row.spent for row in rows])
-            exits = course.stage - self._offsets[index]
+            exits = router.stage - self._offsets[index]
             macs[stayed] = spent[stayed] + costs.answer(index, exits[stayed], lengths[stayed], padded)
             macs[leaving] = spent[leaving] + costs.passing(index, lengths[leaving], padded)
-        predictions, probabilities = course.answers(stayed)
-        columns = (stayed, course.stage[stayed], predictions, probabilities, course.score[stayed], macs[stayed])
+        predictions, probabilities = router.answers(stayed)
+        columns = (stayed, router.stage[stayed], predictions, probabilities, router.score[stayed], macs[stayed])
         for i, stage, prediction, probability, score, cost in zip(*(c.tolist() for c in columns), strict=True):
             row = rows[i]
             reference = row.reference if costs is not None else float("nan")
-            found = (stage, prediction, probability, score, cost, reference, course.outputs[i])
+            found = (stage, prediction, probability, score, cost, reference, router.outputs[i])
             first = len(row.tokens[self._keys[self._at_work[0]]].ids)
             order.put(row.position, Answer(row.id, *found, self._truncated(index, row), first))
         if len(leaving):
             going = [rows[i] for i in leaving.tolist()]
             for row, i in zip(going, leaving, strict=True):
                 row.spent = float(macs[i])
-                if self.decision.rule == "patience":
-                    row.previous, row.agreements = float(course.counts[0][i]), float(course.counts[1][i])
+                if self.rule.memory:
+                    row.memory = router.memory[i]
             queues[next(later for later in self._at_work if later > index)].add(going)
 
     def _truncated(self, index: int, row: Row) -> tuple[str, ...]:

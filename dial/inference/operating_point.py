@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -14,17 +15,14 @@ from dial.costs.functions import ModelCosts
 from dial.costs.times import TimeTable
 from dial.files import readable
 from dial.inference.calibrated import Calibration
-from dial.inference.points import OperatingPoint
-from dial.inference.router import Decision
+from dial.inference.staged import StagedModel
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.tradeoff.calibration import Chooser
-from dial.tradeoff.calibration import OperatingPoint as Chosen
-
-__all__ = ["OperatingPoint", "Sweep", "Timed"]
+from dial.tradeoff.point import SCHEMA, OperatingPoint, Promise
+from dial.tradeoff.rules import PerStage, Rule, Threshold, routing, rule_named, searched, with_dial
 
 TIMES = "times.json"
-READINGS = ("expected", "confident", "per_stage")
 Timed = Callable[[StageTable], StageTable]
 
 
@@ -135,20 +133,23 @@ class Sweep:
         held_out = self.summary["calibration"]["method"] == "split"
         return self.table.of_split("calibration" if held_out else self.split(split))
 
-    def point(self, rule: str, score: str, thresholds: Sequence[float], **about: Any) -> OperatingPoint:
-        """An operating point of this run's tiers with the given values."""
+    def point(self, rule: Rule, promise: Promise) -> OperatingPoint:
+        """An operating point of this run's tiers by a rule with its thresholds."""
         temperatures = tuple(float(self.settings["temperatures"].get(name, 1.0)) for name in self.stages)
-        values = tuple(float(threshold) for threshold in thresholds)
-        seed, tolerance = int(self.settings.get("seed", 0)), float(self.settings.get("tolerance") or 0.0)
-        decision = Decision(self.stages, rule, score, values, temperatures, seed, tolerance)
+        values = {"stages": self.stages, "temperatures": temperatures, "seed": int(self.settings.get("seed", 0))}
+        complete = dataclasses.replace(rule, **values, tolerance=self._tolerance)
         tiers = {name: str(tier["fingerprint"]) for name, tier in self.settings["tiers"].items()}
-        known: dict[str, Any] = {"metric": self.summary["metrics"][0]}
+        about: dict[str, Any] = {"run": str(self.run), "metric": self.summary["metrics"][0]}
         if self.calibration is not None:
-            known |= {"metric": self.calibration.about["metric"], "calibrated_on": dict(self.calibration.about)}
-        return OperatingPoint(decision, tiers, tuple(self.label_names), {"run": str(self.run), **known, **about})
+            about |= {"metric": self.calibration.about["metric"], "calibrated_on": dict(self.calibration.about)}
+        return OperatingPoint(complete, promise, tiers, tuple(self.label_names), about)
+
+    @property
+    def _tolerance(self) -> float:
+        return float(self.settings.get("tolerance") or 0.0)
 
     def at_threshold(
-        self, threshold: float | Sequence[float], score: str | None = None, rule: str = "threshold"
+        self, threshold: float | Sequence[float], score: str | None = None, rule: str = Threshold.name
     ) -> OperatingPoint:
         """The point with a threshold of the user's, for all stages or one for each but the last.
 
@@ -163,19 +164,21 @@ class Sweep:
             raise ValueError(
                 f"`threshold` must be one number, or one for each of {', '.join(self.stages[:-1])}, but got {values}."
             )
-        if rule == "patience":
-            return self.point("patience", "patience", values, kind="threshold")
-        if score is None:
-            raise ValueError(f"`score` must say what the threshold is of: one of {', '.join(self.scores)}.")
-        self._check_score(score)
-        return self.point("threshold" if len(set(values)) == 1 else "per_stage", score, values, kind="threshold")
+        chosen = rule_named(rule, score or "", with_dial())
+        if chosen.reads_score:
+            if score is None:
+                raise ValueError(f"`score` must say what the threshold is of: one of {', '.join(self.scores)}.")
+            self._check_score(score)
+            if len(set(values)) > 1:
+                chosen = PerStage(score)
+        return self.point(chosen.at(values), Promise("threshold"))
 
     def for_target(
         self,
         target: float,
         reading: str = "expected",
         score: str | None = None,
-        rule: str = "threshold",
+        rule: str = Threshold.name,
         split: str | None = None,
     ) -> OperatingPoint:
         """The cheapest point that keeps a share of the Super's quality on the calibration rows.
@@ -188,22 +191,23 @@ class Sweep:
                 nothing is promised of it).
             score: what decides; default: the sweep's first. The cheapest of several would be chosen on the rows that
                 its promise rests on, and hold less often than it says.
-            rule: ``threshold`` or ``patience``.
+            rule: name of a rule with one dial, such as ``threshold`` or ``patience``.
             split: the reported split whose points to read, where there are several.
 
         Raises:
             ValueError: an unknown reading, score or split, or a target that no point reaches; says the best.
         """
         self._check_whole()
-        if reading not in READINGS:
-            raise ValueError(f"`reading` must be one of {', '.join(READINGS)}, but got {reading!r}.")
-        return self._targeted(float(target), reading, self._deciding(score, rule), rule, split)
+        readings = ("expected", "confident", *searched())
+        if reading not in readings:
+            raise ValueError(f"`reading` must be one of {', '.join(readings)}, but got {reading!r}.")
+        return self._targeted(float(target), reading, self._deciding(score, rule), split)
 
     def for_budget(
         self,
         budget: float,
         score: str | None = None,
-        rule: str = "threshold",
+        rule: str = Threshold.name,
         split: str | None = None,
         timed: Timed | None = None,
     ) -> OperatingPoint:
@@ -212,7 +216,7 @@ class Sweep:
         Args:
             budget: MACs per row, or milliseconds where ``timed`` is given.
             score: what decides; default: the sweep's first.
-            rule: ``threshold`` or ``patience``.
+            rule: name of a rule with one dial, such as ``threshold`` or ``patience``.
             split: as for :meth:`for_target`.
             timed: puts milliseconds in place of a table's MACs (:meth:`TimeTable.timed`).
 
@@ -223,35 +227,44 @@ class Sweep:
         rows = self.choosing_rows(split)
         argument, unit = ("budget", "MACs") if timed is None else ("ms", "ms")
         rows = rows if timed is None else timed(rows)
-        chooser = Chooser(rows, self._deciding(score, rule), rule)
+        chooser = Chooser(rows, self._deciding(score, rule))
         least = float(chooser.macs.min())
         if least > budget * (1 + 1e-12):
             raise ValueError(
                 f"`{argument}` must be at least {least:.6g} {unit} per row, which the cheapest point costs on the "
                 f"calibration rows, but got {budget:.6g}."
             )
-        return self._of(chooser.budget(budget), unit=unit)
+        chosen = chooser.budget(budget)
+        promise = dataclasses.replace(chosen.promise, unit=unit.lower())
+        return self.point(chosen.rule, promise)
 
-    def _targeted(self, target: float, reading: str, score: str, rule: str, split: str | None) -> OperatingPoint:
+    def _targeted(self, target: float, reading: str, rule: Rule, split: str | None) -> OperatingPoint:
         stored_points = [] if self.calibration else self.summary["splits"][self.split(split)].get("points", [])
         for stored in stored_points:
-            key = (stored["rule"], stored["score"], stored["kind"], stored["target"])
-            # A per-stage point carries the rule of its own name, and `kind` says how its target was read.
-            if key[1:] == (score, reading, target) and (reading == "per_stage" or key[0] == rule):
-                self._check_reached(target, stored["calibration"])
-                about = {key: stored[key] for key in ("kind", "target", "calibration", "note")}
-                return self.point(stored["rule"], score, [float(t) for t in stored["thresholds"]], **about)
-        chooser = Chooser(self.choosing_rows(split), score, rule)
-        if reading == "confident":
+            key = (stored["score"], stored["kind"], stored["target"])
+            # A point whose thresholds were searched carries the rule of its own name, which is the reading.
+            if key == (rule.score, reading, target) and stored["rule"] in (rule.name, reading):
+                return self._stored(stored)
+        chooser = Chooser(self.choosing_rows(split), rule)
+        if reading in searched():
+            chosen = searched()[reading].searched(chooser, target)
+        elif reading == "confident":
             chosen = chooser.confident(target, float(self.summary["settings"]["confidence"]))
-        elif reading == "per_stage":
-            from dial.tradeoff.descent import per_stage_thresholds
-
-            chosen = per_stage_thresholds(chooser, target=target)
         else:
             chosen = chooser.expected(target)
         self._check_best(target, chooser)
-        return self._of(chosen)
+        return self.point(chosen.rule, chosen.promise)
+
+    def _stored(self, stored: Mapping[str, Any]) -> OperatingPoint:
+        """A point of the sweep's summary."""
+        target, kept = stored["target"], stored["calibration"].get("kept")
+        if target > 1 and kept is not None and kept < target - 1e-12:
+            raise ValueError(
+                f"`target` {target:g} is reached nowhere on the curve: the best of its points keeps {kept:.4f} of the "
+                "Super's quality; lower it."
+            )
+        rule = rule_named(stored["rule"], stored["score"], routing())
+        return self.point(rule.at(stored["thresholds"]), Promise.from_json(dict(stored)))
 
     def _check_best(self, target: float, chooser: Chooser) -> None:
         """Refuse a target above everything on the curve; the Super itself has a share of 1."""
@@ -259,41 +272,17 @@ class Sweep:
         share = float(chooser.quality[best] / chooser.quality[-1]) if chooser.quality[-1] > 0 else 1.0
         if target > max(1.0, share) + 1e-12:
             raise ValueError(
-                f"`target` {target:g} is reached nowhere on the curve of {chooser.score}: the best there is "
+                f"`target` {target:g} is reached nowhere on the curve of {chooser.rule.score}: the best there is "
                 f"{share:.4f} of the Super's quality, at {chooser.macs[best]:.4g} MACs per row; lower it."
             )
 
-    def _check_reached(self, target: float, calibration: Mapping[str, Any]) -> None:
-        kept = calibration.get("kept")
-        if target > 1 and kept is not None and kept < target - 1e-12:
-            raise ValueError(
-                f"`target` {target:g} is reached nowhere on the curve: the best of its points keeps {kept:.4f} of the "
-                "Super's quality; lower it."
-            )
-
-    def _of(self, chosen: Chosen, unit: str = "MACs") -> OperatingPoint:
-        kept = chosen.quality / chosen.super_quality if chosen.super_quality > 0 else None
-        calibration: dict[str, Any] = {
-            "quality": chosen.quality,
-            "kept": kept,
-            "macs": chosen.macs,
-            "margin_bound": chosen.bound,
-        }
-        if unit == "ms":
-            calibration["ms"] = calibration.pop("macs")
-        if chosen.certified is not None:
-            calibration["certified_shares"] = list(chosen.certified)
-        about = {"kind": chosen.kind, "target": chosen.target, "calibration": calibration, "note": chosen.note}
-        return self.point(chosen.rule, chosen.score, chosen.thresholds, **about)
-
-    def _deciding(self, score: str | None, rule: str) -> str:
-        """The score that decides: the one asked for, else the sweep's first, which was fixed before looking."""
-        if rule == "patience":
-            return "patience"
-        if score is not None:
-            self._check_score(score)
-            return score
-        return next((name for name in self.scores if name != "random"), self.scores[0])
+    def _deciding(self, score: str | None, rule: str) -> Rule:
+        """A rule by the score asked for, else by the sweep's first, which was fixed before looking."""
+        first = next((name for name in self.scores if name != "random"), self.scores[0])
+        chosen = rule_named(rule, score or first, with_dial(), tolerance=self._tolerance)
+        if chosen.reads_score:
+            self._check_score(chosen.score)
+        return chosen
 
     def _check_score(self, score: str) -> None:
         if score not in self.scores:
@@ -312,4 +301,66 @@ class Sweep:
             raise ValueError(
                 f"`target` and `budget` choose between stages, but {self.run} has one, {self.stages[0]}; "
                 "leave them out."
+            )
+
+
+def read_point(value: Mapping[str, Any]) -> OperatingPoint:
+    """Read what :meth:`OperatingPoint.to_json` gave.
+
+    Raises:
+        ValueError: another schema, an unknown rule, or something missing.
+    """
+    what = "`point` must be a file that `dial predict` left as `point` in its manifest"
+    if not isinstance(value, Mapping) or value.get("schema") != SCHEMA or "decision" not in value:
+        raise ValueError(f"{what}.")
+    try:
+        decision = value["decision"]
+        rule = rule_named(
+            decision["rule"],
+            decision["score"],
+            routing(),
+            thresholds=tuple(map(float, decision["thresholds"])),
+            stages=tuple(decision["stages"]),
+            temperatures=tuple(map(float, decision["temperatures"])),
+            seed=int(decision["seed"]),
+            tolerance=float(decision.get("tolerance", 0.0)),
+        )
+        about = dict(value.get("about", {}))
+        promise = Promise.from_json(about)
+        return OperatingPoint(rule, promise, dict(value["tiers"]), tuple(value["label_names"]), about)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{what}, but it is damaged: {type(error).__name__}: {error}.") from error
+
+
+def check_point(point: OperatingPoint, network: StagedModel, argument: str = "point") -> None:
+    """Refuse a model that a point was not chosen for: its scores would mean something else.
+
+    Args:
+        point: that is to be run.
+        network: the model to run.
+        argument: how the user calls the operating point.
+
+    Raises:
+        ValueError: other stages, labels, tiers or views, or a score that they do not have.
+    """
+    stages = tuple(stage.name for stage in network.stages)
+    if stages != point.rule.stages:
+        raise ValueError(
+            f"`{argument}` is for the stages {', '.join(point.rule.stages)}, but the model has "
+            f"{', '.join(stages)}; choose one from a sweep of this model (`dial test`)."
+        )
+    names = tuple(network.tiers[0].label_names)
+    if names != point.label_names:
+        raise ValueError(
+            f"`{argument}` is for the labels {', '.join(point.label_names) or 'of a regression'}, but the model has "
+            f"{', '.join(names) or 'a regression'}; choose one from a sweep of this model (`dial test`)."
+        )
+    point.rule.check_scores(network.decisions, argument)
+    for tier in network.tiers:
+        wanted, found = point.tiers.get(tier.name), tier.fingerprint
+        if wanted != found:
+            raise ValueError(
+                f"`{argument}` was chosen for a tier {tier.name} with the fingerprint {wanted}, but "
+                f"{tier.view.path} has {found} (other weights, another view or other labels); "
+                "run `dial test` again with this tier, or give the one that was tested."
             )

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from dial.tiers.tokens import Tokens, Unit
 
 POOL = 32  # batches that wait for each other so that rows of similar length meet
@@ -24,8 +26,7 @@ class Row:
         tokens: by encoding key; for a further tier only once it needs the row.
         spent: MACs of the tiers passed.
         reference: MACs of the reference alone.
-        previous: the latest prediction, for patience; NaN before the first.
-        agreements: how many stages in a row have repeated it.
+        memory: what the rule remembers of earlier stages; None before the first.
     """
 
     position: int
@@ -34,8 +35,7 @@ class Row:
     tokens: dict[str, Tokens] = field(default_factory=dict)
     spent: float = 0.0
     reference: float = 0.0
-    previous: float = float("nan")
-    agreements: float = 0.0
+    memory: np.ndarray | None = None
 
 
 class TierQueue:

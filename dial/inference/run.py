@@ -12,12 +12,14 @@ import torch
 
 from dial.costs.functions import macs_of
 from dial.costs.row_costs import RowCosts
-from dial.inference.operating_point import OperatingPoint, Sweep, Timed
+from dial.inference.operating_point import Sweep, Timed
 from dial.inference.staged import StagedModel
 from dial.machine import check_device, describe_machine, slow_bf16
 from dial.tiers.spec import View
 from dial.tiers.tier import Tier
 from dial.tiers.tiers import load_tier
+from dial.tradeoff.point import OperatingPoint, Promise
+from dial.tradeoff.rules import Threshold
 
 POSITIVE = {
     "target": "share of the Super's quality above 0, such as 0.99",
@@ -43,7 +45,7 @@ def choose_point(
         values: ``target``, ``threshold``, ``budget``, ``ms``, ``point``; at most one of them is not None.
         reading: of ``target``.
         score: what decides.
-        rule: ``threshold`` or ``patience``.
+        rule: name of a rule with one dial, such as ``threshold`` or ``patience``.
         split: reported split.
         batch_sizes: at which ``ms`` is meant; default: those that were measured to be best.
 
@@ -66,7 +68,7 @@ def choose_point(
     if values["ms"] is not None:
         return sweep.for_budget(float(values["ms"]), score, rule, split, timed(sweep, batch_sizes))
     if len(sweep.stages) == 1 and values["target"] is None:
-        return sweep.point("threshold", "random", ())
+        return sweep.point(Threshold("random"), Promise(""))
     return sweep.for_target(0.99 if values["target"] is None else values["target"], reading, score, rule, split)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from dial.inference.router import Decision
 from dial.inference.work import Answer
 from dial.stages.table import StageTable
-from dial.tradeoff.rules import tiers_left_out
-from dial.tradeoff.shift import Visits, differences
+from dial.tradeoff.rule import Rule
+from dial.tradeoff.shift import Visits, differences, visits_of
 
 WATCHED = 20_000  # rows; more show no more than differences that mean nothing
 
@@ -18,20 +17,15 @@ class Watch:
 
     Args:
         rows: the calibration rows.
-        decision: the rule, by a score.
+        rule: by a score.
     """
 
-    def __init__(self, rows: StageTable, decision: Decision) -> None:
-        left_out = tiers_left_out([stage.tier for stage in rows.stages], decision.thresholds, decision.rule)
+    def __init__(self, rows: StageTable, rule: Rule) -> None:
+        left_out = rule.left_out([stage.tier for stage in rows.stages])
         self.first = next(s for s, stage in enumerate(rows.stages) if stage.tier not in left_out)
-        thresholds = (*decision.thresholds, -np.inf)
-        scores = rows.scores.get(decision.score)
-        self.deciding = scores is not None and self.first < len(decision.thresholds)
-        stayed = np.ones(len(rows), dtype=bool)
-        if scores is not None and self.deciding:
-            stayed = scores[:, self.first] >= thresholds[self.first]
-        known = scores[:, self.first] if scores is not None and self.deciding else None
-        self.calibration = Visits(stayed, known, rows.lengths.get(rows.stages[self.first].tier))
+        self.calibration = Visits(np.ones(len(rows), dtype=bool), None, rows.lengths.get(rows.stages[self.first].tier))
+        if rule.score in rows.scores and self.first < len(rule.thresholds):
+            self.calibration = visits_of(rows, rule.score, rule.thresholds[self.first], self.first)
         self._stayed: list[bool] = []
         self._scores: list[float] = []
         self._lengths: list[int] = []

@@ -1,8 +1,7 @@
 """What operating points and scores do on the rows of one reported split, with intervals."""
 
 import dataclasses
-from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +14,17 @@ from dial.report.settings import SweepSettings
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import Interval, Resampled, bootstrap, percentile_interval
 from dial.tradeoff.bounds import kept_interval
-from dial.tradeoff.calibration import Chooser, OperatingPoint, folds_of, oracle_taken
-from dial.tradeoff.curve import Curve, curve, normalised_area
-from dial.tradeoff.paths import Path, metric_of, quality_of
+from dial.tradeoff.calibration import Chooser, crossfit
+from dial.tradeoff.curve import Curve, normalised_area
+from dial.tradeoff.rules import Oracle, Rule, Threshold
 from dial.tradeoff.shift import differences, sentence, visits_of
-from dial.tradeoff.taken import Taken, super_alone
+from dial.tradeoff.taken import Taken, metric_of, quality_of, super_alone
 
 if TYPE_CHECKING:
     from dial.costs.functions import ModelCosts
 
 FIXED_LENGTH = 128  # tokens at which the papers charge every GLUE row
+RANDOM, ORACLE = Threshold("random"), Oracle()  # lines to compare with
 
 
 class Analysis:
@@ -54,9 +54,9 @@ class Analysis:
         if not self.last:
             return result
         return result | {
-            "points": [self._point(choice) for choice in self._chosen] + list(self._in_sample()),
-            "scores": [self._score(rule, score) for rule, score in self.choices.rules],
-            "pairs": [self._pair(*pair) for pair in combinations(self._areas_of, 2)],
+            "points": [*map(self._point, self._chosen), *map(self._in_sample_point, self._in_sample)],
+            "scores": [self._score(rule) for rule in self.choices.rules],
+            "pairs": [self._pair(*pair) for pair in combinations(self._compared, 2)],
             "crossings": self._crossings(),
             "simple": self._simple(),
             "lengths_left_out": {name: why for name, why in self._conventions.items() if isinstance(why, str)},
@@ -64,14 +64,14 @@ class Analysis:
 
     def _shift(self) -> dict[str, dict[str, float]]:
         """How the rows differ from held-out calibration rows, where the first score's points send rows onwards."""
-        held_out, (rule, score) = self.choices.held_out, self.choices.rules[0]
-        if held_out is None or rule != "threshold" or score == "random":
+        held_out, rule = self.choices.held_out, self.choices.rules[0]
+        if held_out is None or not rule.by_score:
             return {}
-        points = (c.point for c in self._chosen if c.key.startswith(f"{rule}/{score}/expected/"))
-        threshold = next((p.thresholds[0] for p in points if np.isfinite(p.thresholds[0])), None)
+        points = (c.point.rule.thresholds[0] for c in self._chosen if (c.rule, c.kind) == (rule, "expected"))
+        threshold = next(filter(np.isfinite, points), None)
         if threshold is None:
-            threshold = float(np.median(held_out.scores[score][:, 0]))
-        return differences(*(visits_of(table, score, threshold) for table in (held_out, self.rows)))
+            threshold = float(np.median(held_out.scores[rule.score][:, 0]))
+        return differences(*(visits_of(table, rule.score, threshold) for table in (held_out, self.rows)))
 
     def curves(self) -> list[Curve]:
         """Exact curves of all rules and scores and of the oracle; none for a single stage."""
@@ -79,40 +79,43 @@ class Analysis:
 
     @cached_property
     def _curves(self) -> dict[str, Curve]:
+        """By key of the rule; a dial that stages share has the scale of the calibration rows."""
         if not self.last:
             return {}
-        pairs = self.choices.rules
-        found = {
-            f"{rule}/{score}": curve(self.rows, score, rule, self.choices.quantiles(rule, score))
-            for rule, score in pairs
-        }
-        return found | {"oracle": curve(self.rows, "oracle")}
+        curves = {}
+        for key, own in self._own.choosers.items():
+            quantiles = self.choices.choosers[key].curve.quantiles
+            curves[key] = own.curve if quantiles is None else own.rule.curve(self.rows, quantiles)
+        return curves | {ORACLE.key: self._oracle.curve}
 
     @cached_property
-    def _areas_of(self) -> list[str]:
-        return [f"{rule}/{score}" for rule, score in self.choices.rules if score != "random"]
+    def _oracle(self) -> Chooser:
+        return Chooser(self.rows, ORACLE)
+
+    @cached_property
+    def _own(self) -> Choices:
+        """The same choices on the reported rows themselves: what choosing there would claim, and what cross-fitting."""
+        choices = self.choices
+        return choices if choices.held_out is None else dataclasses.replace(choices, held_out=None, partial=True)
+
+    @property
+    def _compared(self) -> list[Rule]:
+        return [rule for rule in self.choices.rules if not rule.random]
 
     @cached_property
     def _chosen(self) -> list[Choice]:
         return list(self.choices.all())
 
     @cached_property
-    def _choosers(self) -> dict[str, Chooser]:
-        """Choosers on the reported rows themselves, for what choosing there would claim."""
-        return {f"{rule}/{score}": Chooser(self.rows, score, rule) for rule, score in self.choices.rules}
-
-    @cached_property
     def _resampled(self) -> Resampled:
-        paths = {f"in_sample/{key}": chooser.path for key, chooser in self._choosers.items()}
-        for rule, score in self.choices.rules:
-            paths[f"{rule}/{score}"] = Path.of(self.rows, score, rule, self.choices.quantiles(rule, score))
-        paths["random"] = paths["threshold/random"]
-        paths["oracle"] = paths["in_sample/oracle"] = Path.of(self.rows, "oracle", "oracle")
+        own = {**self._own.choosers, ORACLE.key: self._oracle}
+        curves = {f"in_sample/{key}": chooser.curve for key, chooser in own.items()} | self._curves
+        curves |= {"random": curves[RANDOM.key], "oracle": curves[ORACLE.key]}
         decisions = {choice.key: choice.taken for choice in self._chosen}
-        decisions |= {f"in_sample/{key}/{target!r}": taken for (key, target), (_, taken) in self._again.items()}
+        decisions |= {choice.key: choice.taken for choice in self._in_sample}
         decisions |= {f"stage/{s}": Taken.all_at(self.rows, s) for s in range(self.last + 1)}
         settings = self.settings
-        return bootstrap(self.rows, self.metric, decisions, paths, settings.targets, settings.bootstrap, settings.seed)
+        return bootstrap(self.rows, self.metric, decisions, curves, settings.targets, settings.bootstrap, settings.seed)
 
     def _measure(self, taken: Taken) -> dict[str, Any]:
         """Quality, cost and shares of a decision."""
@@ -145,79 +148,63 @@ class Analysis:
         return result
 
     def _point(self, choice: Choice) -> dict[str, Any]:
-        point, measured = choice.point, self._measure(choice.taken)
-        intervals = {
+        rule, promise, measured = choice.point.rule, choice.point.promise, self._measure(choice.taken)
+        entry: dict[str, Any] = {"score": rule.score, "rule": rule.name, "kind": choice.kind, "target": choice.target}
+        entry |= {"thresholds": list(rule.thresholds), "calibration": promise.measured()}
+        if promise.certified is not None:
+            entry["certified_shares"] = list(promise.certified)
+        entry |= rule.details()
+        entry |= {"only_super": rule.only_super, "rows_needed": promise.rows_needed, "note": promise.note}
+        if choice.folds:
+            entry["folds"] = [{"thresholds": list(p.rule.thresholds), **p.promise.measured()} for p in choice.folds]
+            words, count = "only the Super", sum(p.rule.only_super for p in choice.folds)
+            if choice.kind == "budget":
+                words, count = "not reached", sum(bool(p.promise.note) for p in choice.folds)
+            if choice.kind in ("confident", "budget") and count:
+                counted = f"{words} in {count} of {len(choice.folds)} folds"
+                entry["note"] = "; ".join(filter(None, [promise.note, counted]))
+        entry |= measured | {
             "kept_interval": self._kept_interval(choice.key, choice.taken),
             "quality_interval": percentile_interval(self._resampled.quality[choice.key]),
             "speedup_interval": percentile_interval(self._resampled.speedup(choice.key)),
+            "held": self._held(choice.kind, choice.target, measured),
         }
-        kind = choice.key.split("/")[2]
-        entry: dict[str, Any] = {"score": point.score, "rule": point.rule, "kind": kind, "target": point.target}
-        entry |= {"thresholds": list(point.thresholds), "calibration": self._promised(point)}
-        if point.certified is not None:
-            entry["certified_shares"] = list(point.certified)
-        if point.rule == "patience":
-            entry["tolerance"] = point.tolerance
-        entry |= {"only_super": point.only_super, "rows_needed": point.rows_needed, "note": point.note}
-        if choice.folds:
-            entry["folds"] = [{"thresholds": list(p.thresholds), **self._promised(p)} for p in choice.folds]
-            words, count = "only the Super", sum(p.only_super for p in choice.folds)
-            if kind == "budget":
-                words, count = "not reached", sum(bool(p.note) for p in choice.folds)
-            if kind in ("confident", "budget") and count:
-                counted = f"{words} in {count} of {len(choice.folds)} folds"
-                entry["note"] = "; ".join(filter(None, [point.note, counted]))
-        entry |= measured | intervals | {"held": self._held(kind, point.target, measured)}
         entry |= self._other_lengths(choice.taken)
-        if kind == "per_stage":
+        if not rule.has_dial:
             entry["exploratory"] = True
-        if kind == "expected" and point.target is not None:
-            entry |= self._inflation(point, measured["speedup"])
+        if choice.kind == "expected":
+            entry |= self._inflation(choice, measured["speedup"])
         return entry
 
-    def _inflation(self, point: OperatingPoint, speedup: float) -> dict[str, Any]:
+    def _inflation(self, choice: Choice, speedup: float) -> dict[str, Any]:
         """What choosing on the reported rows themselves adds, and what calibrating on other rows changes.
 
         ``selection_inflation`` is the in-sample speed-up minus the cross-fitted one, both on the reported rows, so that
         nothing but the selection differs. ``calibration_shift`` is the reported speed-up minus the cross-fitted one:
         how far rows of another kind moved the threshold (0 where the point itself is cross-fitted).
         """
-        key = f"{point.rule}/{point.score}", float(point.target or 0.0)
-        _, again = self._again[key]
-        if (fitted := self._crossfitted[key]) is None:
+        own = next(c for c in self._in_sample if (c.rule, c.target) == (choice.rule, choice.target))
+        if (fitted := self._crossfitted[choice.key]) is None:
             return {"selection_inflation": None, "calibration_shift": None}
         inside = self.reference / fitted
         return {
-            "selection_inflation": self.reference / float(again.macs.mean()) - inside,
+            "selection_inflation": self.reference / float(own.taken.macs.mean()) - inside,
             "calibration_shift": speedup - inside,
         }
 
     @cached_property
-    def _crossfitted(self) -> dict[tuple[str, float], float | None]:
+    def _crossfitted(self) -> dict[str, float | None]:
         """Mean cost of the expected points, cross-fitted on the reported rows; None where folds would be empty."""
-        costs: dict[tuple[str, float], float | None] = {}
-        targets = self.settings.targets
         if self.choices.held_out is None:
-            chosen = {choice.key: choice for choice in self._chosen}
-            for rule, score in self.choices.rules:
-                for target in targets:
-                    choice = chosen[f"{rule}/{score}/{key_of('expected', target)}"]
-                    costs[f"{rule}/{score}", target] = float(choice.taken.macs.mean()) if choice.folds else None
-            return costs
-        fold = folds_of(self.rows, self.settings.folds)
-        whole = np.bincount(fold, minlength=self.settings.folds).min() > 0
-        for rule, score in self.choices.rules:
-            key = f"{rule}/{score}"
-            if not whole:
-                costs |= {(key, target): None for target in targets}
-                continue
-            total = dict.fromkeys(targets, 0.0)
-            for k in range(self.settings.folds):
-                inside = self.rows.take(fold == k)
-                chooser = Chooser(self.rows.take(fold != k), score, rule)
-                for target in targets:
-                    total[target] += float(chooser.expected(target).taken(inside).macs.sum())
-            costs |= {(key, target): cost / len(self.rows) for target, cost in total.items()}
+            return {c.key: float(c.taken.macs.mean()) if c.folds else None for c in self._chosen}
+        costs: dict[str, float | None] = {}
+        for rule in self.choices.rules:
+            if not (folds := self._own.on_folds(rule)):
+                return dict.fromkeys([c.key for c in self._chosen])
+            for target in self.settings.targets:
+                choose = partial(Chooser.expected, target=target)
+                key, macs = key_of(rule, "expected", target), crossfit(folds, choose, self.rows)[0].macs
+                costs[key] = sum(float(macs[mask].sum()) for mask, _ in folds) / len(self.rows)
         return costs
 
     def _held(self, kind: str, target: float | None, measured: dict[str, Any]) -> bool | None:
@@ -229,71 +216,66 @@ class Analysis:
             return bool(measured["macs"] <= target * (1 + 1e-9))
         return bool(measured["quality"][self.metric.name] >= target * self.super_quality - 1e-12)
 
-    @staticmethod
-    def _promised(point: OperatingPoint) -> dict[str, Any]:
-        """What the calibration rows said of a point."""
-        kept = point.quality / point.super_quality if point.super_quality > 0 else None
-        return {"quality": point.quality, "kept": kept, "macs": point.macs, "margin_bound": point.bound}
-
     @cached_property
-    def _again(self) -> dict[tuple[str, float], tuple[OperatingPoint, Taken]]:
-        """Points chosen on the reported rows themselves, as the papers do, and what they do, per path and target."""
-        chosen = {}
-        for key, chooser in {**self._choosers, "oracle": Chooser(self.rows, "oracle", "oracle")}.items():
-            for target in self.settings.targets:
-                point = chooser.expected(target, "in_sample")
-                chosen[key, target] = point, oracle_taken(chooser, point) if key == "oracle" else point.taken(self.rows)
-        return chosen
-
-    def _in_sample(self) -> Iterator[dict[str, Any]]:
-        for (key, target), (point, taken) in self._again.items():
-            entry = {"score": point.score, "rule": point.rule, "kind": "in_sample", "target": target}
-            entry |= {"thresholds": [] if key == "oracle" else list(point.thresholds)}
-            measured = self._measure(taken)
-            chosen = self._resampled.chosen[f"in_sample/{key}"][self.settings.targets.index(target)]
-            entry |= measured | {"held": self._held("in_sample", target, measured)}
-            entry["kept_interval"] = self._kept_interval(f"in_sample/{key}/{target!r}", taken)
-            entry["speedup_interval"] = percentile_interval(chosen)  # chosen again on every resample
-            yield entry | self._other_lengths(taken)
-
-    def _score(self, rule: str, score: str) -> dict[str, Any]:
-        """Normalised area of one score, and which earlier score routes identically."""
-        key = f"{rule}/{score}"
-        area = normalised_area(self._curves[key], self._curves["threshold/random"], self._curves["oracle"])
-        interval = None if area is None else percentile_interval(self._resampled.normalised_area(key))
-        areas = self._resampled.areas[key]
-        same = [
-            other for other in self._areas_of if other != key and np.array_equal(self._resampled.areas[other], areas)
+    def _in_sample(self) -> list[Choice]:
+        """Points chosen on the reported rows themselves, as the papers do."""
+        choosers = [*self._own.choosers.values(), self._oracle]
+        return [
+            Choice(chooser.rule, "in_sample", point, point.rule.taken(self.rows))
+            for chooser in choosers
+            for point in map(chooser.expected, self.settings.targets)
         ]
-        remarks = list(contradictions(self.rows, score)) if rule == "threshold" else []
+
+    def _in_sample_point(self, choice: Choice) -> dict[str, Any]:
+        rule, target, taken = choice.point.rule, choice.target, choice.taken
+        entry = {"score": rule.score, "rule": rule.name, "kind": choice.kind, "target": target}
+        entry["thresholds"] = list(rule.thresholds) if rule.routes else []
+        measured = self._measure(taken)
+        entry |= measured | {"held": self._held(choice.kind, target, measured)}
+        entry["kept_interval"] = self._kept_interval(choice.key, taken)
+        again = self._resampled.chosen[f"in_sample/{rule.key}"][self.settings.targets.index(target)]
+        entry["speedup_interval"] = percentile_interval(again)  # chosen again on every resample
+        return entry | self._other_lengths(taken)
+
+    def _area(self, rule: Rule) -> float | None:
+        return normalised_area(self._curves[rule.key], self._curves[RANDOM.key], self._curves[ORACLE.key])
+
+    def _score(self, rule: Rule) -> dict[str, Any]:
+        """Normalised area of one score, and which earlier score routes identically."""
+        area, areas = self._area(rule), self._resampled.areas
+        interval = None if area is None else percentile_interval(self._resampled.normalised_area(rule.key))
+        same = [
+            other.key
+            for other in self._compared
+            if other.key != rule.key and np.array_equal(areas[other.key], areas[rule.key])
+        ]
+        remarks = list(contradictions(self.rows, rule.score)) if rule.reads_score else []
         if interval is not None and interval[1] < 0:
-            remarks.append(f"`{score}` routes worse than a coin does; higher must mean surer")
+            remarks.append(f"`{rule.score}` routes worse than a coin does; higher must mean surer")
         return {
-            "score": score,
-            "rule": rule,
+            "score": rule.score,
+            "rule": rule.name,
             "normalised_area": area,
             "normalised_area_interval": interval,
             "same_as": same,
             "remarks": remarks,
         }
 
-    def _pair(self, first: str, second: str) -> dict[str, Any]:
+    def _pair(self, first: Rule, second: Rule) -> dict[str, Any]:
         """First minus second on the same resamples: normalised area, speed-up and quality of the expected points."""
-        resampled = self._resampled
-        entry: dict[str, Any] = {"first": first.split("/")[1], "second": second.split("/")[1]}
-        random, oracle = self._curves["threshold/random"], self._curves["oracle"]
-        areas = [normalised_area(self._curves[key], random, oracle) for key in (first, second)]
+        resampled, name = self._resampled, self.metric.name
+        entry: dict[str, Any] = {"first": first.score, "second": second.score}
+        areas = [self._area(rule) for rule in (first, second)]
         if areas[0] is not None and areas[1] is not None:
             entry["normalised_area"] = areas[0] - areas[1]
             entry["normalised_area_interval"] = percentile_interval(
-                resampled.normalised_area(first) - resampled.normalised_area(second)
+                resampled.normalised_area(first.key) - resampled.normalised_area(second.key)
             )
         entry["targets"] = []
         taken = {choice.key: choice.taken for choice in self._chosen}
         for target in self.settings.targets:
-            keys = [f"{key}/{key_of('expected', target)}" for key in (first, second)]
+            keys = [key_of(rule, "expected", target) for rule in (first, second)]
             one, two = (self._measure(taken[key]) for key in keys)
-            name = self.metric.name
             entry["targets"].append(
                 {
                     "target": target,
@@ -319,12 +301,10 @@ class Analysis:
         """What the expected and confident points of the first score do on rows shorter than the median."""
         if self.rows.stages[-1].tier not in self.rows.lengths:
             return {}
-        rule, score = self.choices.rules[0]
-        kinds = ("expected", "confident")
         decisions = {
-            c.key: ({"kind": c.key.split("/")[2], "target": c.point.target}, c.taken)
+            c.key: ({"kind": c.kind, "target": c.target}, c.taken)
             for c in self._chosen
-            if (c.point.rule, c.point.score) == (rule, score) and c.key.split("/")[2] in kinds
+            if c.rule == self.choices.rules[0] and c.kind in ("expected", "confident")
         }
         return SimpleInstances(self.rows, self.settings).summary(decisions, self._charged)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from dial.report.settings import SweepSettings
 from dial.stages.metrics.metrics import AGREEMENT
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
+from dial.tradeoff.rules import BUILT_IN, RULES
 
 NO_IDENTITY = ("partial", "repeats", "remarks")
 """Settings of a table that say how its rows came, not what they are."""
@@ -53,7 +54,7 @@ def configuration_of(
         identity: the table's settings, but for whether it is partial; of a foreign table a hash of its contents.
         rows: fingerprint of each split's rows; None for a trial run.
     """
-    later = {"patience": (), "tolerance": None}  # settings that earlier results do not have
+    later = {each.name: each.default for each in fields(settings) if each.metadata.get("later")}
     given = {key: value for key, value in asdict(settings).items() if key not in later or value != later[key]}
     known = {
         "settings": given,
@@ -61,6 +62,8 @@ def configuration_of(
         "stages": [asdict(stage) for stage in stages],
         "table": without_places(identity),
     }
+    if own := [name for name, kind in RULES.items() if kind not in BUILT_IN]:
+        known["rules"] = own
     if rows is not None:
         known["rows"] = dict(rows)
     return hashlib.sha256(json.dumps(plain(known), sort_keys=True).encode()).hexdigest()[:16]

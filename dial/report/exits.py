@@ -10,8 +10,7 @@ from dial.report.text import KINDS, amount, percent, select, table, with_interva
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import bootstrap, percentile_interval
 from dial.tradeoff.bounds import kept_interval
-from dial.tradeoff.paths import metric_of, quality_of
-from dial.tradeoff.taken import Taken
+from dial.tradeoff.taken import Taken, metric_of, quality_of
 
 
 def compression(rows: StageTable) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from scipy.stats import norm
 from dial.stages import scores as routing
 from dial.stages.metrics.metrics import METRICS
 from dial.stages.table import StageTable
-from dial.tradeoff.paths import metric_of, quality_at
+from dial.tradeoff.taken import metric_of, quality_at
 
 ALIKE = 0.5  # rank correlation that a column called after a score must have with that score of the logits
 CONFIDENCE = 0.975

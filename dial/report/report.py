@@ -19,9 +19,10 @@ from dial.report.settings import SweepSettings
 from dial.stages.parquet import save_table
 from dial.stages.scores import ROUTING_SCORES
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import Curve, concat, thin
+from dial.tradeoff.curve import Curve, concat
 from dial.tradeoff.density import Densities
-from dial.tradeoff.rules import check_patience
+from dial.tradeoff.rules import check_settings
+from dial.tradeoff.thinning import thin
 
 if TYPE_CHECKING:
     from dial.costs.functions import ModelCosts
@@ -143,7 +144,7 @@ def prepare(table: StageTable, settings: SweepSettings) -> Prepared:
     wanted = settings.scores or tuple(table.scores) or routing_scores(table)
     missing = [name for name in (*wanted, "random") if name not in table.scores]
     table = table.with_scores(missing, seed=settings.seed) if missing else table
-    check_patience(settings.patience, settings.tolerance, len(table.stages), table.regression)
+    check_settings(settings, len(table.stages), table.regression)
     if settings.tolerance is not None:
         table = dataclasses.replace(table, settings={**table.settings, "tolerance": settings.tolerance})
     reported = tuple(split for split in table.splits if split not in ROLES_NOT_REPORTED)

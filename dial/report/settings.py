@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+LATER = {"later": True}
+"""Marks settings that earlier results do not have: left as they are, they do not count in a configuration."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class SweepSettings:
     seed: int = 0
     folds: int = 5
     calibration: str = "split"
-    patience: Sequence[int] = ()
-    tolerance: float | None = None
+    patience: Sequence[int] = field(default=(), metadata=LATER)
+    tolerance: float | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scores", tuple(self.scores))

@@ -1,18 +1,14 @@
 """The sweep's summary as plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dial.report.wrapping import table_text
 from dial.stages.metrics.metrics import AGREEMENT
+from dial.tradeoff.rules import RULES, searched
 
-KINDS = {
-    "expected": "expected",
-    "confident": "confident",
-    "in_sample": "in-sample",
-    "per_stage": "per stage*",
-    "fixed": "as given",
-}
+KINDS = {"expected": "expected", "confident": "confident", "in_sample": "in-sample", "fixed": "as given"}
+KINDS |= {name: f"{kind.label}*" for name, kind in searched().items()}
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -31,7 +27,7 @@ def render(summary: dict[str, Any]) -> str:
         if "points" in result:
             parts += [
                 _points(summary, result),
-                _patience(summary, result),
+                *_rules(summary, result),
                 simple_text(summary, result),
                 _lines(summary, result),
                 _scores(summary, result),
@@ -189,7 +185,7 @@ def _points(summary: dict[str, Any], result: dict[str, Any]) -> str:
     header = ["target %", "reading", "speed-up", "kept %", "held", *(f"{name} %" for name in stages)]
     rows = []
     for target in summary["settings"]["targets"]:
-        for kind in ("expected", "confident", "per_stage", "in_sample"):
+        for kind in ("expected", "confident", *searched(), "in_sample"):
             rows += [
                 _row(point, f"{100 * target:g}", stages)
                 for point in select(result, score=score, kind=kind, target=target)
@@ -204,31 +200,25 @@ def _points(summary: dict[str, Any], result: dict[str, Any]) -> str:
     title = f"Operating points of `{score}` (last columns: share of rows that each stage answers):"
     notes = ["  Selection inflation (in-sample minus cross-fitted speed-up, on the same rows): " + ", ".join(inflation)]
     notes = notes if inflation else []
-    if select(result, score=score, kind="per_stage"):
+    if any(point.get("exploratory") for point in select(result, score=score)):
         notes.append("  * exploratory: fitted to the rows that it was measured on; nothing is promised of it.")
     return "\n".join([title, table(header, rows, left=2), *notes])
 
 
-def _patience(summary: dict[str, Any], result: dict[str, Any]) -> str:
-    """Targets × readings of patience, and the patiences that were asked for."""
+def _rules(summary: dict[str, Any], result: dict[str, Any]) -> Iterator[str]:
+    """Targets × readings of each rule that has no score, and the thresholds that were asked for."""
     stages = [stage["name"] for stage in summary["stages"]]
-    found = select(result, score="patience")
-    header = ["target %", "reading", "patience", "speed-up", "kept %", "held", *(f"{name} %" for name in stages)]
-    rows = []
-    for kind in ("expected", "confident", "in_sample", "budget", "fixed"):
-        for point in (p for p in found if p["kind"] == kind):
-            share = kind in ("expected", "confident", "in_sample")
-            first = f"{100 * point['target']:g}" if share else _budget(summary, point) if kind == "budget" else ""
-            cells = _row(point, first, stages)
-            rows.append([*cells[:2], _agreements(point["thresholds"]), *cells[2:]])
-    rows.sort(key=lambda row: -float(row[0]) if row[0].replace(".", "").isdigit() else 0)
-    return "Operating points of patience (PABEE):\n" + table(header, rows, left=2) if rows else ""
-
-
-def _agreements(thresholds: Sequence[Any]) -> str:
-    """Agreements in a row that stop a row; all stop at once below 1, and none ever above all."""
-    value = float(thresholds[0])
-    return "0" if value < 1 else "never" if value == float("inf") else f"{value:g}"
+    for rule in (RULES[entry["rule"]] for entry in result["scores"] if not RULES[entry["rule"]].reads_score):
+        header = ["target %", "reading", rule.name, "speed-up", "kept %", "held", *(f"{name} %" for name in stages)]
+        rows = []
+        for kind in ("expected", "confident", "in_sample", "budget", "fixed"):
+            for point in select(result, rule=rule.name, kind=kind):
+                share = kind in ("expected", "confident", "in_sample")
+                first = f"{100 * point['target']:g}" if share else _budget(summary, point) if kind == "budget" else ""
+                cells = _row(point, first, stages)
+                rows.append([*cells[:2], rule.spelt(point["thresholds"]), *cells[2:]])
+        rows.sort(key=lambda row: -float(row[0]) if row[0].replace(".", "").isdigit() else 0)
+        yield f"Operating points of {rule.label}:\n" + table(header, rows, left=2)
 
 
 def _lines(summary: dict[str, Any], result: dict[str, Any]) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 from dial.costs.times import TimeTable
 from dial.inference.batch_size import BatchSizes, best_batch_size
 from dial.inference.executor import Executor
-from dial.inference.router import Decision
 from dial.inference.staged import StagedModel
 from dial.machine import describe_machine
 from dial.stages.table import StageTable
@@ -24,9 +23,8 @@ from dial.study.rivals import check_names, rivals
 from dial.study.study import Measured, analyse
 from dial.study.times import Times
 from dial.study.timing import Clocked, Contender, TableTimer, clock
-from dial.tradeoff.paths import quality_of
-from dial.tradeoff.rules import tiers_left_out
-from dial.tradeoff.taken import super_alone
+from dial.tradeoff.rules import Rule, Threshold
+from dial.tradeoff.taken import quality_of, super_alone
 
 SEARCHED_ROWS = 256
 logger = logging.getLogger(__name__)
@@ -204,7 +202,7 @@ class Study:
 
     def _execute(self, run: dict[str, Any]) -> None:
         """The executor on the timed rows' texts, at one point and in batches of one kind."""
-        executor = Executor(self.network, self.decision(run["point"]), batch_sizes=run["batch_sizes"])
+        executor = Executor(self.network, self.rule(run["point"]), batch_sizes=run["batch_sizes"])
         ids = self.rows.sample_id[self.sampled].tolist()
         numbered = list(zip(ids if isinstance(ids[0], int) else range(len(ids)), self.units, strict=True))
         used, start = time.process_time(), time.perf_counter()
@@ -218,19 +216,19 @@ class Study:
         run["shares"] = dict(zip(self.rows.stage_names, taken.tolist(), strict=True))
         run["taken"] = np.array([answer.stage for answer in answers])
 
-    def decision(self, point: Point) -> Decision:
+    def rule(self, point: Point) -> Rule:
         """What the executor runs a point by."""
         known = self.rows.settings.get("temperatures", {})
         temperatures = tuple(float(known.get(name, 1.0)) for name in self.rows.stage_names)
         seed = int(self.rows.settings.get("seed") or 0)
-        return Decision(self.rows.stage_names, "threshold", self.score, point.thresholds, temperatures, seed)
+        return Threshold(self.score, point.thresholds, self.rows.stage_names, temperatures, seed)
 
     def _predict(self, runs: Sequence[dict[str, Any]]) -> None:
         """What the table of times says of each run, from the rows' lengths and stages alone."""
         assert self.times is not None
         lengths = {contender.name: contender.lengths for contender in self.contenders}
         for run in runs:
-            left_out = tiers_left_out([stage.tier for stage in self.rows.stages], run["point"].thresholds)
+            left_out = self.rule(run["point"]).left_out([stage.tier for stage in self.rows.stages])
             run["predicted_ms"] = self.times.mean_time(
                 self.rows.stages, lengths, run["taken"], run["batch_sizes"], left_out
             )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from dial.stages.table import StageTable
-from dial.tradeoff.calibration import Chooser, OperatingPoint, crossfit, oracle_taken
+from dial.tradeoff.calibration import Chooser, crossfit, fold_tables
+from dial.tradeoff.point import OperatingPoint
+from dial.tradeoff.rules import Oracle, Threshold
 from dial.tradeoff.taken import Taken
 
 
@@ -45,21 +48,22 @@ def choose_points(
         folds: of cross-fitting.
     """
     points = []
+    rules = {"cascade": Threshold(score), "random": Threshold("random")}
     for target in targets:
-        for method, name in (("cascade", score), ("random", "random")):
+        choose = partial(Chooser.expected, target=target)
+        for method, rule in rules.items():
+            own = choose(Chooser(rows, rule))
             if held_out is not None:
-                chosen = Chooser(held_out, name).expected(target)
-                taken = chosen.taken(rows)
+                chosen = choose(Chooser(held_out, rule))
+                taken = chosen.rule.taken(rows)
             else:
-                chosen = Chooser(rows, name).expected(target)
-                taken, _ = crossfit(rows, _expected(name, target), folds)
+                parts = [(mask, Chooser(others, rule)) for mask, others in fold_tables(rows, folds)]
+                chosen, (taken, _) = own, crossfit(parts, choose, rows)
             points.append(_point(method, "expected", target, taken, chosen))
-            chosen = Chooser(rows, name).expected(target)
-            points.append(_point(method, "in_sample", target, chosen.taken(rows), chosen))
-        oracle = Chooser(rows, "oracle", "oracle")
-        chosen = oracle.expected(target)
-        taken = oracle_taken(oracle, chosen)
-        points.append(dataclasses.replace(_point("oracle", "in_sample", target, taken, chosen), thresholds=()))
+            points.append(_point(method, "in_sample", target, own.rule.taken(rows), own))
+        chosen = choose(Chooser(rows, Oracle()))
+        point = _point("oracle", "in_sample", target, chosen.rule.taken(rows), chosen)
+        points.append(dataclasses.replace(point, thresholds=()))
     return points
 
 
@@ -84,22 +88,18 @@ def choose_exits(
         for reading, chosen_on in (("expected", held_out), ("in_sample", rows)):
             if chosen_on is None:
                 continue
-            chooser = Chooser(chosen_on, score)
+            chooser = Chooser(chosen_on, Threshold(score))
             wanted = target * reference[reading]
             own = float(chooser.quality[-1])
             chosen = chooser.expected(wanted / own if own > 0 else float("inf"))
-            reached = bool(chosen.quality >= wanted - 1e-12)
-            found = _point("exits", reading, target, chosen.taken(rows), chosen)
+            reached = bool(chosen.promise.quality >= wanted - 1e-12)
+            found = _point("exits", reading, target, chosen.rule.taken(rows), chosen)
             points.append(dataclasses.replace(found, reached=reached))
     return points
 
 
-def _expected(score: str, target: float) -> Callable[[StageTable], OperatingPoint]:
-    return lambda table: Chooser(table, score).expected(target)
-
-
 def _point(method: str, reading: str, target: float, taken: Taken, chosen: OperatingPoint) -> Point:
-    return Point(method, reading, target, taken, chosen.thresholds, True)
+    return Point(method, reading, target, taken, chosen.rule.thresholds, True)
 
 
 def exits_score(table: StageTable) -> str:

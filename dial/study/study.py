@@ -13,9 +13,9 @@ from dial.stages.metrics.metrics import evaluate
 from dial.stages.table import StageTable
 from dial.study.points import Point, exits_score
 from dial.study.times import Times, latency, ratio, spread, taken_times, timed_table
-from dial.tradeoff.curve import curve, thin
-from dial.tradeoff.paths import quality_of
-from dial.tradeoff.taken import super_alone
+from dial.tradeoff.rules import curve
+from dial.tradeoff.taken import quality_of, super_alone
+from dial.tradeoff.thinning import thin
 
 DRAWN = 200  # points of a curve
 
@@ -166,7 +166,7 @@ def _curves(measured: Measured) -> list[dict[str, Any]]:
     for kind, table, times, name, scores in sets:
         timed = timed_table(table, measured.sampled, times)
         for score in scores:
-            line = thin(curve(timed, score, "oracle" if score == "oracle" else "threshold"), DRAWN)
+            line = thin(curve(timed, score), DRAWN)
             label = score if score in ("random", "oracle") else name
             quality = line.quality[table.metrics[0]]
             known = np.isfinite(quality)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from dial.costs.times import TierTimes, TimeTable
-from dial.inference.router import Decision
 from dial.machine import describe_machine, synchronise
 from dial.tiers.tier import Encoding, Tier
 from dial.tiers.tokens import Tokeniser, Tokens
+from dial.tradeoff.rules import Threshold
 
 TURN = 16  # batches that a contender runs before another one does
 POINTS = 8  # lengths that a table is measured at
@@ -48,12 +48,12 @@ def timed_run(tier: Tier, encoding: Encoding, score: str = "softmax") -> Timed:
     rows = len(encoding["input_ids"])
     stages = (*tier.stage_names, "rest")
     score = score if tier.label_names else "random"
-    course = Decision(stages, "threshold", score, (float("inf"),) * len(tier.exits)).course(np.arange(rows))
+    router = Threshold(score, (float("inf"),) * len(tier.exits), stages).router(np.arange(rows))
     marks: list[float] = []
     outputs: list[Tensor] = []
 
     def ask(exit_index: int, taken: Tensor, logits: Tensor, decisions: Any = None) -> Tensor:
-        keep = course(exit_index, taken, logits, decisions)
+        keep = router(exit_index, taken, logits, decisions)
         marks.append(time.perf_counter())
         outputs.append(logits)
         return keep

@@ -10,9 +10,8 @@ from scipy.stats import t as student
 from dial.stages.metrics.metrics import Mean, Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import Interval, percentile_interval
-from dial.tradeoff.paths import Path, row_statistics, units_of
-from dial.tradeoff.random_routing import RandomPath
-from dial.tradeoff.taken import Taken
+from dial.tradeoff.curve import Curve
+from dial.tradeoff.taken import Taken, row_statistics, units_of
 
 MANY_SUMS = 12  # above, second moments of all pairs of sums would not fit
 GRID = 256
@@ -97,7 +96,7 @@ def clump_of(units: np.ndarray) -> float:
     Of groups of unequal size the larger ones hold more of the rows, so sizes are weighted by themselves.
 
     Args:
-        units: ``(N,)`` from :func:`~dial.tradeoff.paths.units_of`.
+        units: ``(N,)`` from :func:`~dial.tradeoff.taken.units_of`.
 
     Example:
         >>> clump_of(np.array([0, 1, 2])), clump_of(np.array([0, 0, 0, 1]))
@@ -166,7 +165,7 @@ def kept_interval(
 
 
 class Margins:
-    """Quality − target · Super along a path, with delta-method variances from cumulative second moments.
+    """Quality − target · Super along a curve, with delta-method variances from cumulative second moments.
 
     Both qualities come from the same rows, so what counts is the variance of their difference. With many sums (a
     confusion
@@ -174,21 +173,21 @@ class Margins:
     seen, stands for all.
 
     Args:
-        path: points of the dial on calibration rows.
+        curve: of calibration rows.
         statistics: ``(N, S, K)``.
         metric: an additive metric.
     """
 
-    def __init__(self, path: Path | RandomPath, statistics: np.ndarray, metric: Metric) -> None:
-        self.path, self.statistics, self.metric = path, statistics, metric
-        self.units = units_of(path.table)
-        self.groups = None if path.table.group is None else int(self.units.max()) + 1
+    def __init__(self, curve: Curve, statistics: np.ndarray, metric: Metric) -> None:
+        self.curve, self.statistics, self.metric = curve, statistics, metric
+        self.units = units_of(curve.table)
+        self.groups = None if curve.table.group is None else int(self.units.max()) + 1
         self.few = statistics.shape[2] <= MANY_SUMS
-        count = len(path)
+        count = len(curve)
         self.points = (
             np.arange(count) if self.few else np.unique(np.linspace(0, count - 1, GRID).round().astype(np.int64))
         )
-        self.sums = path.sums(statistics)[self.points]
+        self.sums = curve.sums(statistics)[self.points]
         self.quality = metric.value(self.sums)
 
     def at(self, target: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -200,7 +199,7 @@ class Margins:
         second = self._from_moments(here, there) if self.few else self._unit_by_unit(here, there)
         centre = (here * self.sums).sum(axis=-1) - there @ self.sums[-1]
         variance = np.maximum(second - centre**2 / (self.groups or len(self.statistics)), 0.0)
-        loss = lost_row(self.path.table, self.metric, here) * clump_of(self.units)
+        loss = lost_row(self.curve.table, self.metric, here) * clump_of(self.units)
         return self.points, self.quality - target * self.quality[-1], variance, loss
 
     def _from_moments(self, here: np.ndarray, there: np.ndarray) -> np.ndarray:
@@ -211,11 +210,11 @@ class Margins:
     def _unit_by_unit(self, here: np.ndarray, there: np.ndarray) -> np.ndarray:
         fixed = self.statistics[:, -1] @ there
         influences = (
-            np.bincount(self.units, weights=self.path.picked(self.statistics, p) @ g - fixed)
+            np.bincount(self.units, weights=self.curve.picked(self.statistics, p) @ g - fixed)
             for p, g in zip(self.points, here, strict=True)
         )
         return np.array([np.square(influence).sum() for influence in influences])
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.path.moments(self.statistics, self.units)
+        return self.curve.moments(self.statistics, self.units)

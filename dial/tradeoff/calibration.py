@@ -1,11 +1,10 @@
-"""Operating points: a rule with its values, chosen on calibration rows, with what it promised there."""
+"""Choosing operating points on calibration rows: for a target, for a budget, at the crossing of two densities."""
 
-import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
@@ -13,15 +12,12 @@ from scipy.stats import norm
 from dial.stages.metrics.metrics import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.bounds import Margins, lower_bound, rows_needed
-from dial.tradeoff.curve import is_random
+from dial.tradeoff.curve import Curve
 from dial.tradeoff.density import Densities, densities
-from dial.tradeoff.paths import Path, metric_of, row_statistics
-from dial.tradeoff.random_routing import RandomPath, stop_chances
-from dial.tradeoff.rules import agreement, replay, tiers_left_out, tolerance_of
-from dial.tradeoff.taken import Taken, super_alone
+from dial.tradeoff.point import OperatingPoint, Promise
+from dial.tradeoff.rule import Rule
+from dial.tradeoff.taken import Taken, additive, metric_of, row_statistics, super_alone
 
-Kind = Literal["expected", "confident", "budget", "crossing", "fixed", "in_sample"]
-KINDS = ("expected", "confident", "budget", "crossing", "fixed", "in_sample")
 NOTHING_TO_KEEP = "only the Super qualifies; its quality is not above zero, so there is nothing to keep"
 FIRST_TESTED = 0.05
 """Share of rows that stop early at the first point that ``confident`` tests: below, nothing worth while is saved."""
@@ -31,106 +27,36 @@ point answers this many rows can it be seen to be as good."""
 
 
 @dataclass(frozen=True)
-class OperatingPoint:
-    """A rule with its values.
-
-    Attributes:
-        score: name of the score that decides.
-        rule: "threshold" (one dial for all stages), "per_stage" or "patience".
-        thresholds: raw scores, one for each stage but the last (stay if score ≥ threshold); for patience the
-            number of agreements, the same for all.
-        kind: how it was chosen.
-        target: share of the Super's quality; for a budget MACs per row; for "fixed" the patience; None at the crossing.
-        quality: on the calibration rows.
-        macs: mean MACs per row there.
-        super_quality: quality of the last stage there.
-        bound: one-sided lower bound of quality − target · Super there; only for "confident".
-        certified: for "confident": lowest and highest share of rows that stop before the last stage among the points
-            that were tested and passed. Points with a lower share were not tested.
-        rows_needed: calibration rows that a first saving would need, where only the Super qualifies.
-        note: what a reader must know, empty where nothing.
-        tolerance: for patience: numbers agree if they differ by less.
-    """
-
-    score: str
-    rule: str
-    thresholds: tuple[float, ...]
-    kind: str
-    target: float | None
-    quality: float
-    macs: float
-    super_quality: float
-    bound: float | None = None
-    rows_needed: int | None = None
-    note: str = ""
-    tolerance: float = 0.0
-    certified: tuple[float, float] | None = None
-
-    @property
-    def only_super(self) -> bool:
-        """Whether no row may stop before the last stage."""
-        return all(threshold == np.inf for threshold in self.thresholds)
-
-    def stages(self, table: StageTable) -> np.ndarray:
-        """Stage taken by every row of any table with this score, ``(N,)``; for random routing that of one draw."""
-        return replay(deciding(table, self.rule, self.score, self.tolerance), np.asarray(self.thresholds))
-
-    def taken(self, table: StageTable) -> Taken:
-        """What it does with every row of any table with this score; random routing as its expectation.
-
-        Tiers that may answer no row do not run, so where no row may stop early the Super costs what it does alone.
-        """
-        left_out = tiers_left_out([stage.tier for stage in table.stages], self.thresholds, self.rule)
-        if is_random(self.score, self.rule):
-            return Taken.drawn(table, stop_chances(self.thresholds), left_out)
-        return Taken.at(table, self.stages(table), left_out)
-
-
-def deciding(table: StageTable, rule: str, score: str, tolerance: float) -> np.ndarray:
-    """What a rule compares with its thresholds, ``(N, S)``: a score, or for patience the number of agreements."""
-    return agreement(table.predictions, tolerance) if rule == "patience" else table.scores[score]
-
-
-@dataclass(frozen=True)
 class Chooser:
-    """Chooses operating points of one score and rule on the rows given to it.
+    """Chooses operating points of one rule on the rows given to it.
 
     Attributes:
-        table: calibration rows.
-        score: name of the score.
-        rule: "threshold" or "patience".
-        metric: what is kept (default: the table's first metric).
+        table: calibration rows; what is kept is their first metric.
+        rule: whose values are chosen.
     """
 
     table: StageTable
-    score: str
-    rule: str = "threshold"
-    metric: Metric | None = None
+    rule: Rule
 
     @cached_property
     def measured(self) -> Metric:
         """The metric that is kept."""
-        return self.metric or metric_of(self.table)
+        return additive(metric_of(self.table))
 
     @cached_property
-    def path(self) -> Path | RandomPath:
+    def curve(self) -> Curve:
         """All points of the dial on the calibration rows."""
-        return Path.of(self.table, self.score, self.rule)
+        return self.rule.curve(self.table)
 
     @cached_property
     def statistics(self) -> np.ndarray:
         """``(N, S, K)``."""
         return row_statistics(self.table, self.measured)
 
-    @cached_property
-    def sums(self) -> np.ndarray:
-        """``(P, K)``."""
-        return self.path.sums(self.statistics)
-
-    @cached_property
+    @property
     def quality(self) -> np.ndarray:
         """``(P,)``; the last is the Super's."""
-        return self.measured.value(self.sums)
+        return self.curve.quality_by(self.measured.name)
 
     @property
     def nothing_to_keep(self) -> bool:
@@ -140,20 +66,20 @@ class Chooser:
     @cached_property
     def macs(self) -> np.ndarray:
         """Mean cost at each point ``(P,)``; at the last, where no row may stop early, that of the Super alone."""
-        macs = self.path.macs.copy()
+        macs = self.curve.macs.copy()
         macs[-1] = super_alone(self.table).macs.mean()
         return macs
 
-    def expected(self, target: float, kind: str = "expected") -> OperatingPoint:
+    def expected(self, target: float) -> OperatingPoint:
         """Cheapest point whose quality on these rows is at least ``target`` times the Super's.
 
         Where the Super's own quality is not above zero there is nothing to keep, and it answers alone.
         """
         if self.nothing_to_keep:
-            return self._point(len(self.macs) - 1, kind, target, note=NOTHING_TO_KEEP)
+            return self._point(len(self.macs) - 1, "expected", target, note=NOTHING_TO_KEEP)
         allowed = self.quality >= target * self.quality[-1] - 1e-12
         allowed[-1] = True
-        return self._point(_cheapest(allowed, self.macs, self.quality), kind, target)
+        return self._point(_cheapest(allowed, self.macs, self.quality), "expected", target)
 
     def confident(self, target: float, confidence: float = 0.9) -> OperatingPoint:
         """Cheapest certified point, or the Super alone.
@@ -178,10 +104,12 @@ class Chooser:
             return self._none_certified(target, confidence, first, margin, variance, loss)
         certified = tested[last : first + 1]
         best = last + _cheapest(np.ones(len(certified), bool), self.macs[certified], self.quality[certified])
-        early = self.path.early[certified]
+        early = self.curve.early[certified]
         shares = (float(early.min()), float(early.max()))
         if self.macs[tested[best]] > self.macs[-1]:
-            return self._super(target, margin, "only the Super qualifies; no certified point costs less", shares)
+            return self._super(
+                target, margin, "only the Super qualifies; no certified point costs less", certified=shares
+            )
         return self._point(tested[best], "confident", target, bound=float(bound[best]), certified=shares)
 
     def _first_tested(self, tested: np.ndarray, target: float, confidence: float, loss: np.ndarray) -> int | None:
@@ -189,7 +117,7 @@ class Chooser:
         z = norm.ppf(confidence)
         # What the target allows to be lost against what no sample of this size can rule out.
         slack = 1 - target >= ((z**2 + 2) / 3 + z) * float(loss[-1])
-        early, macs = self.path.early[tested], self.macs[tested]
+        early, macs = self.curve.early[tested], self.macs[tested]
         share = FIRST_TESTED if slack else FIRST_TESTED_WITHOUT_SLACK
         enough = np.flatnonzero((early >= share) & (macs <= self.macs[-1]))
         return int(enough[-1]) if len(enough) else None
@@ -198,23 +126,20 @@ class Chooser:
         """The Super alone, with the rows that the first point tested would need."""
         margin, variance, loss = (float(values[first]) for values in measured)
         needed = rows_needed(margin, variance, loss, len(self.table), confidence)
-        early = 100 * float(self.path.early[self._margins.points[first]])
+        early = 100 * float(self.curve.early[self._margins.points[first]])
         where = f"the first point tested, at which {early:.0f} % of the rows stop early"
         if needed is None:
             note = f"only the Super qualifies; {where}, keeps less than the target on these rows"
         else:
             note = f"only the Super qualifies; {where}, needs {needed} rows or more"
-        return dataclasses.replace(self._super(target, measured[0], note), rows_needed=needed)
+        return self._super(target, measured[0], note, rows_needed=needed)
 
-    def _super(
-        self, target: float, margin: np.ndarray, note: str, certified: tuple[float, float] | None = None
-    ) -> OperatingPoint:
-        last = len(self.macs) - 1
-        return self._point(last, "confident", target, bound=float(margin[-1]), note=note, certified=certified)
+    def _super(self, target: float, margin: np.ndarray, note: str, **more: Any) -> OperatingPoint:
+        return self._point(len(self.macs) - 1, "confident", target, bound=float(margin[-1]), note=note, **more)
 
     @cached_property
     def _margins(self) -> Margins:
-        return Margins(self.path, self.statistics, self.measured)
+        return Margins(self.curve, self.statistics, self.measured)
 
     def budget(self, macs: float) -> OperatingPoint:
         """Best quality at no more than ``macs`` per row on average, the cheaper of equals.
@@ -223,7 +148,7 @@ class Chooser:
             ValueError: even the cheapest point costs more.
         """
         point = self.near_budget(macs)
-        if point.note:
+        if point.promise.note:
             low, high = self.macs.min(), self.macs.max()
             raise ValueError(f"`budgets` must lie in [{low:.6g}, {high:.6g}] MACs per row, but got {macs:.6g}.")
         return point
@@ -243,83 +168,44 @@ class Chooser:
     def crossings(self) -> list[Densities]:
         """Densities of each stage's score on the rows that it gets right and wrong, last stage left out."""
         right = self.table.predictions == self.table.label[:, None]
-        scores = self.table.scores[self.score]
+        scores = self.rule.values(self.table)
         return [densities(scores[:, s], right[:, s]) for s in range(scores.shape[1] - 1)]
 
     def crossing(self) -> OperatingPoint | str:
         """The point at E-LANG's crossing, or why there is none."""
-        found = self.crossings
-        if missing := [
+        missing = [
             f"{stage.name}: {d.status}"
-            for stage, d in zip(self.table.stages, found, strict=False)
+            for stage, d in zip(self.table.stages, self.crossings, strict=False)
             if d.threshold is None
-        ]:
+        ]
+        if missing:
             return "; ".join(missing)
-        return self.at([d.threshold for d in found if d.threshold is not None], "crossing", None)
+        return self.at([d.threshold for d in self.crossings if d.threshold is not None], "crossing", None)
 
-    def patient(self, patience: int) -> OperatingPoint:
-        """The operating point that stops once as many stages in a row have repeated their predecessor's answer."""
-        thresholds = (float(patience),) * (len(self.table.stages) - 1)
-        return self.at(thresholds, "fixed", float(patience), rule="patience")
+    def fixed(self, threshold: float) -> OperatingPoint:
+        """The operating point with the same given threshold at all stages."""
+        return self.at((threshold,) * (len(self.table.stages) - 1), "fixed", threshold)
 
-    def at(self, thresholds: Any, kind: str, target: float | None, rule: str = "threshold") -> OperatingPoint:
-        """The operating point with the given raw thresholds, measured on these rows."""
-        values = tuple(float(t) for t in thresholds)
-        tolerance = tolerance_of(self.table) if rule == "patience" else 0.0
-        point = OperatingPoint(self.score, rule, values, kind, target, 0.0, 0.0, 0.0, tolerance=tolerance)
-        taken = point.taken(self.table)
+    def at(
+        self, thresholds: Sequence[float] | np.ndarray, kind: str, target: float | None, rule: Rule | None = None
+    ) -> OperatingPoint:
+        """The operating point with the given raw thresholds (of a rule: default the chooser's), on these rows."""
+        chosen = (rule or self.rule).at(thresholds)
+        taken = chosen.taken(self.table)
         quality = float(self.measured.value(taken.pick(self.statistics).sum(axis=0)))
-        return dataclasses.replace(
-            point, quality=quality, macs=float(taken.macs.mean()), super_quality=float(self.quality[-1])
-        )
-
-    def thresholds(self, point: int) -> tuple[float, ...]:
-        """Raw thresholds of a point of the dial."""
-        dial = self.path.dial[point]
-        if self.rule == "patience":
-            dial = np.ceil(dial)  # agreements are counted; between two numbers nothing changes
-        if self.path.quantiles is None:
-            return (float(dial),) * (len(self.table.stages) - 1)
-        return tuple(float(t) for t in self.path.quantiles.thresholds(dial))
+        return self._promised(chosen, kind, target, quality, float(taken.macs.mean()))
 
     def _point(self, index: int, kind: str, target: float | None, **more: Any) -> OperatingPoint:
-        quality, macs = float(self.quality[index]), float(self.macs[index])
-        chosen = self.thresholds(index)
-        tolerance = tolerance_of(self.table) if self.rule == "patience" else 0.0
-        return OperatingPoint(
-            self.score,
-            self.rule,
-            chosen,
-            kind,
-            target,
-            quality,
-            macs,
-            float(self.quality[-1]),
-            tolerance=tolerance,
-            **more,
-        )
+        """The operating point at a point of the curve."""
+        chosen = self.rule.turned(self.curve.dial[index], len(self.table.stages), self.curve.quantiles)
+        return self._promised(chosen, kind, target, float(self.quality[index]), float(self.macs[index]), **more)
 
-
-def oracle_taken(chooser: Chooser, point: OperatingPoint) -> Taken:
-    """What the oracle does with its own rows: its dial orders moves of these, and is no score to be replayed."""
-    assert isinstance(chooser.path, Path)
-    tiers = [stage.tier for stage in chooser.table.stages]
-    stages = chooser.path.events.stages(point.thresholds[0])
-    return Taken.at(chooser.table, stages, tiers_left_out(tiers, point.thresholds))
-
-
-def choose(
-    table: StageTable, score: str, target: float, kind: str = "expected", confidence: float = 0.9
-) -> OperatingPoint:
-    """Choose one operating point on the rows of ``table`` (see :class:`Chooser` for several at once)."""
-    chooser = Chooser(table, score)
-    if kind == "confident":
-        return chooser.confident(target, confidence)
-    if kind in ("expected", "in_sample"):
-        return chooser.expected(target, kind)
-    if kind == "budget":
-        return chooser.budget(target)
-    raise ValueError(f"`kind` must be expected, confident, in_sample or budget, but got {kind!r}.")
+    def _promised(
+        self, chosen: Rule, kind: str, target: float | None, quality: float, macs: float, **more: Any
+    ) -> OperatingPoint:
+        best = float(self.quality[-1])
+        kept = quality / best if best > 0 else None
+        return OperatingPoint(chosen, Promise(kind, target, quality, kept, macs, **more))
 
 
 def folds_of(table: StageTable, folds: int) -> np.ndarray:
@@ -330,32 +216,40 @@ def folds_of(table: StageTable, folds: int) -> np.ndarray:
     return np.array([int.from_bytes(digest, "little") % folds for digest in digests])[inverse]
 
 
-def crossfit(
-    table: StageTable, choose_on: Callable[[StageTable], OperatingPoint], folds: int = 5
-) -> tuple[Taken, list[OperatingPoint]]:
-    """Choose on all folds but one and apply to that one, in turn.
+def fold_tables(table: StageTable, folds: int, partial: bool = False) -> list[tuple[np.ndarray, StageTable]]:
+    """For each fold its rows as a mask ``(N,)``, and the table of the others.
 
     Args:
         table: rows of one split.
-        choose_on: chooses an operating point on the rows given.
         folds: K.
-
-    Returns:
-        What is done with every row, chosen without it, and the K points.
+        partial: whether too few rows (or groups) are no error; then there are no folds.
 
     Raises:
         ValueError: there are fewer rows (or groups) than folds can be filled with.
     """
     fold = folds_of(table, folds)
-    parts, points = [], []
-    for k in range(folds):
-        inside = fold == k
-        if not inside.any() or inside.all():
-            raise ValueError(
-                f"`folds` must leave rows in each fold, but fold {k} of {folds} has {inside.sum()} of {len(fold)} rows."
-            )
-        points.append(choose_on(table.take(~inside)))
-        parts.append((inside, points[-1].taken(table.take(inside))))
+    if np.bincount(fold, minlength=folds).min() > 0:
+        return [(fold == k, table.take(fold != k)) for k in range(folds)]
+    if partial:
+        return []
+    raise ValueError(f"`folds` must leave rows in every fold, but got {folds} for {len(fold)} rows; use fewer.")
+
+
+def crossfit(
+    folds: Sequence[tuple[np.ndarray, Chooser]], choose: Callable[[Chooser], OperatingPoint], table: StageTable
+) -> tuple[Taken, tuple[OperatingPoint, ...]]:
+    """Choose on all folds but one and apply to that one, in turn.
+
+    Args:
+        folds: for each its rows as a mask ``(N,)``, and a chooser on the others.
+        choose: an operating point of a chooser.
+        table: all rows.
+
+    Returns:
+        What is done with every row, chosen without it, and the K points.
+    """
+    points = tuple(choose(chooser) for _, chooser in folds)
+    parts = [(mask, point.rule.taken(table.take(mask))) for (mask, _), point in zip(folds, points, strict=True)]
     return Taken.joined(table, parts), points
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dial.tradeoff.ordering import ascending
-
 
 @dataclass(frozen=True, eq=False)
 class Quantiles:
@@ -52,7 +50,7 @@ class Quantiles:
         values, levels = [], []
         for stage in range(scores.shape[1] - 1):
             column = np.ascontiguousarray(scores[:, stage], dtype=np.float64)
-            order = ascending(column)
+            order = np.argsort(column)
             ordered = column[order]
             last = np.append(ordered[1:] != ordered[:-1], True)  # of the rows with one value
             ends = np.flatnonzero(last) + 1
@@ -67,7 +65,7 @@ class Quantiles:
         result = np.zeros(scores.shape[::-1])
         for stage, (values, levels) in enumerate(zip(self.values, self.levels, strict=True)):
             column = np.ascontiguousarray(scores[:, stage], dtype=np.float64)
-            order = ascending(column)
+            order = np.argsort(column)
             result[stage, order] = self._forward(column[order], values, levels)
         return result.T
 

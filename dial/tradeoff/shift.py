@@ -77,16 +77,17 @@ def _apart(first: np.ndarray, second: np.ndarray, level: float) -> bool:
     return bool(test.statistic > SMALLEST and test.pvalue < level)
 
 
-def visits_of(table: StageTable, score: str, threshold: float) -> Visits:
-    """What the first stage of a table sees of its rows.
+def visits_of(table: StageTable, score: str, threshold: float, stage: int = 0) -> Visits:
+    """What a stage sees of the rows of a table, all of which come to it.
 
     Args:
         table: rows of one split.
-        score: what decides; not ``patience``.
-        threshold: of the first stage.
+        score: what decides, one that the table holds.
+        threshold: of the stage.
+        stage: its position, the first that runs.
     """
-    values = table.scores[score][:, 0]
-    return Visits(values >= threshold, values, table.lengths.get(table.stages[0].tier))
+    values = table.scores[score][:, stage]
+    return Visits(values >= threshold, values, table.lengths.get(table.stages[stage].tier))
 
 
 def sentence(found: Mapping[str, Mapping[str, float]], what: str = "these rows") -> str:

@@ -1,4 +1,4 @@
-"""What a decision does with every row: which stage answers it, and what that costs."""
+"""What a decision does with every row: which stage answers it, what that costs, and how good it is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
+from dial.stages.metrics.metrics import Mean, Metric
+from dial.stages.metrics.metrics import metric as metric_named
 from dial.stages.table import StageTable
-from dial.tradeoff.rules import tiers_left_out
+
+DRAWS, DRAWN_ROWS = 25, 50_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,5 +107,74 @@ class Taken:
 def super_alone(table: StageTable) -> Taken:
     """The last stage answers every row, and no earlier tier runs."""
     tiers = [stage.tier for stage in table.stages]
-    stages = np.full(len(table), len(tiers) - 1)
-    return Taken.at(table, stages, tiers_left_out(tiers, np.full(len(tiers) - 1, np.inf)))
+    earlier = [tier for tier in dict.fromkeys(tiers) if tier != tiers[-1]]
+    return Taken.at(table, np.full(len(table), len(tiers) - 1), earlier)
+
+
+def metric_of(table: StageTable, name: str | None = None) -> Metric:
+    """A metric of this table: a column of its own statistics, or one by name (default: the table's first)."""
+    name = table.metrics[0] if name is None else name
+    return Mean(name, table.range_of(name)) if name in table.statistics else metric_named(name)
+
+
+def row_statistics(table: StageTable, metric: Metric) -> np.ndarray:
+    """Statistics of every row at every stage, ``(N, S, K)``.
+
+    Raises:
+        ValueError: the metric is not additive, so there are none.
+    """
+    return table.metric_statistics(additive(metric).name)[1]
+
+
+def additive(metric: Metric) -> Metric:
+    """The metric, where it is a function of sums over rows; else refuse it."""
+    if not metric.additive:
+        raise ValueError(f"`metrics` must start with an additive metric, but {metric.name} is not; put another first.")
+    return metric
+
+
+def units_of(table: StageTable) -> np.ndarray:
+    """Which rows belong together, ``(N,)`` from 0: those of one group, or each row by itself."""
+    if table.group is None:
+        return np.arange(len(table))
+    units: np.ndarray = np.unique(table.group, return_inverse=True)[1]
+    return units
+
+
+def quality_at(table: StageTable, name: str, stages: np.ndarray) -> float:
+    """A metric when every row stops at its stage ``(N,)``; any metric, additive or not."""
+    answers = table.statistics.get(name, table.predictions)[np.arange(len(stages)), stages]
+    return metric_of(table, name).evaluate(table.label, answers, len(table.label_names) or None)
+
+
+def quality_of(taken: Taken, name: str | None = None) -> float:
+    """A metric of a decision (default: the table's first).
+
+    Where a coin decides it is that of the expected sums; a metric that has none is averaged over draws.
+    """
+    metric = metric_of(taken.table, name)
+    if taken.stages is not None:
+        return quality_at(taken.table, metric.name, taken.stages)
+    assert taken.chances is not None
+    if not metric.additive:
+        return mean_over_draws(taken.table, metric, taken.chances)
+    return float(metric.value(taken.pick(row_statistics(taken.table, metric)).sum(axis=0)))
+
+
+def mean_over_draws(table: StageTable, metric: Metric, chances: np.ndarray, seed: int = 0) -> float:
+    """A metric that is no function of sums, averaged over draws: :data:`DRAWS`, fewer of many rows.
+
+    Args:
+        table: rows of one split.
+        metric: any.
+        chances: of each stage, ``(S,)`` or ``(N, S)``.
+        seed: of the draws.
+    """
+    rng, rows = np.random.default_rng(seed), np.arange(len(table))
+    passed = np.broadcast_to(np.cumsum(chances, axis=-1), table.macs.shape)[:, :-1]
+    answers = table.statistics.get(metric.name, table.predictions)
+    values = []
+    for _ in range(int(np.clip(DRAWN_ROWS // max(len(rows), 1), 1, DRAWS))):
+        stages = (rng.random((len(rows), 1)) >= passed).sum(axis=1)
+        values.append(metric.evaluate(table.label, answers[rows, stages], len(table.label_names) or None))
+    return float(np.mean(values))

@@ -16,7 +16,7 @@ from callbacks import ThresholdSweep
 from dial.stages.parquet import load_table, save_slim, save_table
 from dial.stages.table import StageTable
 from dial.tiers.tiers import load_tier, save_tier
-from dial.tradeoff.rules import replay
+from dial.tradeoff.events import replay
 from lightning_modules import Cascade, MultiExit
 from tests.stages.test_parquet import assert_equal
 

@@ -14,9 +14,9 @@ from dial import AdaptiveClassifier
 from dial.cli.main import main
 from dial.inference.operating_point import Sweep
 from dial.stages.parquet import load_table
-from dial.tradeoff.calibration import Chooser
 from tests.inference.run_folder import copy_of, make_run
 from tests.tiers import small
+from tests.tradeoff.choosing import chooser_of
 
 ROWS = 120
 
@@ -66,10 +66,10 @@ def test_points_come_from_the_labelled_rows(run: Path, tmp_path: Path, capsys: p
     length = table.lengths["super"]  # costs are those that these tiers were tested with
     np.testing.assert_allclose(table.macs_reference, 1000.0 * length + length**2)
     point = AdaptiveClassifier.from_run(run, 0.9).point
-    assert point.decision.thresholds == Chooser(table, "energy").expected(0.9).thresholds
-    assert point.decision.thresholds != before.decision.thresholds
+    assert point.rule.thresholds == chooser_of(table, "energy").expected(0.9).rule.thresholds
+    assert point.rule.thresholds != before.decision.thresholds
     assert point.about["calibrated_on"]["rows"] == 120
-    assert AdaptiveClassifier.from_run(run, 0.9, calibrated=False).point.decision == before.decision
+    assert AdaptiveClassifier.from_run(run, 0.9, calibrated=False).point.rule == before.decision
 
 
 def test_without_labels_agreement_with_the_super_is_kept(
@@ -83,14 +83,14 @@ def test_without_labels_agreement_with_the_super_is_kept(
     assert table.metrics == ("agreement",) and table.label.tolist() == table.predictions[:, -1].tolist()
     classifier = AdaptiveClassifier.from_run(run, 0.9)
     assert classifier.point.about["calibrated_on"]["metric"] == "agreement"
-    thresholds = np.array(classifier.point.decision.thresholds)
+    thresholds = np.array(classifier.point.rule.thresholds)
     agree = 0
     for row in range(ROWS):
         scores = table.scores["energy"][row]
         stage = next((s for s in range(2) if scores[s] >= thresholds[s]), 2)
         agree += table.predictions[row, stage] == table.predictions[row, 2]
     assert agree / ROWS >= 0.9
-    assert classifier.point.about["calibration"]["kept"] == pytest.approx(agree / ROWS)
+    assert classifier.point.promise.kept == pytest.approx(agree / ROWS)
 
 
 def test_other_rows_give_way_only_when_told_and_are_kept(

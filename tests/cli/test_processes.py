@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
-from dial.tradeoff.rules import replay
+from dial.tradeoff.events import replay
 from tests.cli.real_commands import ROWS, TRAINER, facts, flat, start, succeed, witness
 
 pytestmark = pytest.mark.timeout(1500)  # some start six processes one after the other, perhaps on a busy machine

@@ -11,8 +11,8 @@ from dial.costs.times import TierTimes, TimeTable, grouped_lengths
 from dial.stages.parquet import save_table
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
-from dial.tradeoff.calibration import Chooser
 from tests.stages.tables import random_table
+from tests.tradeoff.choosing import chooser_of
 
 
 def tier(name: str, slope: float, exits: int = 1, sizes: tuple[int, ...] = (1, 8)) -> TierTimes:
@@ -129,11 +129,11 @@ def test_a_point_is_chosen_for_time() -> None:
     slow = TimeTable({"tier0": tier("f-tier0", 2.0), "tier1": times.tiers["tier1"]}, times.batch_sizes)
     for which in (times, slow):
         timed = which.timed(table).of_split("calibration")
-        point = Chooser(timed, "softmax").budget(timed.macs.mean())
-        assert point.taken(timed).macs.mean() <= timed.macs.mean() + 1e-9
-    chosen = Chooser(slow.timed(table).of_split("calibration"), "softmax").expected(0.98)
-    assert chosen.only_super  # nothing that asks the slow tier first is worth its time
-    assert chosen.macs == pytest.approx(slow.timed(table).of_split("calibration").macs_reference.mean())
+        point = chooser_of(timed, "softmax").budget(timed.macs.mean())
+        assert point.rule.taken(timed).macs.mean() <= timed.macs.mean() + 1e-9
+    chosen = chooser_of(slow.timed(table).of_split("calibration"), "softmax").expected(0.98)
+    assert chosen.rule.only_super  # nothing that asks the slow tier first is worth its time
+    assert chosen.promise.macs == pytest.approx(slow.timed(table).of_split("calibration").macs_reference.mean())
 
 
 def test_times_of_other_tiers_are_refused() -> None:

@@ -13,16 +13,17 @@ import torch
 from dial import AdaptiveClassifier
 from dial.costs.times import TierTimes, TimeTable
 from dial.inference.classifier import load_network
-from dial.inference.operating_point import OperatingPoint, Sweep
+from dial.inference.operating_point import Sweep, read_point
 from dial.inference.staged import StagedModel
 from dial.machine import describe_machine
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.tiers.tiers import load_tier, save_tier
-from dial.tradeoff.calibration import Chooser
-from dial.tradeoff.rules import agreement, replay, tiers_left_out
+from dial.tradeoff.events import replay
+from dial.tradeoff.patience import agreement
 from tests.inference.run_folder import copy_of, make_run, texts_of_split
 from tests.tiers import small
+from tests.tradeoff.choosing import chooser_of
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +48,19 @@ def stored(run: Path, rule: str, score: str, kind: str, target: float) -> list[f
 
 def check_answers(classifier: AdaptiveClassifier, table: StageTable) -> None:
     """Predictions, stages and costs are those of the table's replay of the test rows."""
-    rows, decision = table.of_split("test"), classifier.point.decision
-    scores = agreement(rows.predictions) if decision.rule == "patience" else rows.scores[decision.score]
-    stages = replay(scores, np.asarray(decision.thresholds))
+    rows, rule = table.of_split("test"), classifier.point.rule
+    scores = agreement(rows.predictions) if rule.name == "patience" else rows.scores[rule.score]
+    stages = replay(scores, np.asarray(rule.thresholds))
     numbered = zip(rows.sample_id.tolist(), texts_of_split(), strict=True)
     found = [classifier.prediction(answer) for answer in classifier.executor.run(numbered, numbered=True)]
     taken = np.arange(len(stages))
     assert [p.stage for p in found] == [rows.stage_names[s] for s in stages]
     assert [p.label for p in found] == rows.predictions[taken, stages].tolist()
     assert [p.label_name for p in found] == [small.CLASSES[i] for i in rows.predictions[taken, stages]]
-    left_out = tiers_left_out([stage.tier for stage in rows.stages], decision.thresholds, decision.rule)
+    left_out = rule.left_out([stage.tier for stage in rows.stages])
     np.testing.assert_allclose([p.macs for p in found], rows.macs_without(left_out)[taken, stages])
     assert {name for name, work in classifier.executor.work.items() if not work.rows} >= set(left_out)
-    if decision.rule == "threshold" or not left_out:  # agreements are not counted where nobody can agree
+    if rule.name == "threshold" or not left_out:  # agreements are not counted where nobody can agree
         np.testing.assert_allclose([p.score for p in found], scores[taken, stages], atol=1e-5)
 
 
@@ -79,28 +80,28 @@ def test_runs_by_a_point_of_the_sweep(
     classifier = AdaptiveClassifier.from_run(run, target, kind, score=score, rule=given)
     points = json.loads((run / "sweep" / "summary.json").read_text())["splits"]["test"]["points"]
     [found] = [p for p in points if (p["score"], p["kind"], p["target"]) == (score, kind, target)]
-    assert list(classifier.point.decision.thresholds) == [float(t) for t in found["thresholds"]]
-    assert classifier.point.decision.temperatures == (1.0, 1.5, 2.0)
+    assert list(classifier.point.rule.thresholds) == [float(t) for t in found["thresholds"]]
+    assert classifier.point.rule.temperatures == (1.0, 1.5, 2.0)
     check_answers(classifier, table)
 
 
 def test_looks_up_a_target_that_was_not_chosen(run: Path, table: StageTable) -> None:
     classifier = AdaptiveClassifier.from_run(run, 0.93, score="softmax")
-    chosen = Chooser(table.of_split("calibration"), "softmax").expected(0.93)
-    assert classifier.point.decision.thresholds == chosen.thresholds
-    assert classifier.point.about["calibration"]["kept"] >= 0.93
+    chosen = chooser_of(table.of_split("calibration"), "softmax").expected(0.93)
+    assert classifier.point.rule.thresholds == chosen.rule.thresholds
+    assert classifier.point.promise.kept >= 0.93
     check_answers(classifier, table)
 
 
 def test_takes_the_sweep_s_first_score_and_ninety_nine_percent_by_default(run: Path, table: StageTable) -> None:
     """Not the cheapest of several, which would be chosen on the rows that its promise rests on."""
-    chooser = Chooser(table.of_split("calibration"), "energy")
+    chooser = chooser_of(table.of_split("calibration"), "energy")
     point = AdaptiveClassifier.from_run(run).point
-    assert point.about["target"] == 0.99 and point.decision.score == "energy"
-    assert point.decision.thresholds == chooser.expected(0.99).thresholds
-    assert AdaptiveClassifier.from_run(run, 0.9, "confident").point.decision.score == "energy"
+    assert point.promise.target == 0.99 and point.rule.score == "energy"
+    assert point.rule.thresholds == chooser.expected(0.99).thresholds
+    assert AdaptiveClassifier.from_run(run, 0.9, "confident").point.rule.score == "energy"
     middle = float(table.of_split("calibration").macs.mean())
-    assert AdaptiveClassifier.from_run(run, budget=middle).point.decision.score == "energy"
+    assert AdaptiveClassifier.from_run(run, budget=middle).point.rule.score == "energy"
 
 
 def test_the_super_alone_runs_alone(run: Path, table: StageTable) -> None:
@@ -120,13 +121,13 @@ def test_budget_and_threshold(run: Path, table: StageTable) -> None:
     rows = table.of_split("calibration")
     middle = float(rows.macs.mean())
     classifier = AdaptiveClassifier.from_run(run, budget=f"{2 * middle}flop", score="energy")
-    assert classifier.point.decision.thresholds == Chooser(rows, "energy").budget(middle).thresholds
-    assert classifier.point.about["calibration"]["macs"] <= middle
+    assert classifier.point.rule.thresholds == chooser_of(rows, "energy").budget(middle).rule.thresholds
+    assert classifier.point.promise.macs <= middle
     one = AdaptiveClassifier.from_run(run, threshold=0.8, score="softmax")
-    assert one.point.decision.thresholds == (0.8, 0.8)
+    assert one.point.rule.thresholds == (0.8, 0.8)
     check_answers(one, table)
     two = AdaptiveClassifier.from_run(run, threshold=[0.9, 0.7], score="softmax")
-    assert (two.point.decision.rule, two.point.decision.thresholds) == ("per_stage", (0.9, 0.7))
+    assert (two.point.rule.name, two.point.rule.thresholds) == ("per_stage", (0.9, 0.7))
     check_answers(two, table)
     check_answers(AdaptiveClassifier.from_run(run, threshold=1, rule="patience"), table)
     check_answers(AdaptiveClassifier.from_run(run, threshold=0.5, score="random"), table)
@@ -151,8 +152,8 @@ def test_the_probability_is_at_the_stage_s_temperature(run: Path) -> None:
 
 def test_a_point_survives_json(run: Path) -> None:
     point = Sweep(run).at_threshold([float("inf"), -float("inf")], "softmax")
-    again = OperatingPoint.from_json(json.loads(json.dumps(point.to_json())))
-    assert again.decision == point.decision and again.tiers == point.tiers
+    again = read_point(json.loads(json.dumps(point.to_json())))
+    assert again == point
     assert AdaptiveClassifier.from_run(run, point=again).point is again
 
 
@@ -241,8 +242,8 @@ def test_milliseconds_come_from_the_study(run: Path, tmp_path: Path, caplog: pyt
     times.save(moved / "study" / "times.json")
     rows = times.timed(sweep.table.of_split("calibration"))
     classifier = AdaptiveClassifier.from_run(moved, ms=3.0, score="softmax")
-    assert classifier.point.decision.thresholds == Chooser(rows, "softmax").budget(3.0).thresholds
-    assert classifier.point.about["calibration"]["ms"] <= 3.0
+    assert classifier.point.rule.thresholds == chooser_of(rows, "softmax").budget(3.0).rule.thresholds
+    assert classifier.point.to_json()["about"]["calibration"]["ms"] <= 3.0
     assert classifier.executor.batch_sizes == {"swift": 8, "super": 8}
     assert "measured elsewhere: processor abacus there and" in caplog.text and "threads" not in caplog.text
     elsewhere = AdaptiveClassifier.from_run(moved, target=0.9)  # another machine's best sizes are not this one's
@@ -269,13 +270,13 @@ def test_best_batch_sizes_of_this_machine_are_taken(run: Path, tmp_path: Path) -
 def test_refuses_points_that_mean_nothing(run: Path) -> None:
     sweep = Sweep(run)
     point = sweep.for_target(0.9)
-    guessed = dataclasses.replace(point, decision=dataclasses.replace(point.decision, score="guess"))
+    guessed = dataclasses.replace(point, rule=dataclasses.replace(point.rule, score="guess"))
     with pytest.raises(ValueError, match="`point` decides by the score 'guess', which the model does not have"):
         AdaptiveClassifier(load_network(sweep, {}, "cpu"), guessed)
     whole = point.to_json()
     for broken in ({"decision": {}}, {"decision": None}, {"tiers": None}, {"label_names": 3}):
         with pytest.raises(ValueError, match="`point` must be a file that `dial predict` left"):
-            OperatingPoint.from_json(whole | broken)
+            read_point(whole | broken)
 
 
 def test_tunes_its_batch_sizes_once(run: Path, tmp_path: Path) -> None:
@@ -311,4 +312,4 @@ def test_crossfit_points_are_those_of_all_rows(tmp_path: Path) -> None:
     rows = load_table(run / "sweep" / "stages.parquet").of_split("test")
     for target in (0.9, 0.87):  # chosen by the sweep, and not
         point = AdaptiveClassifier.from_run(run, target, score="softmax").point
-        assert point.decision.thresholds == Chooser(rows, "softmax").expected(target).thresholds
+        assert point.rule.thresholds == chooser_of(rows, "softmax").expected(target).rule.thresholds

@@ -10,17 +10,21 @@ import torch
 
 from dial.inference.compaction import Compaction, MeasuredCompaction
 from dial.inference.executor import Executor
-from dial.inference.router import Decision
+from dial.tradeoff.rules import Rule, rule_named
 from tests.tiers import small
 
 
-def halves() -> tuple[object, Decision, list[str]]:
+def halves() -> tuple[object, Rule, list[str]]:
     network = small.networks(0)["exits"]
     units = small.texts(60)
     outputs = small.outputs_one_by_one(network, units)
     scores = small.scores_of("softmax", outputs, [1.0] * 3)
     thresholds = tuple(float(value) + 1e-4 for value in np.quantile(scores[:, :-1], [0.5, 0.5], axis=0).diagonal())
-    return network, Decision(tuple(s.name for s in network.stages), "per_stage", "softmax", thresholds), units
+    return (
+        network,
+        rule_named("per_stage", "softmax", stages=tuple(s.name for s in network.stages), thresholds=thresholds),
+        units,
+    )
 
 
 def clock(everyone: float, fewer: float, taken_out: float) -> Callable[[Callable[[], None]], float]:
@@ -59,7 +63,7 @@ def test_answers_are_the_same_and_rows_stay_where_that_is_faster(
 
 def test_a_batch_that_all_rows_have_left_ends() -> None:
     network, decision, units = halves()
-    sure = Decision(decision.stages, "threshold", "softmax", (0.0, 0.0))
+    sure = rule_named("threshold", "softmax", stages=decision.stages, thresholds=(0.0, 0.0))
     executor = Executor(network, sure, 16)  # type: ignore[arg-type]
     executor._compactions = [MeasuredCompaction(executor.tiers[0], clock(1.0, 1.0, 9.0))]
     list(executor.run(units))

@@ -16,19 +16,21 @@ from dial.costs.macs import count_macs
 from dial.costs.row_costs import RowCosts
 from dial.inference.executor import CHUNK, Answer, Executor, is_out_of_memory
 from dial.inference.queues import Row, TierQueue
-from dial.inference.router import Decision, replayed
 from dial.inference.staged import StagedModel
 from dial.tiers.tiers import build_tier
 from dial.tiers.tokens import Tokeniser
-from dial.tradeoff.rules import agreement, replay
+from dial.tradeoff.events import replay
+from dial.tradeoff.patience import agreement
+from dial.tradeoff.rules import Rule, rule_named
 from tests.tiers import small
+from tests.tradeoff.choosing import replayed
 
 KINDS = ["single", "exits", "cascade", "one tokenizer", "exits first", "three tiers"]
 EPSILON = 1e-5
 SCORES = ["energy", "energy_released", "softmax", "margin", "entropy", "random"]
 
 
-def drawn(network: StagedModel, outputs: np.ndarray, seed: int) -> tuple[Decision, np.ndarray, np.ndarray]:
+def drawn(network: StagedModel, outputs: np.ndarray, seed: int) -> tuple[Rule, np.ndarray, np.ndarray]:
     """A random rule; the stages that the replay gives, and which rows are at no threshold."""
     random = np.random.default_rng(seed)
     names = tuple(stage.name for stage in network.stages)
@@ -46,10 +48,10 @@ def drawn(network: StagedModel, outputs: np.ndarray, seed: int) -> tuple[Decisio
         else:
             thresholds = np.array([np.quantile(scores[:, s], level) + 1e-4 for s, level in enumerate(levels)])
             thresholds[random.integers(len(thresholds))] = random.choice([-np.inf, np.inf])
-    decision = Decision(names, rule, score, tuple(thresholds), temperatures, seed)
+    rule = rule_named(rule, score, stages=names, thresholds=tuple(thresholds), temperatures=temperatures, seed=seed)
     stages = replay(scores, thresholds)
     near = np.abs(scores[:, :-1] - thresholds) <= EPSILON
-    return decision, stages, ~near.any(axis=1) if rule != "patience" else np.ones(len(stages), dtype=bool)
+    return rule, stages, ~near.any(axis=1) if rule != "patience" else np.ones(len(stages), dtype=bool)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,12 +60,12 @@ def test_answers_equal_the_replay_at_any_batch_size(kind: str, seed: int) -> Non
     network = small.networks(seed)[kind]
     units = small.texts(50, seed, pairs=seed == 2)
     outputs = small.outputs_one_by_one(network, units)
-    decision, stages, clear = drawn(network, outputs, seed * 7 + KINDS.index(kind))
+    rule, stages, clear = drawn(network, outputs, seed * 7 + KINDS.index(kind))
     assert clear.mean() > 0.9
     for batch_size in (1, 7, 64):
         for grouped in (True, False):
             pending = int(np.random.default_rng(batch_size).integers(3, 100))
-            executor = Executor(network, decision, batch_size, max_pending=pending, group_by_length=grouped)
+            executor = Executor(network, rule, batch_size, max_pending=pending, group_by_length=grouped)
             answers = list(executor.run(units, prefetch=grouped))
             assert [answer.id for answer in answers] == list(range(len(units)))
             taken = np.array([answer.stage for answer in answers])
@@ -71,7 +73,7 @@ def test_answers_equal_the_replay_at_any_batch_size(kind: str, seed: int) -> Non
             expected = outputs[np.arange(len(units)), taken]
             np.testing.assert_allclose(np.stack([a.outputs for a in answers]), expected, atol=1e-5, rtol=1e-5)
             np.testing.assert_array_equal([a.prediction for a in answers], expected.argmax(axis=1))
-            scaled = torch.tensor(expected, dtype=torch.float64) / torch.tensor(decision.temperatures)[taken, None]
+            scaled = torch.tensor(expected, dtype=torch.float64) / torch.tensor(rule.temperatures)[taken, None]
             np.testing.assert_allclose([a.probability for a in answers], scaled.softmax(1).amax(1), atol=1e-5)
 
 
@@ -83,17 +85,20 @@ def test_agreements_count_on_in_the_next_tier(patience: int) -> None:
     units = small.texts(60, 2)
     outputs = small.outputs_one_by_one(network, units)
     names = tuple(stage.name for stage in network.stages)
-    decision = Decision(names, "patience", "patience", (float(patience),) * (len(names) - 1))
-    expected = replayed(decision, np.zeros(outputs.shape[:2]), outputs.argmax(axis=-1))
+    rule = rule_named("patience", "patience", stages=names, thresholds=(float(patience),) * (len(names) - 1))
+    expected = replayed(rule, np.zeros(outputs.shape[:2]), outputs.argmax(axis=-1))
     assert patience == 3 or len(np.unique(expected)) >= 2
-    np.testing.assert_array_equal([a.stage for a in Executor(network, decision, 8).run(units)], expected)
+    np.testing.assert_array_equal([a.stage for a in Executor(network, rule, 8).run(units)], expected)
 
 
-def halves(network: StagedModel, outputs: np.ndarray, score: str = "softmax") -> Decision:
+def halves(network: StagedModel, outputs: np.ndarray, score: str = "softmax") -> Rule:
     """About half of the rows stop at each stage."""
     scores = small.scores_of(score, outputs, [1.0] * len(network.stages))
-    return Decision(
-        tuple(s.name for s in network.stages), "per_stage", score, tuple(np.median(scores[:, :-1], axis=0).tolist())
+    return rule_named(
+        "per_stage",
+        score,
+        stages=tuple(s.name for s in network.stages),
+        thresholds=tuple(np.median(scores[:, :-1], axis=0).tolist()),
     )
 
 
@@ -123,7 +128,7 @@ def test_costs_are_those_of_the_table(length: Any) -> None:
 def test_padded_rows_are_charged_as_their_batch() -> None:
     network = small.networks(1)["single"]
     costs = RowCosts(list(network.tiers), ModelCosts({"only": {0: CostFunction((0.0, 1.0, 0.0))}}), "padded")
-    executor = Executor(network, Decision(("only",), "threshold", "softmax", ()), 2, costs=costs)
+    executor = Executor(network, rule_named("threshold", "softmax", stages=("only",), thresholds=()), 2, costs=costs)
     assert [a.macs for a in executor.run(["good bad", "good"])] == [4.0, 4.0], "[CLS] good bad [SEP]"
 
 
@@ -168,10 +173,10 @@ def test_deferred_rows_are_gathered_into_full_batches() -> None:
 def test_rows_of_similar_length_share_a_batch() -> None:
     network = small.networks(0)["single"]
     units = small.texts(200)
-    decision = Decision(("only",), "threshold", "softmax", ())
+    rule = rule_named("threshold", "softmax", stages=("only",), thresholds=())
     padded = []
     for grouped in (True, False):
-        executor = Executor(network, decision, 8, group_by_length=grouped)
+        executor = Executor(network, rule, 8, group_by_length=grouped)
         list(executor.run(units))
         padded.append(executor.work["only"].padded - executor.work["only"].tokens)
     assert padded[0] < 0.3 * padded[1]
@@ -180,7 +185,7 @@ def test_rows_of_similar_length_share_a_batch() -> None:
 def test_the_last_rows_share_batches_with_those_before_them() -> None:
     network = small.networks(0)["single"]
     units = small.texts(45)  # no whole number of batches
-    executor = Executor(network, Decision(("only",), "threshold", "softmax", ()), 8)
+    executor = Executor(network, rule_named("threshold", "softmax", stages=("only",), thresholds=()), 8)
     assert [answer.id for answer in executor.run(units)] == list(range(45))
     lengths = sorted(len(row.ids) for row in Tokeniser(network.tiers[0])(units))
     batches = [lengths[start : start + 8] for start in range(0, 45, 8)]
@@ -209,7 +214,7 @@ def test_reads_no_more_ahead_than_it_may(pending: int) -> None:
     units = small.texts(150)
     outputs = small.outputs_one_by_one(network, units)
     scores = small.scores_of("softmax", outputs, [1.0, 1.0])[:, 0]
-    rare = Decision(("swift", "super"), "threshold", "softmax", (float(np.quantile(scores, 0.03)),))
+    rare = rule_named("threshold", "softmax", stages=("swift", "super"), thresholds=(float(np.quantile(scores, 0.03)),))
     read = 0
 
     def source() -> Iterator[str]:
@@ -239,7 +244,7 @@ def test_a_source_of_one_row_at_a_time_is_answered_at_once() -> None:
             read.append(unit)
             yield unit
 
-    executor = Executor(network, Decision(("swift", "super"), "threshold", "softmax", (2.0,)), 1)
+    executor = Executor(network, rule_named("threshold", "softmax", stages=("swift", "super"), thresholds=(2.0,)), 1)
     for count, _ in enumerate(executor.run(source()), start=1):
         assert len(read) == count
 
@@ -262,11 +267,11 @@ def test_halves_a_batch_that_does_not_fit(kind: type[Exception], caplog: pytest.
     network = small.networks(0)["cascade"]
     units = small.texts(50)
     outputs = small.outputs_one_by_one(network, units)
-    decision = halves(network, outputs)
-    expected = [answer.stage for answer in Executor(network, decision, 4).run(units)]
+    rule = halves(network, outputs)
+    expected = [answer.stage for answer in Executor(network, rule, 4).run(units)]
     memory = Small(5, kind)
     network.tiers[1].model.register_forward_pre_hook(memory, with_kwargs=True)
-    executor = Executor(network, decision, {"swift": 8, "super": 16})
+    executor = Executor(network, rule, {"swift": 8, "super": 16})
     with caplog.at_level(logging.WARNING):
         answers = list(executor.run(units))
     assert [answer.stage for answer in answers] == expected
@@ -295,7 +300,7 @@ def test_knows_what_libraries_say_when_memory_does_not_suffice(text: str, memory
 def test_says_when_not_even_one_row_fits() -> None:
     network = small.networks(0)["single"]
     network.tiers[0].model.register_forward_pre_hook(Small(0), with_kwargs=True)
-    executor = Executor(network, Decision(("only",), "threshold", "softmax", ()))
+    executor = Executor(network, rule_named("threshold", "softmax", stages=("only",), thresholds=()))
     with pytest.raises(ValueError, match=r"`only` runs out of memory with one row of \d+ tokens; lower"):
         list(executor.run(small.texts(3)))
 
@@ -308,14 +313,14 @@ def test_other_errors_of_a_model_are_not_taken_for_memory() -> None:
 
     network.tiers[0].model.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="on fire"):
-        list(Executor(network, Decision(("only",), "threshold", "softmax", ())).run(["good"]))
+        list(Executor(network, rule_named("threshold", "softmax", stages=("only",), thresholds=())).run(["good"]))
 
 
 @pytest.mark.parametrize("prefetch", [False, True])
 def test_rows_before_a_broken_one_are_answered(prefetch: bool) -> None:
     network = small.networks(0)["cascade"]
     units: list[Any] = [*small.texts(CHUNK + 30), None, "good"]
-    executor = Executor(network, Decision(("swift", "super"), "threshold", "softmax", (0.5,)), 64)
+    executor = Executor(network, rule_named("threshold", "softmax", stages=("swift", "super"), thresholds=(0.5,)), 64)
     answers: list[Answer] = []
     with pytest.raises(ValueError, match=rf"row {CHUNK + 30} must be a text or a pair of texts, but got None"):
         answers.extend(executor.run(units, prefetch))
@@ -326,32 +331,32 @@ def test_says_which_row_gets_an_output_that_is_not_finite() -> None:
     network = small.networks(0)["one tokenizer"]
     with torch.no_grad():
         network.tiers[1].model.classifier.bias.fill_(float("nan"))
-    executor = Executor(network, Decision(("swift", "super"), "threshold", "softmax", (2.0,)))
+    executor = Executor(network, rule_named("threshold", "softmax", stages=("swift", "super"), thresholds=(2.0,)))
     with pytest.raises(ValueError, match="`super` must give finite outputs, but it does not for row 0; check its"):
         list(executor.run(["good"]))
 
 
 def test_refuses_what_it_cannot_run() -> None:
     network = small.networks(0)["cascade"]
-    decision = Decision(("swift", "super"), "threshold", "softmax", (0.5,))
-    with pytest.raises(ValueError, match="`decision` must be for the stages swift, super, but it is for a, b"):
-        Executor(network, Decision(("a", "b"), "threshold", "softmax", (0.5,)))
+    rule = rule_named("threshold", "softmax", stages=("swift", "super"), thresholds=(0.5,))
+    with pytest.raises(ValueError, match="`rule` must be for the stages swift, super, but it is for a, b"):
+        Executor(network, rule_named("threshold", "softmax", stages=("a", "b"), thresholds=(0.5,)))
     for sizes in (0, True, {"super": 0}, {"super": 2.5}):
         with pytest.raises(ValueError, match="`batch_sizes` must be whole numbers from 1 up, but got"):
-            Executor(network, decision, sizes)  # type: ignore[arg-type]
+            Executor(network, rule, sizes)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`batch_sizes` allows the tiers swift, super, but got supper"):
-        Executor(network, decision, {"supper": 4})
+        Executor(network, rule, {"supper": 4})
     with pytest.raises(ValueError, match="`max_pending` must be a whole number from 1 up, but got 0"):
-        Executor(network, decision, max_pending=0)
+        Executor(network, rule, max_pending=0)
     with pytest.raises(ValueError, match="`compaction` must be one of always, measured, but got 'never'"):
-        Executor(network, decision, compaction="never")  # type: ignore[arg-type]
+        Executor(network, rule, compaction="never")  # type: ignore[arg-type]
 
 
 def test_nothing_in_nothing_out() -> None:
     network = small.networks(0)["exits first"]
-    decision = Decision(tuple(s.name for s in network.stages), "threshold", "softmax", (0.5, 0.5, 0.5))
+    rule = rule_named("threshold", "softmax", stages=tuple(s.name for s in network.stages), thresholds=(0.5, 0.5, 0.5))
     for prefetch in (False, True):
-        assert list(Executor(network, decision).run([], prefetch)) == []
+        assert list(Executor(network, rule).run([], prefetch)) == []
 
 
 def test_a_run_that_is_given_up_stops_reading() -> None:
@@ -364,7 +369,9 @@ def test_a_run_that_is_given_up_stops_reading() -> None:
             read += 1
             yield "good"
 
-    answers = Executor(network, Decision(("only",), "threshold", "softmax", ()), 4).run(source(), prefetch=True)
+    answers = Executor(network, rule_named("threshold", "softmax", stages=("only",), thresholds=()), 4).run(
+        source(), prefetch=True
+    )
     first = [next(answers) for _ in range(3)]
     answers.close()  # type: ignore[attr-defined]
     seen = read
@@ -385,14 +392,14 @@ def test_a_regression_is_routed_by_chance_or_by_agreement() -> None:
     outputs = small.outputs_one_by_one(network, units)
     names = tuple(stage.name for stage in network.stages)
     apart = float(np.median(np.abs(outputs[:, 1, 0] - outputs[:, 0, 0]))) + 1e-4
-    for decision in (
-        Decision(names, "threshold", "random", (0.5, 0.5), seed=3),
-        Decision(names, "patience", "patience", (1.0, 1.0), tolerance=apart),
+    for rule in (
+        rule_named("threshold", "random", stages=names, thresholds=(0.5, 0.5), seed=3),
+        rule_named("patience", "patience", stages=names, thresholds=(1.0, 1.0), tolerance=apart),
     ):
         scores = small.scores_of("random", outputs, [1.0] * 3, seed=3)
-        expected = replayed(decision, scores, outputs[..., 0].astype(np.float64))
+        expected = replayed(rule, scores, outputs[..., 0].astype(np.float64))
         assert len(np.unique(expected)) >= 2
-        answers = list(Executor(network, decision, 7).run(units))
+        answers = list(Executor(network, rule, 7).run(units))
         np.testing.assert_array_equal([a.stage for a in answers], expected)
         values = outputs[np.arange(40), expected, 0]
         np.testing.assert_allclose([a.prediction for a in answers], values, atol=1e-5)
@@ -410,11 +417,11 @@ def test_a_certainty_that_the_model_learnt_decides() -> None:
     with torch.no_grad():
         scores = np.concatenate([tier.decide(tokeniser.collate([row]))[1]["learned"] for row in tokeniser(units)])
     thresholds = tuple(float(value) + 1e-4 for value in np.quantile(scores[:, :2], 0.6, axis=0))
-    decision = Decision(tuple(s.name for s in network.stages), "per_stage", "learned", thresholds)
+    rule = rule_named("per_stage", "learned", stages=tuple(s.name for s in network.stages), thresholds=thresholds)
     expected = replay(scores, np.array(thresholds))
     assert len(np.unique(expected)) == 3
     for size in (1, 9):
-        answers = list(Executor(network, decision, size).run(units))
+        answers = list(Executor(network, rule, size).run(units))
         np.testing.assert_array_equal([a.stage for a in answers], expected)
         stopped = expected < 2
         np.testing.assert_allclose(

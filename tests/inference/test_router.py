@@ -8,23 +8,24 @@ import torch
 
 from dial.inference.epsilon import measure_epsilon
 from dial.inference.executor import Executor
-from dial.inference.router import Decision, replayed
 from dial.stages import scores as routing
+from dial.tradeoff.rules import Rule, rule_named
+from dial.tradeoff.rules import routing as routing_rules
 from tests.tiers import small
+from tests.tradeoff.choosing import replayed
 
 STAGES = ("a", "b", "c", "d")
 
 
-def ask_all(decision: Decision, outputs: np.ndarray, split: int | None = None) -> np.ndarray:
-    """The stage of each row of ``(N, S, C)``; from stage ``split`` on in another course, as another tier has it."""
-    course, alive = decision.course(np.arange(len(outputs))), np.arange(len(outputs))
+def ask_all(rule: Rule, outputs: np.ndarray, split: int | None = None) -> np.ndarray:
+    """The stage of each row of ``(N, S, C)``; from stage ``split`` on in another router, as another tier has it."""
+    router, alive = rule.router(np.arange(len(outputs))), np.arange(len(outputs))
     stage_of = np.zeros(len(outputs), dtype=int)
     for stage in range(outputs.shape[1]):
         if stage == split and len(alive):
-            previous, agreements = course.counts
-            course = decision.course(np.arange(len(outputs)), (previous.copy(), agreements.copy()))
+            router = rule.router(np.arange(len(outputs)), router.memory.copy())
         stage_of[alive] = stage
-        keep = course(stage, torch.from_numpy(alive), torch.from_numpy(outputs[alive, stage]))
+        keep = router(stage, torch.from_numpy(alive), torch.from_numpy(outputs[alive, stage]))
         alive = alive[keep.numpy()]
     assert len(alive) == 0
     return stage_of
@@ -43,26 +44,26 @@ def test_agrees_with_the_replay(rule: str, score: str, split: int | None) -> Non
         thresholds = (thresholds[1],) * 3
     if rule == "patience":
         thresholds = (1.0,) * 3
-    decision = Decision(STAGES, rule, score, thresholds, temperatures, seed=3)
-    expected = replayed(decision, scores, outputs.argmax(axis=-1))
+    rule = rule_named(rule, score, stages=STAGES, thresholds=thresholds, temperatures=temperatures, seed=3)
+    expected = replayed(rule, scores, outputs.argmax(axis=-1))
     assert len(np.unique(expected)) >= 3
-    np.testing.assert_array_equal(ask_all(decision, outputs, split), expected)
+    np.testing.assert_array_equal(ask_all(rule, outputs, split), expected)
 
 
 def test_patience_of_numbers() -> None:
     outputs = np.array([[1.0, 1.4, 1.5, 9], [1.0, 2.0, 2.0, 9], [1.0, 2.0, 3.0, 9]], dtype=np.float32)[..., None]
-    decision = Decision(STAGES, "patience", "patience", (1.0,) * 3, tolerance=0.5)
+    rule = rule_named("patience", "patience", stages=STAGES, thresholds=(1.0,) * 3, tolerance=0.5)
     expected = [1, 2, 3]
-    np.testing.assert_array_equal(replayed(decision, np.zeros((3, 4)), outputs[..., 0].astype(np.float64)), expected)
-    np.testing.assert_array_equal(ask_all(decision, outputs), expected)
+    np.testing.assert_array_equal(replayed(rule, np.zeros((3, 4)), outputs[..., 0].astype(np.float64)), expected)
+    np.testing.assert_array_equal(ask_all(rule, outputs), expected)
 
 
 def test_a_score_at_its_threshold_stays_and_infinities_are_kept() -> None:
     outputs = np.array([[[2.0, 0.0], [2.0, 0.0]]], dtype=np.float32)
     at = float(routing.compute("softmax", outputs[0, 0]))
     for threshold, stage in ((at, 0), (np.nextafter(at, 2), 1), (np.inf, 1), (-np.inf, 0)):
-        decision = Decision(("a", "b"), "threshold", "softmax", (threshold,))
-        assert ask_all(decision, outputs).tolist() == [stage]
+        rule = rule_named("threshold", "softmax", stages=("a", "b"), thresholds=(threshold,))
+        assert ask_all(rule, outputs).tolist() == [stage]
 
 
 @pytest.mark.parametrize("score", [*routing.SCORES, "random"])
@@ -71,59 +72,62 @@ def test_a_row_alone_is_decided_as_in_a_batch(score: str) -> None:
     temperatures = (0.5, 2.0)
     scores = small.scores_of(score, outputs, list(temperatures), seed=3)
     bound = float(np.median(scores[:, 0]))
-    decision = Decision(("a", "b"), "threshold", score, (bound,), temperatures, seed=3)
+    rule = rule_named("threshold", score, stages=("a", "b"), thresholds=(bound,), temperatures=temperatures, seed=3)
     for row, own in enumerate(scores):
-        course = decision.course(np.array([row]))
-        asked = [course.goes_on(0, torch.from_numpy(outputs[[row], 0]))]
-        assert course.going.tolist() == asked
+        router = rule.router(np.array([row]))
+        asked = [router.decide_row(0, torch.from_numpy(outputs[[row], 0]))]
+        assert router.deferred.tolist() == asked
         if asked[0]:
-            assert course.stage.tolist() == [-1] and np.isnan(course.score).all()
-            asked.append(course.goes_on(1, torch.from_numpy(outputs[[row], 1])))
+            assert router.stage.tolist() == [-1] and np.isnan(router.score).all()
+            asked.append(router.decide_row(1, torch.from_numpy(outputs[[row], 1])))
         stage = int(own[0] < bound)
-        assert asked == [True, False][1 - stage :] and course.stage.tolist() == [stage]
-        np.testing.assert_allclose(course.score, own[stage], rtol=1e-12)
-        np.testing.assert_array_equal(course.outputs, outputs[[row], stage])
+        assert asked == [True, False][1 - stage :] and router.stage.tolist() == [stage]
+        np.testing.assert_allclose(router.score, own[stage], rtol=1e-12)
+        np.testing.assert_array_equal(router.outputs, outputs[[row], stage])
 
 
 def test_a_row_alone_needs_a_finite_output_and_a_number_gets_no_score() -> None:
-    decision = Decision(("a", "b"), "threshold", "softmax", (0.9,))
+    rule = rule_named("threshold", "softmax", stages=("a", "b"), thresholds=(0.9,))
     for stage in (0, 1):
         for broken in ([np.nan, 1.0], [np.inf, 1.0], [-np.inf, 1.0], [np.inf, -np.inf]):
             with pytest.raises(ValueError, match=r"`[ab]` must give finite outputs, but it does not for row 7"):
-                decision.course(np.array([7])).goes_on(stage, torch.tensor([broken]))
-    course = decision.course(np.array([7]))
-    assert not course.goes_on(1, torch.tensor([[3.5]]))
-    assert np.isnan(course.score[0]) and course.outputs.tolist() == [[3.5]] and course.stage.tolist() == [1]
+                rule.router(np.array([7])).decide_row(stage, torch.tensor([broken]))
+    router = rule.router(np.array([7]))
+    assert not router.decide_row(1, torch.tensor([[3.5]]))
+    assert np.isnan(router.score[0]) and router.outputs.tolist() == [[3.5]] and router.stage.tolist() == [1]
 
 
 def test_a_score_that_the_model_gives() -> None:
-    decision = Decision(("a", "b"), "threshold", "learned", (0.5,))
-    course = decision.course(np.arange(3))
+    rule = rule_named("threshold", "learned", stages=("a", "b"), thresholds=(0.5,))
+    router = rule.router(np.arange(3))
     rows, outputs = torch.arange(3), torch.zeros(3, 2)
-    keep = course(0, rows, outputs, {"learned": torch.tensor([0.4, 0.5, 0.6], dtype=torch.float64)})
+    keep = router(0, rows, outputs, {"learned": torch.tensor([0.4, 0.5, 0.6], dtype=torch.float64)})
     assert keep.tolist() == [True, False, False]
-    course(1, rows[:1], outputs[:1])  # the last stage decides nothing and need not give it
-    assert np.isnan(course.score[0]) and course.stage.tolist() == [1, 0, 0]
+    router(1, rows[:1], outputs[:1])  # the last stage decides nothing and need not give it
+    assert np.isnan(router.score[0]) and router.stage.tolist() == [1, 0, 0]
     broken = {"learned": torch.tensor([0.4, float("inf"), 0.6], dtype=torch.float64)}
     with pytest.raises(ValueError, match=r"`a` must give finite scores 'learned', .* does not for row 11"):
-        decision.course(np.array([10, 11, 12]))(0, rows, outputs, broken)
+        rule.router(np.array([10, 11, 12]))(0, rows, outputs, broken)
     with pytest.raises(ValueError, match="`score` must be one that stage a has, but it does not give 'learned'"):
-        decision.course(np.arange(3))(0, rows, outputs)
+        rule.router(np.arange(3))(0, rows, outputs)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rule": "oracle"}, "`rule` must be one of threshold, per_stage, patience, but got 'oracle'"),
+        (
+            {"name": "oracle", "among": routing_rules()},
+            "`rule` must be one of threshold, per_stage, patience, but got 'oracle'",
+        ),
         ({"thresholds": (0.5,)}, r"`thresholds` must be 3 numbers for the stages a, b, c, d, but got \[0.5\]"),
         ({"thresholds": (0.5, float("nan"), 1.0)}, "`thresholds` must be 3 numbers"),
         ({"temperatures": (1.0,)}, "`temperatures` must be 4 numbers"),
     ],
 )
 def test_refuses(arguments: dict[str, object], message: str) -> None:
-    given = {"stages": STAGES, "rule": "threshold", "score": "softmax", "thresholds": (0.5,) * 3, **arguments}
+    given = {"stages": STAGES, "name": "threshold", "score": "softmax", "thresholds": (0.5,) * 3, **arguments}
     with pytest.raises(ValueError, match=message):
-        Decision(**given)  # type: ignore[arg-type]
+        rule_named(**given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -137,15 +141,15 @@ def test_epsilon_bounds_which_rows_can_move(dtype: str) -> None:
     outputs = small.outputs_one_by_one(network, units)
     scores = small.scores_of("energy", outputs, [1.0] * len(network.stages))
     thresholds = tuple(float(value) + 1e-4 for value in np.median(scores[:, :-1], axis=0))
-    decision = Decision(tuple(s.name for s in network.stages), "per_stage", "energy", thresholds)
-    epsilon = measure_epsilon(network, decision, units)
+    rule = rule_named("per_stage", "energy", stages=tuple(s.name for s in network.stages), thresholds=thresholds)
+    epsilon = measure_epsilon(network, rule, units)
     assert epsilon.value <= 1e-5 if dtype == "float32" else 1e-5 < epsilon.value < 0.1
     assert epsilon.rows == 80 and epsilon.moved <= epsilon.inside
     clear = (np.abs(scores[:, :-1] - thresholds) > 2 * epsilon.value).all(axis=1)
     assert clear.mean() > 0.3
-    expected = replayed(decision, scores)
+    expected = replayed(rule, scores)
     for batch_size in (5, 32):
-        stages = np.array([a.stage for a in Executor(network, decision, batch_size).run(units)])
+        stages = np.array([a.stage for a in Executor(network, rule, batch_size).run(units)])
         np.testing.assert_array_equal(stages[clear], expected[clear])
     with pytest.raises(ValueError, match="`units` must be at least two texts"):
-        measure_epsilon(network, decision, units[:1])
+        measure_epsilon(network, rule, units[:1])

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow.csv
@@ -10,9 +11,10 @@ import pytest
 from dial.costs.functions import CostFunction, ModelCosts
 from dial.report.report import FILES, SweepSettings, build_report, configuration
 from dial.stages.parquet import load_table
-from dial.tradeoff.calibration import Chooser, choose, crossfit, folds_of
-from dial.tradeoff.rules import replay
+from dial.tradeoff.calibration import Chooser, crossfit, folds_of
+from dial.tradeoff.events import replay
 from tests.stages.population import logits_table
+from tests.tradeoff.choosing import choose, chooser_of, folds
 
 QUICK = SweepSettings(scores=("energy", "softmax"), bootstrap=100, targets=(1.0, 0.99, 0.95))
 
@@ -39,11 +41,11 @@ def test_points_are_chosen_on_calibration_and_measured_on_test(report, table, ki
     for target in QUICK.targets:
         chosen = choose(calibration, "softmax", target, kind)
         (point,) = points(report, score="softmax", kind=kind, target=target)
-        threshold = chosen.thresholds[0]
+        threshold = chosen.rule.thresholds[0]
         stages = np.array([0 if score >= threshold else 1 for score in test.scores["softmax"][:, 0]])
         right = np.mean([test.predictions[i, s] == test.label[i] for i, s in enumerate(stages)])
         cost = np.mean([test.macs[i, s] for i, s in enumerate(stages)])
-        cost = test.macs_reference.mean() if chosen.only_super else cost
+        cost = test.macs_reference.mean() if chosen.rule.only_super else cost
         assert point["quality"]["accuracy"] == pytest.approx(right)
         assert point["kept"] == pytest.approx(right / super_quality)
         assert point["macs"] == pytest.approx(cost)
@@ -53,7 +55,7 @@ def test_points_are_chosen_on_calibration_and_measured_on_test(report, table, ki
         assert point["held"] == (right >= target * super_quality - 1e-12)
         low, high = point["speedup_interval"]
         assert low <= point["speedup"] <= high
-        assert point["calibration"]["quality"] == pytest.approx(chosen.quality)
+        assert point["calibration"]["quality"] == pytest.approx(chosen.promise.quality)
 
 
 def test_speed_up_is_a_ratio_of_means_not_a_mean_of_ratios(report, table):
@@ -68,13 +70,13 @@ def test_in_sample_is_chosen_on_test_and_the_difference_is_the_inflation(report,
     for target in QUICK.targets:
         (in_sample,) = points(report, score="energy", kind="in_sample", target=target)
         (expected,) = points(report, score="energy", kind="expected", target=target)
-        wanted = Chooser(table.of_split("test"), "energy").expected(target)
-        assert in_sample["macs"] == pytest.approx(wanted.macs)
+        wanted = chooser_of(table.of_split("test"), "energy").expected(target)
+        assert in_sample["macs"] == pytest.approx(wanted.promise.macs)
         assert in_sample["held"]
         test, spent = table.of_split("test"), 0.0
         fold = folds_of(test, 5)
         for k in range(5):
-            threshold = Chooser(test.take(fold != k), "energy").expected(target).thresholds[0]
+            threshold = chooser_of(test.take(fold != k), "energy").expected(target).rule.thresholds[0]
             for row in np.flatnonzero(fold == k):
                 stays = test.scores["energy"][row, 0] >= threshold
                 spent += test.macs_reference[row] if threshold == np.inf else test.macs[row, 0 if stays else 1]
@@ -258,10 +260,10 @@ def test_crossfit_decisions_of_the_report_are_those_of_crossfit():
     rows = logits_table(120, seed=7, splits=("test",))
     report = build_report(rows, dataclasses.replace(QUICK, calibration="crossfit", targets=(0.97,), folds=4))
     for kind in ("expected", "confident"):
-        taken, chosen = crossfit(rows, lambda some, kind=kind: choose(some, "softmax", 0.97, kind), folds=4)
+        taken, chosen = crossfit(folds(rows, "softmax", 4), partial(getattr(Chooser, kind), target=0.97), rows)
         (point,) = points(report, score="softmax", kind=kind)
         assert point["macs"] == pytest.approx(taken.macs.mean())
-        assert [fold["macs"] for fold in point["folds"]] == pytest.approx([each.macs for each in chosen])
+        assert [fold["macs"] for fold in point["folds"]] == pytest.approx([each.promise.macs for each in chosen])
 
 
 def test_budget_is_reported_with_whether_it_held(table):

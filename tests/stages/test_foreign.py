@@ -10,7 +10,7 @@ import pytest
 
 from dial.cli.tables import sweep_command
 from dial.stages.parquet import load_table
-from dial.tradeoff.calibration import choose
+from tests.tradeoff.choosing import choose
 
 ROWS = 400
 RANDOM = np.random.default_rng(5)
@@ -59,7 +59,7 @@ def test_a_cascade_has_one_speedup_however_its_costs_are_given(
     table = load_table(write(tmp_path, costs, order, **more), **said)
     assert table.stage_names == ("swift", "super")
     point = choose(table, "softmax", 0.97)
-    stages = point.stages(table)
+    stages = point.rule.replay(table)
     assert 0.3 < stages.mean() < 0.8
     found = table.macs_reference.mean() / table.macs[np.arange(ROWS), stages].mean()
     assert found == pytest.approx(speedup(stages))

@@ -13,7 +13,7 @@ import pytest
 from dial.stages.parquet import load_table, save_table
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import curve
+from dial.tradeoff.rules import curve
 from tests.stages.tables import random_table, regression_table
 
 

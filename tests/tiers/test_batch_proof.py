@@ -16,13 +16,13 @@ from datamodules.encoding import encode
 from datamodules.loading import EncodedRows
 from datamodules.rows import Rows
 from dial.inference.executor import Executor
-from dial.inference.router import Decision
 from dial.inference.staged import StagedModel
 from dial.tiers import batch_proof
 from dial.tiers.batching import Batching
 from dial.tiers.layers import tier_with_exits
 from dial.tiers.tier import Tier
 from dial.tiers.tiers import load_tier
+from dial.tradeoff.rules import rule_named
 from tests.conftest import WORDS
 from tests.tiers import families
 
@@ -57,7 +57,9 @@ def load(folder: Path, **view: Any) -> Tier:
 
 
 def answers(tier: Tier, texts: list[Any], size: int, **settings: Any) -> np.ndarray:
-    executor = Executor(StagedModel([tier]), Decision((tier.name,), "threshold", "random", ()), size, **settings)
+    executor = Executor(
+        StagedModel([tier]), rule_named("threshold", "random", stages=(tier.name,), thresholds=()), size, **settings
+    )
     return np.stack([answer.outputs for answer in executor.run(texts)])
 
 
@@ -182,7 +184,7 @@ def test_exits_where_padding_is_read(tiny_tokenizer, tmp_path: Path) -> None:
 def test_rows_that_are_too_short(tiny_tokenizer, tmp_path: Path) -> None:
     tier = load(families.save(tmp_path / "model", "canine", tiny_tokenizer))
     texts = [*units(5, False), "good", "not good"]
-    executor = Executor(StagedModel([tier]), Decision(("t",), "threshold", "random", ()), 4)
+    executor = Executor(StagedModel([tier]), rule_named("threshold", "random", stages=("t",), thresholds=()), 4)
     given = []
     with pytest.raises(ValueError, match="row 5 has 3 tokens, but `t` computes no rows of fewer than 4; leave it out"):
         given.extend(executor.run(texts))

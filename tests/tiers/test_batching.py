@@ -12,11 +12,11 @@ from torch import Tensor
 
 from datamodules import TextDataModule
 from dial.inference.executor import Executor
-from dial.inference.router import Decision
 from dial.inference.staged import StagedModel
 from dial.study.timing import TableTimer
 from dial.tiers.batching import Batching, Encoding
 from dial.tiers.tiers import load_tier
+from dial.tradeoff.rules import rule_named
 from lightning_modules.classifier import Classifier
 from tests.tiers import families
 from tests.tiers.test_batch_proof import answers, batches, load, units
@@ -81,7 +81,11 @@ def test_an_executor_s_batches_are_of_one_length(tiny_tokenizer, grouped: bool, 
 
     tier.run = watched  # type: ignore[method-assign]
     executor = Executor(
-        StagedModel([tier]), Decision(("t",), "threshold", "random", ()), 16, group_by_length=grouped, max_pending=500
+        StagedModel([tier]),
+        rule_named("threshold", "random", stages=("t",), thresholds=()),
+        16,
+        group_by_length=grouped,
+        max_pending=500,
     )
     found = np.stack([answer.outputs for answer in executor.run(texts)])
     np.testing.assert_allclose(found, families.one_by_one(tmp_path, texts), atol=2e-5)
@@ -98,7 +102,7 @@ def test_a_cascade_of_such_tiers(tiny_tokenizer, tmp_path: Path) -> None:
     swift, expert = (families.one_by_one(folder, texts) for folder in folders)
     surest = torch.softmax(torch.from_numpy(swift).double(), dim=1).amax(dim=1).numpy()
     threshold = float(np.median(surest)) + 1e-4
-    decision = Decision(("fnet", "bart"), "threshold", "softmax", (threshold,))
+    decision = rule_named("threshold", "softmax", stages=("fnet", "bart"), thresholds=(threshold,))
     found = np.stack([a.outputs for a in Executor(StagedModel(tiers), decision, {"fnet": 8, "bart": 5}).run(texts)])
     np.testing.assert_allclose(found, np.where((surest >= threshold)[:, None], swift, expert), atol=2e-5)
 

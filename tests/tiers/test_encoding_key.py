@@ -14,10 +14,10 @@ from transformers import AutoTokenizer, BertJapaneseTokenizer, CTRLTokenizer, Pr
 from datamodules.base import SequenceDataModule
 from datamodules.rows import Rows
 from dial.inference.executor import Executor
-from dial.inference.router import Decision
 from dial.inference.staged import StagedModel
 from dial.tiers import encoding_key
 from dial.tiers.tiers import load_tier
+from dial.tradeoff.rules import rule_named
 from tests.tiers import families
 
 TEXTS = ["A Film", "a film", "FAIR film not", "filmgood", "the plot ( fair", "Good. a"]
@@ -132,7 +132,7 @@ def test_a_cascade_of_two_cases_answers_as_each_alone(cased: dict[str, Path], fi
     network = StagedModel([load_tier(str(cased[name]), name, families.CLASSES) for name in (first, second)])
     expected = families.one_by_one(cased[second], TEXTS, typed=True)
     assert np.abs(expected - families.one_by_one(cased[first], TEXTS, typed=True)).max() > 0.1
-    decision = Decision((first, second), "threshold", "softmax", (float("inf"),))
+    decision = rule_named("threshold", "softmax", stages=(first, second), thresholds=(float("inf"),))
     answers = np.stack([answer.outputs for answer in Executor(network, decision, 4).run(TEXTS)])
     np.testing.assert_allclose(answers, expected, atol=1e-5)
 

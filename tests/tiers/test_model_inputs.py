@@ -13,12 +13,12 @@ from tokenizers import Tokenizer, models, processors
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from dial.inference.executor import Executor
-from dial.inference.router import Decision
 from dial.inference.staged import StagedModel
 from dial.tiers.model_inputs import match_inputs
 from dial.tiers.tier import Tier
 from dial.tiers.tiers import load_tier, save_tier
 from dial.tiers.tokens import Tokeniser
+from dial.tradeoff.rules import rule_named
 from tests.tiers import families
 
 PAIRS = [("a film", "the plot was good"), ("the cast", "dull"), ("not bad but not fine", "a"), ("good", "bad")]
@@ -35,7 +35,7 @@ def untyped(tiny_tokenizer) -> Any:
 
 
 def answers(tier: Tier, units: list[Any], size: int = 3) -> np.ndarray:
-    decision = Decision((tier.name,), "threshold", "random", ())
+    decision = rule_named("threshold", "random", stages=(tier.name,), thresholds=())
     return np.stack([answer.outputs for answer in Executor(StagedModel([tier]), decision, size).run(units)])
 
 

@@ -21,8 +21,8 @@ from dial.stages import scores as routing
 from dial.stages.table import StageTable
 from dial.tiers.multi_exit import MultiExitTier
 from dial.tiers.tiers import build_tier, load_tier, save_tier
-from dial.tradeoff.curve import curve
-from dial.tradeoff.rules import replay
+from dial.tradeoff.events import replay
+from dial.tradeoff.rules import curve
 
 DATA = ["negative", "positive"]
 SWAPPED = ("Positive", "Negative")

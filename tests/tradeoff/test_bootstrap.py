@@ -6,13 +6,12 @@ import pytest
 
 from dial.stages.metrics.metrics import METRICS
 from dial.tradeoff import bootstrap as intervals
-from dial.tradeoff.bootstrap import Nodes, bootstrap, percentile_interval, resample_weights
-from dial.tradeoff.calibration import choose
-from dial.tradeoff.curve import curve, normalised_area
-from dial.tradeoff.paths import Path, quality_at, row_statistics
-from dial.tradeoff.random_routing import RandomNodes
-from dial.tradeoff.taken import Taken
+from dial.tradeoff.bootstrap import bootstrap, percentile_interval, resample_weights
+from dial.tradeoff.curve import normalised_area
+from dial.tradeoff.rules import curve
+from dial.tradeoff.taken import Taken, quality_at, row_statistics
 from tests.stages.population import logits_table
+from tests.tradeoff.choosing import choose
 
 
 def all_weights(rows, resamples, seed):
@@ -55,8 +54,8 @@ def test_bootstrap_draws_the_rows_of_the_tables_groups_together():
 def test_bootstrap_equals_recomputing_everything_on_repeated_rows(metric, strengths):
     table = logits_table(80, seed=3, splits=("test",), strengths=strengths, metrics=(metric,))
     point = choose(table, "softmax", 0.95)
-    decisions = {"point": point.stages(table)}
-    path, oracle = Path.of(table, "softmax"), Path.of(table, "", "oracle")
+    decisions = {"point": point.rule.replay(table)}
+    path, oracle = curve(table, "softmax"), curve(table, "oracle")
     targets = (1.0, 0.95, 0.8)
     paths = {"softmax": path, "oracle": oracle}
     taken = {key: Taken.at(table, stages) for key, stages in decisions.items()}
@@ -73,7 +72,7 @@ def test_bootstrap_equals_recomputing_everything_on_repeated_rows(metric, streng
         # every point of the path in turn, rows sent on by its events
         found = []
         for p in range(len(path.applied)):
-            stages = path.stages(p)[rows]
+            stages = path.stages_at(p)[rows]
             found.append((quality_at(again, metric, stages), again.macs[np.arange(80), stages].mean()))
         for t, target in enumerate(targets):
             earlier = [again.macs[:, s] - again.macs[:, s - 1] for s in range(1, len(strengths))]
@@ -89,29 +88,27 @@ def test_normalised_area_of_the_rows_themselves_is_that_of_the_exact_curve():
     statistics = row_statistics(table, METRICS["accuracy"])
     ones = np.ones((300, 1))
     areas = {}
-    for key, path in {
-        "softmax": Path.of(table, "softmax"),
-        "random": Path.of(table, "random"),
-        "oracle": Path.of(table, "", "oracle"),
-    }.items():
-        nodes = (RandomNodes if key == "random" else Nodes)(path, statistics)
-        quality, macs = nodes.evaluate(METRICS["accuracy"], ones)
-        points = getattr(nodes, "points", slice(None))
-        np.testing.assert_allclose(quality[:, 0], curve(table, key).quality["accuracy"][points])
+    for key in ("softmax", "random", "oracle"):
+        whole = curve(table, key)
+        quality, macs = whole.reweighted(statistics)(METRICS["accuracy"], ones)
+        places = np.searchsorted(whole.macs, macs[:, 0] - 1e-6)
+        np.testing.assert_allclose(macs[:, 0], whole.macs[places])
+        np.testing.assert_allclose(quality[:, 0], whole.quality["accuracy"][places])
         areas[key] = np.trapezoid(quality[:, 0], macs[:, 0])
     exact = normalised_area(curve(table, "softmax"), curve(table, "random"), curve(table, "oracle"))
     assert (areas["softmax"] - areas["random"]) / (areas["oracle"] - areas["random"]) == pytest.approx(exact)
 
 
-def test_nodes_are_far_fewer_than_points():
+def test_points_where_quality_can_change_are_far_fewer():
     table = logits_table(2000, seed=8, splits=("test",))
-    nodes = Nodes(Path.of(table, "softmax"), row_statistics(table, METRICS["accuracy"]))
-    assert len(nodes.points) < 0.5 * len(Path.of(table, "softmax").applied)
+    whole = curve(table, "softmax")
+    evaluate = whole.reweighted(row_statistics(table, METRICS["accuracy"]))
+    assert len(evaluate(METRICS["accuracy"], np.ones((2000, 1)))[0]) < 0.5 * len(whole.applied)
 
 
 def test_differences_are_paired():
     table = logits_table(400, seed=2, splits=("test",))
-    decisions = {name: choose(table, name, 0.97).taken(table) for name in ("energy", "softmax")}
+    decisions = {name: choose(table, name, 0.97).rule.taken(table) for name in ("energy", "softmax")}
     got = bootstrap(
         table, METRICS["accuracy"], {**decisions, "twin": decisions["softmax"]}, {}, (), resamples=400, seed=0
     )
@@ -124,11 +121,11 @@ def test_differences_are_paired():
 def test_interval_of_a_speed_up_covers_the_truth_in_19_of_20_samples():
     whole = logits_table(20_000, seed=0, splits=("test",))
     point = choose(whole, "softmax", 0.98)
-    truth = whole.macs_reference.mean() / whole.macs[np.arange(20_000), point.stages(whole)].mean()
+    truth = whole.macs_reference.mean() / whole.macs[np.arange(20_000), point.rule.replay(whole)].mean()
     rng, covered = np.random.default_rng(0), 0
     for _ in range(150):
         table = whole.take(rng.integers(0, 20_000, 200))
-        got = bootstrap(table, METRICS["accuracy"], {"point": point.taken(table)}, {}, (), resamples=200, seed=1)
+        got = bootstrap(table, METRICS["accuracy"], {"point": point.rule.taken(table)}, {}, (), resamples=200, seed=1)
         low, high = percentile_interval(got.speedup("point"))
         covered += low <= truth <= high
     assert 0.89 <= covered / 150 <= 0.99
@@ -136,7 +133,7 @@ def test_interval_of_a_speed_up_covers_the_truth_in_19_of_20_samples():
 
 def test_scores_that_route_alike_are_computed_once_and_share_their_values():
     table = logits_table(200, seed=4, splits=("test",))
-    paths = {name: Path.of(table, name) for name in ("softmax", "margin", "entropy", "energy")}
+    paths = {name: curve(table, name) for name in ("softmax", "margin", "entropy", "energy")}
     got = bootstrap(table, METRICS["accuracy"], {}, paths, (0.98,), resamples=20, seed=0)
     assert np.shares_memory(got.areas["softmax"], got.areas["entropy"])
     assert not np.array_equal(got.areas["softmax"], got.areas["energy"])
@@ -153,7 +150,7 @@ def test_kept_and_normalised_area_are_undefined_without_a_gain():
     table = logits_table(60, seed=1, splits=("test",))
     same = dataclasses.replace(table, predictions=np.repeat(table.predictions[:, :1], 2, axis=1))
     paths = {
-        name: Path.of(same, name, rule)
+        name: curve(same, name, rule)
         for name, rule in (("random", "threshold"), ("oracle", "oracle"), ("softmax", "threshold"))
     }
     got = bootstrap(same, METRICS["accuracy"], {}, paths, (), resamples=10, seed=0)

@@ -7,10 +7,11 @@ from scipy.stats import norm, poisson
 from dial.stages.metrics.metrics import METRICS
 from dial.tradeoff import bounds
 from dial.tradeoff.bounds import Margins, lower_bound, rows_needed, worst_losses
-from dial.tradeoff.calibration import FIRST_TESTED, Chooser, choose, crossfit, folds_of
-from dial.tradeoff.descent import per_stage_thresholds
-from dial.tradeoff.rules import replay
+from dial.tradeoff.calibration import FIRST_TESTED, crossfit, folds_of
+from dial.tradeoff.events import replay
+from dial.tradeoff.per_stage import per_stage_thresholds
 from tests.stages.population import Population, logits_table, table_of
+from tests.tradeoff.choosing import choose, chooser_of, folds
 
 TARGETS = (1.0, 0.99, 0.95, 0.9)
 
@@ -36,11 +37,11 @@ def test_expected_is_the_cheapest_point_that_keeps_the_target(metric):
     for target in TARGETS:
         wanted = min(cost for _, quality, cost, _ in points if quality >= target * points[-1][1] - 1e-12)
         point = choose(table, "energy", target)
-        assert point.macs == pytest.approx(wanted)
-        assert point.quality >= target * points[-1][1] - 1e-12
-        stages = point.stages(table)
-        paid = table.macs_reference if point.only_super else table.macs[np.arange(120), stages]
-        assert paid.mean() == pytest.approx(point.macs)
+        assert point.promise.macs == pytest.approx(wanted)
+        assert point.promise.quality >= target * points[-1][1] - 1e-12
+        stages = point.rule.replay(table)
+        paid = table.macs_reference if point.rule.only_super else table.macs[np.arange(120), stages]
+        assert paid.mean() == pytest.approx(point.promise.macs)
 
 
 def naive_bound(table, stages, target, metric, confidence=0.9):
@@ -86,9 +87,9 @@ def test_confident_walks_down_from_the_first_point_until_the_first_failure(metri
         shares.append(early)
         taken = min(taken, point, key=lambda p: p[2])
     chosen = choose(table, "softmax", target, "confident")
-    assert chosen.macs == pytest.approx(taken[2])
-    assert (chosen.stages(table) == taken[3]).all()
-    assert chosen.certified == ((min(shares), max(shares)) if shares else None)
+    assert chosen.promise.macs == pytest.approx(taken[2])
+    assert (chosen.rule.replay(table) == taken[3]).all()
+    assert chosen.promise.certified == ((min(shares), max(shares)) if shares else None)
 
 
 def test_a_later_point_that_would_pass_does_not_count_after_a_failure():
@@ -97,11 +98,11 @@ def test_a_later_point_that_would_pass_does_not_count_after_a_failure():
     right[:30, 0] = False
     right[30:90, 1] = False
     table = table_of(np.linspace(1, 0, 400), right)
-    assert Chooser(table, "softmax").expected(0.95).macs == pytest.approx(
+    assert chooser_of(table, "softmax").expected(0.95).promise.macs == pytest.approx(
         1.0
     )  # all rows stay: more right than the Super
     point = choose(table, "softmax", 0.95, "confident")
-    assert point.only_super and point.certified is None  # the 60 wins farther on count for nothing
+    assert point.rule.only_super and point.promise.certified is None  # the 60 wins farther on count for nothing
 
 
 @pytest.mark.parametrize(
@@ -120,10 +121,10 @@ def test_confident_holds_on_fresh_rows_in_nine_of_ten_samples(population, rows, 
     repeats = 300
     for _ in range(repeats):
         score, right = population.sample(rows, rng)
-        chooser = Chooser(table_of(score, right, rng=rng), "softmax")
+        chooser = chooser_of(table_of(score, right, rng=rng), "softmax")
         points = chooser.confident(target), chooser.expected(target)
-        kept = [population.margin(point.thresholds[0], target) >= 0 for point in points]
-        confident, expected, saved = confident + kept[0], expected + kept[1], saved + (not points[0].only_super)
+        kept = [population.margin(point.rule.thresholds[0], target) >= 0 for point in points]
+        confident, expected, saved = confident + kept[0], expected + kept[1], saved + (not points[0].rule.only_super)
     assert confident / repeats >= 0.9 - 2 * (0.9 * 0.1 / repeats) ** 0.5
     assert 0.3 < expected / repeats < 0.7  # about half, as the report says
     assert saved / repeats > 0.5  # and not by never saving anything
@@ -132,12 +133,12 @@ def test_confident_holds_on_fresh_rows_in_nine_of_ten_samples(population, rows, 
 def test_confident_holds_for_mcc_with_rare_positives():
     rng, population, target = np.random.default_rng(8), Population(0.3, 0.05, 0.6, 3), 0.9
     score, right = population.sample(400_000, rng)
-    whole = Chooser(table_of(score, right, metric="mcc", positives=0.25, rng=rng), "softmax")
+    whole = chooser_of(table_of(score, right, metric="mcc", positives=0.25, rng=rng), "softmax")
     held = []
     for _ in range(200):
         score, right = population.sample(500, rng)
-        point = Chooser(table_of(score, right, metric="mcc", positives=0.25, rng=rng), "softmax").confident(target)
-        true = whole.quality[np.searchsorted(whole.path.distinct, point.thresholds[0])]
+        point = chooser_of(table_of(score, right, metric="mcc", positives=0.25, rng=rng), "softmax").confident(target)
+        true = whole.quality[np.searchsorted(np.unique(whole.curve.events.dial), point.rule.thresholds[0])]
         held.append(true >= target * whole.quality[-1])
     assert np.mean(held) >= 0.9 - 2 * (0.9 * 0.1 / 200) ** 0.5
 
@@ -180,14 +181,14 @@ def test_where_only_the_super_qualifies_the_rows_needed_are_told_and_suffice():
     right = np.ones((100, 2), dtype=bool)
     right[:12] = False
     point = choose(table_of(rng.random(100), right), "softmax", 0.99, "confident")
-    assert point.only_super
-    assert point.rows_needed is not None
-    assert str(point.rows_needed) in point.note
-    copies = -(-point.rows_needed // 100)
+    assert point.rule.only_super
+    assert point.promise.rows_needed is not None
+    assert str(point.promise.rows_needed) in point.promise.note
+    copies = -(-point.promise.rows_needed // 100)
     more = np.repeat(right, copies, axis=0)
-    assert not choose(table_of(rng.random(len(more)), more), "softmax", 0.99, "confident").only_super
+    assert not choose(table_of(rng.random(len(more)), more), "softmax", 0.99, "confident").rule.only_super
     worse = choose(table_of(np.linspace(1, 0, 100), right), "softmax", 1.0, "confident")  # the surest rows are lost
-    assert worse.rows_needed is None and "keeps less than the target on these rows" in worse.note
+    assert worse.promise.rows_needed is None and "keeps less than the target on these rows" in worse.promise.note
 
 
 def test_margins_row_by_row_equal_those_from_moments(monkeypatch):
@@ -195,15 +196,15 @@ def test_margins_row_by_row_equal_those_from_moments(monkeypatch):
     table = logits_table(
         200, seed=2, splits=("calibration",), strengths=(1.0, 1.6, 2.5), classes=3, metrics=("macro_f1",)
     )
-    chooser = Chooser(table, "margin")
-    fast = Margins(chooser.path, chooser.statistics, chooser.measured)
+    chooser = chooser_of(table, "margin")
+    fast = Margins(chooser.curve, chooser.statistics, chooser.measured)
     monkeypatch.setattr(bounds, "MANY_SUMS", 0)
-    slow = Margins(chooser.path, chooser.statistics, chooser.measured)
+    slow = Margins(chooser.curve, chooser.statistics, chooser.measured)
     points = slow.at(0.97)[0]
-    assert len(points) < len(chooser.path.applied) == len(fast.points)
+    assert len(points) < len(chooser.curve.applied) == len(fast.points)
     for one, two in zip(fast.at(0.97)[1:], slow.at(0.97)[1:], strict=True):
         np.testing.assert_allclose(one[points], two, rtol=1e-9, atol=1e-12)
-    assert chooser.confident(0.9).quality >= 0.9 * chooser.quality[-1]
+    assert chooser.confident(0.9).promise.quality >= 0.9 * chooser.quality[-1]
 
 
 def test_worst_losses_turn_a_right_row_wrong():
@@ -214,11 +215,11 @@ def test_worst_losses_turn_a_right_row_wrong():
 
 def test_budget_takes_the_best_affordable_point_and_refuses_less_than_the_cheapest():
     table = logits_table(150, seed=6, splits=("calibration",))
-    chooser = Chooser(table, "softmax")
+    chooser = chooser_of(table, "softmax")
     budget = float(table.macs.mean())
     affordable = [(q, -c) for _, q, c, _ in naive_points(table, "softmax", "accuracy") if c <= budget]
     point = chooser.budget(budget)
-    assert (point.quality, -point.macs) == pytest.approx(max(affordable))
+    assert (point.promise.quality, -point.promise.macs) == pytest.approx(max(affordable))
     with pytest.raises(ValueError, match=r"`budgets` must lie in \["):
         chooser.budget(float(table.macs[:, 0].mean()) * 0.5)
 
@@ -227,23 +228,23 @@ def test_crossing_is_a_point_or_a_reason():
     rng = np.random.default_rng(0)
     right = np.stack([rng.random(2000) < 0.7, np.ones(2000, dtype=bool)], axis=1)
     score = rng.normal(np.where(right[:, 0], 3.0, 0.0), 1.0)
-    point = Chooser(table_of(score, right), "softmax").crossing()
+    point = chooser_of(table_of(score, right), "softmax").crossing()
     assert not isinstance(point, str)
-    assert point.thresholds[0] == pytest.approx(1.5, abs=0.25)
-    reason = Chooser(table_of(-score, right), "softmax").crossing()
+    assert point.rule.thresholds[0] == pytest.approx(1.5, abs=0.25)
+    reason = chooser_of(table_of(-score, right), "softmax").crossing()
     assert reason == "s0: none"
 
 
 @pytest.mark.parametrize("rule", ["threshold", "patience"])
 def test_shared_dial_replays_from_raw_thresholds(rule):
     table = logits_table(200, seed=9, splits=("calibration",), strengths=(0.8, 1.2, 1.8, 2.6), classes=3)
-    chooser = Chooser(table, "energy", rule)
+    chooser = chooser_of(table, "energy", rule)
     for target in TARGETS:
         point = chooser.expected(target)
-        stages = point.stages(table)
-        assert len(point.thresholds) == 3
-        assert table.macs[np.arange(200), stages].mean() == pytest.approx(point.macs)
-        assert (table.predictions[np.arange(200), stages] == table.label).mean() == pytest.approx(point.quality)
+        stages = point.rule.replay(table)
+        assert len(point.rule.thresholds) == 3
+        assert table.macs[np.arange(200), stages].mean() == pytest.approx(point.promise.macs)
+        assert (table.predictions[np.arange(200), stages] == table.label).mean() == pytest.approx(point.promise.quality)
 
 
 def exhaustive(table, score, least):
@@ -261,15 +262,15 @@ def test_one_threshold_per_stage_comes_close_to_exhaustive_search():
     ratios, better = [], 0
     for seed in range(6):
         table = logits_table(70, seed=seed, splits=("calibration",), strengths=(0.9, 1.5, 2.5))
-        chooser = Chooser(table, "softmax")
+        chooser = chooser_of(table, "softmax")
         for target in (1.0, 0.97):
             shared, found = chooser.expected(target), per_stage_thresholds(chooser, target)
             reference = exhaustive(table, "softmax", target * chooser.quality[-1])
-            assert found.rule == "per_stage"
-            assert found.quality >= target * chooser.quality[-1] - 1e-12
-            assert reference * (1 - 1e-9) <= found.macs <= shared.macs * (1 + 1e-9)
-            ratios.append(found.macs / reference)
-            better += found.macs < 0.99 * shared.macs
+            assert found.rule.name == "per_stage"
+            assert found.promise.quality >= target * chooser.quality[-1] - 1e-12
+            assert reference * (1 - 1e-9) <= found.promise.macs <= shared.promise.macs * (1 + 1e-9)
+            ratios.append(found.promise.macs / reference)
+            better += found.promise.macs < 0.99 * shared.promise.macs
     assert np.mean(ratios) < 1.03
     assert np.mean(np.array(ratios) < 1.001) >= 0.75
     assert better >= 6
@@ -279,18 +280,19 @@ def test_crossfit_never_lets_a_row_choose_for_itself():
     table = logits_table(60, seed=1, splits=("test",))
     fold = folds_of(table, 4)
     assert set(fold.tolist()) == {0, 1, 2, 3}
-    taken, points = crossfit(table, lambda rows: choose(rows, "softmax", 0.97), folds=4)
+    taken, points = crossfit(folds(table, "softmax", 4), lambda chooser: chooser.expected(0.97), table)
     stages = taken.stages
     for k in range(4):
         point = choose(table.take(fold != k), "softmax", 0.97)
         assert point == points[k]
-        assert (stages[fold == k] == point.stages(table.take(fold == k))).all()
+        assert (stages[fold == k] == point.rule.replay(table.take(fold == k))).all()
     # Whatever the labels of one fold are, its own decisions stay as they are.
     label = table.label.copy()
     label[fold == 2] = 1 - label[fold == 2]
     import dataclasses
 
-    other, _ = crossfit(dataclasses.replace(table, label=label), lambda rows: choose(rows, "softmax", 0.97), folds=4)
+    changed = dataclasses.replace(table, label=label)
+    other, _ = crossfit(folds(changed, "softmax", 4), lambda chooser: chooser.expected(0.97), changed)
     assert (other.stages[fold == 2] == stages[fold == 2]).all()
 
 
@@ -302,13 +304,11 @@ def test_folds_follow_the_id_not_the_order_and_keep_groups_together():
     assert (folds_of(table.take(order), 5) == folds_of(table, 5)[order]).all()
     assert np.bincount(folds_of(table, 5)).min() > 30
     grouped = dataclasses.replace(table, group=np.array([f"g{i // 10}" for i in range(300)]))
-    folds = folds_of(grouped, 5).reshape(30, 10)
-    assert (folds == folds[:, :1]).all()
+    fold = folds_of(grouped, 5).reshape(30, 10)
+    assert (fold == fold[:, :1]).all()
 
 
-def test_unknown_kind_score_and_metric_are_refused():
+def test_unknown_score_and_metric_are_refused():
     table = logits_table(30, seed=1, splits=("test",))
-    with pytest.raises(ValueError, match="`kind` must be"):
-        choose(table, "softmax", 0.9, "best")
     with pytest.raises(ValueError, match="`score` must be one that the table holds"):
         choose(table, "logit", 0.9)

@@ -11,10 +11,14 @@ import sklearn.metrics
 
 from dial.stages.metrics.metrics import evaluate
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import concat, curve, normalised_area, to_frame, trade_off
+from dial.tradeoff.curve import concat, normalised_area, to_frame
+from dial.tradeoff.events import replay
+from dial.tradeoff.oracle import oracle_events
+from dial.tradeoff.patience import Patience
 from dial.tradeoff.quantiles import Quantiles
-from dial.tradeoff.rules import oracle_events, patience_events, replay
+from dial.tradeoff.rules import curve
 from tests.stages.tables import random_table, regression_table
+from tests.tradeoff.choosing import thresholds_at
 
 SCORES = ["energy", "softmax"]
 
@@ -61,7 +65,7 @@ def test_two_stages_every_threshold(score: str, ties: bool, classes: int, metric
         if 0 < point < len(distinct):
             assert dial == pytest.approx((distinct[point - 1] + distinct[point]) / 2, rel=1e-12)
         stages = visited(values, dial)
-        assert replay(values, result.thresholds(point)).tolist() == stages
+        assert replay(values, thresholds_at(result, point)).tolist() == stages
         for metric in metrics:
             quality, macs, shares = by_hand(table, stages, metric)
             assert result.quality[metric][point] == pytest.approx(quality, abs=1e-12)
@@ -79,7 +83,7 @@ def test_more_stages_every_shared_dial(stages: int, ties: bool) -> None:
     seen = set()
     for point, dial in enumerate(result.dial):
         taken = visited(levels, dial)
-        assert replay(values, result.thresholds(point)).tolist() == taken
+        assert replay(values, thresholds_at(result, point)).tolist() == taken
         quality, macs, shares = by_hand(table, taken, "mcc")
         assert result.quality["mcc"][point] == pytest.approx(quality, abs=1e-12)
         assert result.macs[point] == pytest.approx(macs, rel=1e-12)
@@ -101,7 +105,7 @@ def test_test_rows_are_measured_on_the_quantiles_of_calibration_rows() -> None:
     for point, dial in enumerate(result.dial):
         taken = visited(levels, dial)
         assert result.quality["accuracy"][point] == pytest.approx(by_hand(table, taken, "accuracy")[0])
-        assert replay(table.scores["energy"], result.thresholds(point)).tolist() == taken
+        assert replay(table.scores["energy"], thresholds_at(result, point)).tolist() == taken
 
 
 @pytest.mark.parametrize("rule", ["patience", "oracle"])
@@ -109,7 +113,7 @@ def test_other_rules(rule: str) -> None:
     table = random_table(40, 4, metrics=("accuracy", "mcc"))
     result = curve(table, "", rule=rule)
     assert (result.score, result.rule) == (rule, rule)
-    events = oracle_events(table, "accuracy") if rule == "oracle" else patience_events(table.predictions)
+    events = oracle_events(table, "accuracy") if rule == "oracle" else Patience().events(table)[0]
     assert len(result) == len(np.unique(events.dial)) + 1
     for point, dial in enumerate(result.dial):
         quality, macs, _ = by_hand(table, events.stages(dial).tolist(), "mcc")
@@ -151,7 +155,7 @@ def test_neighbouring_floats_get_a_point_each() -> None:
     table = random_table(3)
     values = np.array([[1.0, 0], [np.nextafter(1.0, 2), 0], [np.nextafter(1.0, 0), 0]])
     result = curve(dataclasses.replace(table, scores={"softmax": values}), "softmax")
-    assert [replay(values, result.thresholds(point)).tolist() for point in range(4)] == [
+    assert [replay(values, thresholds_at(result, point)).tolist() for point in range(4)] == [
         [0, 0, 0],
         [0, 0, 1],
         [1, 0, 1],
@@ -219,7 +223,9 @@ def test_bad_input() -> None:
     test = table.of_split("test")
     with pytest.raises(ValueError, match="`score` must be one that the table holds: softmax, oracle; but got 'energy'"):
         curve(test, "energy")
-    with pytest.raises(ValueError, match="`rule` must be one of: threshold, patience, oracle; but got 'greedy'"):
+    with pytest.raises(
+        ValueError, match="`rule` must be one of threshold, per_stage, patience, oracle, but got 'greedy'"
+    ):
         curve(test, "softmax", rule="greedy")
     with pytest.raises(ValueError, match=r"`metric` must be one of: accuracy.*but got 'bleu'"):
-        trade_off(test, oracle_events(test, "accuracy"), metrics=["bleu"])
+        curve(test, "softmax").quality_by("bleu")

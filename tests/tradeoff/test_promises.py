@@ -10,13 +10,13 @@ from dial.stages.metrics.metrics import METRICS, Mean, Pearson
 from dial.stages.stage import Stage
 from dial.tradeoff.bootstrap import bootstrap
 from dial.tradeoff.bounds import Margins, clump_of, kept_interval
-from dial.tradeoff.calibration import FIRST_TESTED_WITHOUT_SLACK, Chooser, choose
-from dial.tradeoff.descent import per_stage_thresholds
-from dial.tradeoff.paths import metric_of
-from dial.tradeoff.rules import tiers_left_out
-from dial.tradeoff.taken import Taken
+from dial.tradeoff.calibration import FIRST_TESTED_WITHOUT_SLACK
+from dial.tradeoff.per_stage import per_stage_thresholds
+from dial.tradeoff.rules import Patience, PerStage
+from dial.tradeoff.taken import Taken, metric_of
 from tests.stages.population import Population, logits_table, table_of
 from tests.stages.tables import regression_table
+from tests.tradeoff.choosing import choose, chooser_of, thresholds_at
 
 SLACK = 2 * (0.9 * 0.1 / 300) ** 0.5  # two standard errors of a share of 0.9 in 300 trials
 
@@ -34,11 +34,11 @@ def test_scores_without_a_threshold_above_them_are_refused(score):
 
 def test_the_end_of_the_dial_is_beyond_the_largest_score():
     table = table_of(np.array([1e100, -1e100, 0.5] * 10), np.ones((30, 2), dtype=bool))
-    chooser = Chooser(table, "softmax")
-    assert np.isneginf(chooser.path.dial[0]) and np.isposinf(chooser.path.dial[-1])
-    for point in range(len(chooser.path)):
-        stages = chooser.at(chooser.thresholds(point), "fixed", None).stages(table)
-        assert (stages == chooser.path.stages(point)).all()
+    chooser = chooser_of(table, "softmax")
+    assert np.isneginf(chooser.curve.dial[0]) and np.isposinf(chooser.curve.dial[-1])
+    for point in range(len(chooser.curve)):
+        stages = chooser.at(thresholds_at(chooser.curve, point), "fixed", None).rule.replay(table)
+        assert (stages == chooser.curve.stages_at(point)).all()
 
 
 def graded_table(score, right, groups=None):
@@ -55,8 +55,8 @@ def test_confident_holds_for_a_statistic_with_hardly_any_loss_seen(lost, target)
     for _ in range(300):
         swift = rng.random(100) >= lost
         table = graded_table(rng.random(100), np.stack([swift, np.ones(100, dtype=bool)], axis=1))
-        point = Chooser(table, "softmax").confident(target)
-        share = point.taken(table).shares[0]
+        point = chooser_of(table, "softmax").confident(target)
+        share = point.rule.taken(table).shares[0]
         qualified += lost * share > 1 - target + 1e-12
     assert qualified / 300 <= 0.1 + SLACK
 
@@ -65,8 +65,8 @@ def test_a_lost_row_of_a_statistic_falls_through_its_whole_range():
     table = graded_table(np.linspace(0, 1, 50), np.ones((50, 2), dtype=bool))
     wide = dataclasses.replace(table, settings={"ranges": {"em": [-3, 1]}})
     for each, size in ((table, 1.0), (wide, 4.0)):
-        chooser = Chooser(each, "softmax")
-        *_, loss = Margins(chooser.path, chooser.statistics, metric_of(each)).at(0.9)
+        chooser = chooser_of(each, "softmax")
+        *_, loss = Margins(chooser.curve, chooser.statistics, metric_of(each)).at(0.9)
         assert loss == pytest.approx(np.full(51, size / 50))
     assert metric_of(wide).range == (-3.0, 1.0) and Mean("em").range == (0.0, 1.0)
     with pytest.raises(ValueError, match=r"`stat_em_s0` must lie in its range, 0 to 1, but got 5.0 .*--range em LOW"):
@@ -78,8 +78,8 @@ def test_a_lost_row_of_a_statistic_falls_through_its_whole_range():
 def test_a_lost_number_goes_as_far_as_any_answer_does():
     table = regression_table(80)
     table = dataclasses.replace(table, predictions=np.repeat(table.predictions[:, 1:], 2, axis=1))  # nothing is lost
-    chooser = Chooser(table, "random")
-    *_, loss = Margins(chooser.path, chooser.statistics, chooser.measured).at(0.9)
+    chooser = chooser_of(table, "random")
+    *_, loss = Margins(chooser.curve, chooser.statistics, chooser.measured).at(0.9)
     ends = [min(table.label.min(), table.predictions.min()), max(table.label.max(), table.predictions.max())]
     metric, worst = Pearson((0.0, 0.0)), 0.0
     gradient = metric.gradient(metric.statistics(table.label, table.predictions[:, -1]).sum(axis=0))
@@ -88,7 +88,7 @@ def test_a_lost_number_goes_as_far_as_any_answer_does():
             before, after = (np.array([1, x, z, x * x, z * z, x * z]) for z in (y, end))
             worst = max(worst, -float(gradient @ (after - before)))
     assert worst > 0
-    assert loss == pytest.approx(np.full(len(chooser.path), worst))
+    assert loss == pytest.approx(np.full(len(chooser.curve), worst))
 
 
 @pytest.mark.parametrize("size", [1, 5, 20])
@@ -102,9 +102,9 @@ def test_confident_holds_where_rows_come_in_groups(size, together):
         draw = rng.random(rows // size)[groups] if together else rng.random(rows)
         swift = draw >= lost
         table = table_of(rng.random(rows), np.stack([swift, np.ones(rows, dtype=bool)], axis=1))
-        point = Chooser(dataclasses.replace(table, group=groups), "softmax").confident(target)
-        missed += lost * point.taken(table).shares[0] > 1 - target + 1e-12
-        saved += not point.only_super
+        point = chooser_of(dataclasses.replace(table, group=groups), "softmax").confident(target)
+        missed += lost * point.rule.taken(table).shares[0] > 1 - target + 1e-12
+        saved += not point.rule.only_super
     assert missed / 300 <= 0.1 + SLACK
     assert size == 20 or saved > 30
 
@@ -119,8 +119,8 @@ def test_margins_of_groups_are_those_of_sums_over_each_group(score, many, monkey
     table = logits_table(90, seed=3, splits=("calibration",), strengths=(0.8, 1.6, 2.5), metrics=("f1",))
     groups = np.random.default_rng(0).integers(0, 13, 90)
     table = dataclasses.replace(table, group=groups)
-    chooser = Chooser(table, score)
-    margins = Margins(chooser.path, chooser.statistics, chooser.measured)
+    chooser = chooser_of(table, score)
+    margins = Margins(chooser.curve, chooser.statistics, chooser.measured)
     points, margin, variance, loss = margins.at(0.95)
     names = sorted(set(groups.astype(str)))
     for place in np.linspace(0, len(points) - 1, 7).astype(int):
@@ -129,9 +129,9 @@ def test_margins_of_groups_are_those_of_sums_over_each_group(score, many, monkey
         for row in range(90):
             for stage in range(3):
                 chance = (
-                    chooser.path.chances[point, stage]
+                    chooser.curve.shares[point, stage]
                     if score == "random"
-                    else chooser.path.stages(point)[row] == stage
+                    else chooser.curve.stages_at(point)[row] == stage
                 )
                 x[row] += chance * chooser.statistics[row, stage]
         y = chooser.statistics[:, -1]
@@ -143,8 +143,8 @@ def test_margins_of_groups_are_those_of_sums_over_each_group(score, many, monkey
         assert margin[place] == pytest.approx(f1[0] - 0.95 * f1[1])
     sizes = [sum(groups.astype(str) == name) for name in names]
     assert clump_of(margins.units) == pytest.approx(sum(n * n for n in sizes) / 90)
-    alone = Chooser(dataclasses.replace(table, group=None), score)
-    single = Margins(alone.path, alone.statistics, alone.measured).at(0.95)[3]
+    alone = chooser_of(dataclasses.replace(table, group=None), score)
+    single = Margins(alone.curve, alone.statistics, alone.measured).at(0.95)[3]
     assert loss == pytest.approx(single * clump_of(margins.units))
 
 
@@ -157,12 +157,12 @@ def test_two_equal_independent_models_qualify_at_all_of_the_supers_quality():
         right = np.stack([rng.random(600) < chance, rng.random(600) < 0.85], axis=1)
         table = table_of(sure, right)
         point = choose(table, "softmax", 1.0, "confident")
-        qualified += not point.only_super
-        share = 1 - np.clip(point.thresholds[0], 0, 1)  # true gain of the surest share s: ∫ (chance − 0.85)
+        qualified += not point.rule.only_super
+        share = 1 - np.clip(point.rule.thresholds[0], 0, 1)  # true gain of the surest share s: ∫ (chance − 0.85)
         missed += share * (0.15 - 0.15 * share) < -1e-12
-        if not point.only_super:
-            assert point.certified[0] == pytest.approx(FIRST_TESTED_WITHOUT_SLACK, abs=0.01)
-            assert point.certified[1] == pytest.approx(point.taken(table).shares[0])
+        if not point.rule.only_super:
+            assert point.promise.certified[0] == pytest.approx(FIRST_TESTED_WITHOUT_SLACK, abs=0.01)
+            assert point.promise.certified[1] == pytest.approx(point.rule.taken(table).shares[0])
     assert qualified / repeats > 0.5
     assert missed / repeats <= 0.1 + SLACK
 
@@ -172,7 +172,7 @@ def test_all_of_the_supers_quality_is_not_promised_of_a_worse_model():
     rng, missed = np.random.default_rng(4), 0
     for _ in range(300):
         right = np.stack([rng.random(400) < 0.84, rng.random(400) < 0.85], axis=1)
-        missed += not choose(table_of(rng.random(400), right), "softmax", 1.0, "confident").only_super
+        missed += not choose(table_of(rng.random(400), right), "softmax", 1.0, "confident").rule.only_super
     assert missed / 300 <= 0.1 + SLACK
 
 
@@ -183,13 +183,13 @@ def test_a_point_that_costs_more_than_the_super_alone_is_never_taken():
     right[:60, 0] = False
     table = table_of(np.linspace(0, 1, 400), right, costs=(9.0, 19.0), rng=rng)  # the least sure are lost
     assert table.macs_reference[0] == 10.0
-    for kind, target in (("expected", 1.0), ("confident", 0.97), ("in_sample", 1.0), ("budget", 10.5)):
+    for kind, target in (("expected", 1.0), ("confident", 0.97), ("budget", 10.5)):
         point = choose(table, "softmax", target, kind)
-        assert point.macs <= 10.0 + 1e-9
-        taken = point.taken(table)
-        assert taken.macs.mean() == pytest.approx(point.macs)
-        assert point.only_super == (taken.macs == 10.0).all()
-    assert choose(table, "softmax", 1.0).macs == 10.0  # 340 of 400 rows stay otherwise: 9 + 0.15 · 10
+        assert point.promise.macs <= 10.0 + 1e-9
+        taken = point.rule.taken(table)
+        assert taken.macs.mean() == pytest.approx(point.promise.macs)
+        assert point.rule.only_super == (taken.macs == 10.0).all()
+    assert choose(table, "softmax", 1.0).promise.macs == 10.0  # 340 of 400 rows stay otherwise: 9 + 0.15 · 10
     report = build_report(
         dataclasses.replace(table, split=np.where(np.arange(400) % 2, "test", "calibration")),
         SweepSettings(scores=("softmax",), bootstrap=100, targets=(1.0,)),
@@ -227,18 +227,18 @@ def test_tiers_that_may_answer_no_row_do_not_cost_anything():
         ([np.inf, 0.3], ()),
         ([0.3, np.inf], ()),
     ):
-        assert tiers_left_out([stage.tier for stage in stages], thresholds) == left_out
-        point = Chooser(table, "softmax").at(thresholds, "fixed", None, rule="per_stage")
+        assert PerStage("softmax", tuple(thresholds)).left_out([stage.tier for stage in stages]) == left_out
+        point = chooser_of(table, "softmax").at(thresholds, "fixed", None, PerStage("softmax"))
         wanted = 0.0
         for row in range(40):
             scores = table.scores["softmax"][row]
             stage = next((s for s in range(2) if scores[s] >= thresholds[s]), 2)
             # Passing on costs 5 less than answering; where nothing may stop in `a`, only `b` runs.
             wanted += own[row, 2] + 5 if left_out else table.macs[row, stage]
-        assert point.macs == pytest.approx(wanted / 40)
-    assert tiers_left_out(["a", "b", "c"], [np.inf, 0.5]) == ("a",)
-    assert tiers_left_out(["a", "b", "c"], [np.inf, 0.5], "patience") == ()
-    assert tiers_left_out(["a", "b", "c"], [np.inf, np.inf], "patience") == ("a", "b")
+        assert point.promise.macs == pytest.approx(wanted / 40)
+    assert PerStage("softmax", (np.inf, 0.5)).left_out(["a", "b", "c"]) == ("a",)
+    assert Patience(thresholds=(np.inf, 0.5)).left_out(["a", "b", "c"]) == ()
+    assert Patience(thresholds=(np.inf, np.inf)).left_out(["a", "b", "c"]) == ("a", "b")
 
 
 @pytest.mark.parametrize("rows", [277, 872])
@@ -271,8 +271,8 @@ def test_thresholds_of_one_stage_each_are_marked_exploratory():
     marked = {p["kind"] for p in points if p.get("exploratory")}
     assert marked == {"per_stage"}
     assert "per stage*" in report.text() and "* exploratory" in report.text()
-    chooser = Chooser(table.of_split("calibration"), "softmax")
-    assert per_stage_thresholds(chooser, 0.98).macs <= chooser.expected(0.98).macs * (1 + 1e-9)
+    chooser = chooser_of(table.of_split("calibration"), "softmax")
+    assert per_stage_thresholds(chooser, 0.98).promise.macs <= chooser.expected(0.98).promise.macs * (1 + 1e-9)
 
 
 def test_population_margin_is_that_of_a_large_sample():

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from dial.tradeoff.events import replay, threshold_events
 from dial.tradeoff.quantiles import Quantiles
-from dial.tradeoff.rules import replay, threshold_events
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -7,20 +7,20 @@ import scipy.stats
 from dial.report.report import SweepSettings, build_report
 from dial.stages.metrics.metrics import METRICS
 from dial.tradeoff.bootstrap import bootstrap
-from dial.tradeoff.calibration import Chooser
-from dial.tradeoff.curve import curve
-from dial.tradeoff.paths import Path, quality_of, row_statistics
-from dial.tradeoff.random_routing import RandomPath, mean_over_draws, stop_chances
-from dial.tradeoff.rules import replay
+from dial.tradeoff.events import replay
+from dial.tradeoff.random_routing import RandomCurve, stop_chances
+from dial.tradeoff.rules import curve
+from dial.tradeoff.taken import mean_over_draws, quality_of, row_statistics
 from tests.stages.population import logits_table
 from tests.stages.tables import regression_table
+from tests.tradeoff.choosing import chooser_of
 
 
 @pytest.mark.parametrize("strengths", [(1.0, 2.5), (0.8, 1.5, 2.5)])
 def test_every_point_is_the_mean_over_draws(strengths):
     table = logits_table(60, seed=1, splits=("test",), strengths=strengths)
     result, stages = curve(table, "random"), len(strengths)
-    assert len(result) == len(RandomPath(table)) == 1001
+    assert len(result) == len(RandomCurve.of(table, "threshold", "random")) == 1001
     rng, rows = np.random.default_rng(0), np.arange(60)
     for point in (0, 250, 700, 1000):
         right, cost, shares = [], [], np.zeros(stages)
@@ -69,24 +69,22 @@ def test_the_seed_of_the_draw_changes_nothing_that_is_reported():
 
 def test_resampling_weights_the_expectation():
     table = logits_table(50, seed=3, splits=("test",), strengths=(0.8, 1.5, 2.5), metrics=("f1",))
-    chooser = Chooser(table, "random")
+    chooser = chooser_of(table, "random")
     point = chooser.expected(0.9)
-    taken = point.taken(table)
-    got = bootstrap(
-        table, METRICS["f1"], {"p": taken}, {"random": Path.of(table, "random")}, (0.9,), resamples=5, seed=4
-    )
+    taken = point.rule.taken(table)
+    got = bootstrap(table, METRICS["f1"], {"p": taken}, {"random": curve(table, "random")}, (0.9,), resamples=5, seed=4)
     from dial.tradeoff.bootstrap import resample_weights
 
     weights = np.concatenate(list(resample_weights(np.arange(50), 5, 4)), axis=1)
-    chances = stop_chances(point.thresholds)
+    chances = stop_chances(point.rule.thresholds)
     statistics = row_statistics(table, METRICS["f1"])
     for b in range(5):
         sums = sum(weights[i, b] * chances[s] * statistics[i, s] for i in range(50) for s in range(3))
         assert got.quality["p"][b] == pytest.approx(float(METRICS["f1"].value(sums)))
         cost = sum(weights[i, b] * chances[s] * table.macs[i, s] for i in range(50) for s in range(3)) / 50
         assert got.macs["p"][b] == pytest.approx(cost)
-    assert point.quality == pytest.approx(quality_of(taken))
-    assert point.macs == pytest.approx(taken.macs.mean())
+    assert point.promise.quality == pytest.approx(quality_of(taken))
+    assert point.promise.macs == pytest.approx(taken.macs.mean())
 
 
 def test_a_rank_correlation_is_averaged_over_draws():

@@ -5,14 +5,9 @@ import numpy as np
 import pytest
 
 from dial.stages.table import StageTable
-from dial.tradeoff.rules import (
-    Events,
-    agreement,
-    oracle_events,
-    patience_events,
-    replay,
-    threshold_events,
-)
+from dial.tradeoff.events import Events, replay, threshold_events
+from dial.tradeoff.oracle import oracle_events
+from dial.tradeoff.patience import Patience, agreement
 from tests.stages.tables import random_table, regression_table
 
 
@@ -78,12 +73,12 @@ def test_events_are_sorted_and_move_every_row_from_first_to_last_stage(rule: str
 def events_of(rule: str, table: StageTable) -> Events:
     if rule == "oracle":
         return oracle_events(table, "accuracy")
-    return patience_events(table.predictions) if rule == "patience" else threshold_events(table.scores["softmax"])
+    return Patience().events(table)[0] if rule == "patience" else threshold_events(table.scores["softmax"])
 
 
 def test_patience_counts_agreeing_stages() -> None:
     predictions = np.random.default_rng(0).integers(2, size=(40, 6))
-    events = patience_events(predictions)
+    events = threshold_events(agreement(predictions))
     for patience in range(7):
         expected = []
         for row in predictions.tolist():

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import Curve, curve, largest_gap, thin
+from dial.tradeoff.curve import Curve
+from dial.tradeoff.rules import curve
+from dial.tradeoff.thinning import largest_gap, thin
 from tests.stages.tables import random_table, regression_table
+from tests.tradeoff.choosing import thresholds_at
 
 
 def scored_regression(rows: int) -> StageTable:
@@ -40,7 +43,7 @@ def test_few_points_keep_the_curve(score: str) -> None:
     assert max(gaps) > 1e-5  # it did leave out points that matter a little
     assert largest_gap(whole, small) == pytest.approx(max(gaps))
     assert small.shares.shape == (len(small), 2)
-    assert small.thresholds(3)[0] in whole.dial
+    assert thresholds_at(small, 3)[0] in whole.dial
 
 
 def test_points_left_over_are_not_used_when_the_tolerance_needs_fewer() -> None:
@@ -66,9 +69,9 @@ def test_where_the_points_do_not_suffice_the_tolerance_gives_way() -> None:
 def test_steps_at_equal_cost_are_kept(high: float, rises_from: int) -> None:
     whole = curve(random_table(3000, 2, seed=1).with_scores(["softmax"]), "softmax")
     quality = np.where(np.arange(len(whole)) < 1000, 0.1, high)
-    step = dataclasses.replace(
-        whole, macs=np.maximum(np.arange(len(whole)), rises_from) + 5.0, quality={"accuracy": quality}
-    )
+    step = dataclasses.replace(whole)
+    macs = np.maximum(np.arange(len(whole)), rises_from) + 5.0
+    vars(step).update(macs=macs, _qualities={"accuracy": quality})
     small = thin(step, points=500, tolerance=1e-4)
     assert set(small.quality["accuracy"].tolist()) == {0.1, high}
     assert largest_gap(step, small) <= 1e-4

@@ -14,8 +14,9 @@ from matplotlib.ticker import FuncFormatter
 from dial.report.figures.errors import errors_figure
 from dial.report.figures.line_labels import label_lines
 from dial.report.text import amount, unit_of
-from dial.tradeoff.curve import Curve, thin
+from dial.tradeoff.curve import Curve
 from dial.tradeoff.density import Densities
+from dial.tradeoff.thinning import thin
 
 if TYPE_CHECKING:
     from dial.report.report import Report

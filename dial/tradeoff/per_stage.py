@@ -1,19 +1,48 @@
 """One threshold per stage, by coordinate descent from the best shared dial (for three stages or more)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import numpy as np
 
 from dial.stages.metrics.metrics import Metric
-from dial.tradeoff.calibration import Chooser, OperatingPoint
-from dial.tradeoff.paths import midway
-from dial.tradeoff.rules import replay
+from dial.stages.table import StageTable
+from dial.tradeoff.calibration import Chooser
+from dial.tradeoff.curve import midway
+from dial.tradeoff.events import replay
+from dial.tradeoff.point import OperatingPoint
+from dial.tradeoff.threshold import Threshold
 
 ROUNDS = 20
 STARTS = 24  # in all, shared among the stages
 
 
-def per_stage_thresholds(chooser: Chooser, target: float, kind: str = "expected") -> OperatingPoint:
+@dataclass(frozen=True)
+class PerStage(Threshold):
+    """Stay at the first stage whose score reaches the stage's own threshold; found for a target, without one dial."""
+
+    name: ClassVar[str] = "per_stage"
+    label: ClassVar[str] = "per stage"
+    has_dial: ClassVar[bool] = False
+
+    @classmethod
+    def charted(cls, table: StageTable, scores: Sequence[str]) -> list[Self]:
+        """None: without one dial there is no curve."""
+        return []
+
+    @classmethod
+    def searched(cls, chooser: Chooser, target: float) -> OperatingPoint:
+        """See :func:`per_stage_thresholds`."""
+        return per_stage_thresholds(chooser, target)
+
+    @classmethod
+    def refines(cls, chooser: Chooser) -> bool:
+        """Whether it can be better than one dial: for three stages or more that decide by a score."""
+        return len(chooser.table.stages) > 2 and chooser.rule.by_score
+
+
+def per_stage_thresholds(chooser: Chooser, target: float) -> OperatingPoint:
     """Cheapest thresholds found whose quality is at least ``target`` times the Super's on the chooser's rows.
 
     Every stage's threshold in turn is set to its best value given the others, all its values tried at once, until none
@@ -27,32 +56,32 @@ def per_stage_thresholds(chooser: Chooser, target: float, kind: str = "expected"
     Args:
         chooser: calibration rows and the score.
         target: share of the Super's quality.
-        kind: recorded in the operating point.
     """
     if chooser.nothing_to_keep:
-        return chooser.expected(target, kind)
+        return chooser.expected(target)
     problem = _Problem(chooser, target)
     best, cost = problem.start, problem.cost(problem.start)
     for start in problem.starts():
         found = problem.descend(start)
         if (reached := problem.cost(found)) < cost:
             best, cost = found, reached
-    point, shared = (chooser.at(t, kind, target, rule="per_stage") for t in (best, problem.start))
-    return shared if shared.macs < point.macs else point
+    rule = PerStage(chooser.rule.score)
+    point, shared = (chooser.at(thresholds, "expected", target, rule) for thresholds in (best, problem.start))
+    return shared if shared.promise.macs < point.promise.macs else point
 
 
 class _Problem:
     """Cost and constraint of thresholds on one set of rows."""
 
     def __init__(self, chooser: Chooser, target: float) -> None:
-        self.scores = chooser.table.scores[chooser.score]
+        self.scores = chooser.rule.values(chooser.table)
         self.macs, self.statistics = chooser.table.macs, chooser.statistics
         self.metric: Metric = chooser.measured
         self.chooser, self.target = chooser, target
         self.least = target * float(chooser.quality[-1]) - 1e-12
         self.rows = np.arange(len(self.macs))
         self.orders = [np.argsort(self.scores[:, s], kind="stable") for s in range(self.scores.shape[1] - 1)]
-        self.start = np.array(chooser.expected(target).thresholds)
+        self.start = np.array(chooser.expected(target).rule.thresholds)
 
     def cost(self, thresholds: np.ndarray) -> float:
         """Mean MACs where the constraint holds, else infinity."""
