@@ -10,7 +10,8 @@ import numpy as np
 from dial.stages.scores import ROUTING_SCORES
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import curve, thin
+from dial.tradeoff.rules import curve
+from dial.tradeoff.thinning import thin
 
 
 def table_of(rows: int, stages: int, classes: int, seed: int = 0) -> StageTable:
@@ -58,6 +59,8 @@ def main() -> None:
     table = table.with_scores(names, seed=0)
     scored = time.process_time()
     curves = [curve(table, name) for name in (*names, "oracle")]
+    for each in curves:  # computed when first asked for
+        assert len(each.macs) == len(each.quality["accuracy"])
     done = time.process_time()
     for each in curves:
         print(f"  {each.score:16s} {len(each):8d} points")

@@ -25,7 +25,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-from dial.inference.router import Rule, rule_named
 from measure import Turns, clocks, machine  # type: ignore[import-not-found]  # the script's folder is on the path
 from tier_time import sample  # type: ignore[import-not-found]
 from transformers import AutoModel, BertConfig
@@ -44,6 +43,7 @@ from dial.tiers.spec import View
 from dial.tiers.tier import Tier
 from dial.tiers.tiers import build_tier, load_tier
 from dial.tiers.tokens import Tokeniser, Tokens
+from dial.tradeoff.rules import Rule, rule_named
 
 LABELS = ["negative", "positive"]
 SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -74,7 +74,7 @@ def with_exits(sizes: dict[str, int], like: Tier) -> MultiExitTier:
 
 
 def thresholds(network: StagedModel, rows: Sequence[Tokens], alive: Sequence[float]) -> Rule:
-    """A decision by softmax that leaves the given shares of rows alive after each stage."""
+    """A rule by softmax that leaves the given shares of rows alive after each stage."""
     (tier,) = network.tiers
     tokeniser = Tokeniser(tier)
     with torch.inference_mode():
@@ -113,10 +113,10 @@ class LayerClock:
 
 
 def bench_batches(
-    tier: MultiExitTier, decision: Rule, units: Sequence[Any], size: int, repeats: int, warm_up: int = 4
+    tier: MultiExitTier, rule: Rule, units: Sequence[Any], size: int, repeats: int, warm_up: int = 4
 ) -> dict[str, Any]:
     """Target 1, with the shares of rows that each exit answers."""
-    executor = Executor(StagedModel([tier]), decision, size)
+    executor = Executor(StagedModel([tier]), rule, size)
     tokens = sorted(Tokeniser(tier)(units), key=lambda row: len(row.ids))
     batches = [tokens[i : i + size] for i in range(0, len(tokens) - size + 1, size)]
     rng, timer = np.random.default_rng(0), LayerClock(tier)
@@ -126,11 +126,11 @@ def bench_batches(
         rows = [Row(i, i, "", {tier.encoding_key: row}) for i, row in enumerate(batches[index])]
         layers = timer(executor._tokenisers[0].collate(batches[index]))
         start = clocks()
-        course = executor._run(0, rows)
+        router = executor._run(0, rows)
         spent.append([b - a for a, b in zip(start, clocks(), strict=True)])
-        alive = np.array([size, *((course.stage >= layer).sum() for layer in range(len(tier.exits)))])
+        alive = np.array([size, *((router.stage >= layer).sum() for layer in range(len(tier.exits)))])
         ideal.append((layers * alive / size).sum(axis=1))
-        answered += np.bincount(course.stage, minlength=len(tier.exits))
+        answered += np.bincount(router.stage, minlength=len(tier.exits))
     found = report(f"exits, batches of {size}", np.array(ideal)[warm_up:], np.array(spent)[warm_up:], 0.85)
     return found | {"batch_size": size, "batches": len(batches), "shares": (answered / answered.sum()).tolist()}
 
@@ -180,8 +180,8 @@ def bench_single(tier: MultiExitTier, units: Sequence[Any], target: float) -> No
     for layer, masked in product(sorted({2, depth // 2, depth}), (True, False)):
         bounds = tuple(-np.inf if k + 1 >= layer else np.inf for k in range(depth - 1))
         network = StagedModel([tier])
-        decision = rule_named("per_stage", "softmax", stages=tuple(s.name for s in network.stages), thresholds=bounds)
-        executor, plain = Executor(network, decision, 1), Plain(tier, layer).eval()
+        rule = rule_named("per_stage", "softmax", stages=tuple(s.name for s in network.stages), thresholds=bounds)
+        executor, plain = Executor(network, rule, 1), Plain(tier, layer).eval()
         tokeniser = Tokeniser(tier)
         tokens = tokeniser(units)
         taken: list[Tokens] = []
@@ -198,9 +198,9 @@ def bench_single(tier: MultiExitTier, units: Sequence[Any], target: float) -> No
         turns = Turns(bare, warm_up=10)
         for row in tokens:
             taken.append(row)
-            course = executor._run(0, [Row(0, 0, "", {tier.encoding_key: row})])
+            router = executor._run(0, [Row(0, 0, "", {tier.encoding_key: row})])
             turns.step()
-        assert course.stage[0] == layer - 1
+        assert router.stage[0] == layer - 1
         print(turns.report(f"one row to exit {layer} of {depth}, stock {'with' if masked else 'without'} mask", target))
 
 
@@ -215,10 +215,10 @@ def bench_cascade(tiers: list[Tier], units: list[str], sizes: dict[str, int], sh
         parts = [first(collate(tokens[first.name][i : i + 32]))[:, 0] for i in range(0, len(units), 32)]
     scores = routing.compute("softmax", torch.cat(parts)).numpy()
     bound = float(np.quantile(scores, share)) + 1e-9
-    decision = rule_named("threshold", "softmax", stages=tuple(s.name for s in network.stages), thresholds=(bound,))
+    rule = rule_named("threshold", "softmax", stages=tuple(s.name for s in network.stages), thresholds=(bound,))
     ideal, spent = [], []
     for repeat in range(repeats + 1):
-        executor = Executor(network, decision, sizes)
+        executor = Executor(network, rule, sizes)
         for tokeniser, tier in zip(executor._tokenisers, tiers, strict=True):
             cached = tokens[tier.name]
             tokeniser._fast = lambda some, cached=cached: [cached[position[unit]] for unit in some]  # type: ignore
@@ -280,8 +280,8 @@ def main() -> None:
         if "batches" in wanted:
             tokens = Tokeniser(tier)(units)
             shares = options.alive or spread(len(tier.exits))
-            decision = tested.point.decision if tested else thresholds(StagedModel([tier]), tokens, shares)
-            found = bench_batches(tier, decision, units, 32, options.repeats)
+            rule = tested.point.rule if tested else thresholds(StagedModel([tier]), tokens, shares)
+            found = bench_batches(tier, rule, units, 32, options.repeats)
             if options.out:
                 write_json(Path(options.out), {"machine": describe_machine(), "run": options.run, **found})
         if "single" in wanted:

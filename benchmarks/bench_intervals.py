@@ -4,7 +4,6 @@ import argparse
 import time
 
 import numpy as np
-from dial.tradeoff.paths import Path, metric_of
 
 from dial.report.choices import Choices
 from dial.report.settings import SweepSettings
@@ -12,6 +11,8 @@ from dial.stages.scores import ROUTING_SCORES
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import bootstrap
+from dial.tradeoff.rules import curve
+from dial.tradeoff.taken import metric_of
 
 
 def cascade(rows: int, metric: str, seed: int = 0) -> StageTable:
@@ -50,12 +51,12 @@ def main() -> None:
         held_out, rows = table.of_split("calibration"), table.of_split("test")
         settings = SweepSettings(scores=ROUTING_SCORES["classification"])
         decisions = {choice.key: choice.taken for choice in Choices(settings.scores, settings, held_out, rows).all()}
-        paths = {score: Path.of(rows, score) for score in settings.scores} | {"oracle": Path.of(rows, "", "oracle")}
+        curves = {score: curve(rows, score) for score in (*settings.scores, "oracle")}
         wall, processor = time.perf_counter(), time.process_time()
-        bootstrap(rows, metric_of(rows), decisions, paths, settings.targets, settings.bootstrap, settings.seed)
+        bootstrap(rows, metric_of(rows), decisions, curves, settings.targets, settings.bootstrap, settings.seed)
         spent = time.perf_counter() - wall, time.process_time() - processor
         print(
-            f"{name}: {options.rows} rows, {len(decisions)} operating points, {len(paths)} curves chosen again, "
+            f"{name}: {options.rows} rows, {len(decisions)} operating points, {len(curves)} curves chosen again, "
             f"{settings.bootstrap} resamples: {spent[0]:.2f} s ({spent[1]:.2f} s of processor time); target 5 s"
         )
 

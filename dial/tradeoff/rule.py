@@ -284,7 +284,7 @@ class Router:
     def memory(self) -> np.ndarray:
         """What the rule remembers of each row, ``(B, M)``."""
         if self._memory is None:
-            self._memory = np.tile(np.array(self.rule.memory), (len(self.ids), 1))
+            self._memory = np.array([self.rule.memory] * len(self.ids))
         return self._memory
 
     def __call__(self, stage: int, rows: Tensor, outputs: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -299,9 +299,9 @@ class Router:
         Raises:
             ValueError: an output is not finite.
         """
-        from torch import from_numpy  # where models run; a sweep does without
+        import torch  # where models run; a sweep does without
 
-        return from_numpy(self.decide(stage, rows.cpu().numpy(), outputs, given)).to(rows.device)
+        return torch.from_numpy(self.decide(stage, rows.cpu().numpy(), outputs, given)).to(rows.device)
 
     def decide(
         self, stage: int, rows: np.ndarray, outputs: Tensor, given: Mapping[str, Tensor] | None = None
@@ -309,9 +309,10 @@ class Router:
         """What a call gives, in numpy. At batch size 1 every operation here shows in the time of a row."""
         rule, logits = self.rule, outputs.detach().cpu().numpy()
         self._check_finite(stage, rows, logits)
-        memory = self.memory[rows] if rule.memory else NOTHING
+        alone = len(self.ids) == 1
+        memory = NOTHING if not rule.memory else self.memory if alone else self.memory[rows]
         score = rule.confidence(Reached(stage, self.ids[rows], logits, given, memory))
-        if rule.memory:
+        if rule.memory and not alone:
             self.memory[rows] = memory
         last = stage == len(rule.thresholds)
         # As in the table's replay, a row whose confidence equals the threshold stays.

@@ -61,10 +61,7 @@ def rule_named(name: str, score: str = "", among: Iterable[str] | None = None, *
     """
     allowed = list(RULES if among is None else among)
     if name not in allowed:
-        raise ValueError(
-            f"`rule` must be one of {', '.join(allowed)}, but got {name!r}; import the module of a rule of your own "
-            "first (`--import`)."
-        )
+        raise ValueError(f"`rule` must be one of {', '.join(allowed)}, but got {name!r}; `--import` yours.")
     return RULES[name](score, **values)
 
 

@@ -67,9 +67,9 @@ def test_points_come_from_the_labelled_rows(run: Path, tmp_path: Path, capsys: p
     np.testing.assert_allclose(table.macs_reference, 1000.0 * length + length**2)
     point = AdaptiveClassifier.from_run(run, 0.9).point
     assert point.rule.thresholds == chooser_of(table, "energy").expected(0.9).rule.thresholds
-    assert point.rule.thresholds != before.decision.thresholds
+    assert point.rule.thresholds != before.rule.thresholds
     assert point.about["calibrated_on"]["rows"] == 120
-    assert AdaptiveClassifier.from_run(run, 0.9, calibrated=False).point.rule == before.decision
+    assert AdaptiveClassifier.from_run(run, 0.9, calibrated=False).point.rule == before.rule
 
 
 def test_without_labels_agreement_with_the_super_is_kept(

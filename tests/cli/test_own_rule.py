@@ -103,7 +103,7 @@ def test_predictions_are_routed_by_it(
     # The point is kept with its rule's name, and read back where the rule is there.
     again = [*command, "--point", str(tmp_path / "out.jsonl.manifest.json"), "--out", str(tmp_path / "again.jsonl")]
     assert dial(*again) == 2
-    assert "but got 'mean'; import the module of a rule of your own first" in capsys.readouterr().err
+    assert "but got 'mean'; --import yours" in capsys.readouterr().err
     assert dial("predict", "--import", OWN, *again[1:]) == 0
     assert (tmp_path / "again.jsonl").read_text() == (tmp_path / "out.jsonl").read_text()
 

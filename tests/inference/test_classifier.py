@@ -98,7 +98,7 @@ def test_takes_the_sweep_s_first_score_and_ninety_nine_percent_by_default(run: P
     chooser = chooser_of(table.of_split("calibration"), "energy")
     point = AdaptiveClassifier.from_run(run).point
     assert point.promise.target == 0.99 and point.rule.score == "energy"
-    assert point.rule.thresholds == chooser.expected(0.99).thresholds
+    assert point.rule.thresholds == chooser.expected(0.99).rule.thresholds
     assert AdaptiveClassifier.from_run(run, 0.9, "confident").point.rule.score == "energy"
     middle = float(table.of_split("calibration").macs.mean())
     assert AdaptiveClassifier.from_run(run, budget=middle).point.rule.score == "energy"

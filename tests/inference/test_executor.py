@@ -34,24 +34,24 @@ def drawn(network: StagedModel, outputs: np.ndarray, seed: int) -> tuple[Rule, n
     """A random rule; the stages that the replay gives, and which rows are at no threshold."""
     random = np.random.default_rng(seed)
     names = tuple(stage.name for stage in network.stages)
-    rule = ["threshold", "per_stage", "patience"][seed % 3] if len(names) > 2 else "threshold"
+    kind = ["threshold", "per_stage", "patience"][seed % 3] if len(names) > 2 else "threshold"
     temperatures = tuple(random.uniform(0.5, 2, len(names)))
     score = SCORES[seed % len(SCORES)]
-    if rule == "patience":
+    if kind == "patience":
         scores = agreement(outputs.argmax(axis=-1))
         thresholds = np.full(len(names) - 1, float(random.integers(1, 3)))
     else:
         scores = small.scores_of(score, outputs, list(temperatures), seed)
         levels = random.uniform(0.2, 0.9, len(names) - 1)
-        if rule == "threshold":
+        if kind == "threshold":
             thresholds = np.full(len(names) - 1, np.quantile(scores[:, :-1], levels[0]) + 1e-4 if len(names) > 1 else 0)
         else:
             thresholds = np.array([np.quantile(scores[:, s], level) + 1e-4 for s, level in enumerate(levels)])
             thresholds[random.integers(len(thresholds))] = random.choice([-np.inf, np.inf])
-    rule = rule_named(rule, score, stages=names, thresholds=tuple(thresholds), temperatures=temperatures, seed=seed)
+    rule = rule_named(kind, score, stages=names, thresholds=tuple(thresholds), temperatures=temperatures, seed=seed)
     stages = replay(scores, thresholds)
     near = np.abs(scores[:, :-1] - thresholds) <= EPSILON
-    return rule, stages, ~near.any(axis=1) if rule != "patience" else np.ones(len(stages), dtype=bool)
+    return rule, stages, ~near.any(axis=1) if kind != "patience" else np.ones(len(stages), dtype=bool)
 
 
 @pytest.mark.parametrize("kind", KINDS)
