@@ -14,10 +14,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from dial.costs.counting import check_countable
 from dial.files import read_json, write_json
 from dial.models.slender.encoder import compression, cut_in_place
-from dial.models.slender.masks import has_masks
-from dial.tiers.loading import CARD
+from dial.models.slender.structures import has_masks
+from dial.tiers.loading import CARD, Tier, save_tier
 from dial.tiers.places import TIER
-from dial.tiers.tiers import Tier, save_tier
 from lightning_modules.training import TierModule
 
 logger = logging.getLogger(__name__)

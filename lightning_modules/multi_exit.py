@@ -21,12 +21,10 @@ from dial.stages.metrics import metrics as metric_functions
 from dial.tiers.layers import all_layers, check_same_layers, tier_with_exits
 from dial.tiers.multi_exit import MultiExitTier
 from lightning_modules.base import Batch
-from lightning_modules.choosing import start_choosing
-from lightning_modules.learning_rate import Schedule, StagedRate
 from lightning_modules.policies import ExitPolicy, JointSum
 from lightning_modules.policies.policy import Parts
 from lightning_modules.rows import DistinctRows
-from lightning_modules.training import TierModule, check_distillation, check_range
+from lightning_modules.training import Schedule, StagedRate, TierModule, check_distillation, check_range, start_choosing
 
 
 class MultiExit(TierModule):

@@ -3,22 +3,87 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from dial.models.slender.encoder import cut_in_place, make_room
-from dial.models.slender.masks import has_masks
+from dial.models.slender.structures import has_masks
 from dial.tiers.batch_proof import settle
+from dial.tiers.loading import Tier, View, load_tier
 from dial.tiers.teacher import teacher_logits
-from dial.tiers.tiers import Tier, View, load_tier
 from lightning_modules.base import Batch, StagedModule
-from lightning_modules.learning_rate import LearningRate, Schedule
+
+
+def start_choosing(trainer: Trainer) -> None:
+    """Let the choice of the best checkpoint and early stopping begin anew."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+            callback.best_k_models, callback.kth_best_model_path = {}, ""
+            callback.best_model_path, callback.best_model_score = "", None
+            callback.current_score, callback.kth_value = None, torch.tensor(worst(callback.mode))
+        elif isinstance(callback, EarlyStopping):
+            callback.wait_count, callback.best_score = 0, torch.tensor(worst(callback.mode))
+
+
+def worst(mode: str) -> float:
+    """The value that every other one improves on."""
+    return float("inf") if mode == "min" else float("-inf")
+
+
+Schedule = Literal["linear", "cosine", "constant"]
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda left: left,
+    "cosine": lambda left: 0.5 * (1.0 - float(np.cos(np.pi * left))),
+    "constant": lambda left: 1.0,
+}
+
+
+class LearningRate:
+    """Factor of the learning rate at a step: linear warm-up from 0, then the schedule down to 0."""
+
+    def __init__(self, total: int, warmup: int, schedule: Schedule) -> None:
+        self.total, self.warmup, self.schedule = total, warmup, schedule
+
+    def __call__(self, step: int) -> float:
+        """Factor at a step, counted from 0."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        left = max(0.0, (self.total - step) / max(1, self.total - self.warmup))
+        return SCHEDULES[self.schedule](left)
+
+
+class StagedRate:
+    """Factor of the learning rate where each stage warms up and falls by itself.
+
+    Args:
+        ends: step after the last of each stage.
+        warmup: share of a stage's steps.
+        schedule: see :class:`LearningRate`.
+
+    Example:
+        >>> rate = StagedRate([2, 4], 0.0, "linear")
+        >>> [rate(step) for step in range(4)]
+        [1.0, 0.5, 1.0, 0.5]
+    """
+
+    def __init__(self, ends: list[int], warmup: float, schedule: Schedule) -> None:
+        # Plain values: checkpoints keep the attributes of a scheduler's function.
+        self.ends, self.warmup, self.schedule = list(ends), warmup, schedule
+
+    def __call__(self, step: int) -> float:
+        """Factor at a step, counted from 0."""
+        stage = min(bisect_right(self.ends, step), len(self.ends) - 1)
+        begin = self.ends[stage - 1] if stage else 0
+        total = self.ends[stage] - begin
+        return LearningRate(total, round(self.warmup * total), self.schedule)(step - begin)
 
 
 class TierModule(StagedModule):

@@ -10,8 +10,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import instantiate_class
 
+from callbacks.resume import check_rows, trained_rows
 from callbacks.tier_export import is_finished, is_partial
-from callbacks.trained_rows import check_rows, trained_rows
 from dial.cli.inputs import check_models, model_contents, read_inputs, write_inputs
 from dial.cli.run_folder import claim_run_folder
 from dial.files import read_json

@@ -26,7 +26,7 @@ def read_inputs(run: Path, command: str) -> Inputs:
 
 
 def write_inputs(run: Path, command: str, rows: Mapping[str, Any], models: Mapping[str, str]) -> None:
-    """Note them: the present folder, rows as :func:`callbacks.trained_rows.trained_rows` gives them, and models."""
+    """Note them: the present folder, rows as :func:`callbacks.resume.trained_rows` gives them, and models."""
     write_json(inputs_file(run, command), {"folder": str(Path.cwd()), "rows": rows, "models": models})
 
 

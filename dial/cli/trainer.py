@@ -27,9 +27,9 @@ import datamodules
 import lightning_modules
 from callbacks.checkpoints import OLDER, newest, read_checkpoint
 from callbacks.ending import Ending
-from callbacks.slender_settings import TARGETS
+from callbacks.resume import check_rows
+from callbacks.slenderise import TARGETS
 from callbacks.tier_export import is_finished
-from callbacks.trained_rows import check_rows
 from dial.cli.claims import Claim, Finished, check_inputs, one_at_a_time
 from dial.cli.interrupts import Interrupts, Stopped
 from dial.cli.limits import check_limits

@@ -10,7 +10,7 @@ from torch import nn
 
 from dial.costs.functions import CostFunction, ModelCosts, fit_cost
 from dial.costs.macs import count_macs
-from dial.tiers.loading import longest
+from dial.tiers.model_inputs import longest
 from dial.tiers.multi_exit import MultiExitTier
 from dial.tiers.tier import Tier
 

@@ -26,8 +26,7 @@ from datamodules.labels import Classes, number_names
 from dial.costs.functions import ModelCosts
 from dial.files import atomic_write, plain, readable
 from dial.parquet_checks import KEY, check_about, whole_parquet
-from dial.stages.foreign import read_costs
-from dial.stages.labels import as_numbers
+from dial.stages.foreign import as_numbers, read_costs
 from dial.stages.scores import ROUTING_SCORES
 from dial.stages.slim import costs_of, predictions_of, redundant
 from dial.stages.stage import Stage

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dial.study.timing import Contender
-from dial.tiers.spec import View
-from dial.tiers.tier import Tier
-from dial.tiers.tiers import load_tier
+from dial.tiers.loading import load_tier
+from dial.tiers.tier import Tier, View
 
 DTYPES = ("float32", "bfloat16", "int8")
 logger = logging.getLogger(__name__)

@@ -111,8 +111,8 @@ def widened(encoding: Encoding, width: int, tokeniser: Tokeniser) -> Encoding:
     if missing <= 0:
         return encoding
     encoding = {"attention_mask": torch.ones_like(encoding["input_ids"]), **encoding}
-    sides = (missing, 0) if tokeniser.pad_left else (0, missing)
-    fill = {"input_ids": tokeniser.pad_id, "token_type_ids": tokeniser.pad_type}
+    sides = (missing, 0) if tokeniser.padding.pad_left else (0, missing)
+    fill = {"input_ids": tokeniser.padding.pad_id, "token_type_ids": tokeniser.padding.pad_type}
     return {key: torch.nn.functional.pad(value, sides, value=fill.get(key, 0)) for key, value in encoding.items()}
 
 

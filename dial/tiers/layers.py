@@ -12,24 +12,23 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dial.models.exit_proof import prove_layers
-from dial.models.exits import Visits, find_layers
+from dial.models.exits import UnsuitableEncoderError, Visits, find_layers
 from dial.models.multi_exit import MultiExitForSequenceClassification
 from dial.models.pooling import Pooling
-from dial.models.trial import UnsuitableEncoderError
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels
 from dial.tiers.loading import (
-    check_max_length,
-    longest,
-    quiet,
+    View,
+    load_tier,
     read_config,
     read_tokenizer,
     reason_of,
+    special_tokens,
 )
+from dial.tiers.model_inputs import check_max_length, longest, quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import check_place
 from dial.tiers.tier import Encoding, Tier, encoding_key, own_names
-from dial.tiers.tiers import View, load_tier, special_tokens
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification, MultiExitOutput
 from dial.models.exit_proof import prove_exits
-from dial.models.trial import UnsuitableEncoderError
+from dial.models.exits import UnsuitableEncoderError
 from dial.tiers.tier import Encoding, GoOn, Tier
 
 

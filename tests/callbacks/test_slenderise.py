@@ -19,8 +19,7 @@ from dial.losses import task_loss
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification
 from dial.models.slender.encoder import make_room
 from dial.models.slender.importance import importance
-from dial.models.slender.masks import masks
-from dial.models.slender.structures import structures
+from dial.models.slender.structures import masks, structures
 from lightning_modules.policies import GradientEquilibrium, JointSum, LayerWeighted, TwoStage
 from lightning_modules.policies.policy import Parts
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from callbacks import ThresholdSweep
 from dial.stages.parquet import load_table, save_slim, save_table
 from dial.stages.table import StageTable
-from dial.tiers.tiers import load_tier, save_tier
+from dial.tiers.loading import load_tier, save_tier
 from dial.tradeoff.rules import replay
 from lightning_modules import Cascade, MultiExit
 from tests.stages.test_parquet import assert_equal

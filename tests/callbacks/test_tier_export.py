@@ -16,7 +16,7 @@ from callbacks import Resume, Slenderise, TierExport, tier_export
 from callbacks.tier_export import is_finished, is_partial
 from datamodules import GLUEDataModule
 from dial.models import MultiExitForSequenceClassification
-from dial.tiers.tiers import View, load_tier
+from dial.tiers.loading import View, load_tier
 from lightning_modules import Classifier, MultiExit
 from tests.models.families import classifier
 

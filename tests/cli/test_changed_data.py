@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from callbacks.trained_rows import check_rows, trained_rows
+from callbacks.resume import check_rows, trained_rows
 from datamodules import TextDataModule
 from dial.cli.claims import Finished, check_inputs
 from dial.cli.inputs import check_models, contents, model_contents, place, read_inputs, write_inputs

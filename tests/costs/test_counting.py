@@ -13,9 +13,8 @@ from dial.costs.counting import check_countable, network_costs, path_cost
 from dial.costs.functions import ModelCosts
 from dial.costs.macs import count_macs
 from dial.costs.row_costs import RowCosts
-from dial.tiers.spec import View
-from dial.tiers.tier import Tier
-from dial.tiers.tiers import load_tier
+from dial.tiers.loading import load_tier
+from dial.tiers.tier import Tier, View
 from tests.models.families import classifier
 
 DATA = ["negative", "positive"]

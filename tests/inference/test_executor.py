@@ -18,7 +18,7 @@ from dial.inference.executor import CHUNK, Answer, Executor, is_out_of_memory
 from dial.inference.queues import Row, TierQueue
 from dial.inference.router import Decision, replayed
 from dial.inference.staged import StagedModel
-from dial.tiers.tiers import build_tier
+from dial.tiers.loading import build_tier
 from dial.tiers.tokens import Tokeniser
 from dial.tradeoff.rules import agreement, replay
 from tests.tiers import small

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dial.inference.staged import StagedModel, take_rows
+from dial.tiers.loading import build_tier
 from dial.tiers.tier import Tier
-from dial.tiers.tiers import build_tier
 
 CLASSES = ["a", "b", "c"]
 

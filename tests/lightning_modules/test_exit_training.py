@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dial.tiers.tiers import load_tier, save_tier
+from dial.tiers.loading import load_tier, save_tier
 from lightning_modules import MultiExit
 from lightning_modules.policies import GradientEquilibrium, LayerWeighted, TwoStage
 

@@ -15,7 +15,7 @@ from dial.inference.staged import StagedModel
 from dial.study import rivals
 from dial.study.measure import Study, StudySettings
 from dial.study.report import render
-from dial.tiers.int8 import missing_route
+from dial.tiers.precision import missing_route
 from dial.tiers.tier import Tier
 from tests.inference.run_folder import make_run
 from tests.tiers import small

@@ -10,9 +10,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from dial.tiers.layers import tier_with_exits
-from dial.tiers.loading import read_card
+from dial.tiers.loading import build_tier, load_tier, read_card
 from dial.tiers.places import check_place
-from dial.tiers.tiers import build_tier, load_tier
 from tests.conftest import ROOT
 from tests.tiers import families
 from tests.tiers.tiny_tiers import DATA, TEXTS, MakeBert

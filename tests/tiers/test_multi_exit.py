@@ -19,8 +19,8 @@ from dial.report.report import build_report
 from dial.report.settings import SweepSettings
 from dial.stages import scores as routing
 from dial.stages.table import StageTable
+from dial.tiers.loading import build_tier, load_tier, save_tier
 from dial.tiers.multi_exit import MultiExitTier
-from dial.tiers.tiers import build_tier, load_tier, save_tier
 from dial.tradeoff.curve import curve
 from dial.tradeoff.rules import replay
 

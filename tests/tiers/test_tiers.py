@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
-from dial.tiers import encoding_key
-from dial.tiers.spec import View
-from dial.tiers.tiers import build_tier, load_tier, save_tier
+from dial.tiers import tokens as encoding_key
+from dial.tiers.loading import build_tier, load_tier, save_tier
+from dial.tiers.tier import View
 from tests.tiers.tiny_tiers import DATA, TEXTS, MakeBert, logits_of, words_tier
 
 # ---- loading ----
