@@ -18,6 +18,7 @@ from dial.inference.staged import StagedModel
 from dial.ownership import check_files
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
+from dial.stages.task import task_of
 from dial.study.measure import StudySettings
 from dial.study.report import FILES
 from dial.study.rivals import check_names
@@ -169,8 +170,8 @@ class MeasuredStudy(Callback):
             )
         if list(sweep.label_names) != list(module.label_names):
             raise ValueError(
-                f"`study.exits` must be of the labels {', '.join(module.label_names) or 'of a regression'}, but "
-                f"{self.exits} has {', '.join(sweep.label_names) or 'a regression'}; test both on the same data."
+                f"`study.exits` must be of {module.task.labels_in_words}, but {self.exits} has "
+                f"{task_of(sweep.label_names).labels_in_words}; test both on the same data."
             )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         split = next(name for name in data.test_splits if name != "calibration")

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from callbacks.checkpoints import LAST, write_whole
 from callbacks.ending import validates_at_end
+from lightning_modules.rows import gather
 from lightning_modules.training import TierModule
 
 ROLES = ("train", "validation")
@@ -234,13 +235,3 @@ def set_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-
-
-def gather(value: Any) -> list[Any]:
-    """The value of every process, in the order of ranks; collective where several processes run."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values

@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from callbacks.resume import gather
 from dial.losses import task_loss
 from dial.models.multi_exit import MultiExitForSequenceClassification
 from dial.models.slender.embeddings import factorise
@@ -22,6 +21,7 @@ from dial.models.slender.encoder import try_cut
 from dial.models.slender.importance import HeadWeights, TaylorImportance, Variant, choose
 from dial.models.slender.plan import Course, Schedule, Sizes, Target, to_steps
 from dial.models.slender.structures import Kind, attach_masks, has_masks, masks, set_masks, structures
+from lightning_modules.rows import gather
 from lightning_modules.training import start_choosing, training_steps
 
 TARGETS = ("compression", "heads", "intermediate", "embedding_rank")
@@ -321,8 +321,9 @@ class Slenderise(Callback):
         try:
             with trainer.precision_plugin.forward_context():
                 logits = functional_call(module, weights, (batch["encodings"],))
+                task: Any = module.task
                 first = 0 if self.exits == "all" else logits.shape[1] - 1
-                losses = [task_loss(logits[:, stage], batch["label"]) for stage in range(first, logits.shape[1])]
+                losses = [task_loss(logits[:, stage], batch["label"], task) for stage in range(first, logits.shape[1])]
             stand_ins = {id(value): weights[name] for name, value in module.named_parameters()}
             self._importance.update(losses, stand_ins)
         finally:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Unit = str | tuple[str, str]
+Unit = str | tuple[str, ...]
 
 
 class RowTokens(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dial.models.slender.encoder import cut_in_place, make_room
 from dial.models.slender.structures import has_masks
+from dial.stages.task import Task
 from dial.tiers.batch_proof import settle
 from dial.tiers.loading import Tier, View, load_tier
 from dial.tiers.teacher import teacher_logits
@@ -160,7 +161,7 @@ class TierModule(StagedModule):
                 "there is no teacher; give `--model.teacher FOLDER`, or name the column."
             )
         ids, logits = self._logits_of(teacher, role)
-        return torch.tensor(np.array(ids)), torch.tensor(np.array(logits).argmax(axis=1))
+        return torch.tensor(np.array(ids)), torch.tensor(self.task.predict(np.array(logits)))
 
     @property
     def teacher(self) -> Tier | None:
@@ -313,15 +314,14 @@ def check_range(argument: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"`{argument}` must lie between {low:g} and {high:g}, but got {value}.")
 
 
-def check_distillation(distillation: str, used: bool, label_names: Sequence[str]) -> None:
+def check_distillation(distillation: str, task: Task) -> None:
     """Raise a ValueError where a teacher's number, in regression, would be taken for a distribution.
 
     Args:
         distillation: which loss.
-        used: whether there is a teacher whose answers count.
-        label_names: empty for regression.
+        task: of the student.
     """
-    if used and not label_names and distillation == "soft_cross_entropy":
+    if distillation not in task.distillations:
         raise ValueError(
             "`distillation` must be logits_mse for regression, whose one output is no distribution, but got "
             "soft_cross_entropy; add --model.distillation logits_mse."

@@ -193,8 +193,6 @@ def _ranges(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
 
 def _override(table: "StageTable", options: argparse.Namespace) -> "StageTable":
     """Metrics and label names as typed, also for a table that has its own."""
-    from dial.stages.scores import check_score
-
     changes: dict[str, Any] = {}
     if options.metrics:
         changes["metrics"] = tuple(options.metrics)
@@ -208,7 +206,7 @@ def _override(table: "StageTable", options: argparse.Namespace) -> "StageTable":
     table = dataclasses.replace(table, **changes) if changes else table
     for name in options.scores:
         if name not in table.scores:
-            check_score(name, regression=not table.label_names, argument="--scores")
+            table.task.check_score(name, "--scores")
     return table
 
 

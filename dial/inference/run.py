@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from dial.costs.counting import RowCosts
 from dial.costs.functions import macs_of
-from dial.costs.row_costs import RowCosts
 from dial.inference.operating_point import OperatingPoint, Sweep, Timed
 from dial.inference.staged import StagedModel
 from dial.machine import check_device, describe_machine, slow_bf16

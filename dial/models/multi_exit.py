@@ -35,6 +35,7 @@ from dial.models.exits import (
 )
 from dial.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
 from dial.models.pooling import Pooling, Reader, natural_pooling
+from dial.stages.task import task_of
 
 
 class ExitHead(nn.Module):
@@ -368,10 +369,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             encoder = encoder_settings(config)
         names = {"num_labels": config.num_labels, "id2label": config.id2label, "label2id": config.label2id}
         if label_names is not None:
-            names = {"num_labels": max(1, len(label_names))}
-            if label_names:
-                names["id2label"] = dict(enumerate(label_names))
-                names["label2id"] = {name: i for i, name in enumerate(label_names)}
+            names = task_of(label_names).head_settings()
         settings["pooling"] = pooling or getattr(config, "pooling", None) or natural_pooling(source.base_model)
         made = MultiExitConfig(encoder=encoder, exits=None, pooler=pooler, **{**names, **settings})
         made.cut(made.num_hidden_layers if layers is None else layers, exits)

@@ -24,7 +24,7 @@ def contradictions(table: StageTable, score: str) -> Iterator[str]:
         table: rows of one split.
         score: one that the table holds.
     """
-    if table.outputs is None or table.regression or score == "random":
+    if table.outputs is None or not table.task.exact or score == "random":
         return
     reference = score if score in routing.SCORES else "softmax"
     temperatures = table.settings.get("temperatures", {})
@@ -50,7 +50,7 @@ def worthless_stages(table: StageTable) -> Iterator[str]:
     Args:
         table: rows of one split.
     """
-    if table.regression or not len(table):
+    if not table.task.exact or not len(table):
         return
     for index, stage in enumerate(table.stage_names):
         answers = np.unique(table.predictions[:, index])

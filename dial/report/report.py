@@ -17,7 +17,6 @@ from dial.report.errors import StageErrors, errors_of_report, write_errors
 from dial.report.exits import compression
 from dial.report.settings import SweepSettings
 from dial.stages.parquet import save_table
-from dial.stages.scores import ROUTING_SCORES
 from dial.stages.table import StageTable
 from dial.tradeoff.curve import Curve, concat, thin
 from dial.tradeoff.density import Densities
@@ -143,7 +142,7 @@ def prepare(table: StageTable, settings: SweepSettings) -> Prepared:
     wanted = settings.scores or tuple(table.scores) or routing_scores(table)
     missing = [name for name in (*wanted, "random") if name not in table.scores]
     table = table.with_scores(missing, seed=settings.seed) if missing else table
-    check_patience(settings.patience, settings.tolerance, len(table.stages), table.regression)
+    check_patience(settings.patience, settings.tolerance, len(table.stages), not table.task.exact)
     if settings.tolerance is not None:
         table = dataclasses.replace(table, settings={**table.settings, "tolerance": settings.tolerance})
     reported = tuple(split for split in table.splits if split not in ROLES_NOT_REPORTED)
@@ -161,7 +160,7 @@ def routing_scores(table: StageTable) -> tuple[str, ...]:
     """All scores that this kind of task admits and this table has the outputs for."""
     if table.outputs is None:
         return ("random",)
-    return ROUTING_SCORES["regression" if table.regression else "classification"]
+    return table.task.scores
 
 
 def build_report(table: StageTable, settings: SweepSettings, costs: "ModelCosts | None" = None) -> Report:

@@ -55,7 +55,7 @@ def rivals(tier: Tier, units: Sequence[Any], pad_to: int) -> tuple[list[Contende
             continue
         try:
             view = View.parse(vars(tier.view) | {"dtype": dtype}, name)
-            rival = Contender(name, load_tier(view, name, tier.label_names, name).to(device), units)
+            rival = Contender(name, load_tier(view, name, list(tier.label_names), name).to(device), units)
             rival.time([0])  # where a device lacks the precision, it says so here
             made.append(rival)
         except (ValueError, RuntimeError) as error:  # torch says so in errors of the second kind

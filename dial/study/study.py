@@ -91,11 +91,11 @@ def _contender(measured: Measured, name: str) -> dict[str, Any]:
         found[kind] |= {"speedup": middle, "speedup_interval": interval}
     if name in measured.outputs:
         outputs = measured.outputs[name]
-        predictions = outputs[:, 0] if rows.regression else outputs.argmax(axis=1)
+        predictions = rows.task.predict(outputs)
         own = rows.predictions[:, -1]
         found["quality"] = evaluate(rows.metrics[0], rows.label, predictions)
         found["quality_of_super"] = evaluate(rows.metrics[0], rows.label, own)
-        if not rows.regression:
+        if rows.task.exact:
             found["agrees"] = float((predictions == own).mean())
     return found
 

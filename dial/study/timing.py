@@ -43,17 +43,17 @@ def timed_run(tier: Tier, encoding: Encoding, score: str = "softmax") -> Timed:
     Args:
         tier: in eval mode.
         encoding: tensors ``(B, T)`` on the tier's device.
-        score: what the decisions compute; not used for regression, which has none.
+        score: what the decisions compute; ``random`` where the task does not admit it.
     """
     rows = len(encoding["input_ids"])
     stages = (*tier.stage_names, "rest")
-    score = score if tier.label_names else "random"
+    score = score if score in tier.task.scores else "random"
     course = Decision(stages, "threshold", score, (float("inf"),) * len(tier.exits)).course(np.arange(rows))
     marks: list[float] = []
     outputs: list[Tensor] = []
 
-    def ask(exit_index: int, taken: Tensor, logits: Tensor, decisions: Any = None) -> Tensor:
-        keep = course(exit_index, taken, logits, decisions)
+    def ask(exit_index: int, taken: Tensor, logits: Tensor, scores: Any = None) -> Tensor:
+        keep = course(exit_index, taken, logits, scores)
         marks.append(time.perf_counter())
         outputs.append(logits)
         return keep

@@ -20,7 +20,6 @@ from dial.machine import default_cache_dir, key_of
 from dial.models import MultiExitConfig
 from dial.tiers.batching import Batching, Encoding
 from dial.tiers.model_inputs import PAIR, WHOLE, accepted_inputs, embedding_size, longest, match_inputs, quiet
-from dial.tiers.multi_exit import MultiExitTier
 from dial.tiers.tier import Tier
 from dial.tiers.tokens import Tokeniser, Tokens
 
@@ -131,7 +130,7 @@ def settle(tier: Tier, argument: str, place: str | None = None, cache_dir: str |
     proof = _Proof(tier, plain, argument, path)
     file = proof.file(Path(default_cache_dir() if cache_dir is None else cache_dir))
     side, tier.batching = _read(file) or _write(file, *proof.find())
-    if isinstance(tier, MultiExitTier) and tier.batching.equal_length:
+    if tier.drops_rows and tier.batching.equal_length:
         raise ValueError(
             f"`{argument}` must not read padding where rows leave at exits, but {type(model.encoder).__name__} in "
             f"{path} does; train it without exits (class_path: Classifier), or take another encoder."

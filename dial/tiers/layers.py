@@ -15,6 +15,7 @@ from dial.models.exit_proof import prove_layers
 from dial.models.exits import UnsuitableEncoderError, Visits, find_layers
 from dial.models.multi_exit import MultiExitForSequenceClassification
 from dial.models.pooling import Pooling
+from dial.stages.task import task_of
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels
 from dial.tiers.loading import (
@@ -75,7 +76,7 @@ def tier_with_exits(
     check_exits_hold(model, "path")
     if certainty:
         model.add_certainty()
-    if declared and label_names:  # the head of a classifier is in its own order of labels
+    if declared and task_of(label_names).exact:  # the head of a classifier is in its own order of labels
         _reorder(model, match_labels(own_names(config), label_names, "path")[0])
     tokenizer = read_tokenizer(place, "path")
     check_max_length(max_length, special_tokens(tokenizer, model), "path")

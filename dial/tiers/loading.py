@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassif
 
 from dial.files import read_json
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
+from dial.stages.task import Regression, Task, task_of
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels, remedy_of_numbers
 from dial.tiers.model_inputs import check_max_length, longest, quiet
@@ -23,6 +24,8 @@ from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
 from dial.tiers.tier import Encoding, GoOn, Tier, View, encoding_key, own_names
 
+KINDS: dict[str, type[Tier]] = {MultiExitConfig.model_type: MultiExitTier}
+"""Tiers of models that do more than answer once, by the `model_type` of their configuration."""
 CARD = "card.json"
 DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")  # BART's and T5's name
 PER_LAYER = ("layer_types", "attention_window", "attention_layers")  # settings with an entry for each layer
@@ -36,7 +39,7 @@ def read_config(path: str, layers: int | None, label_names: Sequence[str], argum
     Raises:
         ValueError: it cannot be read, has too few layers, or its head has another number of outputs than the data.
     """
-    config = _read(AutoConfig, path, argument, "configuration")
+    config, task = _read(AutoConfig, path, argument, "configuration"), task_of(label_names)
     if getattr(config, "auto_map", None):
         raise ValueError(code_refused(path, argument, f"`auto_map` in its {CONFIG}"))
     if layers is not None:
@@ -44,31 +47,33 @@ def read_config(path: str, layers: int | None, label_names: Sequence[str], argum
     declared = any("ForSequenceClassification" in name for name in config.architectures or [])
     if not declared:
         name_labels(config, label_names)
-    elif config.num_labels != max(1, len(label_names)):
-        wanted = f"{len(label_names)} labels ({', '.join(label_names)})" if label_names else "1 output (regression)"
+    elif config.num_labels != task.columns:
         remedy = "give a tier that was trained on this task, or an encoder without a head to train one."
-        own = (own_names(config) or []) if label_names else []
+        own = (own_names(config) or []) if task.exact else []
         if "label_names:" in (given := remedy_of_numbers(own, label_names)):
             remedy = given
         named = f" ({', '.join(own[:20])})" if own else ""
         raise ValueError(
-            f"`{argument}` must have the data's {wanted}, but the head in {path} has {config.num_labels}{named}; "
-            f"{remedy}"
+            f"`{argument}` must have the data's {task.head_in_words}, but the head in {path} has "
+            f"{config.num_labels}{named}; {remedy}"
         )
     else:
-        _check_kind(config, label_names, path, argument)
+        _check_kind(config, task, path, argument)
     return config, declared
 
 
-def _check_kind(config: Any, label_names: Sequence[str], path: str, argument: str) -> None:
+def _check_kind(config: Any, task: Task, path: str, argument: str) -> None:
     """Refuse a head of as many outputs as the data needs that means something else by them."""
     kind = config.problem_type
-    if kind == "multi_label_classification" or (kind == "regression" and len(label_names) > 1):
-        means = "any number of its labels may hold at once" if kind != "regression" else "its outputs are quantities"
-        wanted = "one of the data's labels" if label_names else "a number"
+    if kind == "multi_label_classification" or (kind == Regression.problem_type and task.columns > 1):
+        means = (
+            "any number of its labels may hold at once"
+            if kind != Regression.problem_type
+            else "its outputs are quantities"
+        )
         raise ValueError(
-            f"`{argument}` must answer with {wanted}, but the head in {path} is of `problem_type` {kind}: {means}; "
-            "give a tier that was trained on this task, or an encoder without a head to train one."
+            f"`{argument}` must answer with {task.answer_in_words}, but the head in {path} is of `problem_type` "
+            f"{kind}: {means}; give a tier that was trained on this task, or an encoder without a head to train one."
         )
 
 
@@ -95,11 +100,10 @@ def cut_layers(config: Any, layers: int, argument: str) -> None:
 
 def name_labels(config: Any, label_names: Sequence[str]) -> None:
     """Write the data's labels into a configuration, in place; none means regression."""
-    config.num_labels = max(1, len(label_names))
-    if label_names:
-        config.id2label = dict(enumerate(label_names))
-        config.label2id = {name: i for i, name in enumerate(label_names)}
-    config.problem_type = "single_label_classification" if label_names else "regression"
+    task = task_of(label_names)
+    for name, value in task.head_settings().items():
+        setattr(config, name, value)
+    config.problem_type = task.problem_type
 
 
 def read_model(path: str, config: Any, argument: str) -> tuple[nn.Module, list[str]]:
@@ -284,7 +288,7 @@ def build_tier(
 
 
 def _kind(model: Any) -> type[Tier]:
-    return MultiExitTier if isinstance(model.config, MultiExitConfig) else Tier
+    return KINDS.get(model.config.model_type, Tier)
 
 
 def _make_config(settings: dict[str, Any], tokenizer: Any, argument: str) -> Any:
@@ -319,7 +323,7 @@ def _make_config(settings: dict[str, Any], tokenizer: Any, argument: str) -> Any
 def _order(
     view: View, own: list[str] | None, label_names: list[str], name: str, argument: str
 ) -> tuple[list[int] | None, bool]:
-    if not label_names:
+    if not task_of(label_names).exact:
         return None, False
     order, assumed = match_labels(own, label_names, argument)
     if assumed:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from datamodules.labels import check_label_names
 from dial.models import BiLSTMConfig, build_word_tokenizer, copy_word_vectors, read_word_vectors
+from dial.stages.task import task_of
 from dial.tiers.batching import Batching, Encoding
+from dial.tiers.contract import GoOn, TierContract
 from dial.tiers.labels import is_generic
 from dial.tiers.model_inputs import accepted_inputs
 from dial.tiers.precision import Dtype, FullPrecisionHead
@@ -103,15 +105,9 @@ class View:
 
 __all__ = ["Encoding", "GoOn", "Tier", "encoding_key", "own_names"]
 
-# (exit or stage, rows, outputs), and where asked for decisions, to a bool for each row; None where a tier admits it.
-GoOn = Callable[..., Any]
 
-
-class Tier(nn.Module):
+class Tier(TierContract):
     """A sequence classifier (or regressor) with one exit, as a part of a :class:`StagedModel`.
-
-    Whatever has the same attributes and methods can take its place; a model with several exits has several names in
-    ``exits`` and drops rows between them in its ``run``.
 
     Args:
         name: what the tier is called in tables and figures.
@@ -151,8 +147,8 @@ class Tier(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.label_names = list(label_names)
-        self.order = order or list(range(max(1, len(label_names))))
+        self.label_names, self.task = list(label_names), task_of(label_names)
+        self.order = order or list(range(self.task.columns))
         self.labels_assumed = assumed
         self.card = card or {}
         self.word_vectors = word_vectors
@@ -176,16 +172,6 @@ class Tier(nn.Module):
         if self._encoding_key is None:  # once: it reads the whole vocabulary, and every batch asks for it
             self._encoding_key = encoding_key(self.tokenizer, self.max_length)
         return self._encoding_key
-
-    @property
-    def decisions(self) -> tuple[str, ...]:
-        """Scores that the model gives itself, where what decides is no function of what answers."""
-        return ()
-
-    @property
-    def stage_names(self) -> list[str]:
-        """Name of the stage of each exit."""
-        return [self.name] if len(self.exits) == 1 else [f"{self.name}.{exit_name}" for exit_name in self.exits]
 
     @property
     def fingerprint(self) -> str:
@@ -215,23 +201,14 @@ class Tier(nn.Module):
         logits: Tensor = self._full_precision_head(self.model, inputs).logits
         return logits.float()
 
-    def decide(self, encoding: Encoding) -> tuple[Tensor, dict[str, Tensor]]:
-        """What :meth:`forward` gives, and the scores ``(B, E)`` of :attr:`decisions` by name."""
-        return self(encoding), {}
-
-    def run(self, encoding: Encoding, go_on: GoOn) -> None:
-        """Compute exit after exit, ask ``go_on(exit, rows, outputs)`` after each, and drop the rows that leave.
-
-        Args:
-            encoding: tensors ``(B, T)``.
-            go_on: gets the exit's index, the rows ``(R,)`` of ``encoding`` that reached it and their outputs
-                ``(R, C)``; returns a bool ``(R,)``. It is asked after the last exit too.
-        """
+    def run(self, encoding: Encoding, go_on: GoOn, scores: bool = False) -> Any:
+        """See :class:`TierContract`."""
         outputs = self(encoding)[:, 0]
-        go_on(0, torch.arange(len(outputs), device=outputs.device), outputs)
+        rows = torch.arange(len(outputs), device=outputs.device)
+        go_on(0, rows, outputs, {}) if scores else go_on(0, rows, outputs)
 
     def path(self, exit_index: int) -> nn.Module:
-        """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name."""
+        """See :class:`TierContract`."""
         if exit_index not in range(len(self.exits)):
             raise ValueError(f"`exit_index` must be below {len(self.exits)}, but got {exit_index}.")
         return TierPath(self)
@@ -249,6 +226,16 @@ class Tier(nn.Module):
         if "token_type_ids" in self._accepted and "token_type_ids" in names:
             encoding["token_type_ids"] = torch.zeros_like(ids)
         return encoding
+
+    def describe(self) -> dict[str, Any]:
+        """Where it came from, how it is used, its fingerprint and its size."""
+        return {
+            "path": self.view.path,
+            "fingerprint": self.fingerprint,
+            "encoding": self.encoding_key,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "view": {key: value for key, value in vars(self.view).items() if value is not None},
+        }
 
     def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:
         """Build the word-level tokenizer from the training text and look its words up in the word vectors.

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from dial.costs import counting
-from dial.costs.counting import check_countable, network_costs, path_cost
+from dial.costs.counting import RowCosts, check_countable, network_costs, path_cost
 from dial.costs.functions import ModelCosts
 from dial.costs.macs import count_macs
-from dial.costs.row_costs import RowCosts
 from dial.tiers.loading import load_tier
 from dial.tiers.tier import Tier, View
 from tests.models.families import classifier

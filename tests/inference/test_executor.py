@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from dial.costs.counting import RowCosts
 from dial.costs.functions import CostFunction, ModelCosts
 from dial.costs.macs import count_macs
-from dial.costs.row_costs import RowCosts
 from dial.inference.executor import CHUNK, Answer, Executor, is_out_of_memory
 from dial.inference.queues import Row, TierQueue
 from dial.inference.router import Decision, replayed

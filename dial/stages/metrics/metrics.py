@@ -81,12 +81,14 @@ class Metric(ABC):
     Attributes:
         name: as in :data:`METRICS`.
         additive: whether the value is a function of sums of :meth:`statistics`.
-        regression: whether labels are real numbers.
+        task: name of the task that it is for.
+        most_classes: how many classes there may be.
     """
 
     name: str
     additive: bool = True
-    regression: bool = False
+    task: str = "classification"
+    most_classes: float = float("inf")
 
     @abstractmethod
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
@@ -171,6 +173,7 @@ class F1(Metric):
     """F1 of class 1, where there are two. Sums: true positives, predicted positives, labelled positives."""
 
     name = "f1"
+    most_classes = 2
 
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """See :class:`Metric`.
@@ -178,9 +181,8 @@ class F1(Metric):
         Raises:
             ValueError: there are more than two classes: what is no class 1 would count as one other class.
         """
-        check_metric(
-            self.name, max(classes or 0, 1 + int(max(np.max(label, initial=0), np.max(prediction, initial=0))))
-        )
+        classes = max(classes or 0, 1 + int(max(np.max(label, initial=0), np.max(prediction, initial=0))))
+        check_metric(self.name, self.task, classes, f"classification of {classes} classes")
         predicted = np.asarray(prediction) == 1
         labelled = np.broadcast_to(beside(label, prediction) == 1, predicted.shape)
         return columns(predicted & labelled, predicted, labelled)
@@ -284,7 +286,7 @@ class Pearson(Metric):
     """
 
     name = "pearson"
-    regression = True
+    task = "regression"
 
     def __init__(self, origin: tuple[float, float] | None = None) -> None:
         self.origin = origin
@@ -324,7 +326,7 @@ class Spearman(Metric):
 
     name = "spearman"
     additive = False
-    regression = True
+    task = "regression"
 
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """Not available."""
@@ -353,25 +355,25 @@ NAMED = tuple(name for name in METRICS if name != AGREEMENT)
 """Metrics that are asked for by name; agreement stands in where there are no labels."""
 
 
-def check_metric(name: str, classes: int, argument: str = "metrics") -> None:
+def check_metric(name: str, task: str, classes: int, in_words: str, argument: str = "metrics") -> None:
     """Refuse a metric that does not exist, or not for this kind of task.
 
     Args:
         name: the metric.
-        classes: how many there are; 0 for regression.
+        task: name of the task.
+        classes: how many there are, if any.
+        in_words: the task as the error names it.
         argument: how the user calls the metric.
 
     Raises:
         ValueError: naming the argument, the metrics that are allowed, and the one that came.
     """
-    allowed = [
-        key for key, each in METRICS.items() if each.regression == (not classes) and (classes <= 2 or key != "f1")
-    ]
+    allowed = [key for key, each in METRICS.items() if each.task == task and classes <= each.most_classes]
     if name not in allowed:
         allowed = [key for key in allowed if key in NAMED]
-        task = f"classification of {classes} classes" if classes else "regression (no `label_names`)"
-        remedy = "It is F1 of class 1 of two; take macro_f1." if name == "f1" and classes else "Choose from these."
-        raise ValueError(f"`{argument}` for {task} must be of: {', '.join(allowed)}; but got {name!r}. {remedy}")
+        binary = name in METRICS and METRICS[name].task == task
+        remedy = "It is F1 of class 1 of two; take macro_f1." if binary else "Choose from these."
+        raise ValueError(f"`{argument}` for {in_words} must be of: {', '.join(allowed)}; but got {name!r}. {remedy}")
 
 
 def evaluate(name: str, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> float:
