@@ -31,6 +31,7 @@ from callbacks.resume import check_rows
 from callbacks.slenderise import TARGETS
 from callbacks.tier_export import is_finished
 from dial.cli.claims import Claim, Finished, check_inputs, one_at_a_time
+from dial.cli.distilled import ARGUMENTS, renamed, with_distillation
 from dial.cli.interrupts import Interrupts, Stopped
 from dial.cli.limits import check_limits
 from dial.cli.parsing import NO_VALIDATION, check_order, missing_monitor, one_line, typed_arguments
@@ -42,6 +43,7 @@ from dial.tiers.loading import reason_of
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
+lightning_modules.Distillation  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 
 LINKS = ("label_names", "metrics")
@@ -92,7 +94,7 @@ class DialCLI(LightningCLI):
         """
         check_order(sys.argv[2:])
         try:
-            super().parse_arguments(parser, args)
+            self.config = parser.parse_args(with_distillation(sys.argv[1:]))
         except ArgumentError as error:
             raise ValueError(one_line(str(error), sys.argv[1])) from error
 
@@ -212,10 +214,9 @@ class DialCLI(LightningCLI):
         command = self.config.subcommand
         given = plain_model(self.config[command])
         path = self.config[command].get("ckpt_path")
-        if path and Path(path).is_file():
-            read_checkpoint(Path(path), "--ckpt_path")
+        content = read_checkpoint(Path(path), "--ckpt_path") if path and Path(path).is_file() else {}
         try:
-            super()._parse_ckpt_path()
+            self._take_hyperparameters(dict(content.get("hyper_parameters", {})))
         except ArgumentError as error:
             raise ValueError(
                 f"`--ckpt_path` {self.config[command].ckpt_path} must be a checkpoint of this model; "
@@ -234,6 +235,20 @@ class DialCLI(LightningCLI):
                     f"`--model.{name}` is {before!r}, but the checkpoint of `--ckpt_path` was trained with {after!r}, "
                     "and a checkpoint's hyperparameters win; leave the argument out, or name another checkpoint."
                 )
+
+    def _take_hyperparameters(self, given: dict[str, Any]) -> None:
+        """What LightningCLI does with those of a checkpoint; in older ones a Classifier may have a teacher."""
+        given.pop("_instantiator", None)
+        if not given:
+            return
+        command = self.config.subcommand
+        name = given.pop("_class_path", None)
+        if name is not None:
+            old = {"class_path": name, "init_args": given}
+            taught = command == "fit" and any(given.get(argument) is not None for argument in ARGUMENTS[:2])
+            model = renamed(old, taught)
+            given = {"class_path": model["class_path"], "dict_kwargs": model["init_args"]}
+        self.config = self.parser.parse_object({command: {"model": given}}, self.config)
 
 
 def check_callbacks(given: Any) -> None:

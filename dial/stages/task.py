@@ -32,7 +32,10 @@ class Task(ABC):
             exists in the analysis only.
         exact: whether answers are right or wrong, and two answers equal or not; else they are more or less so.
         problem_type: what transformers calls it.
-        answer_in_words: what an answer is, as errors name it.
+        columns: outputs ``C`` of a row.
+        classes: how many there are; None where labels are numbers.
+        in_words, labels_in_words, head_in_words, answer_in_words: the task, its labels, its outputs and an answer as
+            errors name them.
     """
 
     name: ClassVar[str]
@@ -43,35 +46,15 @@ class Task(ABC):
     scores: ClassVar[tuple[str, ...]]
     exact: ClassVar[bool]
     problem_type: ClassVar[str]
-    answer_in_words: ClassVar[str]
+    columns: int
+    classes: int | None
+    in_words: str
+    labels_in_words: str
+    head_in_words: str
+    answer_in_words: str
 
     def __init__(self, label_names: Iterable[str] = ()) -> None:
         self.label_names = tuple(label_names)
-
-    @property
-    @abstractmethod
-    def columns(self) -> int:
-        """Outputs ``C`` of a row."""
-
-    @property
-    @abstractmethod
-    def classes(self) -> int | None:
-        """How many there are; None where labels are numbers."""
-
-    @property
-    @abstractmethod
-    def in_words(self) -> str:
-        """As errors name it."""
-
-    @property
-    @abstractmethod
-    def labels_in_words(self) -> str:
-        """The labels as errors name them."""
-
-    @property
-    @abstractmethod
-    def head_in_words(self) -> str:
-        """The outputs as errors name them."""
 
     @abstractmethod
     def predict(self, outputs: np.ndarray) -> np.ndarray:
@@ -155,30 +138,12 @@ class Classification(Task):
     problem_type = "single_label_classification"
     answer_in_words = "one of the data's labels"
 
-    @property
-    def columns(self) -> int:
-        """See :class:`Task`."""
-        return len(self.label_names)
-
-    @property
-    def classes(self) -> int | None:
-        """See :class:`Task`."""
-        return len(self.label_names)
-
-    @property
-    def in_words(self) -> str:
-        """See :class:`Task`."""
-        return f"classification of {self.classes} classes"
-
-    @property
-    def labels_in_words(self) -> str:
-        """See :class:`Task`."""
-        return f"the labels {', '.join(self.label_names)}"
-
-    @property
-    def head_in_words(self) -> str:
-        """See :class:`Task`."""
-        return f"{self.columns} labels ({', '.join(self.label_names)})"
+    def __init__(self, label_names: Iterable[str] = ()) -> None:
+        super().__init__(label_names)
+        self.columns = self.classes = len(self.label_names)
+        self.in_words = f"classification of {self.classes} classes"
+        self.labels_in_words = f"the labels {', '.join(self.label_names)}"
+        self.head_in_words = f"{self.classes} labels ({', '.join(self.label_names)})"
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """The largest output."""

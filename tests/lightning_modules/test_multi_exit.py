@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -247,7 +248,7 @@ def test_when_the_encoder_is_trained_no_more(make, policy, ends) -> None:
 
 def test_the_reference_is_the_encoder_without_exits(make) -> None:
     module, alone = make(exits=[1, 2, 4]), make(exits=[4])
-    lengths = {"model": [[5]]}
+    lengths = {"model": np.array([5])}
     costs, single = (network_costs(m.network.tiers, lengths) for m in (module, alone))
     one_exit = 16 * 2  # MACs
     assert costs.alone("model", [5]) == single.answer["model"][0]([5]) == single.alone("model", [5])

@@ -143,8 +143,8 @@ def test_types_are_those_promised() -> None:
     assert changed.outputs.dtype == np.float32
     assert changed.macs.dtype == np.float64
     assert regression_table().predictions.dtype == np.float64
-    assert regression_table().regression
-    assert not table.regression
+    assert not regression_table().task.exact
+    assert table.task.exact
 
 
 def broken(name: str, row: int, value: float) -> dict[str, np.ndarray]:
