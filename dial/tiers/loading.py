@@ -225,7 +225,7 @@ def load_tier(
     if train and view.dtype == "int8":
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for training, but got 'int8'.")
     check_exits_hold(model, argument)
-    max_length = _max_length(tokenizer, model, view.max_length, name, argument)
+    max_length = length_kept(tokenizer, model, view.max_length, name, argument)
     model.train(train)
     kind = _kind(model)
     tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
@@ -281,7 +281,7 @@ def build_tier(
         wanted = model.base_model.get_input_embeddings().embedding_dim
         raise ValueError(f"`embeddings` must have the model's embedding width {wanted}, but {embeddings} has {width}.")
     check_exits_hold(model, argument)
-    longest_text = _max_length(read, model, max_length, name, argument)
+    longest_text = length_kept(read, model, max_length, name, argument)
     kind = _kind(model)
     tier = kind(name, View(path=name), model.train(), read, longest_text, label_names, word_vectors=embeddings)
     return tier if read is None else settle(tier, argument, place=tokenizer)
@@ -334,7 +334,8 @@ def _order(
     return order, assumed
 
 
-def _max_length(tokenizer: Any, model: Any, asked: int | None, name: str, argument: str) -> int:
+def length_kept(tokenizer: Any, model: Any, asked: int | None, name: str, argument: str) -> int:
+    """Tokens kept of a text, as asked for and as far as the model has positions; the tokenizer remembers them."""
     check_max_length(asked, special_tokens(tokenizer, model), argument)
     length, cut = longest(tokenizer, model, asked)
     if cut:
