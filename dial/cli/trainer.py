@@ -269,6 +269,7 @@ def run_trainer_command(args: list[str]) -> int:
     Raises:
         ValueError: bad input, in one line.
     """
+    args = ["--help" if word == "--help=all" else word for word in args]
     sys.argv = [sys.argv[0], *args]  # DDP starts the same command again; LightningCLI warns where argv and args differ
     quiet_lightning()
     # Nothing reads it, and it costs 2 % of a step.
