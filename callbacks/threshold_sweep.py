@@ -15,10 +15,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.resume import gather
 from callbacks.row_parts import concatenate, merge, to_numpy
 from callbacks.tier_export import is_partial
+from dial.claims import check_sweep_files
 from dial.costs.counting import check_countable, network_costs
 from dial.costs.functions import ModelCosts, charged_lengths, macs_of
 from dial.inference.staged import decisions_of
-from dial.ownership import check_sweep_files
 from dial.report.configuration import check_folder, configuration_of, rows_fingerprint
 from dial.report.settings import SweepSettings
 from dial.stages import scores as routing

@@ -51,7 +51,7 @@ class CalibrateCommand(ModelArguments):
         """Run the command; returns the exit code."""
         if not all(0 < target <= 1.5 for target in self.targets):
             raise ValueError(f"`--targets` must be shares of the Super's quality in (0, 1.5], but got {self.targets}.")
-        from dial.cli.records import fingerprint
+        from dial.claims import fingerprint
         from dial.inference.calibrated import Calibration, check_free
         from dial.inference.operating_point import Sweep
         from dial.inference.rows_table import rows_table

@@ -231,8 +231,8 @@ class PredictCommand(Rule, ModelArguments):
 
     def open_output(self, source: TextFile, point: OperatingPoint, out: IO[bytes] | None) -> Output:
         """The output as the suffix of ``--out`` says, new or to go on with; standard output where one is given."""
+        from dial.claims import fingerprint
         from dial.cli.record_files import CompressedJsonLines, JsonLines, Parts, StandardOutput
-        from dial.cli.records import fingerprint
 
         if out is not None:
             return StandardOutput(out)

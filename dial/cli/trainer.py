@@ -30,13 +30,10 @@ from callbacks.ending import Ending
 from callbacks.slender_settings import TARGETS
 from callbacks.tier_export import is_finished
 from callbacks.trained_rows import check_rows
-from dial.cli.claims import Claim, Finished, check_inputs, one_at_a_time
 from dial.cli.interrupts import Interrupts, Stopped
-from dial.cli.limits import check_limits
-from dial.cli.parsing import NO_VALIDATION, check_order, missing_monitor, one_line, typed_arguments
-from dial.cli.processes import failing_together, starts_run
-from dial.cli.run_folder import check_run_folder, remove_crumbs
-from dial.cli.stopping import Stoppable
+from dial.cli.parsing import NO_VALIDATION, check_limits, check_order, missing_monitor, one_line, typed_arguments
+from dial.cli.run_folder import Claim, Finished, check_inputs, check_run_folder, one_at_a_time, remove_crumbs
+from dial.cli.stopping import Stoppable, failing_together, starts_run
 from dial.machine import slow_bf16
 from dial.tiers.loading import reason_of
 
