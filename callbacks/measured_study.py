@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.threshold_sweep import ThresholdSweep, staged
-from callbacks.tier_export import is_partial
+from datamodules.checks import is_partial
 from dial.claims import check_files
 from dial.files import plain, read_json
 from dial.inference.operating_point import Sweep

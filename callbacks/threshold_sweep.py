@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.resume import gather
 from callbacks.row_parts import concatenate, merge, to_numpy
-from callbacks.tier_export import is_partial
+from datamodules.checks import is_partial
 from dial.claims import check_sweep_files
 from dial.costs.counting import check_countable, network_costs
 from dial.costs.functions import ModelCosts, charged_lengths, macs_of

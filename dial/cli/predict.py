@@ -18,7 +18,7 @@ from dial.cli.models import BEST, ModelArguments
 from dial.files import readable
 
 if TYPE_CHECKING:
-    from datamodules.streaming import TextFile
+    from datamodules.sources import TextFile
     from dial.cli.records import Output
     from dial.inference.classifier import AdaptiveClassifier
     from dial.inference.executor import Answer
@@ -200,8 +200,8 @@ class PredictCommand(Rule, ModelArguments):
 
     def open_input(self) -> TextFile:
         """The texts of a file, or of standard input."""
-        from datamodules.byte_sources import Stream
-        from datamodules.streaming import TextFile
+        from datamodules.row_files import Stream
+        from datamodules.sources import TextFile
 
         if self.input != STANDARD:
             return TextFile(self.input, self.columns, "INPUT", "--columns")

@@ -13,8 +13,9 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import instantiate_class
 
-from callbacks.tier_export import is_finished, is_partial
+from callbacks.tier_export import is_finished
 from callbacks.trained_rows import check_rows, trained_rows
+from datamodules.checks import is_partial
 from dial.claims import alone, check_same, contents, place, same_place
 from dial.files import atomic_write, read_json, write_json
 
