@@ -16,12 +16,12 @@ class Entry(NamedTuple):
     """A command.
 
     Attributes:
-        home: module and function that runs it, given the words behind the command; of the trainer's commands None.
         help: what `dial --help` says of it.
+        home: module and function that runs it, given the words behind the command; None for the trainer's commands.
     """
 
-    home: str | None
     help: str
+    home: str | None = None
 
     def load(self) -> Callable[[Words], int]:
         """The function; each module imports only what it needs, as Lightning alone takes seconds."""
@@ -30,39 +30,33 @@ class Entry(NamedTuple):
         return function
 
 
-GROUPS = {
-    "Train with one trainer, then trade quality for cost": {
-        "fit": Entry(None, """\
+FIT = """\
 train a tier (a run folder with checkpoints and a loadable tier/)
-(started again, a killed run goes on, and a finished one says so and is left alone)"""),
-        "validate": Entry(None, "metrics of a model on the validation rows"),
-        "test": Entry(
-            None, "run every tier once over calibration and test rows, then sweep: sweep/ in the run folder"
-        ),
-        "predict": Entry("dial.cli.predict:PredictCommand.main", """\
+(started again, a killed run goes on, and a finished one says so and is left alone)"""
+PREDICT = """\
 RUN INPUT --out FILE: answer a file of texts with the cascade that `dial test` left in RUN
 (CSV, TSV, JSONL, parquet or plain text of any size; a killed command goes on)
---model ... --data ...: write one tier's predictions for the rows of a data set"""),
-        "calibrate": Entry("dial.cli.calibrate:CalibrateCommand.main", """\
+--model ... --data ...: write one tier's predictions for the rows of a data set"""
+CALIBRATE = """\
 RUN FILE: choose the operating points of RUN on rows of your own, with or without labels;
-predict then takes them"""),
+predict then takes them"""
+SWEEP = "curve, operating points and figures from a table of logits: dial sweep table.parquet"
+COMPARE = "several runs on one plot and table: dial compare runs/a runs/b"
+RECIPE = "run a procedure's steps that are not done yet: dial recipe configs/recipe/cost_eff.yaml ..."
+GROUPS = {
+    "Train with one trainer, then trade quality for cost": {
+        "fit": Entry(FIT),
+        "validate": Entry("metrics of a model on the validation rows"),
+        "test": Entry("run every tier once over calibration and test rows, then sweep: sweep/ in the run folder"),
+        "predict": Entry(PREDICT, "dial.cli.predict:PredictCommand.main"),
+        "calibrate": Entry(CALIBRATE, "dial.cli.calibrate:CalibrateCommand.main"),
     },
     "From saved tables alone, without a model": {
-        "sweep": Entry(
-            "dial.cli.tables:SweepCommand.main",
-            "curve, operating points and figures from a table of logits: dial sweep table.parquet",
-        ),
-        "compare": Entry(
-            "dial.cli.tables:CompareCommand.main", "several runs on one plot and table: dial compare runs/a runs/b"
-        ),
+        "sweep": Entry(SWEEP, "dial.cli.tables:SweepCommand.main"),
+        "compare": Entry(COMPARE, "dial.cli.tables:CompareCommand.main"),
     },
-    "Several of these commands in a row": {
-        "recipe": Entry(
-            "dial.cli.recipe:RecipeCommand.main",
-            "run a procedure's steps that are not done yet: dial recipe configs/recipe/cost_eff.yaml ...",
-        ),
-    },
-}  # fmt: skip
+    "Several of these commands in a row": {"recipe": Entry(RECIPE, "dial.cli.recipe:RecipeCommand.main")},
+}
 COMMANDS = {name: entry for entries in GROUPS.values() for name, entry in entries.items()}
 MORE = """\
   dial COMMAND --help    arguments of one command
@@ -93,6 +87,13 @@ def usage() -> str:
             text += f"  {name:<10} " + entry.help.replace("\n", f"\n{'':<13}") + "\n"
         text += "\n"
     return text + MORE
+
+
+def package_version() -> str:
+    """What `dial --version` prints."""
+    from importlib.metadata import version  # slow to import
+
+    return f"dial {version('dial')}\n"
 
 
 def run_command(command: str, words: Words) -> int:

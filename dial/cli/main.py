@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from dial.cli.commands import completion, run_command, usage
+from dial.cli.commands import completion, package_version, run_command, usage
 from dial.cli.interrupts import INTERRUPTED, Interrupts, exit_code
 from dial.threads import wait_passively
 
@@ -36,16 +36,9 @@ def main(args: Sequence[str] | None = None) -> int:
 def answer(args: list[str]) -> int:
     """Run one command, or say what is wrong with it; return its exit code."""
     command = args[0] if args else "--help"
-    if command in ("-h", "--help"):
-        print(usage(), end="")
-        return 0
-    if command == "--version":
-        from importlib.metadata import version
-
-        print(f"dial {version('dial')}")
-        return 0
-    if command == "--completion":
-        print(completion(), end="")
+    shown = {"-h": usage, "--help": usage, "--version": package_version, "--completion": completion}.get(command)
+    if shown is not None:
+        print(shown(), end="")
         return 0
     wait_passively()
     try:

@@ -20,6 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 import callbacks
@@ -121,8 +122,6 @@ class DialCLI(LightningCLI):
             config[key] = str(value)
         if not sys.stdout.isatty():
             config.trainer.enable_progress_bar = False  # LogProgress prints lines instead
-        if config.trainer.logger is None:
-            config.trainer.logger = self._csv_logger(config)
 
     def _enter(self, run: Path, command: str, config: dict[str, Any]) -> None:
         """Take the run folder, if it is free and holds nothing else."""
@@ -134,14 +133,11 @@ class DialCLI(LightningCLI):
             if starts_run():
                 remove_crumbs(run)
 
-    def _csv_logger(self, config: Any) -> Any:
-        logger = {
-            "class_path": "lightning.pytorch.loggers.CSVLogger",
-            "init_args": {"save_dir": config.run, "name": "logs"},
-        }
-        parser = self._parser(str(self.subcommand))
-        parsed = parser.parse_object({"trainer": {"logger": logger}}, cfg_base=config, defaults=False)
-        return parsed.trainer.logger
+    def instantiate_trainer(self, **settings: Any) -> Trainer:
+        """The trainer, with a table of its own as logger where none was asked for."""
+        if self._get(self.config, "trainer.logger") is None:
+            settings["logger"] = CSVLogger(self._get(self.config, "run"), name="logs")
+        return super().instantiate_trainer(**settings)
 
     def before_fit(self) -> None:
         """Go on from the run's own last checkpoint, if it was killed before it finished.
