@@ -1,7 +1,10 @@
-"""What the arguments of a slenderisation must be, and how they are typed."""
+"""What the arguments of a slenderisation must be, and errors that call them as they are typed."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -9,10 +12,23 @@ from lightning.pytorch import LightningModule
 from dial.models.multi_exit import MultiExitForSequenceClassification
 
 TARGETS = ("compression", "heads", "intermediate", "embedding_rank")
-TYPED = {name: f"slenderise.{name}" for name in (*TARGETS, "start", "stop", "prunings", "window")} | {
-    "rank": "slenderise.embedding_rank"
-}
-"""How the command line spells what errors name."""
+ARGUMENTS = "compression|heads|intermediate|embedding_rank|rank|start|stop|prunings|window"
+
+
+@contextmanager
+def as_typed() -> Iterator[None]:
+    """Let errors inside call the arguments as the command line does.
+
+    >>> with as_typed():
+    ...     raise ValueError("`heads` must be at least 1, but got 0.")
+    Traceback (most recent call last):
+    ValueError: `slenderise.heads` must be at least 1, but got 0.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(rf"`({ARGUMENTS})`", r"`slenderise.\1`", str(error))
+        raise ValueError(text.replace("slenderise.rank", "slenderise.embedding_rank")) from error
 
 
 def check_settings(

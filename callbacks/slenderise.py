@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from callbacks.resume import gather
 from callbacks.slender_resume import check_weights, compare, sums_of
-from callbacks.slender_settings import TYPED, check_encoder_trains, check_settings, model_of
+from callbacks.slender_settings import as_typed, check_encoder_trains, check_settings, model_of
 from dial.losses import task_loss
 from dial.models.slender.embeddings import factorise
 from dial.models.slender.importance import HeadWeights, TaylorImportance, Variant, choose
@@ -21,7 +21,6 @@ from dial.models.slender.masks import attach_masks, masks, set_masks
 from dial.models.slender.plan import Course, Schedule, Sizes, Target, to_steps
 from dial.models.slender.structures import Kind, structures
 from dial.models.slender.trial import try_cut
-from dial.spelling import spelt
 from lightning_modules.choosing import start_choosing
 from lightning_modules.training import training_steps
 
@@ -119,7 +118,7 @@ class Slenderise(Callback):
         if stage != "fit" or not self.active or self._target is not None:
             return
         model = model_of(pl_module)
-        with spelt(TYPED):
+        with as_typed():
             self._target = self._find_target(Sizes(model))
             if self._target.rank is not None:
                 factorise(model, self._target.rank)
@@ -148,7 +147,7 @@ class Slenderise(Callback):
             self._schedule = None  # everything at once, on the first batch
         else:
             total = training_steps(trainer)
-            with spelt(TYPED):
+            with as_typed():
                 steps = (to_steps(self.start, total, "start"), to_steps(self.stop, total, "stop"))
                 self._schedule = Schedule(*steps, self.prunings, self.course)
                 check_encoder_trains(self._schedule.stop, getattr(pl_module, "encoder_ends", total))

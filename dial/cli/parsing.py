@@ -96,10 +96,7 @@ def typed_arguments(arguments: Sequence[str], group: str) -> list[str]:
     ['warmup', 'layers']
     """
     names: list[str] = []
-    following = [*arguments, ""][1:]
-    for argument, after in zip(arguments, following, strict=True):
-        key, separator, value = argument.partition("=")
-        value = value if separator else after
+    for key, value in _options(arguments):
         if key in ("-c", "--config"):
             names += _arguments_of(_read(value).get(group))
         elif key == f"--{group}":
@@ -119,9 +116,7 @@ def check_order(arguments: Sequence[str]) -> None:
         ValueError: names the argument and the file.
     """
     typed: dict[str, str] = {}
-    for argument, after in zip(arguments, [*arguments, ""][1:], strict=True):
-        key, separator, value = argument.partition("=")
-        value = value if separator else after
+    for key, value in _options(arguments):
         if key in ("-c", "--config"):
             content = dict(_leaves(_read(value)))
             for name, given in typed.items():
@@ -133,6 +128,13 @@ def check_order(arguments: Sequence[str]) -> None:
                     )
         elif key.startswith("--"):
             typed[key.removeprefix("--")] = value
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Words with the values behind them, typed as ``--key=value`` or as two words."""
+    for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        key, separator, value = word.partition("=")
+        yield key, value if separator else following
 
 
 def _value(text: str) -> Any:

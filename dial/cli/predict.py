@@ -184,9 +184,7 @@ class PredictCommand(Rule, ModelArguments):
             ValueError: another suffix, or an output that exists beside standard input, which cannot be read again.
         """
         path = Path(self.out).expanduser()
-        if self.out == STANDARD or path.suffix == ".jsonl" or path.name.endswith(".jsonl.gz"):
-            pass
-        elif path.suffix:
+        if self.out != STANDARD and path.suffix not in ("", ".jsonl") and not path.name.endswith(".jsonl.gz"):
             raise ValueError(
                 f"`--out` must be a file ending in .jsonl, or a folder, but got {self.out!r}. It may also end in "
                 ".jsonl.gz, or be - for standard output."
