@@ -17,7 +17,7 @@ from dial.claims import alone
 with alone(Path(sys.argv[1]), "taken", inherited=sys.argv[2] == "yes"):
     child = os.fork() if len(sys.argv) > 3 else 1
     os.write(1, b"held\\n" if child else b"child\\n")
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
