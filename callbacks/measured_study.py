@@ -10,12 +10,12 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.threshold_sweep import ThresholdSweep, staged
-from callbacks.tier_export import is_partial
+from datamodules.checks import is_partial
+from dial.claims import check_files
 from dial.files import plain, read_json
 from dial.inference.operating_point import Sweep
 from dial.inference.run import load_network
 from dial.inference.staged import StagedModel
-from dial.ownership import check_files
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.stages.task import task_of

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dial.claims import check_files
 from dial.costs.published import Published
 from dial.files import atomic_write, plain, read_json, write_json
-from dial.ownership import check_files
 from dial.report.runs import Run, read_run
 from dial.report.text import amount, percent, table, with_interval
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dial.claims import SWEEP_FILES
 from dial.files import atomic_write, plain, write_json
-from dial.ownership import SWEEP_FILES
 from dial.report.analysis import Analysis, Choices
 from dial.report.configuration import check_folder, configuration
 from dial.report.errors import StageErrors, errors_of_report, write_errors

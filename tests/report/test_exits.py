@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dial.cli.tables import compare_command, sweep_command
+from dial.cli.tables import CompareCommand, SweepCommand
 from dial.report.compare import Comparison
 from dial.report.figures.exits import compare_exits_figure, exits_figure
 from dial.report.figures.plots import figures
@@ -148,7 +148,7 @@ def test_runs_with_and_without_exits_are_compared(runs):
 
 def test_a_run_can_be_compared_by_patience(runs, tmp_path, capsys):
     names = [f"{runs}/exits@patience", str(runs / "single")]
-    assert compare_command([*names, "--out", str(tmp_path / "out")]) == 0
+    assert CompareCommand.main([*names, "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/compare_exits.png").read_bytes()[:4] == b"\x89PNG"
     patience, entropy = read_run(names[0]), read_run(runs / "exits")
     assert (patience.score, entropy.score) == ("patience", "entropy") and len(patience.flops) <= 5 < len(entropy.flops)
@@ -172,5 +172,5 @@ def test_a_run_can_be_compared_by_patience(runs, tmp_path, capsys):
 )
 def test_dial_sweep_refuses_what_cannot_be(runs, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message) as error:
-        sweep_command([str(runs / "exits/sweep/stages.parquet"), *arguments, "--out", str(tmp_path / "out")])
+        SweepCommand.main([str(runs / "exits/sweep/stages.parquet"), *arguments, "--out", str(tmp_path / "out")])
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
