@@ -149,7 +149,7 @@ def sweep_command(argv: Sequence[str]) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from dial.report.report import SweepSettings, build_report
+    from dial.report.settings import SweepSettings
 
     path = Path(options.table)
     out = Path(options.out) if options.out else path.with_name(f"{path.stem}-{'times' if options.times else 'sweep'}")
@@ -170,8 +170,7 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ValueError(
             f"`--out` must be another folder than the table's, but got {out}. Leave it out or name a new one."
         )
-    _refuse(out, table, settings)
-    report = build_report(table, settings, costs=None if options.times else _costs_of(path))
+    report = _prepared(out, table, settings).report(None if options.times else _costs_of(path))
     report.write(out)
     print(report.text())
     print(f"written to {out}")
@@ -223,12 +222,13 @@ def _timed(table: "StageTable", options: argparse.Namespace) -> "StageTable":
     return TimeTable.load(options.times).timed(table, options.batch_size)
 
 
-def _refuse(out: Path, table: "StageTable", settings: Any) -> None:
-    """Fail before the work, not after it, where the folder is taken."""
+def _prepared(out: Path, table: "StageTable", settings: Any) -> Any:
+    """The table made ready; fails before the work, not after it, where the folder is taken."""
     from dial.report.report import check_folder, prepare
 
     prepared = prepare(table, settings)
     check_folder(out, prepared.configuration, prepared.partial, "--out")
+    return prepared
 
 
 def _costs_of(table: Path) -> "ModelCosts | None":
