@@ -7,10 +7,24 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
-from dial.report.figures.line_labels import label_lines
-from dial.report.figures.plots import COLOURS, INK, LEVELS, ORACLE, RANDOM, new_figure
+from dial.report.figures.style import (
+    COLOURS,
+    FAINT,
+    INK,
+    LEVELS,
+    ORACLE,
+    RANDOM,
+    colours,
+    draw_levels,
+    legend,
+    log_ticks,
+    mark_partial,
+    name_point,
+    new_figure,
+    title_of,
+)
 
 STYLES: dict[str, dict[str, Any]] = {
     "cascade": {"color": COLOURS[0], "linewidth": 1.8},
@@ -18,7 +32,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "random": {"color": RANDOM, "linewidth": 1.4, "linestyle": "--"},
     "oracle": {"color": ORACLE, "linewidth": 1.2, "linestyle": "-."},
 }
-BESIDE = {"textcoords": "offset points", "fontsize": 8, "color": INK}
+PANEL = (6.6, 4.8)  # inches
 LATENCIES = (("p50", "o"), ("p95", "s"), ("p99", "^"))
 
 
@@ -28,28 +42,21 @@ def study_figure(results: dict[str, Any]) -> Figure:
     Args:
         results: as in ``study.json``.
     """
-    figure, axes = new_figure(4, columns=2, size=(6.6, 4.4))
+    figure, axes = new_figure(4, columns=2, size=PANEL)
     _trade_off(axes[0], results)
     _throughput(axes[1], results)
     _latency(axes[2], results)
     _batch_sizes(axes[3], results)
     machine = results["machine"]
     figure.suptitle(
-        f"{results.get('task') or ''} {results['split']}, {results['rows']} rows, {results['settings']['repeats']} "
+        f"{title_of(results.get('task'), results['split'], results['rows'])}, {results['settings']['repeats']} "
         f"repetitions: {machine['processor']}, {machine['threads']} thread(s), torch {machine['torch']}",
         fontsize=9,
-        color="#555555",
+        color=FAINT,
     )
     if results.get("partial"):
-        figure.text(0.5, 0.5, "partial", fontsize=60, color="#00000022", ha="center", va="center", rotation=20)
+        mark_partial(figure)
     return figure
-
-
-def _levels(axis: Axes, best: float) -> None:
-    for share, dashes in LEVELS:
-        axis.axhline(100 * share * best, color=INK, linewidth=0.8, linestyle=dashes, alpha=0.6)
-        place: dict[str, Any] = {"xytext": (3, 0), "va": "center", "annotation_clip": True, **BESIDE}
-        axis.annotate(f"{100 * share:g} %", (1, 100 * share * best), xycoords=("axes fraction", "data"), **place)
 
 
 def _trade_off(axis: Axes, results: dict[str, Any]) -> None:
@@ -64,13 +71,12 @@ def _trade_off(axis: Axes, results: dict[str, Any]) -> None:
     for index, each in enumerate(alone):  # in order of time, so that neighbours' names lie at different heights
         quality = 100 * (best + each["quality"] - each["quality_of_super"])  # it was seen on the timed rows only
         axis.plot(_mean_of(each), quality, "D", color=INK, markerfacecolor="white", markersize=5)
-        place: dict[str, Any] = {"xytext": (5, 18 if (len(alone) - index) % 2 == 0 else 6), **BESIDE}
-        axis.annotate(each["name"], (_mean_of(each), quality), **place)
-    _levels(axis, best)
+        name_point(axis, each["name"], (_mean_of(each), quality), (5, 18 if (len(alone) - index) % 2 == 0 else 6))
+    draw_levels(axis, best, "the Super")
     axis.set(xlabel="mean ms per row, one at a time", ylabel=f"{results['metric']}, %")
     axis.set_xlim(0, 1.12 * max(max(each["ms"]) for each in lines))
     axis.set_title("quality over time", fontsize=10, loc="left")
-    label_lines(axis, [each["method"] for each in lines], avoid=axis.texts)
+    legend(axis, PANEL[0])
 
 
 def _mean_of(contender: dict[str, Any]) -> float:
@@ -99,11 +105,13 @@ def _throughput(axis: Axes, results: dict[str, Any]) -> None:
             zorder=5,
         )
     for share, dashes in LEVELS:
-        axis.axvline(100 * share * results["super_quality"], color=INK, linewidth=0.8, linestyle=dashes, alpha=0.6)
-    _log(axis.yaxis, axis.set_yscale)
+        name = f"{100 * share:g} % of the Super"
+        place = 100 * share * results["super_quality"]
+        axis.axvline(place, color=INK, linewidth=0.8, linestyle=dashes, alpha=0.6, label=name)
+    log_ticks(axis.yaxis, axis.set_yscale)
     axis.set(xlabel=f"{results['metric']}, %", ylabel="rows per second (log)")
     axis.set_title("throughput over quality (× executor)", fontsize=10, loc="left")
-    axis.legend(fontsize=8, frameon=False, loc="lower left")
+    legend(axis, PANEL[0])
 
 
 def _latency(axis: Axes, results: dict[str, Any]) -> None:
@@ -120,30 +128,22 @@ def _latency(axis: Axes, results: dict[str, Any]) -> None:
             axis.plot(value, place, marker, color=COLOURS[LATENCIES.index((name, marker))], markersize=5, label=label)
     axis.set_yticks(range(len(lines)), [name for name, _ in lines], fontsize=8)
     axis.invert_yaxis()
-    _log(axis.xaxis, axis.set_xscale)
+    log_ticks(axis.xaxis, axis.set_xscale)
     axis.set_xlabel("ms per row, one at a time (log)")
     axis.set_title("latency", fontsize=10, loc="left")
-    axis.legend(fontsize=8, frameon=False, loc="upper right", ncols=3, bbox_to_anchor=(1, 1.1))
+    legend(axis, PANEL[0])
 
 
 def _batch_sizes(axis: Axes, results: dict[str, Any]) -> None:
     """Throughput of each model by batch size, with the one taken."""
-    for index, each in enumerate(each for each in results["contenders"] if each["padded_to"] is None):
+    models = [each for each in results["contenders"] if each["padded_to"] is None]
+    for colour, each in zip(colours(len(models)), models, strict=True):
         pairs = sorted((int(size), rows) for size, rows in each["throughput"].items())
-        colour = (*COLOURS, INK)[index % (len(COLOURS) + 1)]
         axis.plot(*zip(*pairs, strict=True), "-", color=colour, linewidth=1.4, marker=".", label=each["name"])
         axis.plot(each["batch_size"], dict(pairs)[each["batch_size"]], "o", color=colour, markersize=8, alpha=0.6)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    _log(axis.yaxis, axis.set_yscale)
+    log_ticks(axis.yaxis, axis.set_yscale)
     axis.set(xlabel="rows per batch", ylabel="rows per second (log)")
     axis.set_title("batch sizes (circle: taken)", fontsize=10, loc="left")
-    axis.legend(fontsize=8, frameon=False)
-
-
-def _log(axis: Any, scale: Any) -> None:
-    """A logarithmic axis with plain numbers at 1, 2 and 5."""
-    scale("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    legend(axis, PANEL[0])
