@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from dial.costs.published import Published
-from dial.report.figures.style import FAINT, INK, colours, legend, log_ticks, name_point, new_figure, title_of
+from dial.report.figures import style
 from dial.report.runs import Run
 from dial.report.tables import amount
 
@@ -25,26 +25,28 @@ def compare_figure(runs: Sequence[Run], points: Sequence[Published], hull: tuple
         points: of papers.
         hull: FLOPs and quality of all points on it.
     """
-    figure, (axis,) = new_figure(1, size=(7.6, 5.4))
+    figure, (axis,) = style.new_figure(1, size=(7.6, 5.4))
     width: dict[str, Any] = {"linewidth": 5, "solid_capstyle": "round", "zorder": 1}
     axis.plot(hull[0], 100 * hull[1], color="#BBBBBB", label="_hull", **width)
     diamond: dict[str, Any] = {"markerfacecolor": "white", "markersize": 6, "zorder": 4}
-    for colour, run in zip(colours(len(runs)), runs, strict=True):
+    for colour, run in zip(style.colours(len(runs)), runs, strict=True):
         marker = "o" if len(run.flops) == 1 else None
         axis.plot(run.flops, 100 * run.quality, color=colour, linewidth=1.7, marker=marker, label=run.name)
         axis.plot(run.alone, 100 * run.best, "D", color=colour, **diamond)
     for marker, point in zip(itertools.cycle(MARKERS), points, strict=False):
         place = point.flops, 100 * point.quality
-        axis.plot(*place, marker, color=INK, markersize=6, zorder=4, label="_point")
-        name_point(axis, point.name, place, (6, -9))
+        axis.plot(*place, marker, color=style.INK, markersize=6, zorder=4, label="_point")
+        style.name_point(axis, point.name, place, (6, -9))
     flops = np.concatenate([*(run.flops for run in runs), [point.flops for point in points]])
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
     if flops.max() > LOG_FROM * flops.min() > 0:
-        log_ticks(axis.xaxis, axis.set_xscale, amount)
+        style.log_ticks(axis.xaxis, axis.set_xscale, amount)
     axis.margins(x=0.08)
     axis.set_xlabel("mean FLOPs per row (2 × MAC)")
     axis.set_ylabel(f"{runs[0].metric}, %")
     what = "Grey: Pareto hull of all. Diamonds: each Super, or last exit, alone."
-    axis.set_title(f"{title_of(runs[0].results.task, runs[0].split)}. {what}", fontsize=9, loc="left", color=FAINT)
-    legend(axis, 7.6)
+    axis.set_title(
+        f"{style.title_of(runs[0].results.task, runs[0].split)}. {what}", fontsize=9, loc="left", color=style.FAINT
+    )
+    style.legend(axis, 7.6)
     return figure

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dial.report.figures.style import FAINT, INK, colours, legend, new_figure, title_of
+from dial.report.figures import style
 from dial.report.results import SplitResult, StageEntry, SweepResults
 from dial.report.runs import Run
 
@@ -40,10 +40,10 @@ def exits_figure(results: SweepResults) -> Figure | None:
     """Quality of every exit when it answers all rows, or all simple ones; None without multi-exit models."""
     if not results.multi_exit_tiers:
         return None
-    figure, axes = new_figure(len(results.splits), columns=2)
+    figure, axes = style.new_figure(len(results.splits), columns=2)
     for axis, (split, result) in zip(axes, results.splits.items(), strict=True):
         _exits_panel(axis, results, split, result)
-        title = f"{title_of(results.task, split, result.rows)}: each exit alone"
+        title = f"{style.title_of(results.task, split, result.rows)}: each exit alone"
         axis.set_title(title, fontsize=10, loc="left")
     return figure
 
@@ -51,7 +51,7 @@ def exits_figure(results: SweepResults) -> Figure | None:
 def _exits_panel(axis: Axes, results: SweepResults, split: str, result: SplitResult) -> None:
     tiers, metric = results.multi_exit_tiers, results.metric
     alone = [s for s, stage in enumerate(results.stages) if stage.tier not in tiers]
-    for colour, tier in zip(colours(len(tiers)), tiers, strict=True):
+    for colour, tier in zip(style.colours(len(tiers)), tiers, strict=True):
         layers, quality, ends, chosen = exits_of(results, split, tier)
         name = "all rows" if len(tiers) == 1 and not alone else tier
         axis.fill_between(layers, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
@@ -60,7 +60,7 @@ def _exits_panel(axis: Axes, results: SweepResults, split: str, result: SplitRes
             shorter = [100 * (result.simple.stages[s].quality or 0) for s in chosen]
             name = "shorter than the median" if name == "all rows" else f"{tier}, shorter than the median"
             axis.plot(layers, shorter, "o--", color=colour, linewidth=1.2, markersize=3, alpha=0.7, label=name)
-    flat = [(result.stages[s].name, 100 * (result.stages[s].quality[metric] or 0), INK) for s in alone]
+    flat = [(result.stages[s].name, 100 * (result.stages[s].quality[metric] or 0), style.INK) for s in alone]
     _finish(axis, metric, flat)
 
 
@@ -68,9 +68,9 @@ def compare_exits_figure(runs: Sequence[Run]) -> Figure | None:
     """Quality of every exit of several runs; a horizontal line for a run without exits; None if no run has any."""
     if not any(run.results.multi_exit_tiers for run in runs):
         return None
-    figure, (axis,) = new_figure(1, size=(7.2, 4.6))
+    figure, (axis,) = style.new_figure(1, size=(7.2, 4.6))
     flat: list[tuple[str, float, Any]] = []
-    for colour, run in zip(colours(len(runs)), runs, strict=True):
+    for colour, run in zip(style.colours(len(runs)), runs, strict=True):
         tiers = run.results.multi_exit_tiers
         for tier in tiers:
             layers, quality, _, _ = exits_of(run.results, run.split, tier)
@@ -78,9 +78,9 @@ def compare_exits_figure(runs: Sequence[Run]) -> Figure | None:
             axis.plot(layers, quality, "o-", color=colour, markersize=4, linewidth=1.7, label=name)
         if not tiers:
             flat.append((run.name, 100 * run.best, colour))
-    data = title_of(runs[0].results.task, runs[0].split)
+    data = style.title_of(runs[0].results.task, runs[0].split)
     what = f"{data}: each exit alone." + (" Dotted: the last stage of a run without exits." if flat else "")
-    axis.set_title(what, fontsize=9, loc="left", color=FAINT)
+    axis.set_title(what, fontsize=9, loc="left", color=style.FAINT)
     _finish(axis, runs[0].metric, flat)
     return figure
 
@@ -95,4 +95,4 @@ def _finish(axis: Axes, metric: str, flat: Sequence[tuple[str, float, Any]]) -> 
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("exit after layer")
     axis.set_ylabel(f"{metric}, %")
-    legend(axis, 5.6)
+    style.legend(axis, 5.6)

@@ -11,23 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from dial.report.errors import StageErrors
+from dial.report.figures import style
 from dial.report.figures.errors import errors_figure
 from dial.report.figures.exits import exits_figure
-from dial.report.figures.style import (
-    COLOURS,
-    FAINT,
-    INK,
-    ORACLE,
-    RANDOM,
-    colours,
-    draw_levels,
-    legend,
-    mark_partial,
-    name_point,
-    new_figure,
-    title_of,
-    whole,
-)
 from dial.report.results import SplitResult, SweepResults
 from dial.report.tables import amount
 from dial.tradeoff.curve import Curve, thin
@@ -63,16 +49,16 @@ def figures(
         first = [each for each in errors if each.score == errors[0].score]
         drawn["errors.png"] = errors_figure(first, results.task)
     for figure in drawn.values() if results.partial else ():
-        mark_partial(figure)
+        style.mark_partial(figure)
     return drawn
 
 
 def curve_figure(results: SweepResults, curves: Sequence[Curve]) -> Figure:
     """Quality over mean cost for every score, with random routing, the oracle, the first and the last stage alone."""
-    figure, axes = new_figure(len(results.splits), columns=2, size=PANEL)
+    figure, axes = style.new_figure(len(results.splits), columns=2, size=PANEL)
     for axis, (split, result) in zip(axes, results.splits.items(), strict=True):
         _curve_panel(axis, results, result, list(_lines(result, [each for each in curves if each.split == split])))
-        axis.set_title(title_of(results.task, split, result.rows), fontsize=10, loc="left")
+        axis.set_title(style.title_of(results.task, split, result.rows), fontsize=10, loc="left")
     return figure
 
 
@@ -80,21 +66,23 @@ def _curve_panel(axis: Axes, results: SweepResults, result: SplitResult, lines: 
     metric, reference = results.metric, result.reference_macs
     first, last = result.stages[0], result.stages[-1]
     best = float(last.quality[metric] or 0)
-    for label, curve, style in lines:
+    for label, curve, look in lines:
         small = thin(curve, DRAWN_POINTS)
         known = np.isfinite(small.quality[metric])
-        axis.plot(100 * small.macs[known] / reference, 100 * small.quality[metric][known], label=label, **style)
-    draw_levels(axis, best, "the last exit" if results.stages[-1].tier in results.multi_exit_tiers else "the Super")
+        axis.plot(100 * small.macs[known] / reference, 100 * small.quality[metric][known], label=label, **look)
+    style.draw_levels(
+        axis, best, "the last exit" if results.stages[-1].tier in results.multi_exit_tiers else "the Super"
+    )
     for stage, offset in ((first, (7, -11)), (last, (7, -3))):
         place = 100 * stage.macs / reference, 100 * float(stage.quality[metric] or 0)
-        axis.plot(*place, "o", color=INK, markersize=6, zorder=5)
-        name_point(axis, stage.name, place, offset, fontsize=9, weight="bold")
+        axis.plot(*place, "o", color=style.INK, markersize=6, zorder=5)
+        style.name_point(axis, stage.name, place, offset, fontsize=9, weight="bold")
     measured = not results.table.get("reference_without_exits")  # else nobody knows the reference's quality
     if measured:
-        axis.plot(100, 100 * best, "D", color=INK, markerfacecolor="white", markersize=6, zorder=5)
-        arrow = {"arrowstyle": "-", "color": INK, "linewidth": 0.6, "shrinkB": 4}
-        name_point(axis, f"{last.name} alone", (100, 100 * best), (6, 28), arrowprops=arrow)
-    low, high = whole([100 * curve.quality[metric] for _, curve, _ in lines])
+        axis.plot(100, 100 * best, "D", color=style.INK, markerfacecolor="white", markersize=6, zorder=5)
+        arrow = {"arrowstyle": "-", "color": style.INK, "linewidth": 0.6, "shrinkB": 4}
+        style.name_point(axis, f"{last.name} alone", (100, 100 * best), (6, 28), arrowprops=arrow)
+    low, high = style.whole([100 * curve.quality[metric] for _, curve, _ in lines])
     margin = 0.06 * (high - low) or 1.0
     axis.set_ylim(low - margin, high + 1.5 * margin)
     dearest = max(100 * curve.macs.max() / reference for _, curve, _ in lines)
@@ -103,7 +91,7 @@ def _curve_panel(axis: Axes, results: SweepResults, result: SplitResult, lines: 
     alone = "the reference alone" if measured else "the encoder unpruned, without exits"
     axis.set_xlabel(f"mean cost per row, % of {alone}")
     axis.set_ylabel(f"{metric}, %")
-    legend(axis, PANEL[0])
+    style.legend(axis, PANEL[0])
     _speedup_axis(axis)
 
 
@@ -111,13 +99,13 @@ def _lines(result: SplitResult, curves: Sequence[Curve]) -> Iterator[Drawn]:
     """Label, curve and style of each line; scores that route identically share one."""
     entries = {f"{entry.rule}/{entry.score}": entry for entry in result.scores}
     seen: set[str] = set()
-    own = iter(colours(len(entries)))
+    own = iter(style.colours(len(entries)))
     for curve in curves:
         key = f"{curve.rule}/{curve.score}"
         if curve.score == "oracle":
-            yield "oracle", curve, {"color": ORACLE, "linewidth": 1.2, "linestyle": "-."}
+            yield "oracle", curve, {"color": style.ORACLE, "linewidth": 1.2, "linestyle": "-."}
         elif curve.score == "random":
-            yield "random", curve, {"color": RANDOM, "linewidth": 1.4, "linestyle": "--"}
+            yield "random", curve, {"color": style.RANDOM, "linewidth": 1.4, "linestyle": "--"}
         elif key not in seen:
             same = entries[key].same_as
             seen.update(same)
@@ -135,9 +123,9 @@ def _speedup_axis(axis: Axes) -> None:
         if not kept or (100 / kept[-1] - 100 / tick) > 0.05 * (high - low):
             kept.append(tick)
     above.set_xticks([100 / s for s in kept], [f"{s:g}×" for s in kept])
-    above.tick_params(labelsize=8, length=3, colors=FAINT)
+    above.tick_params(labelsize=8, length=3, colors=style.FAINT)
     above.spines["top"].set_visible(False)
-    above.set_xlabel("speed-up", fontsize=8, color=FAINT)
+    above.set_xlabel("speed-up", fontsize=8, color=style.FAINT)
 
 
 def density_figure(results: SweepResults, densities: Mapping[str, Sequence[Densities]]) -> Figure:
@@ -145,7 +133,7 @@ def density_figure(results: SweepResults, densities: Mapping[str, Sequence[Densi
     names = results.stage_names
     scores = list(densities) if len(names) == 2 else list(densities)[:1]
     panels = [(score, name, found) for score in scores for name, found in zip(names, densities[score], strict=False)]
-    figure, axes = new_figure(len(panels), size=(4.6, 3.2))
+    figure, axes = style.new_figure(len(panels), size=(4.6, 3.2))
     for axis, (score, stage, found) in zip(axes, panels, strict=True):
         axis.set_title(f"{score} of {stage}", fontsize=10, loc="left")
         axis.set_yticks([])
@@ -155,7 +143,9 @@ def density_figure(results: SweepResults, densities: Mapping[str, Sequence[Densi
         else:
             axis.text(0.5, 0.5, found.status, transform=axis.transAxes, ha="center", fontsize=9)
     rows = "calibration rows" if results.calibration["method"] == "split" else "reported rows"
-    figure.suptitle(f"{title_of(results.task, rows)} that a stage gets right and wrong", fontsize=10, color=FAINT)
+    figure.suptitle(
+        f"{style.title_of(results.task, rows)} that a stage gets right and wrong", fontsize=10, color=style.FAINT
+    )
     return figure
 
 
@@ -180,16 +170,16 @@ def _density_panel(axis: Axes, found: Densities, limits: tuple[float, float]) ->
     """Both densities, as far as the score reaches: a kernel spills over a wall, where there are no rows."""
     inside = (found.grid >= limits[0]) & (found.grid <= limits[1])
     grid = found.grid[inside]
-    for values, colour, name in ((found.right, COLOURS[0], "right"), (found.wrong, COLOURS[1], "wrong")):
+    for values, colour, name in ((found.right, style.COLOURS[0], "right"), (found.wrong, style.COLOURS[1], "wrong")):
         shown = values[inside]
         axis.fill_between(grid, shown, color=colour, alpha=0.25, linewidth=0)
         axis.plot(grid, shown, color=colour, linewidth=1.6)
         mode = int(shown.argmax())
         axis.vlines(grid[mode], 0, shown[mode], color=colour, linewidth=1, linestyle=":")
         place = float(grid[mode]), float(shown[mode])
-        name_point(axis, name, place, (0, 3), color=colour, fontsize=9, weight="bold", ha="center")
+        style.name_point(axis, name, place, (0, 3), color=colour, fontsize=9, weight="bold", ha="center")
     for crossing in found.crossings:
-        axis.axvline(crossing, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axis.axvline(crossing, color=style.INK, linewidth=1, linestyle=(0, (4, 3)))
     where = ", ".join(f"{crossing:.3g}" for crossing in found.crossings)
     said = {"none": "no crossing", "one": f"crossing at {where}", "several": f"crossings at {where}"}
     axis.set_title(f"{said[found.status]} between the modes", fontsize=8, loc="right")
@@ -200,11 +190,11 @@ def _density_panel(axis: Axes, found: Densities, limits: tuple[float, float]) ->
 def shares_figure(results: SweepResults, curves: Sequence[Curve]) -> Figure:
     """Share of rows that each stage answers, as the first score's dial is turned."""
     score = results.settings.scores[0]
-    figure, axes = new_figure(len(results.splits), columns=2)
+    figure, axes = style.new_figure(len(results.splits), columns=2)
     for axis, split in zip(axes, results.splits, strict=True):
         curve = next(c for c in curves if (c.split, c.score, c.rule) == (split, score, "threshold"))
         _shares_panel(axis, thin(curve, DRAWN_POINTS), results.unit)
-        title = f"{title_of(results.task, split)}: rows answered by each stage, {score}"
+        title = f"{style.title_of(results.task, split)}: rows answered by each stage, {score}"
         axis.set_title(title, fontsize=10, loc="left")
     return figure
 
@@ -218,4 +208,4 @@ def _shares_panel(axis: Axes, curve: Curve, unit: str) -> None:
     low, high = float(curve.macs.min()), float(curve.macs.max())
     axis.set(xlim=(low, high), ylim=(0, 100), ylabel="rows, %", xlabel=f"mean cost, {unit} per row")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
-    legend(axis, 5.6)
+    style.legend(axis, 5.6)
