@@ -19,9 +19,9 @@ from dial.inference.staged import StagedModel
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.stages.task import task_of
-from dial.study.measure import StudySettings
 from dial.study.report import FILES
-from dial.study.rivals import check_names
+from dial.study.study import StudySettings
+from dial.study.timing import check_names
 from lightning_modules.base import StagedModule
 
 
@@ -90,8 +90,8 @@ class MeasuredStudy(Callback):
         """Read the sweep's table, measure, write, print."""
         if self.settings is None or self.settings.rows < 1:
             return
-        from dial.study.measure import Study
         from dial.study.report import render, write_study
+        from dial.study.study import Study
 
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         table = load_table(sweep_folder(trainer) / "stages.parquet")

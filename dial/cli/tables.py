@@ -71,7 +71,7 @@ class SweepCommand(Command):
 
     def __call__(self) -> int:
         """Run the command; returns the exit code."""
-        from dial.report.report import build_report, check_folder, prepare
+        from dial.report.report import check_folder, prepare
 
         path = Path(self.table)
         out = Path(self.out) if self.out else path.with_name(f"{path.stem}-{'times' if self.times else 'sweep'}")
@@ -90,7 +90,7 @@ class SweepCommand(Command):
             )
         prepared = prepare(table, settings)
         check_folder(out, prepared.configuration, prepared.partial, "--out")  # before the work, not after it
-        report = build_report(table, settings, costs=None if self.times else costs_of(path))
+        report = prepared.report(None if self.times else costs_of(path))
         report.write(out)
         print(report.text())
         print(f"written to {out}")

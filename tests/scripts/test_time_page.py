@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dial.cli.steps import Step
-from scripts import measured_table as tables
-from scripts.results_measured import measured_steps
+from scripts import time_page as page
+from scripts.results_plan import Cell, measured_steps
 from scripts.results_steps import Measured
 
 
@@ -68,25 +68,26 @@ def kept(tmp_path: Path) -> Path:
     sweep.mkdir(parents=True)
     (sweep / "errors.csv").write_text(ERRORS)
     (sweep / "errors.png").write_bytes(b"figure")
+    page.keep_errors(tmp_path / "runs", tmp_path)
     (tmp_path / "cola").mkdir()
     executor = {"wall": {"ratio": 0.91, "low": 0.9, "high": 0.92}, "shares": [0.25, 0.75]}
     (tmp_path / "cola/executor.json").write_text(json.dumps(executor))
     return tmp_path
 
 
-def collected(kept: Path) -> list[tables.Record]:
-    return tables.collect(kept / "runs", kept)
+def collected(kept: Path) -> list[page.Record]:
+    return page.collect(kept)
 
 
 @pytest.fixture
-def whole(kept: Path) -> list[tables.Record]:
+def whole(kept: Path) -> list[page.Record]:
     """The same of every task."""
     sst2, cola, _ = collected(kept)
-    return [dataclasses.replace(sst2, task=task, executor=cola.executor) for task in tables.SWIFTS]
+    return [dataclasses.replace(sst2, task=task, executor=cola.executor) for task in page.TIMED]
 
 
 def test_points_in_time_by_target_and_reading(kept: Path) -> None:
-    lines = tables.time_lines(collected(kept))
+    lines = page.time_table(collected(kept)).splitlines()
     assert lines[0] == "| task, Swift | method | 99 %, expected | 99 %, in-sample | 98 %, expected | 98 %, in-sample |"
     assert lines[2] == "| sst2, bilstm-distilled | deebert | not reached | – | – | – |"
     cells = "2.00× [1.80, 2.20] (98.5) | 1.50× [1.30, 1.70] (98.5) | – | –"
@@ -94,59 +95,57 @@ def test_points_in_time_by_target_and_reading(kept: Path) -> None:
 
 
 def test_models_alone_and_the_cascade_in_its_best_batches(kept: Path) -> None:
-    swift, whole, cascade = tables.model_lines(collected(kept))[2:]
+    swift, whole, cascade = page.model_table(collected(kept)).splitlines()[2:]
     assert swift == "| sst2 | swift | 4.0 | 4.0 | 8.0 | 12.0 | 2.50× | 32 | 500 | 2.50× | 88.9 |"
     assert whole == "| sst2 | super | 10.0 | 10.0 | 20.0 | 30.0 | 1.00× | 32 | 200 | 1.00× | 100.0 |"
     assert cascade == "| sst2 | cascade at 99 % | 5.0 | 5.0 | 10.0 | 15.0 | 2.00× | 64, 64 | 321 | 1.70× | 97.8 |"
 
 
 def test_int8_has_its_quality_on_all_rows(kept: Path) -> None:
-    (line,) = tables.int8_lines(collected(kept))[2:]
+    (line,) = page.int8_table(collected(kept)).splitlines()[2:]
     speed = "2.50× [2.25, 2.75] | 2.50× [2.25, 2.75] | 10.0 / 4.0 | 2.00× [1.80, 2.20] (98.5)"
     assert line == f"| sst2 (accuracy) | 90.1 | 89.7 | 97.0 | {speed} |"
 
 
 def test_predicted_times_of_both_cascades(kept: Path) -> None:
-    lines = tables.prediction_lines(collected(kept))[2:]
+    lines = page.prediction_table(collected(kept)).splitlines()[2:]
     numbers = "98 % | best | 2.40 | 2.50 | 0.96"
     assert lines == [f"| sst2 | cascade | {numbers} |", f"| sst2 | int8, then float32 | {numbers} |"]
 
 
 def test_executor_and_errors_by_tenth(kept: Path) -> None:
     records = collected(kept)
-    assert tables.executor_lines(records)[2:] == ["| cola | 91.0 [90.0, 92.0] | 25 / 75 |"]
-    (line,) = tables.error_lines(records)[2:]
+    assert page.executor_table(records).splitlines()[2:] == ["| cola | 91.0 [90.0, 92.0] | 25 / 75 |"]
+    (line,) = page.error_table(records).splitlines()[2:]
     assert line == f"| sst2, bilstm-distilled | 22 | 4 / 1 | {' | '.join(['0 / 0'] * 8)} | 0 / 2 |"
 
 
-def test_a_table_is_made_where_every_task_has_what_it_needs(kept: Path, whole: list[tables.Record]) -> None:
-    """A task that was not measured again must not drop out of what was published."""
-    assert tables.tables(collected(kept)) == {}
-    assert list(tables.tables(whole)) == list(tables.TITLES)
+def made(records: list[page.Record]) -> list[str]:
+    return list(page.tables(records, "data", "models"))
+
+
+def test_a_table_is_made_where_every_task_has_what_it_needs(kept: Path, whole: list[page.Record]) -> None:
+    """A task that was not measured must not drop out of what was published."""
+    assert made(collected(kept)) == ["time-commands"]
+    assert made(whole) == [*page.MAKERS, "time-commands"]
     some = [dataclasses.replace(record, study=None) for record in whole]
-    assert list(tables.tables(some)) == ["int8", "executor", "errors"]
-    assert tables.collect(kept / "none", kept / "none")[0].study is None and tables.tables([]) == {}
+    assert made(some) == ["int8", "executor", "errors", "time-commands"]
+    assert page.collect(kept / "none")[0].study is None
 
 
-def test_sections_are_made_or_stay_as_they_were(kept: Path, whole: list[tables.Record]) -> None:
-    text = tables.sections(whole, "data", "models")
-    assert "P, 2 threads" in next(iter(text.values()))
-    assert "--study.exits runs/results/sst2/seed0/exits-deebert" in text["Time: commands"]
-    assert list(text) == [*tables.TITLES.values(), tables.PREDICTED, "Time: commands"]
-    earlier = {tables.TITLES["time"]: "as published", "Tiers": "something else", tables.PREDICTED: "predicted"}
-    again = tables.sections(collected(kept), "data", "models", earlier)
-    assert again.pop("Time: commands")
-    assert again == {tables.TITLES["time"]: "as published", tables.PREDICTED: "predicted"}
-    assert tables.sections(collected(kept), "data", "models") == {}
+def test_the_page_says_how_and_by_which_commands(whole: list[page.Record]) -> None:
+    texts = page.tables(whole, "data", "models")
+    assert texts["time"].startswith("P, 2 threads") and "medians of 5 repetitions" in texts["time"]
+    assert "--study.exits runs/results/sst2/seed0/exits-deebert" in texts["time-commands"]
 
 
-def test_figures_of_errors_come_from_the_sweep(kept: Path) -> None:
-    (figure,) = tables.figures(collected(kept), kept / "out")
-    assert figure == kept / "out/sst2/errors.png" and figure.read_bytes() == b"figure"
+def test_errors_are_kept_from_the_sweep(kept: Path) -> None:
+    assert (kept / "sst2/errors.png").read_bytes() == b"figure"
+    assert (kept / "sst2/errors.csv").read_text() == ERRORS
 
 
 def test_steps_use_the_trained_tiers() -> None:
-    steps: list[Step] = list(measured_steps("data", "models", "runs", "cola"))
+    steps: list[Step] = list(measured_steps(Cell("cola", data="data", models="models", runs="runs")))
     kept = ["cola/seed0/study/kept", "cola/seed0/study-int8/kept", "cola/seed0/executor"]
     assert [step.name for step in steps if isinstance(step, Measured)] == kept
     assert [step.name for step in steps] == ["cola/seed0/study", kept[0], "cola/seed0/study-int8", *kept[1:]]

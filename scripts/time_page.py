@@ -1,24 +1,23 @@
-"""Tables of what was measured on the clock: time at operating points, models alone, int8, the executor, errors.
+"""What `results/time.md` says of measured time: operating points, models alone, int8, the executor; and of errors.
 
-Measurements are kept as JSON in `results/<task>/`. A table is written anew only where all its tasks have what it is
-made of; else it stays as it was, in the README and in `results/README.md`.
+Measurements are kept in `results/<task>/`. A table is written where all tasks have what it is made of.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from scripts.results_measured import EXITS, SEED, SWIFTS, measured_steps
-from scripts.results_steps import cell, sweep_of
+from scripts.markdown import code, grid
+from scripts.results_plan import TIMED, TIMED_EXITS, Cell, measured_steps, sweep_of
 
-METHODS = {"exits": EXITS, "random": "random", "cascade": "cascade", "oracle": "oracle"}
+METHODS = {"exits": TIMED_EXITS, "random": "random", "cascade": "cascade", "oracle": "oracle"}
 READINGS = {"expected": "expected", "in_sample": "in-sample"}
 TARGETS = (0.99, 0.98)
 
@@ -31,55 +30,57 @@ class Record:
         task: name.
         study: content of the cascade's `study.json`.
         int8: content of that of int8 before float32.
-        executor: what `bench_executor.py` found.
-        sweep: folder of the cascade's sweep.
+        executor: content of what `bench_executor.py` left.
+        errors: the sweep's `errors.csv`.
     """
 
     task: str
     study: dict[str, Any] | None
     int8: dict[str, Any] | None
     executor: dict[str, Any] | None
-    sweep: Path | None
+    errors: pd.DataFrame | None
 
 
-def collect(runs: Path, kept: Path) -> list[Record]:
+def keep_errors(runs: Path, results: Path) -> None:
+    """Keep the errors of each task's cascade, as numbers and figure, beside what was measured."""
+    for task, swift in TIMED.items():
+        sweep = Path(sweep_of(Cell(task, runs=str(runs)).folder, f"cascade-{swift}"))
+        for file in sweep.glob("errors.*"):
+            (results / task).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, results / task / file.name)
+
+
+def collect(results: Path) -> list[Record]:
     """One record per task, in the order of the plan.
 
     Args:
-        runs: folder with the sweeps.
-        kept: folder with what was measured, by task.
+        results: folder with what was measured, by task.
     """
     records = []
-    for task, swift in SWIFTS.items():
-        paths = [kept / task / f"{name}.json" for name in ("study", "study-int8", "executor")]
-        found = [json.loads(path.read_text()) if path.is_file() else None for path in paths]
-        sweep = Path(sweep_of(cell(str(runs), task, SEED), f"cascade-{swift}"))
-        study, int8, executor = found
-        records.append(Record(task, study, int8, executor, sweep if (sweep / "errors.csv").is_file() else None))
-        if missing := [path.stem for path, each in zip(paths, found, strict=True) if each is None]:
+    for task in TIMED:
+        paths = [results / task / f"{name}.json" for name in ("study", "study-int8", "executor")]
+        study, int8, executor = (json.loads(path.read_text()) if path.is_file() else None for path in paths)
+        errors = results / task / "errors.csv"
+        records.append(Record(task, study, int8, executor, pd.read_csv(errors) if errors.is_file() else None))
+        if missing := [path.stem for path, each in zip(paths, (study, int8, executor), strict=True) if each is None]:
             print(f"not measured, so left as it was: {task}, {', '.join(missing)}")
     return records
 
 
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table in Markdown."""
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-
-
-def time_lines(records: Sequence[Record]) -> list[str]:
+def time_table(records: Sequence[Record]) -> str:
     """TangoBERT's Table 2: speed-up in time one row at a time, and what was kept of the Super's quality."""
     columns = [(target, reading) for target in TARGETS for reading in READINGS]
     rows = []
     for record in records:
         points = {(p["method"], p["target"], p["reading"]): p for p in (record.study or {"points": []})["points"]}
         for method, name in METHODS.items():
-            found = [points.get((method, *column)) for column in columns]
-            if any(found):
-                rows.append([f"{record.task}, {SWIFTS[record.task]}", name, *map(point_cell, found)])
+            chosen = [points.get((method, *column)) for column in columns]
+            if any(chosen):
+                rows.append([f"{record.task}, {TIMED[record.task]}", name, *map(point_text, chosen)])
     return grid(["task, Swift", "method", *(f"{100 * t:g} %, {READINGS[r]}" for t, r in columns)], rows)
 
 
-def point_cell(point: dict[str, Any] | None) -> str:
+def point_text(point: dict[str, Any] | None) -> str:
     """Speed-up with its interval, and what was kept in %."""
     if point is None:
         return "–"
@@ -89,7 +90,7 @@ def point_cell(point: dict[str, Any] | None) -> str:
     return f"{point['speedup']:.2f}× [{low:.2f}, {high:.2f}] ({100 * point['kept']:.1f})"
 
 
-def model_lines(records: Sequence[Record]) -> list[str]:
+def model_table(records: Sequence[Record]) -> str:
     """Latency one row at a time, and TangoBERT's Table 3: throughput at each model's best batch size."""
     rows = []
     for record in records:
@@ -97,7 +98,7 @@ def model_lines(records: Sequence[Record]) -> list[str]:
             continue
         for each in record.study["contenders"]:
             single, batched = each["single"], each["batched"]
-            name = EXITS if each["name"] == "exits" else each["name"]
+            name = TIMED_EXITS if each["name"] == "exits" else each["name"]
             latency = [f"{single[quantile]['median']:.1f}" for quantile in ("mean", "p50", "p95", "p99")]
             speed = f"{batched['rows_per_second']['median']:,.0f}"
             ratios = [f"{kind['speedup']:.2f}×" for kind in (single, batched)]
@@ -118,7 +119,7 @@ def model_lines(records: Sequence[Record]) -> list[str]:
     return grid(head, rows)
 
 
-def int8_lines(records: Sequence[Record]) -> list[str]:
+def int8_table(records: Sequence[Record]) -> str:
     """The Super in int8 against float32, and before it."""
     rows = []
     for record in records:
@@ -133,12 +134,12 @@ def int8_lines(records: Sequence[Record]) -> list[str]:
             low, high = lower[kind]["speedup_interval"]
             cells.append(f"{lower[kind]['speedup']:.2f}× [{low:.2f}, {high:.2f}]")
         cells.append(f"{rival['single']['mean']['median']:.1f} / {lower['single']['mean']['median']:.1f}")
-        rows.append([f"{record.task} ({metric})", *cells, point_cell(points[("cascade", 0.99, "expected")])])
+        rows.append([f"{record.task} ({metric})", *cells, point_text(points[("cascade", 0.99, "expected")])])
     head = ["task", "float32, %", "int8, %", "same answers, %", "speed-up, batch 1", "speed-up, best batch", "ms"]
     return grid([*head, "int8, then float32, at 99 %"], rows)
 
 
-def executor_lines(records: Sequence[Record]) -> list[str]:
+def executor_table(records: Sequence[Record]) -> str:
     """Exits in batches of 32 against the sum over layers of the rows alive times their time in a full batch."""
     rows = []
     for record in records:
@@ -149,21 +150,20 @@ def executor_lines(records: Sequence[Record]) -> list[str]:
     return grid(["task", "of the ideal, % (95 %)", "rows that leave at each exit, %"], rows)
 
 
-def error_lines(records: Sequence[Record]) -> list[str]:
+def error_table(records: Sequence[Record]) -> str:
     """TangoBERT's Fig. 4 as numbers: rows that the Super corrects and breaks, by tenth of the Swift's score."""
     rows, tenths = [], range(1, 11)
     for record in records:
-        if record.sweep is None:
+        if record.errors is None:
             continue
-        frame = pd.read_csv(record.sweep / "errors.csv")
-        frame = frame[(frame.score == frame.score.iloc[0]) & (frame.split == frame.split.iloc[0])]
-        by = frame.set_index("quantile")
+        frame = record.errors
+        by = frame[(frame.score == frame.score.iloc[0]) & (frame.split == frame.split.iloc[0])].set_index("quantile")
         cells = [f"{by.corrected.get(tenth, 0)} / {by.broken.get(tenth, 0)}" for tenth in tenths]
-        rows.append([f"{record.task}, {SWIFTS[record.task]}", str(int(by.rows.sum())), *cells])
+        rows.append([f"{record.task}, {TIMED[record.task]}", str(int(by.rows.sum())), *cells])
     return grid(["task, Swift", "rows", *map(str, tenths)], rows)
 
 
-def prediction_lines(records: Sequence[Record]) -> list[str]:
+def prediction_table(records: Sequence[Record]) -> str:
     """What the table of times says of the executor's mean time, over what it took."""
     rows = []
     for record in records:
@@ -172,58 +172,6 @@ def prediction_lines(records: Sequence[Record]) -> list[str]:
                 cells = [f"{each['predicted_ms']:.2f}", f"{each['measured_ms']:.2f}", f"{each['ratio']:.2f}"]
                 rows.append([record.task, what, f"{100 * each['target']:g} %", each["batch"], *cells])
     return grid(["task", "model", "target", "batch", "predicted ms", "measured ms", "ratio"], rows)
-
-
-TITLES = {
-    "time": "Time: speed-up one row at a time (TangoBERT, Table 2)",
-    "models": "Time: models alone and cascades (TangoBERT, Table 3)",
-    "int8": "Time: int8",
-    "executor": "Time: the executor of exits against its ideal",
-    "errors": "Errors that the Super corrects / makes, by tenth of the Swift's score",
-}
-
-
-MAKERS: dict[str, tuple[Callable[[Sequence[Record]], list[str]], str]] = {
-    "time": (time_lines, "study"),
-    "models": (model_lines, "study"),
-    "int8": (int8_lines, "int8"),
-    "executor": (executor_lines, "executor"),
-    "errors": (error_lines, "sweep"),
-}
-"""By the name of its markers in the README how a table is made, and what every task must have for it."""
-PREDICTED, COMMANDS = "Time: predicted from the table of times, against the executor's", "Time: commands"
-
-
-def tables(records: Sequence[Record]) -> dict[str, list[str]]:
-    """The tables that can be made, by the name of their markers in the README."""
-    return {name: make(records) for name, (make, part) in MAKERS.items() if has_all(records, part)}
-
-
-def has_all(records: Sequence[Record], *parts: str) -> bool:
-    """Whether there is something of every task."""
-    return bool(records) and all(getattr(record, part) is not None for record in records for part in parts)
-
-
-def sections(
-    records: Sequence[Record], data: str, models: str, earlier: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """Titles and texts for `results/README.md`: made anew where everything is there, else as they were.
-
-    Args:
-        records: from :func:`collect`.
-        data: as for `make results`.
-        models: as for `make results`.
-        earlier: titles and texts of the page as it is.
-    """
-    made = {TITLES[name]: "\n".join(lines) for name, lines in tables(records).items()}
-    if TITLES["time"] in made:
-        made[TITLES["time"]] = f"{how(records)}\n\n{made[TITLES['time']]}"
-    if has_all(records, "study", "int8"):
-        made[PREDICTED] = "\n".join(prediction_lines(records))
-    found = {**(earlier or {}), **made}
-    shown = {title: found[title] for title in (*TITLES.values(), PREDICTED) if title in found}
-    commands = [str(step) for record in records for step in measured_steps(data, models, "runs/results", record.task)]
-    return {**shown, COMMANDS: "\n".join(["```", *commands, "```"])} if shown else {}
 
 
 def how(records: Sequence[Record]) -> str:
@@ -241,9 +189,29 @@ def how(records: Sequence[Record]) -> str:
     )
 
 
-def figures(records: Sequence[Record], out: Path) -> Iterator[Path]:
-    """Copy the figures of each task's errors beside the tables."""
-    for record in records:
-        if record.sweep is not None and (record.sweep / "errors.png").is_file():
-            (out / record.task).mkdir(parents=True, exist_ok=True)
-            yield Path(shutil.copyfile(record.sweep / "errors.png", out / record.task / "errors.png"))
+MAKERS: dict[str, tuple[Callable[[Sequence[Record]], str], tuple[str, ...]]] = {
+    "time": (lambda records: f"{how(records)}\n\n{time_table(records)}", ("study",)),
+    "models": (model_table, ("study",)),
+    "int8": (int8_table, ("int8",)),
+    "executor": (executor_table, ("executor",)),
+    "errors": (error_table, ("errors",)),
+    "prediction": (prediction_table, ("study", "int8")),
+}
+"""By the name of its place how a table is made, and what every task must have for it."""
+
+
+def tables(records: Sequence[Record], data: str, models: str) -> dict[str, str]:
+    """What the page shows, by the name of its place; without what is not there of every task.
+
+    Args:
+        records: from :func:`collect`.
+        data: as for `make results`.
+        models: as for `make results`.
+    """
+    steps = [step for record in records for step in measured_steps(Cell(record.task, data=data, models=models))]
+    complete = {
+        name: make(records)
+        for name, (make, parts) in MAKERS.items()
+        if all(getattr(record, part) is not None for record in records for part in parts)
+    }
+    return {**complete, "time-commands": code(steps)}

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from dial.report.report import SweepSettings, build_report
-from dial.report.wrapping import table_text
+from dial.report.text import table_text
 from tests.stages.population import logits_table
 
 
 @pytest.mark.parametrize(
-    ("about", "words"),
+    ("settings", "words"),
     [
         ({"length": "true"}, "at their own length; the padding of batches is not charged"),
         ({"length": "padded"}, "at the length that their batch was padded to"),
@@ -24,12 +24,12 @@ from tests.stages.population import logits_table
         ),
     ],
 )
-def test_each_remark(about: dict, words: str) -> None:
-    assert words in table_text({"table": about})
+def test_each_remark(settings: dict, words: str) -> None:
+    assert words in table_text(settings)
 
 
 def test_times_and_tables_without_remarks_have_none() -> None:
-    assert table_text({"table": {}}) == table_text({"table": {"length": "true", "unit": "milliseconds per row"}}) == ""
+    assert table_text({}) == table_text({"length": "true", "unit": "milliseconds per row"}) == ""
 
 
 def test_rows_given_twice_are_counted_on_screen_and_in_the_summary() -> None:

@@ -1,6 +1,7 @@
 """The tables of the results: medians over seeds, times put together as TangoBERT does, plain statements."""
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pandas as pd
 import pytest
 
 from scripts import results_table as tables
+from scripts.markdown import fill
+from scripts.results_steps import ROOT
 
 TIMES = {"super": 10.0, "layers2": 4.0, "layers2-distilled": 4.0}
 
@@ -56,36 +59,56 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_tables_hold_medians_and_time(runs: Path, tmp_path: Path) -> None:
-    tables.write(runs, tmp_path / "out", "data", "models")
-    text = (tmp_path / "out" / "README.md").read_text()
+PLACES = ("tiers", "speedup-99", "speedup-98", "statements", "cascade-commands")
+
+
+@pytest.fixture
+def out(runs: Path) -> Path:
+    """The folder of the results, with pages that have all places."""
+    places = {
+        "cascades": PLACES,
+        "exits": ("layers", "exits-99", "exits-98", "exit-commands"),
+        "time": ["time-commands"],
+    }
+    for page, names in places.items():
+        text = "".join(f"words on {name}\n<!-- {name} -->\nold\n<!-- end {name} -->\n" for name in names)
+        (runs / f"out/{page}.md").write_text(f"# {page}\n{text}")
+    return runs / "out"
+
+
+def written(runs: Path, out: Path) -> str:
+    tables.collect(runs, out)
+    tables.write(out, "data", "models")
+    return (out / "cascades.md").read_text()
+
+
+def test_tables_hold_medians_and_time(runs: Path, out: Path) -> None:
+    text = written(runs, out)
     # half of the rows pay 4 ms, the others 4 + 10: 9 ms against 10
     point = "1.60× (99.0 %, 3/3)"
-    assert (
-        text.count(f"| 1 | cola | layers2 | energy | {point} | {point} | – | {point} | 1.11× | 1.11× | 0, 1, 2 |") == 2
-    )
+    cells = f"{point} | {point} | – | {point} | 1.11× | 1.11× | – | 0, 1, 2"
+    assert text.count(f"| 1 | cola | layers2 | energy | {cells} |") == 2
     assert "| cola | super | mcc | 50.0 (50.0 to 50.0) | 200.0 | 10.00 (10.00 to 10.00) |" in text
     assert "| cola | layers2 | mcc | 30.0 (30.0 to 30.0) | 50.0 | 4.00 (4.00 to 4.00) |" in text
     assert "energy routes better than softmax in 3 and worse in 0 of 3 seeds (normalised area +0.100, median)." in text
     assert "dial fit --config configs/model/finetune.yaml" in text
     assert "--run runs/results/cola/seed0/cascade-layers2" in text
-    assert "sst2" not in text and "Time:" not in text.replace("Time: batch 1", "")
+    assert "sst2" not in text and "old" not in text and "words on tiers" in text
 
 
-def test_csv_holds_every_seed(runs: Path, tmp_path: Path) -> None:
-    tables.write(runs, tmp_path / "out", "data", "models")
-    frame = pd.read_csv(tmp_path / "out" / "results.csv")
+def test_csv_holds_every_seed(runs: Path, out: Path) -> None:
+    tables.collect(runs, out)
+    frame = pd.read_csv(out / "results.csv")
     assert len(frame) == 3 * 3 * 3 * 2  # seeds, scores, kinds, targets
     chosen = frame[(frame.score == "random") & (frame.kind == "expected") & (frame.target == 0.98)]
     assert statistics.median(chosen.speedup) == 1.6
     assert set(frame.score) == {"energy", "softmax", "random"}
 
 
-def test_super_alone_is_no_loss_and_said_so(runs: Path, tmp_path: Path) -> None:
+def test_super_alone_is_no_loss_and_said_so(runs: Path, out: Path) -> None:
     for path in runs.rglob("sweeps/*/summary.json"):
         path.write_text(json.dumps(summary(0.8, shares=(0.0, 1.0), gap=0.0, only_super=True)))
-    tables.write(runs, tmp_path / "out", "data", "models")
-    text = (tmp_path / "out" / "README.md").read_text()
+    text = written(runs, out)
     assert "| 1 | cola | layers2 | energy | Super alone | Super alone | – | Super alone |" in text
     assert "energy does not differ from softmax beyond noise in any of 3 seeds" in text
     assert "nothing to be saved with confidence at 99 % and 98 % of the Super" in text
@@ -93,41 +116,54 @@ def test_super_alone_is_no_loss_and_said_so(runs: Path, tmp_path: Path) -> None:
 
 def test_nothing_done_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run `make results` first"):
-        tables.write(tmp_path, tmp_path / "out", "data", "models")
+        tables.collect(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_was_not_measured_stays_in_the_page_and_in_the_readme(runs: Path, tmp_path: Path) -> None:
-    """No study is kept as JSON: its published tables must outlive a change of the others."""
-    earlier = "# Results\n\n## Tiers\n\nold tiers\n\n## Time: int8\n\n| task |\n| kept |\n\n## Commands\n\nold\n"
-    (tmp_path / "out/README.md").write_text(earlier)
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- cascades -->\n<!-- end cascades -->\n<!-- int8 -->\nkept too\n<!-- end int8 -->\n")
-    tables.write(runs, tmp_path / "out", "data", "models", readme)
-    page = tables.sections_of(tmp_path / "out/README.md")
-    assert page["Time: int8"] == "| task |\n| kept |"
-    assert "old" not in page["Tiers"] + page["Commands"]
-    assert [title for title in page if title.startswith("Time")] == ["Time: int8", "Time: commands"]
-    assert "<!-- int8 -->\nkept too\n<!-- end int8 -->" in readme.read_text()
+def test_what_was_not_kept_stays_as_it_was(runs: Path, out: Path) -> None:
+    """Published numbers outlive what they came from: here the pairs, and all models with exits."""
+    tables.collect(runs, out)
+    (out / "pairs.csv").unlink()
+    exits = (out / "exits.md").read_text()
+    tables.write(out, "data", "models")
+    text = (out / "cascades.md").read_text()
+    assert "words on statements\n<!-- statements -->\nold\n" in text
+    assert text.count("\nold\n") == 1 and (out / "exits.md").read_text() == exits
+    tables.write(out, "data", "models")
+    assert (out / "cascades.md").read_text() == text
 
 
-def test_readme_tables_are_written_between_their_markers(runs: Path, tmp_path: Path) -> None:
+def test_the_stored_pages_are_what_the_stored_numbers_give(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    tables.write(tmp_path / "results", "../shared/data", "../shared/models")
+    for page in ("cascades.md", "exits.md", "time.md"):
+        assert (tmp_path / "results" / page).read_text() == (ROOT / "results" / page).read_text()
+
+
+def test_the_readme_has_one_line_for_each_method(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "results", tmp_path / "results")
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- cascades -->\nold\n<!-- end cascades -->\nafter\n")
-    tables.write(runs, tmp_path / "out", "data", "models", readme)
+    readme.write_text("before\n<!-- methods -->\nold\n<!-- end methods -->\nafter\n")
+    tables.write(tmp_path / "results", "data", "models", readme)
     text = readme.read_text()
-    assert text.startswith("before\n<!-- cascades -->\n| task, Swift |")
-    assert text.endswith("|\n<!-- end cascades -->\nafter\n")
-    # Three seeds of 1.2, 2.0 and 1.6; no crossfit was run. Half of the rows take 4 ms, the others 14, the Super 10.
-    cell = "1.60× (99.0, 3/3)"
-    quality = "| cola, layers2 (3 seeds) | 30.0 / 50.0 (mcc) | 4.0 / 10.0 |"
-    assert f"{quality} energy | {cell} | {cell} | – | {cell} | – |" in text
-    assert "old" not in text
+    assert text.startswith("before\n<!-- methods -->\n| method |") and text.endswith("|\n<!-- end methods -->\nafter\n")
+    lines = text.splitlines()[4:-2]
+    assert len(lines) == len(tables.METHODS) and not any("–" in line for line in lines)
+    frame = pd.read_csv(ROOT / "results/results.csv")
+    (row,) = [
+        row for row in frame.to_dict("records")
+        if (row["task"], row["swift"], row["score"]) == ("sst2", "bilstm-distilled", "softmax")
+        and (row["kind"], row["target"]) == ("crossfit", 0.99)
+    ]  # fmt: skip
+    (line,) = [line for line in lines if "TangoBERT" in line]
+    assert f"| {row['speedup']:.2f}× ({100 * row['kept']:.1f} %) |" in line
+    for _, _, _, _, config, page in tables.METHODS:
+        assert (ROOT / config).is_file() and (ROOT / f"results/{page}.md").is_file()
 
 
-def test_a_readme_without_markers_is_left_as_it_is(runs: Path, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("nothing here\n<!-- cascades -->\n")
-    with pytest.raises(ValueError, match=r"`readme` must hold <!-- cascades -->"):
-        tables.write(runs, tmp_path / "out", "data", "models", readme)
-    assert readme.read_text() == "nothing here\n<!-- cascades -->\n"
+def test_a_page_without_markers_is_left_as_it_is(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing here\n<!-- tiers -->\n")
+    with pytest.raises(ValueError, match=r"`page` must hold <!-- tiers -->"):
+        fill(page, {"tiers": "a table"})
+    assert page.read_text() == "nothing here\n<!-- tiers -->\n"

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from scripts import exits_table as tables
+from scripts import exits_page as page
 
 
 def point(kind: str, speedup: float, score: str = "entropy") -> dict[str, Any]:
@@ -46,17 +46,17 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_sizes_costs_and_quality_at_each_exit(runs: Path) -> None:
-    (record,) = tables.collect(runs, ["cola", "rte"])
-    assert tables.layer_lines([record])[-1] == "| cola | ta | 10.0 M | 2.00× | 1/2.00 | mcc | 30.0 | 40.0 |"
+    frame = page.collect(runs, ["cola", "rte"])
+    assert page.layer_table(frame).splitlines()[-1] == "| cola | ta | 10.0 M | 2.00× | 1/2.00 | mcc | 30.0 | 40.0 |"
 
 
 def test_points_of_the_one_score_and_crossfit_ones_from_their_own_sweep(runs: Path) -> None:
-    (record,) = tables.collect(runs, ["cola"])
+    frame = page.collect(runs, ["cola"])
     # At half of 100 million MACs the curve of entropy has 0.2, 0.35 and 0.33, at a quarter 0.2.
     cells = "40.0 (mcc) | 35.0 | 20.0 | 3.00× (98.5) | 2.00× (98.5) | 1.50× (98.5) | 4.00× (98.5)"
-    assert tables.exit_lines([record])[-1] == f"| cola | ta | {cells} |"
-    assert tables.exit_lines([record], target=0.98)[-1].endswith("| – | – | – | – |")
-    assert tables.frame([record]).kind.tolist() == ["expected", "confident", "in_sample", "crossfit"]
+    assert page.exit_table(frame, 0.99).splitlines()[-1] == f"| cola | ta | {cells} |"
+    assert page.exit_table(frame, 0.98).splitlines()[-1].endswith("| – | – | – | – |")
+    assert frame.kind.tolist() == ["expected", "confident", "in_sample", "crossfit"]
 
 
 def test_a_cascade_has_points_but_no_line_of_layers(runs: Path) -> None:
@@ -69,10 +69,11 @@ def test_a_cascade_has_points_but_no_line_of_layers(runs: Path) -> None:
         {"name": "super", "tier": "super", "parameters": 20_000_000},
     ]
     (folder / "cascade-costeff-4x/summary.json").write_text(json.dumps(plain))
-    alone, cascade = tables.collect(runs, ["cola"])
-    assert (cascade["method"], cascade["parameters"], cascade["compression"]) == ("costeff-4x, then super", 25e6, 0.8)
-    assert [line.split(" | ")[1] for line in tables.layer_lines([alone, cascade])[2:]] == ["ta"]
-    assert [line.split(" | ")[1] for line in tables.exit_lines([alone, cascade])[2:]] == [
+    frame = page.collect(runs, ["cola"])
+    cascade = frame.iloc[-1]
+    assert (cascade.method, cascade.parameters, cascade.compression) == ("costeff-4x, then super", 25e6, 0.8)
+    assert [line.split(" | ")[1] for line in page.layer_table(frame).splitlines()[2:]] == ["ta"]
+    assert [line.split(" | ")[1] for line in page.exit_table(frame, 0.99).splitlines()[2:]] == [
         "ta",
         "costeff-4x, then super",
     ]
@@ -80,12 +81,20 @@ def test_a_cascade_has_points_but_no_line_of_layers(runs: Path) -> None:
 
 def test_a_cost_below_every_point_has_no_quality(runs: Path) -> None:
     curve = runs / "cola/seed0/sweeps/exits-ta/curve.parquet"
-    assert tables.quality_at(curve, "entropy", "mcc", 9e6) is None
-    assert tables.quality_at(curve, "entropy", "mcc", 10e6) == 0.2
+    assert page.quality_at(curve, "entropy", "mcc", 9e6) is None
+    assert page.quality_at(curve, "entropy", "mcc", 10e6) == 0.2
 
 
-def test_sections_name_the_commands(runs: Path) -> None:
-    text = tables.sections(tables.collect(runs, ["cola"]), "data", "models")["Exits: commands"]
-    assert "dial fit --config configs/model/teaching_assistant.yaml" in text
-    assert "--run runs/results/cola/seed0/ta" in text
-    assert tables.sections([], "data", "models") == {}
+def test_the_page_is_the_same_from_what_was_kept(runs: Path) -> None:
+    frame = page.collect(runs, ["cola"])
+    frame.to_csv(runs / "exits.csv", index=False, float_format="%.6g")
+    texts = page.tables(pd.read_csv(runs / "exits.csv"), "data", "models")
+    assert texts == page.tables(frame, "data", "models")
+    assert list(texts) == ["layers", "exits-99", "exits-98", "exit-commands"]
+    assert "dial fit --config configs/model/teaching_assistant.yaml" in texts["exit-commands"]
+    assert "--run runs/results/cola/seed0/ta" in texts["exit-commands"]
+
+
+def test_a_table_whose_columns_were_not_kept_is_left_out(runs: Path) -> None:
+    frame = page.collect(runs, ["cola"]).drop(columns=["at0.5", "at0.25"])
+    assert list(page.tables(frame, "data", "models")) == ["layers", "exit-commands"]
