@@ -16,7 +16,7 @@ from dial.costs.times import TierTimes, TimeTable
 from dial.inference.router import Decision
 from dial.machine import describe_machine, synchronise
 from dial.tiers.loading import load_tier
-from dial.tiers.tier import Encoding, Tier
+from dial.tiers.tier import Encoding, Tier, View
 from dial.tiers.tokens import Tokeniser, Tokens
 
 DTYPES = ("float32", "bfloat16", "int8")
