@@ -23,6 +23,9 @@ usage: dial COMMAND ...
 Train with one trainer, then trade quality for cost:
   fit        train a tier (a run folder with checkpoints and a loadable tier/)
              (started again, a killed run goes on, and a finished one says so and is left alone)
+             steps follow the number of rows, and the learning rate the model's width: the line "fit: ..." tells them;
+             if it learns too little: --trainer.max_epochs (or --length.min_steps) up, then another
+             --model.optimizer.init_args.lr, then a smaller --data.batch_size
   validate   metrics of a model on the validation rows
   test       run every tier once over calibration and test rows, then sweep: sweep/ in the run folder
   predict    RUN INPUT --out FILE: answer a file of texts with the cascade that `dial test` left in RUN

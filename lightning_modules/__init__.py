@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-__all__ = ["Cascade", "Classifier", "MultiExit", "StagedModule"]
+__all__ = ["Cascade", "Classifier", "MultiExit", "SizedAdamW", "StagedModule"]
 
 if TYPE_CHECKING:
     from lightning_modules.base import StagedModule
     from lightning_modules.cascade import Cascade
     from lightning_modules.classifier import Classifier
     from lightning_modules.multi_exit import MultiExit
+    from lightning_modules.optimizers import SizedAdamW
 
 
 def __getattr__(name: str) -> object:
@@ -29,4 +30,8 @@ def __getattr__(name: str) -> object:
         from lightning_modules.multi_exit import MultiExit
 
         return MultiExit
+    if name == "SizedAdamW":
+        from lightning_modules.optimizers import SizedAdamW
+
+        return SizedAdamW
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,7 +21,7 @@ from dial.steps import Step, is_complete, run_step
 from scripts.results_exits import CLASSIFICATION, REGRESSION, exit_steps
 from scripts.results_measured import SWIFTS as TIMED
 from scripts.results_measured import measured_steps
-from scripts.results_steps import ROOT, Derived, Measured, cell, due, glue, goals, run_test
+from scripts.results_steps import ROOT, Derived, Measured, cell, due, glue, goals, optimizer, run_test
 
 SEEDS = {"sst2": (0,), "cola": (0, 1, 2), "mrpc": (0, 1, 2), "rte": (0, 1, 2)}
 # At most about 25 minutes a step on two cores; the best epoch on validation rows counts.
@@ -29,6 +29,7 @@ EPOCHS = {"sst2": 2, "cola": 3, "mrpc": 4, "rte": 4}
 DISTILLATION_EPOCHS = {"sst2": 2, "cola": 4, "mrpc": 5, "rte": 5}
 TIMED_ROWS = 200
 PRECISION = ("--trainer.precision", "bf16-mixed")
+RATES = {"finetune": optimizer("5e-5"), "distil": optimizer("1e-4")}
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ def cell_steps(data: str, models: str, runs: str, task: str, seed: int) -> Itera
     def fit(name: str, config: str, arguments: Sequence[str]) -> Step:
         run = f"{folder}/{name}"
         epochs = ("--trainer.max_epochs", str((EPOCHS if config == "finetune" else DISTILLATION_EPOCHS)[task]))
+        length = (*epochs, *RATES.get(config, ()))
         config_file = f"configs/model/{config}.yaml"
-        command = ("dial", "fit", "--config", config_file, *source, *arguments, *epochs, *PRECISION, *seeds)
+        command = ("dial", "fit", "--config", config_file, *source, *arguments, *length, *PRECISION, *seeds)
         return Step(f"{task}/seed{seed}/{name}", f"{run}/tier/card.json", (*command, "--run", run))
 
     pretrained = ("--model.path", encoder)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dial.steps import Step
-from scripts.results_steps import Derived, cell, glue, run_test, sweep_of
+from scripts.results_steps import Derived, cell, glue, optimizer, run_test, sweep_of
 
 SEED = 0
 # On SST-2 an epoch of MiniLM-L6 takes about ten minutes on one core; no step takes more than half an hour.
@@ -19,6 +19,8 @@ SCORES = {"stsb": "learned"}  # a number has no entropy; COST-EFF and DeeBERT de
 CLASSIFICATION, REGRESSION = ("sst2", "cola", "mrpc", "rte"), ("stsb",)
 COMPARED = ("costeff-4x", "costeff-2x", "ta", "equilibrium", "pabee", "deebert")
 RECOVERY = ("--model.optimizer.init_args.lr", "1e-4")
+# Of these the rate would follow the encoder's width.
+SIZED, FIXED = ("finetune", "equilibrium", "pabee", "deebert", "berxit"), optimizer("5e-5")
 ABLATED = ("sst2",)
 # In the early layers of MiniLM the first token hardly differs between texts: exits that read it alone learn nothing.
 MEAN = ("--model.pooling", "mean")
@@ -124,6 +126,7 @@ def exit_steps(data: str, models: str, runs: str, task: str) -> Iterator[Step]:
             *rows,
             "--trainer.max_epochs",
             epochs,
+            *(FIXED if method.config in SIZED else ()),
             "--trainer.precision",
             "bf16-mixed",
         )

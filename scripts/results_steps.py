@@ -17,6 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ARITHMETIC = "lightning_modules/adaptive"
 
 
+def optimizer(rate: str) -> tuple[str, ...]:
+    """Arguments of `dial fit` that fix the optimiser, whatever the configurations choose by a model's width."""
+    return ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.init_args.lr", rate)
+
+
 @dataclass(frozen=True)
 class Derived(Step):
     """Arithmetic on stored tables: due again when they, or the arithmetic, have changed.
