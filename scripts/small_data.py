@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from datamodules import GLUEDataModule
-from dial.trainer import run_trainer_command
-from lightning_modules.adaptive.files import read_json, write_json
-from lightning_modules.adaptive.metrics import evaluate
+from dial.cli.trainer import run_trainer_command
+from dial.files import read_json, write_json
+from dial.stages.metrics.metrics import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 JSON, PAGE = ROOT / "results/small_data.json", ROOT / "results/small_data.md"
