@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
+from callbacks.fit_length import fit_numbers
 from datamodules.checks import is_partial
 from dial.costs.counting import check_countable
 from dial.files import read_json, write_json
@@ -115,6 +116,7 @@ class TierExport(Callback):
             "train_rows": len(data.rows("train")),
             "parameters": sum(p.numel() for p in tier.model.parameters()),
             "steps": trainer.global_step,
+            "fit": fit_numbers(trainer, module),
             "finished": not stopped,
             "partial": is_partial(trainer),
         }

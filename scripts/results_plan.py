@@ -88,7 +88,9 @@ class Cell:
     def fit(self, name: str, config: str, arguments: Sequence[str], epochs: int) -> Step:
         """Train one model."""
         command = ("dial", "fit", "--config", f"configs/model/{config}.yaml", *self.source, *arguments)
-        training = ("--trainer.max_epochs", str(epochs), "--trainer.precision", "bf16-mixed")
+        rate = RATES.get(config)  # fixed, where the configuration would choose it by the model's width
+        optimizer = ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.init_args.lr", rate) if rate else ()
+        training = ("--trainer.max_epochs", str(epochs), *optimizer, "--trainer.precision", "bf16-mixed")
         seeds = ("--data.seed", str(self.seed), "--seed_everything", str(self.seed))
         run = f"{self.folder}/{name}"
         return Step(f"{self.prefix}/{name}", f"{run}/tier/card.json", (*command, *training, *seeds, "--run", run))
@@ -179,6 +181,7 @@ def cascade_steps(cell: Cell) -> Iterator[Step]:
 
 # In the early layers of MiniLM the first token hardly differs between texts: exits that read it alone learn nothing.
 MEAN = ("--model.pooling", "mean")
+RATES = dict.fromkeys(("finetune", "equilibrium", "pabee", "deebert", "berxit"), "5e-5") | {"distil": "1e-4"}
 RECOVERY = ("--model.optimizer.init_args.lr", "1e-4")
 ABLATED = ("sst2",)
 FRONT = "costeff-4x"  # stands in front of the Super

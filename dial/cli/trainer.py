@@ -41,7 +41,7 @@ from dial.tiers.loading import reason_of
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
-lightning_modules.Distillation  # noqa: B018
+lightning_modules.Distillation, lightning_modules.SizedAdamW  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 
 LINKS = ("label_names", "metrics")
@@ -49,6 +49,7 @@ LINKS = ("label_names", "metrics")
 GROUPS = {
     "sweep": callbacks.ThresholdSweep,
     "study": callbacks.MeasuredStudy,
+    "length": callbacks.FitLength,
     "slenderise": callbacks.Slenderise,
     "export": callbacks.TierExport,
     "predictions": callbacks.PredictionWriter,
@@ -114,6 +115,11 @@ class DialCLI(LightningCLI):
             dumped["ckpt_path"] = None
         if command != "fit" or all(dumped["slenderise"].get(name) is None for name in TARGETS):
             del dumped["slenderise"]  # does nothing
+        endless = config.trainer.get("max_epochs") in (None, -1) and config.trainer.get("max_steps", -1) == -1
+        if command == "fit" and endless:
+            config.trainer.max_epochs = -1  # FitLength gives it an end, where Lightning would take 1000
+        else:
+            del dumped["length"]
         self.trainer_defaults["callbacks"] = [Ending(), self.stoppable]
         if not config.trainer.fast_dev_run:
             self._enter(run, command, dumped)

@@ -9,7 +9,7 @@ import pytest
 
 from scripts import results
 from scripts.results_plan import plan
-from scripts.results_steps import ARITHMETIC, Derived, due, goals
+from scripts.results_steps import ARITHMETIC, ROOT, Derived, due, goals
 
 TABLES = 56  # 3 + 12 + 1 of SST-2, 6 + 6 + 1 each of CoLA, MRPC and RTE, 1 of STS-B
 
@@ -181,3 +181,16 @@ def test_tables_are_written_when_everything_is_done_and_left_before(
     assert not (tmp_path / "rte-sweep/earlier.json").exists()  # nothing of an earlier sweep is left beside the new one
     results.main(["--list"])
     assert capsys.readouterr().out.count("done  ") == 3 and len(ran) == 6
+
+
+def test_no_fit_depends_on_defaults() -> None:
+    """The published numbers come of these rates and epochs, whatever a configuration chooses by itself."""
+    fits = [step.command for step in plan("d", "m") if step.command[:2] == ("dial", "fit")]
+    assert len(fits) > 50
+    for command in fits:
+        assert "--trainer.max_epochs" in command
+        text = (ROOT / command[command.index("--config") + 1]).read_text()
+        fixed = "--model.optimizer.init_args.lr" in command
+        assert fixed or "lr: auto" not in text, command
+        if "--model.optimizer" in command:
+            assert command[command.index("--model.optimizer") + 1] == "torch.optim.AdamW"
