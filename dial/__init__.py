@@ -87,21 +87,32 @@ def answer(args: list[str]) -> int:
         print(f"dial {version('dial')}")
         return 0
     wait_passively()
+    interrupts = Interrupts()
     try:
-        with Interrupts():
+        with interrupts:
             return run(command, args)
     except KeyboardInterrupt as interrupt:
-        print(INTERRUPTED if command == "fit" else "interrupted", file=sys.stderr)
-        return exit_code(interrupt)
+        return say_interrupted(command, exit_code(interrupt))
     except BrokenPipeError:
         raise
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        # Also where another error was made of the interrupt: Python does that in the middle of an import.
+        if interrupts.arrived is not None:
+            return say_interrupted(command, 128 + interrupts.arrived)
+        if not isinstance(error, ValueError | OSError):
+            raise
         if os.environ.get("DIAL_DEBUG"):
             raise
         from datamodules.printing import printable
 
         print(f"dial {printable(command)}: error: {printable(' '.join(str(cause(error)).split()))}", file=sys.stderr)
         return 2
+
+
+def say_interrupted(command: str, code: int) -> int:
+    """Say that a signal has ended a command; gives its exit code."""
+    print(INTERRUPTED if command == "fit" else "interrupted", file=sys.stderr)
+    return code
 
 
 def cause(error: BaseException) -> BaseException:
