@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dial.interrupts import INTERRUPTED, Interrupts, exit_code
+from dial.interrupts import INTERRUPTED, Interrupts
 from dial.threads import wait_passively
 
 if TYPE_CHECKING:
@@ -91,14 +91,12 @@ def answer(args: list[str]) -> int:
     try:
         with interrupts:
             return run(command, args)
-    except KeyboardInterrupt as interrupt:
-        return say_interrupted(command, exit_code(interrupt))
     except BrokenPipeError:
         raise
-    except Exception as error:
-        # Also where another error was made of the interrupt: Python does that in the middle of an import.
-        if interrupts.arrived is not None:
-            return say_interrupted(command, 128 + interrupts.arrived)
+    except BaseException as error:
+        if (code := interrupts.code(error)) is not None:
+            print(INTERRUPTED if command == "fit" else "interrupted", file=sys.stderr)
+            return code
         if not isinstance(error, ValueError | OSError):
             raise
         if os.environ.get("DIAL_DEBUG"):
@@ -107,12 +105,6 @@ def answer(args: list[str]) -> int:
 
         print(f"dial {printable(command)}: error: {printable(' '.join(str(cause(error)).split()))}", file=sys.stderr)
         return 2
-
-
-def say_interrupted(command: str, code: int) -> int:
-    """Say that a signal has ended a command; gives its exit code."""
-    print(INTERRUPTED if command == "fit" else "interrupted", file=sys.stderr)
-    return code
 
 
 def cause(error: BaseException) -> BaseException:

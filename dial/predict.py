@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from dial.interrupts import INTERRUPTED, Interrupts, Progress, exit_code
+from dial.interrupts import INTERRUPTED, Interrupts, Progress
 from dial.predict_options import BEST, MOST_LOST_LINES, STANDARD, check_numbers, load, parser
 
 if TYPE_CHECKING:
@@ -37,12 +37,15 @@ def predict_command(argv: Sequence[str]) -> int:
     check_numbers(options)
     piped = options.out == STANDARD
     out = sys.stdout.buffer if piped else None
+    interrupts = Interrupts()
     try:
-        with Interrupts() as interrupts, redirect_stdout(sys.stderr if piped else sys.stdout):
+        with interrupts, redirect_stdout(sys.stderr if piped else sys.stdout):
             return answer_file(options, interrupts, out)
-    except KeyboardInterrupt as interrupt:
+    except BaseException as error:
+        if (code := interrupts.code(error)) is None:
+            raise
         print(INTERRUPTED if STANDARD not in (options.input, options.out) else "interrupted", file=sys.stderr)
-        return exit_code(interrupt)
+        return code
 
 
 def answer_file(options: argparse.Namespace, interrupts: Interrupts, out: IO[bytes] | None) -> int:
