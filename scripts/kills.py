@@ -43,7 +43,7 @@ SIGNALS = ("SIGKILL", "SIGTERM")
 SHARES = {"predict lines": 28, "predict gzip": 10, "predict parts": 28, "sweep": 60, "fit": 60, "demo": 14}
 AGAIN = "interrupted; the same command starts again"
 QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
-SIZES = ("--data.train_rows=320", "--data.validation_rows=32", "--data.calibration_rows=100", "--data.test_rows=100")
+SIZES = ("--data.train_rows=192", "--data.validation_rows=32", "--data.calibration_rows=100", "--data.test_rows=100")
 BERT = (
     "{model_type: bert, vocab_size: 1000, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, "
     "intermediate_size: 32, max_position_embeddings: 64, initializer_range: 0.15}"
@@ -207,7 +207,15 @@ def prepare(place: Path, only: Sequence[str]) -> dict[str, Command]:
     commands = {
         "fit": Command((*swift, f"--run={place}/fit/run"), place / "fit/run", (INTERRUPTED,)),
         "sweep": Command(
-            ("sweep", str(setup / "sweep/stages.parquet"), "--bootstrap=100", f"--out={place}/sweep/run"),
+            (
+                "sweep",
+                str(setup / "sweep/stages.parquet"),
+                "--bootstrap=100",
+                "--scores",
+                "energy",
+                "softmax",
+                f"--out={place}/sweep/run",
+            ),
             place / "sweep/run",
             ("interrupted",),
         ),
