@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, PretrainedConfig
 
-from lightning_modules.adaptive.costs import ModelCosts, fit_cost
-from lightning_modules.adaptive.macs import count_macs
-from lightning_modules.adaptive.table import Stage
-from lightning_modules.models.bilstm import BiLSTMConfig
+from dial.costs.functions import ModelCosts, fit_cost
+from dial.costs.macs import count_macs
+from dial.models.bilstm import BiLSTMConfig
+from dial.stages.stage import Stage
 
 
 def build(config: PretrainedConfig, attention: str | None = None) -> torch.nn.Module:

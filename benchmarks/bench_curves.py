@@ -7,9 +7,10 @@ import time
 
 import numpy as np
 
-from lightning_modules.adaptive.scores import ROUTING_SCORES
-from lightning_modules.adaptive.table import Stage, StageTable
-from lightning_modules.adaptive.tradeoff import curve, thin
+from dial.stages.scores import ROUTING_SCORES
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
+from dial.tradeoff.curve import curve, thin
 
 
 def table_of(rows: int, stages: int, classes: int, seed: int = 0) -> StageTable:

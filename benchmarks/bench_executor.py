@@ -30,20 +30,20 @@ from tier_time import sample  # type: ignore[import-not-found]
 from transformers import AutoModel, BertConfig
 
 from dial import AdaptiveClassifier
-from lightning_modules.adaptive import scores as routing
-from lightning_modules.adaptive.files import write_json
-from lightning_modules.inference.decision import Decision
-from lightning_modules.inference.executor import Executor
-from lightning_modules.inference.machine import describe_machine
-from lightning_modules.inference.multi_exit_tier import MultiExitTier
-from lightning_modules.inference.queues import Row
-from lightning_modules.inference.staged import StagedModel
-from lightning_modules.inference.tier import Tier
-from lightning_modules.inference.tiers import build_tier, load_tier
-from lightning_modules.inference.tokens import Tokeniser, Tokens
-from lightning_modules.inference.views import View
-from lightning_modules.models import MultiExitConfig, MultiExitForSequenceClassification
-from lightning_modules.models.exits import Visits
+from dial.files import write_json
+from dial.inference.executor import Executor
+from dial.inference.queues import Row
+from dial.inference.router import Decision
+from dial.inference.staged import StagedModel
+from dial.machine import describe_machine
+from dial.models import MultiExitConfig, MultiExitForSequenceClassification
+from dial.models.exits import Visits
+from dial.stages import scores as routing
+from dial.tiers.multi_exit import MultiExitTier
+from dial.tiers.spec import View
+from dial.tiers.tier import Tier
+from dial.tiers.tiers import build_tier, load_tier
+from dial.tiers.tokens import Tokeniser, Tokens
 
 LABELS = ["negative", "positive"]
 SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}

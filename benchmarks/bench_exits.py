@@ -21,8 +21,8 @@ from measure import Turns, machine  # type: ignore[import-not-found]  # the scri
 from torch import nn
 from transformers import AutoModel, BertConfig
 
+from dial.models import build_word_tokenizer
 from lightning_modules import MultiExit
-from lightning_modules.models import build_word_tokenizer
 from lightning_modules.policies import GradientEquilibrium, JointSum, LayerWeighted
 
 MINILM = {

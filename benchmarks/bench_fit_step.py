@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
 from datamodules.loading import EpochSampler
-from dial import main as dial
+from dial.cli.main import main as dial
 
 MINILM = {
     "model_type": "bert",

@@ -5,12 +5,13 @@ import time
 
 import numpy as np
 
-from lightning_modules.adaptive.choices import Choices
-from lightning_modules.adaptive.intervals import bootstrap
-from lightning_modules.adaptive.paths import Path, metric_of
-from lightning_modules.adaptive.scores import ROUTING_SCORES
-from lightning_modules.adaptive.settings import SweepSettings
-from lightning_modules.adaptive.table import Stage, StageTable
+from dial.report.choices import Choices
+from dial.report.settings import SweepSettings
+from dial.stages.scores import ROUTING_SCORES
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
+from dial.tradeoff.bootstrap import bootstrap
+from dial.tradeoff.paths import Path, metric_of
 
 
 def cascade(rows: int, metric: str, seed: int = 0) -> StageTable:

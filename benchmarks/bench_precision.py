@@ -19,10 +19,10 @@ from measure import Turns, machine  # type: ignore[import-not-found]  # the scri
 from transformers import BertConfig, BertForSequenceClassification
 
 from datamodules import GLUEDataModule
-from lightning_modules.adaptive.metrics import evaluate
-from lightning_modules.inference.precision import cast_encoder
-from lightning_modules.inference.tiers import Tier, load_tier
-from lightning_modules.inference.tokens import Tokeniser
+from dial.stages.metrics.metrics import evaluate
+from dial.tiers.precision import cast_encoder
+from dial.tiers.tiers import Tier, load_tier
+from dial.tiers.tokens import Tokeniser
 
 DTYPES = ("bfloat16", "int8")
 TARGET = 2.5

@@ -29,12 +29,12 @@ from measure import clocks, machine, write_texts  # type: ignore[import-not-foun
 
 from datamodules.streaming import TextFile
 from dial import AdaptiveClassifier
-from dial import main as dial
-from dial.interrupts import Interrupts
-from dial.predict import predict
-from dial.record_files import JsonLines
-from lightning_modules.adaptive.table import StageTable
-from lightning_modules.inference.tiers import build_tier, save_tier
+from dial.cli.interrupts import Interrupts
+from dial.cli.main import main as dial
+from dial.cli.predict import predict
+from dial.cli.record_files import JsonLines
+from dial.stages.parquet import load_table
+from dial.tiers.tiers import build_tier, save_tier
 
 LABELS = ["0", "1"]
 WORDS = 9_000
@@ -71,7 +71,7 @@ def make_run(folder: Path, small: bool) -> Path:
 
 def threshold(run: Path, share: float) -> float:
     """The softmax score that a share of the rows does not reach at the first stage."""
-    table = StageTable.load(run / "sweep" / "stages.parquet")
+    table = load_table(run / "sweep" / "stages.parquet")
     return float(np.quantile(table.scores["softmax"][:, 0], share))
 
 

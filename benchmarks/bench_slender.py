@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig
 
-from lightning_modules.models.multi_exit import MultiExitForSequenceClassification
-from lightning_modules.models.multi_exit_config import MultiExitConfig
-from lightning_modules.models.slender import cut, shape_model
-from lightning_modules.models.slender_embeddings import factorise_embeddings
-from lightning_modules.models.slender_importance import TaylorImportance
-from lightning_modules.models.slender_masks import attach_masks, masks
+from dial.models.multi_exit import MultiExitForSequenceClassification
+from dial.models.multi_exit_config import MultiExitConfig
+from dial.models.slender.embeddings import factorise_embeddings
+from dial.models.slender.encoder import cut, shape_model
+from dial.models.slender.importance import TaylorImportance
+from dial.models.slender.masks import attach_masks, masks
 
 WORDS, WIDTH, RANK = 30_522, 768, 128
 

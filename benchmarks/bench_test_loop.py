@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
 from datamodules import TextDataModule
-from dial import main as dial
-from lightning_modules.inference.tiers import build_tier, save_tier
+from dial.cli.main import main as dial
+from dial.tiers.tiers import build_tier, save_tier
 
 LABELS = ["0", "1"]
 LAST_BATCH = (0.0, 0.0)  # clocks when the loop was done

@@ -30,7 +30,7 @@ WORK = """
 import sys, time
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
-import lightning_modules.models
+import dial.models
 settings, threads, batch, length, seconds = {settings!r}, {threads}, {batch}, {length}, {seconds}
 torch.set_num_threads(threads)
 torch.manual_seed(0)

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from datamodules import GLUEDataModule
-from lightning_modules.adaptive.files import write_json
-from lightning_modules.inference.tiers import Tier, load_tier
+from dial.files import write_json
+from dial.tiers.tiers import Tier, load_tier
 
 
 def encodings(tier: Tier, units: Sequence[tuple[str, ...]]) -> list[dict[str, torch.Tensor]]:

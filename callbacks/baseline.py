@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.counts import majority
 from datamodules.printing import printable
-from lightning_modules.adaptive.metrics import evaluate
+from dial.stages.metrics.metrics import evaluate
 from lightning_modules.base import StagedModule
 
 

@@ -17,7 +17,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_modules.adaptive.files import atomic_write
+from dial.files import atomic_write
 
 LAST = "last.ckpt"
 OLDER = "previous.ckpt"

@@ -11,16 +11,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.threshold_sweep import ThresholdSweep, staged
 from callbacks.tier_export import is_partial
-from lightning_modules.adaptive.files import plain, read_json
-from lightning_modules.adaptive.ownership import check_files
-from lightning_modules.adaptive.study_report import FILES
-from lightning_modules.adaptive.table import StageTable
+from dial.files import plain, read_json
+from dial.inference.operating_point import Sweep
+from dial.inference.run import load_network
+from dial.inference.staged import StagedModel
+from dial.ownership import check_files
+from dial.stages.parquet import load_table
+from dial.stages.table import StageTable
+from dial.study.measure import StudySettings
+from dial.study.report import FILES
+from dial.study.rivals import check_names
 from lightning_modules.base import StagedModule
-from lightning_modules.inference.loading import load_network
-from lightning_modules.inference.operating_point import Sweep
-from lightning_modules.inference.rivals import check_names
-from lightning_modules.inference.staged import StagedModel
-from lightning_modules.inference.study import StudySettings
 
 
 class MeasuredStudy(Callback):
@@ -88,11 +89,11 @@ class MeasuredStudy(Callback):
         """Read the sweep's table, measure, write, print."""
         if self.settings is None or self.settings.rows < 1:
             return
-        from lightning_modules.adaptive.study_report import render, write_study
-        from lightning_modules.inference.study import Study
+        from dial.study.measure import Study
+        from dial.study.report import render, write_study
 
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        table = StageTable.load(sweep_folder(trainer) / "stages.parquet")
+        table = load_table(sweep_folder(trainer) / "stages.parquet")
         split = next(name for name in table.splits if name != "calibration")
         rows = data.rows(split)
         units = {

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.resume import gather
-from lightning_modules.adaptive.files import atomic_write
+from dial.files import atomic_write
 from lightning_modules.base import StagedModule
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.models.slender_masks import has_masks
+from dial.models.slender.masks import has_masks
 
 
 def check_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

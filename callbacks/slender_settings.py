@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from lightning_modules.models.multi_exit import MultiExitForSequenceClassification
+from dial.models.multi_exit import MultiExitForSequenceClassification
 
 TARGETS = ("compression", "heads", "intermediate", "embedding_rank")
 ARGUMENTS = "compression|heads|intermediate|embedding_rank|rank|start|stop|prunings|window"

@@ -14,14 +14,14 @@ from torch.func import functional_call
 from callbacks.resume import gather
 from callbacks.slender_resume import check_weights, compare, sums_of
 from callbacks.slender_settings import as_typed, check_encoder_trains, check_settings, model_of
+from dial.losses import task_loss
+from dial.models.slender.embeddings import factorise
+from dial.models.slender.importance import HeadWeights, TaylorImportance, Variant, choose
+from dial.models.slender.masks import attach_masks, masks, set_masks
+from dial.models.slender.plan import Course, Schedule, Sizes, Target, to_steps
+from dial.models.slender.structures import Kind, structures
+from dial.models.slender.trial import try_cut
 from lightning_modules.choosing import start_choosing
-from lightning_modules.losses import task_loss
-from lightning_modules.models.slender_embeddings import factorise
-from lightning_modules.models.slender_importance import HeadWeights, TaylorImportance, Variant, choose
-from lightning_modules.models.slender_masks import attach_masks, masks, set_masks
-from lightning_modules.models.slender_plan import Course, Schedule, Sizes, Target, to_steps
-from lightning_modules.models.slender_structures import Kind, structures
-from lightning_modules.models.slender_trial import try_cut
 from lightning_modules.training import training_steps
 
 KINDS: tuple[Kind, Kind] = ("heads", "neurons")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from argparse import ArgumentTypeError
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,20 +15,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.resume import gather
 from callbacks.row_parts import concatenate, merge, to_numpy
 from callbacks.tier_export import is_partial
-from lightning_modules.adaptive import scores as routing
-from lightning_modules.adaptive.commands import macs_of
-from lightning_modules.adaptive.configuration import check_folder, configuration_of, rows_fingerprint
-from lightning_modules.adaptive.costs import ModelCosts, charged_lengths
-from lightning_modules.adaptive.metrics import evaluate
-from lightning_modules.adaptive.ownership import check_sweep_files
-from lightning_modules.adaptive.rules import check_patience
-from lightning_modules.adaptive.settings import SweepSettings
-from lightning_modules.adaptive.table import StageTable
+from dial.costs.counting import check_countable, network_costs
+from dial.costs.functions import ModelCosts, charged_lengths, macs_of
+from dial.inference.staged import decisions_of
+from dial.ownership import check_sweep_files
+from dial.report.configuration import check_folder, configuration_of, rows_fingerprint
+from dial.report.settings import SweepSettings
+from dial.stages import scores as routing
+from dial.stages.metrics.metrics import evaluate
+from dial.stages.table import StageTable
+from dial.tiers.labels import check_permutation
+from dial.tiers.multi_exit import MultiExitTier
+from dial.tradeoff.rules import check_patience
 from lightning_modules.base import StagedModule
-from lightning_modules.inference.counting import check_countable, network_costs
-from lightning_modules.inference.labels import check_permutation
-from lightning_modules.inference.multi_exit_tier import MultiExitTier
-from lightning_modules.inference.staged import decisions_of
 
 Length = Literal["true", "padded"] | int
 
@@ -89,8 +87,6 @@ class ThresholdSweep(Callback):
                 patience=tuple(patience or ()),
                 tolerance=tolerance,
             )
-        except ArgumentTypeError as error:
-            raise ValueError(f"`sweep.budgets` {error}.") from error
         except ValueError as error:
             raise ValueError(str(error).replace("`", "`sweep.", 1)) from error
         self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -253,7 +249,7 @@ class ThresholdSweep(Callback):
 
     def write(self, trainer: Trainer, module: StagedModule, table: StageTable) -> None:
         """Build the report, write it and print its table."""
-        from lightning_modules.adaptive.report import build_report  # matplotlib: only when it is needed
+        from dial.report.report import build_report  # matplotlib: only when it is needed
 
         report = build_report(table, self._choices(module, table.splits), costs=self._costs)
         folder = self.folder(trainer)

@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
-from lightning_modules.adaptive.files import read_json, write_json
-from lightning_modules.inference.counting import check_countable
-from lightning_modules.inference.places import TIER
-from lightning_modules.inference.sources import CARD
-from lightning_modules.inference.tiers import Tier, save_tier
-from lightning_modules.models.slender import compression, cut_in_place
-from lightning_modules.models.slender_masks import has_masks
+from dial.costs.counting import check_countable
+from dial.files import read_json, write_json
+from dial.models.slender.encoder import compression, cut_in_place
+from dial.models.slender.masks import has_masks
+from dial.tiers.loading import CARD
+from dial.tiers.places import TIER
+from dial.tiers.tiers import Tier, save_tier
 from lightning_modules.training import TierModule
 
 logger = logging.getLogger(__name__)

@@ -2,6 +2,6 @@
 
 import sys
 
-from dial import main
+from dial.cli.main import main
 
 sys.exit(main())

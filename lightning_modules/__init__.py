@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    """Import a module on first use: `dial sweep` needs `lightning_modules.adaptive` alone, without Lightning."""
+    """Import a module on first use: `dial sweep` needs `dial.tradeoff` alone, without Lightning."""
     if name == "StagedModule":
         from lightning_modules.base import StagedModule
 

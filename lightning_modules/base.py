@@ -10,10 +10,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from lightning_modules.adaptive.metrics import check_metric
-from lightning_modules.inference.batching import batching_of
-from lightning_modules.inference.staged import StagedModel
-from lightning_modules.inference.tier import Tier
+from dial.inference.staged import StagedModel
+from dial.stages.metrics.metrics import check_metric
+from dial.tiers.batching import batching_of
+from dial.tiers.tier import Tier
 from lightning_modules.rows import DistinctRows
 
 Batch = dict[str, Any]

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from dial.inference.staged import StagedModel
+from dial.tiers.tiers import View, load_tier
 from lightning_modules.base import Batch, StagedModule
-from lightning_modules.inference.staged import StagedModel
-from lightning_modules.inference.tiers import View, load_tier
 
 
 class Cascade(StagedModule):

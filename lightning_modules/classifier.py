@@ -8,13 +8,13 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from dial.inference.staged import StagedModel
+from dial.losses import logits_mse, soft_cross_entropy, task_loss
+from dial.tiers.loading import read_config
+from dial.tiers.places import check_place
+from dial.tiers.tiers import Tier, View, build_tier, load_tier
 from lightning_modules.base import Batch
-from lightning_modules.inference.places import check_place
-from lightning_modules.inference.sources import read_config
-from lightning_modules.inference.staged import StagedModel
-from lightning_modules.inference.tiers import Tier, View, build_tier, load_tier
 from lightning_modules.learning_rate import Schedule
-from lightning_modules.losses import logits_mse, soft_cross_entropy, task_loss
 from lightning_modules.training import TierModule, check_distillation, check_range
 
 

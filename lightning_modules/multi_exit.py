@@ -14,23 +14,15 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lightning_modules.adaptive import metrics as metric_functions
+from dial.inference.staged import StagedModel
+from dial.losses import at_exits, certainty_loss, certainty_target, exit_distillation, hidden_mse, logits_mse, task_loss
+from dial.models.pooling import Pooling
+from dial.stages.metrics import metrics as metric_functions
+from dial.tiers.layers import all_layers, check_same_layers, tier_with_exits
+from dial.tiers.multi_exit import MultiExitTier
 from lightning_modules.base import Batch
 from lightning_modules.choosing import start_choosing
-from lightning_modules.inference.layers import all_layers, check_same_layers, tier_with_exits
-from lightning_modules.inference.multi_exit_tier import MultiExitTier
-from lightning_modules.inference.staged import StagedModel
 from lightning_modules.learning_rate import Schedule, StagedRate
-from lightning_modules.losses import (
-    at_exits,
-    certainty_loss,
-    certainty_target,
-    exit_distillation,
-    hidden_mse,
-    logits_mse,
-    task_loss,
-)
-from lightning_modules.models.pooling import Pooling
 from lightning_modules.policies import ExitPolicy, JointSum
 from lightning_modules.policies.policy import Parts
 from lightning_modules.rows import DistinctRows

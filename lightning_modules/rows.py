@@ -7,8 +7,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from lightning_modules.adaptive import metrics
-from lightning_modules.adaptive.repeats import check_repeats, distinct
+from dial.stages.metrics import metrics
+from dial.stages.repeats import check_repeats, distinct
 
 
 class DistinctRows(Metric):

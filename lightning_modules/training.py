@@ -12,13 +12,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from dial.models.slender.encoder import cut_in_place, make_room
+from dial.models.slender.masks import has_masks
+from dial.tiers.batch_proof import settle
+from dial.tiers.teacher import teacher_logits
+from dial.tiers.tiers import Tier, View, load_tier
 from lightning_modules.base import Batch, StagedModule
-from lightning_modules.inference.batch_proof import settle
-from lightning_modules.inference.teacher import teacher_logits
-from lightning_modules.inference.tiers import Tier, View, load_tier
 from lightning_modules.learning_rate import LearningRate, Schedule
-from lightning_modules.models.slender import cut_in_place, make_room
-from lightning_modules.models.slender_masks import has_masks
 
 
 class TierModule(StagedModule):

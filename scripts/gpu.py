@@ -92,7 +92,7 @@ def work(names: Sequence[str], device: str, folder: Path, results: Path) -> None
 
 def append(path: Path, content: Row) -> None:
     """One more line of JSON."""
-    from lightning_modules.adaptive.files import plain
+    from dial.files import plain
 
     with path.open("a") as file:
         file.write(json.dumps(plain(content)) + "\n")
@@ -195,8 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         print("No GPU that torch can use: nothing was checked (--device cpu runs what makes sense without one).")
         return 0
-    from lightning_modules.adaptive.files import write_json
-    from lightning_modules.inference.machine import describe_machine
+    from dial.files import write_json
+    from dial.machine import describe_machine
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="gpu-", ignore_cleanup_errors=True) as folder:

@@ -129,7 +129,8 @@ class Bench:
             name: of the tier.
             dtype: of its view.
         """
-        from lightning_modules.inference import View, build_tier, load_tier, save_tier
+        from dial.tiers.spec import View
+        from dial.tiers.tiers import build_tier, load_tier, save_tier
 
         folder = self.folder / name
         if not folder.exists():
@@ -147,8 +148,9 @@ class Bench:
     def _multi_exit(self, encoder: dict[str, Any]) -> Any:
         from transformers import AutoTokenizer
 
-        from lightning_modules.inference import MultiExitTier, View
-        from lightning_modules.models import MultiExitConfig, MultiExitForSequenceClassification
+        from dial.models import MultiExitConfig, MultiExitForSequenceClassification
+        from dial.tiers.multi_exit import MultiExitTier
+        from dial.tiers.spec import View
 
         tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
         encoder |= {"vocab_size": len(tokenizer), "pad_token_id": 0}
@@ -167,7 +169,7 @@ class Bench:
 
     def networks(self, dtype: str = "float32") -> dict[str, Any]:
         """Staged models on the CPU by name: one encoder's exits, a cascade of two tiers, and a cascade of both."""
-        from lightning_modules.inference import StagedModel
+        from dial.inference.staged import StagedModel
 
         parts = {"exits": ["exits"], "cascade": ["swift", "super"], "exits, then a tier": ["exits", "super"]}
         return {name: StagedModel([self.tier(tier, dtype) for tier in tiers]).eval() for name, tiers in parts.items()}
@@ -276,8 +278,8 @@ def rows_apart(network: Any, units: list[str], outputs: np.ndarray, dtype_noise:
         Numbers of rows ``compared``, ``inside`` the noise and answered ``otherwise``, how many ``stages`` answered, and
         the number of ``batches``.
     """
-    from lightning_modules.inference.decision import Decision
-    from lightning_modules.inference.executor import Executor
+    from dial.inference.executor import Executor
+    from dial.inference.router import Decision
 
     scores = largest_probability(outputs)
     thresholds = halving_thresholds(scores)

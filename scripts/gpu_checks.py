@@ -65,9 +65,9 @@ def difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> fl
 @check("compaction by measured policy")
 def compaction(bench: Bench) -> Seen:
     """A multi-exit tier answers alike whether rows leave the batch at once or where that is measured to be faster."""
-    from lightning_modules.inference.compaction import Compaction, MeasuredCompaction
-    from lightning_modules.inference.decision import Decision
-    from lightning_modules.inference.executor import Executor
+    from dial.inference.compaction import Compaction, MeasuredCompaction
+    from dial.inference.executor import Executor
+    from dial.inference.router import Decision
 
     network = bench.moved(bench.networks()["exits"])
     units = bench.texts(bench.few(512), seed=3)
@@ -104,9 +104,9 @@ def compaction(bench: Bench) -> Seen:
 @check("out of memory halves the batch", cuda=True)
 def out_of_memory(bench: Bench) -> Seen:
     """With two fifths of the memory that a batch takes the executor halves it and answers the same."""
-    from lightning_modules.inference import StagedModel
-    from lightning_modules.inference.decision import Decision
-    from lightning_modules.inference.executor import Executor
+    from dial.inference.executor import Executor
+    from dial.inference.router import Decision
+    from dial.inference.staged import StagedModel
 
     network = StagedModel([bench.tier("base")]).to(bench.device)
     decision = Decision(tuple(stage.name for stage in network.stages), "threshold", "softmax", ())
@@ -137,10 +137,10 @@ def out_of_memory(bench: Bench) -> Seen:
 @check("clocks wait for the device")
 def clocks(bench: Bench) -> Seen:
     """Our clocks agree with CUDA's events (on a CPU with the wall), not with the moment when a call returns."""
-    from lightning_modules.inference import compaction as policy
-    from lightning_modules.inference.batch_size import seconds_of
-    from lightning_modules.inference.timing import timed_run
-    from lightning_modules.inference.tokens import Tokeniser
+    from dial.inference import compaction as policy
+    from dial.inference.batch_size import seconds_of
+    from dial.study.timing import timed_run
+    from dial.tiers.tokens import Tokeniser
 
     tier = bench.tier("base" if bench.cuda else "exits").to(bench.device).eval()
     rows = Tokeniser(tier)([" ".join(bench.texts(8, seed)) for seed in range(64)])
@@ -181,7 +181,7 @@ def true_seconds(bench: Bench, work: Any) -> float:
 @check("same answers as on the CPU")
 def same_answers(bench: Bench) -> Seen:
     """In float32 scores are those of the CPU, and every row farther than ε from its threshold is answered alike."""
-    from lightning_modules.inference.epsilon import FLOAT32
+    from dial.inference.epsilon import FLOAT32
 
     units = bench.texts(bench.few(200), seed=1)
     figures, shown, passed = {}, [], True
@@ -202,8 +202,8 @@ def same_answers(bench: Bench) -> Seen:
 @check("exits and cascades in batches")
 def batches(bench: Bench) -> Seen:
     """At any batch size, in float32 and bf16, rows farther than the measured ε from thresholds are answered alike."""
-    from lightning_modules.inference.decision import Decision
-    from lightning_modules.inference.epsilon import FLOAT32, measure_epsilon
+    from dial.inference.epsilon import FLOAT32, measure_epsilon
+    from dial.inference.router import Decision
 
     units = bench.texts(bench.few(160), seed=2)
     figures: dict[str, Any] = {}
@@ -255,7 +255,7 @@ def one_process(bench: Bench) -> Seen:
 @check("int8 refused or run")
 def int8(bench: Bench) -> Seen:
     """An int8 tier runs on a CPU that can, near to float32; on a GPU, and elsewhere, it is refused in words."""
-    from lightning_modules.inference import StagedModel
+    from dial.inference.staged import StagedModel
 
     units = bench.texts(32, seed=4)
     plain = alone(StagedModel([bench.tier("super")]).eval(), units)
@@ -273,7 +273,7 @@ def int8(bench: Bench) -> Seen:
 @check("peak memory", cuda=True)
 def peak_memory(bench: Bench) -> Seen:
     """A base-size encoder takes less in bf16 than in float32, and leaves nothing behind."""
-    from lightning_modules.inference.tokens import Tokeniser
+    from dial.tiers.tokens import Tokeniser
 
     found: dict[str, float] = {}
     left = 0
@@ -302,8 +302,8 @@ def peak_memory(bench: Bench) -> Seen:
 @check("rows/s of a base-size encoder")
 def speed(bench: Bench) -> Seen:
     """Rows of 128 tokens; on a GPU bf16 must be the faster one."""
-    from lightning_modules.inference.batch_size import seconds_of
-    from lightning_modules.inference.tokens import Tokeniser
+    from dial.inference.batch_size import seconds_of
+    from dial.tiers.tokens import Tokeniser
 
     size, passes = (128, 8) if bench.cuda else (2, 1)
     rates: dict[str, float] = {}

@@ -34,7 +34,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dial.interrupts import INTERRUPTED
+from dial.cli.interrupts import INTERRUPTED
 from scripts import kills_checks as checks
 from scripts.kills_commands import Command, Ended, run
 
@@ -51,7 +51,7 @@ BERT = (
 DEMO = "configs/data/demo.yaml"
 HEAVY = (
     "fvcore.nn", "matplotlib.pyplot", "pandas", "pyarrow.csv", "pyarrow.parquet", "scipy.stats",
-    "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert", "dial.trainer",
+    "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert", "dial.cli.trainer",
 )  # fmt: skip
 
 
@@ -302,7 +302,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Kill; returns the exit code."""
-    from lightning_modules.adaptive.files import write_json
+    from dial.files import write_json
 
     options = parse(argv)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lightning_modules.adaptive.files import atomic_write
+from dial.files import atomic_write
 
 CASCADE_COLUMNS = ("expected", "confident", "crossfit", "in_sample")
 

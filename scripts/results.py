@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dial.steps import Step, is_complete, run_step
+from dial.cli.steps import Step, is_complete, run_step
 from scripts.results_exits import CLASSIFICATION, REGRESSION, exit_steps
 from scripts.results_measured import SWIFTS as TIMED
 from scripts.results_measured import measured_steps

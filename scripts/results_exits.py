@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dial.steps import Step
+from dial.cli.steps import Step
 from scripts.results_steps import Derived, cell, glue, run_test, sweep_of
 
 SEED = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dial.steps import Step
+from dial.cli.steps import Step
 from scripts.results_steps import Measured, cell, glue
 
 SEED = 0

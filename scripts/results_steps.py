@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dial.steps import Step, is_complete
+from dial.cli.steps import Step, is_complete
 
 ROOT = Path(__file__).resolve().parent.parent
-ARITHMETIC = "lightning_modules/adaptive"
+ARITHMETIC = ("dial/stages", "dial/tradeoff", "dial/costs", "dial/report")
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def needs(step: Step, earlier: Step) -> bool:
 
 def _stale(steps: Sequence[Step], root: Path) -> set[str]:
     """Names of the steps without a result, and of those derived ones whose sources or arithmetic are newer."""
-    code = max((file.stat().st_mtime for file in (root / ARITHMETIC).glob("*.py")), default=0.0)
+    code = max((file.stat().st_mtime for room in ARITHMETIC for file in (root / room).rglob("*.py")), default=0.0)
     names: set[str] = set()
     results: set[str] = set()
     for step in steps:

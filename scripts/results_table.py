@@ -17,7 +17,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lightning_modules.adaptive.files import atomic_write
+from dial.files import atomic_write
 from scripts import exits_table, measured_table
 from scripts.readme_tables import cascade_lines, fill
 from scripts.results import SEEDS, plan, swifts_of

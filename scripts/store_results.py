@@ -19,10 +19,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lightning_modules.adaptive.costs import ModelCosts
-from lightning_modules.adaptive.files import read_json, write_json
-from lightning_modules.adaptive.parquet import save_slim
-from lightning_modules.adaptive.table import StageTable
+from dial.costs.functions import ModelCosts
+from dial.files import read_json, write_json
+from dial.stages.parquet import load_table, save_slim
+from dial.stages.table import StageTable
 
 TABLE = Path("sweep/stages.parquet")
 LIMIT = 20_000_000  # bytes of all tables together, as they are kept in the repository
@@ -52,7 +52,7 @@ def keep(run: Path, out: Path) -> Path:
     task, seed = run.parts[-3:-1]
     if (run / "study" / "study.json").is_file():
         return keep_study(run, out / task)
-    table = StageTable.load(run / TABLE)
+    table = load_table(run / TABLE)
     check(table, run)
     costs = run / TABLE.with_name("costs.json")
     path = out / task / f"{seed}-{run.name}.parquet"

@@ -9,8 +9,10 @@ import nbformat
 import numpy as np
 import pytest
 
-from lightning_modules.adaptive import Stage, StageTable
-from lightning_modules.adaptive.report import SweepSettings
+from dial.report.report import SweepSettings
+from dial.stages.parquet import save_table
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 STATEMENTS_OF_LOGIC = (
@@ -70,7 +72,7 @@ def table(tmp_path: Path) -> Path:
         outputs=outputs,
         label_names=("negative", "positive"),
     ).with_scores(["energy", "softmax"])
-    made.save(tmp_path / "stages.parquet")
+    save_table(made, tmp_path / "stages.parquet")
     return tmp_path / "stages.parquet"
 
 

@@ -11,9 +11,10 @@ from lightning.pytorch import LightningModule, Trainer
 
 from callbacks import ThresholdSweep
 from datamodules import GLUEDataModule
-from lightning_modules.adaptive import plots
-from lightning_modules.adaptive.table import StageTable
-from tests.dial.glue_files import write_task
+from dial.report.figures import plots
+from dial.stages.parquet import load_table, save_table
+from dial.stages.table import StageTable
+from tests.cli.glue_files import write_task
 
 
 @dataclass
@@ -57,7 +58,9 @@ def sweep(tmp_path, glue, monkeypatch) -> Callable[..., Tested]:
     ) -> Tested:
         if not report:
             monkeypatch.setattr(
-                ThresholdSweep, "write", lambda self, trainer, module, table: table.save(folder / "stages.parquet")
+                ThresholdSweep,
+                "write",
+                lambda self, trainer, module, table: save_table(table, folder / "stages.parquet"),
             )
         module = GLUEDataModule(
             task,
@@ -81,6 +84,6 @@ def sweep(tmp_path, glue, monkeypatch) -> Callable[..., Tested]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             (metrics, *_) = runner.test(build(module), datamodule=module, verbose=False)
-        return Tested(folder, StageTable.load(folder / "stages.parquet"), module, metrics)
+        return Tested(folder, load_table(folder / "stages.parquet"), module, metrics)
 
     return run

@@ -12,9 +12,9 @@ from lightning.pytorch import LightningModule, Trainer
 
 from callbacks import MeasuredStudy, ThresholdSweep, measured_study
 from datamodules import GLUEDataModule
+from dial.costs.times import TimeTable
+from dial.report.figures import plots
 from lightning_modules import Cascade, Classifier
-from lightning_modules.adaptive import plots
-from lightning_modules.adaptive.times import TimeTable
 
 LABELS = ["negative", "positive"]
 

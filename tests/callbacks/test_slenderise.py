@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader
 
 from callbacks import Resume, Slenderise
 from callbacks.tier_export import exported
-from lightning_modules.losses import task_loss
-from lightning_modules.models import MultiExitConfig, MultiExitForSequenceClassification
-from lightning_modules.models.slender import make_room
-from lightning_modules.models.slender_importance import importance
-from lightning_modules.models.slender_masks import masks
-from lightning_modules.models.slender_structures import structures
+from dial.losses import task_loss
+from dial.models import MultiExitConfig, MultiExitForSequenceClassification
+from dial.models.slender.encoder import make_room
+from dial.models.slender.importance import importance
+from dial.models.slender.masks import masks
+from dial.models.slender.structures import structures
 from lightning_modules.policies import GradientEquilibrium, JointSum, LayerWeighted, TwoStage
 from lightning_modules.policies.policy import Parts
 

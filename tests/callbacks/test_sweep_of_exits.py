@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from callbacks import ThresholdSweep
+from dial.stages.parquet import load_table, save_slim, save_table
+from dial.stages.table import StageTable
+from dial.tiers.tiers import load_tier, save_tier
+from dial.tradeoff.rules import replay
 from lightning_modules import Cascade, MultiExit
-from lightning_modules.adaptive.parquet import save_slim
-from lightning_modules.adaptive.rules import replay
-from lightning_modules.adaptive.table import StageTable
-from lightning_modules.inference.tiers import load_tier, save_tier
-from tests.adaptive.test_parquet import assert_equal
+from tests.stages.test_parquet import assert_equal
 
 LABELS = ["negative", "positive"]
 
@@ -98,13 +98,13 @@ def test_a_tested_table_is_kept_slim_and_comes_back_whole(
     """Only what the model alone knows stays: logits, lengths, and the certainty that it has learnt."""
 
     def write(self: ThresholdSweep, trainer: Any, module: Any, table: StageTable) -> None:
-        table.save(self.folder(trainer) / "stages.parquet")
+        save_table(table, self.folder(trainer) / "stages.parquet")
         save_slim(table, tmp_path / "slim.parquet", self._costs)
 
     monkeypatch.setattr(ThresholdSweep, "write", write)
     folder = sentiment if task == "sst2" else number
     done = sweep(module_of(folder), task=task, report=True, length=length)
-    assert_equal(StageTable.load(tmp_path / "slim.parquet"), done.table)
+    assert_equal(load_table(tmp_path / "slim.parquet"), done.table)
     stages = done.table.stage_names
     kept = {"split", "sample_id", "label", "length_model", "padded_model", *(f"output_{stage}" for stage in stages)}
     kept |= {f"learned_{stage}" for stage in stages} if task == "stsb" else set()
@@ -212,7 +212,7 @@ def test_settings_out_of_range(settings, message) -> None:
 
 
 def test_certainty_is_charged(number) -> None:
-    from lightning_modules.inference.counting import path_cost
+    from dial.costs.counting import path_cost
 
     tier = load_tier(str(number), "model", [])
     plain = load_tier(str(number), "model", [])

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from callbacks.row_parts import concatenate, merge
+from dial.costs.macs import count_macs
+from dial.stages.metrics.metrics import evaluate
 from lightning_modules import Cascade, Classifier
-from lightning_modules.adaptive.macs import count_macs
-from lightning_modules.adaptive.metrics import evaluate
 
 MNLI = ["entailment", "neutral", "contradiction"]
 
@@ -179,7 +179,7 @@ def labelled(tmp_path_factory):
     """SST-2 files whose label says whether the sentence has the word good, so that a tier can be right."""
     import pandas as pd
 
-    from tests.dial.glue_files import sentences
+    from tests.cli.glue_files import sentences
 
     folder = tmp_path_factory.mktemp("labelled")
     (folder / "sst2").mkdir()
@@ -196,7 +196,7 @@ def generic(make_tiny_bert, labelled):
     folder = make_tiny_bert(layers=1, labels=("LABEL_0", "LABEL_1"), seed=5)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    from tests.dial.glue_files import sentences
+    from tests.cli.glue_files import sentences
 
     texts = sentences(300, 7)["sentence"].tolist()
     label = torch.tensor([int("good" not in text.split()) for text in texts])

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from callbacks import Resume, Slenderise, TierExport, tier_export
 from callbacks.tier_export import is_finished, is_partial
 from datamodules import GLUEDataModule
+from dial.models import MultiExitForSequenceClassification
+from dial.tiers.tiers import View, load_tier
 from lightning_modules import Classifier, MultiExit
-from lightning_modules.inference.tiers import View, load_tier
-from lightning_modules.models import MultiExitForSequenceClassification
 from tests.models.families import classifier
 
 

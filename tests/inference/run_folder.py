@@ -11,13 +11,15 @@ import numpy as np
 import torch
 
 from callbacks.threshold_sweep import describe
-from lightning_modules.adaptive import plots
-from lightning_modules.adaptive.costs import CostFunction, ModelCosts
-from lightning_modules.adaptive.report import SweepSettings, build_report
-from lightning_modules.adaptive.table import StageTable
-from lightning_modules.inference import StagedModel, Tier, load_tier, save_tier
-from lightning_modules.inference.tokens import Tokeniser
-from tests.inference import small
+from dial.costs.functions import CostFunction, ModelCosts
+from dial.inference.staged import StagedModel
+from dial.report.figures import plots
+from dial.report.report import SweepSettings, build_report
+from dial.stages.table import StageTable
+from dial.tiers.tier import Tier
+from dial.tiers.tiers import load_tier, save_tier
+from dial.tiers.tokens import Tokeniser
+from tests.tiers import small
 
 SCORES = ("energy", "softmax", "random")
 

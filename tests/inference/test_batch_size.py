@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.inference import batch_size
-from lightning_modules.inference.batch_size import best_batch_size, search
-from lightning_modules.inference.tokens import Tokeniser
-from tests.inference import small
+from dial.inference import batch_size
+from dial.inference.batch_size import best_batch_size, search
+from dial.tiers.tokens import Tokeniser
+from tests.tiers import small
 
 
 def clock(per_row: dict[int, float], asked: list[int] | None = None) -> Callable[[int], float]:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.inference.compaction import Compaction, MeasuredCompaction
-from lightning_modules.inference.decision import Decision
-from lightning_modules.inference.executor import Executor
-from tests.inference import small
+from dial.inference.compaction import Compaction, MeasuredCompaction
+from dial.inference.executor import Executor
+from dial.inference.router import Decision
+from tests.tiers import small
 
 
 def halves() -> tuple[object, Decision, list[str]]:

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.adaptive.costs import CostFunction, ModelCosts
-from lightning_modules.adaptive.macs import count_macs
-from lightning_modules.adaptive.rules import agreement, replay
-from lightning_modules.inference import StagedModel, build_tier
-from lightning_modules.inference.decision import Decision, replayed
-from lightning_modules.inference.executor import CHUNK, Answer, Executor, is_out_of_memory
-from lightning_modules.inference.queues import Row, TierQueue
-from lightning_modules.inference.row_costs import RowCosts
-from lightning_modules.inference.tokens import Tokeniser
-from tests.inference import small
+from dial.costs.functions import CostFunction, ModelCosts
+from dial.costs.macs import count_macs
+from dial.costs.row_costs import RowCosts
+from dial.inference.executor import CHUNK, Answer, Executor, is_out_of_memory
+from dial.inference.queues import Row, TierQueue
+from dial.inference.router import Decision, replayed
+from dial.inference.staged import StagedModel
+from dial.tiers.tiers import build_tier
+from dial.tiers.tokens import Tokeniser
+from dial.tradeoff.rules import agreement, replay
+from tests.tiers import small
 
 KINDS = ["single", "exits", "cascade", "one tokenizer", "exits first", "three tiers"]
 EPSILON = 1e-5

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.inference import StagedModel, build_tier, take_rows
-from lightning_modules.inference.tier import Tier
+from dial.inference.staged import StagedModel, take_rows
+from dial.tiers.tier import Tier
+from dial.tiers.tiers import build_tier
 
 CLASSES = ["a", "b", "c"]
 

@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch import LightningModule, Trainer
 
 from datamodules import GLUEDataModule
-from tests.dial.glue_files import write_task
+from tests.cli.glue_files import write_task
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from dial.tiers.tier import Tier
 from lightning_modules import Classifier
-from lightning_modules.inference.tier import Tier
 from lightning_modules.training import LearningRate, decay_groups, training_steps
 
 NAMES = ["negative", "positive"]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from dial.tiers.tiers import load_tier, save_tier
 from lightning_modules import MultiExit
-from lightning_modules.inference.tiers import load_tier, save_tier
 from lightning_modules.policies import GradientEquilibrium, LayerWeighted, TwoStage
 
 LABELS = ["negative", "positive"]

@@ -17,13 +17,13 @@ from transformers import AutoModel
 
 from callbacks import TierExport
 from datamodules import GLUEDataModule
+from dial.costs.counting import network_costs
+from dial.tiers.layers import all_layers
+from dial.tiers.tiers import load_tier, save_tier
 from lightning_modules import MultiExit
-from lightning_modules.inference.counting import network_costs
-from lightning_modules.inference.layers import all_layers
-from lightning_modules.inference.tiers import load_tier, save_tier
 from lightning_modules.learning_rate import StagedRate
 from lightning_modules.policies import GradientEquilibrium, LayerWeighted, TwoStage
-from tests.dial.glue_files import sentences
+from tests.cli.glue_files import sentences
 
 LABELS = ["negative", "positive"]
 SGD = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1)
@@ -115,7 +115,7 @@ def test_equilibrium_divides_the_gradient_of_a_real_encoder(make, batch, exits) 
 
 
 def test_layers_teach_layers(make, batch, other, tmp_path) -> None:
-    from lightning_modules.inference.tiers import save_tier
+    from dial.tiers.tiers import save_tier
 
     assistant = make(path=str(other))
     save_tier(tmp_path / "ta", assistant.tier, {})
@@ -180,7 +180,7 @@ def test_hidden_states_are_those_of_transformers(make, batch, encoder) -> None:
 def test_teachers_that_do_not_fit_are_refused(make, make_tiny_bert, other, encoder, tmp_path) -> None:
     from transformers import AutoTokenizer
 
-    from lightning_modules.inference.tiers import save_tier
+    from dial.tiers.tiers import save_tier
 
     with pytest.raises(ValueError, match=r"`teacher` must have the student's 4 layers.* has 3"):
         make(teacher=str(make_tiny_bert(layers=3)), hidden_weight=1.0)

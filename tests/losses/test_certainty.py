@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_modules.losses import certainty_loss, certainty_target
+from dial.losses import certainty_loss, certainty_target
 
 
 def test_classes_are_right_or_wrong() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_modules.losses import at_exits, exit_distillation, hidden_mse, task_loss
+from dial.losses import at_exits, exit_distillation, hidden_mse, task_loss
 
 
 def naive_hidden(student, teacher, mask) -> float:

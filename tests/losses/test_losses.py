@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_modules.losses import logits_mse, soft_cross_entropy, task_loss
+from dial.losses import logits_mse, soft_cross_entropy, task_loss
 
 
 def softmax(row: list[float], temperature: float) -> list[float]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from lightning_modules.models import BiLSTMConfig, BiLSTMForSequenceClassification
+from dial.models import BiLSTMConfig, BiLSTMForSequenceClassification
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from lightning_modules.models import MultiExitForSequenceClassification
+from dial.models import MultiExitForSequenceClassification
 from tests.models.encoders import encoder, tokens
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.models import MultiExitConfig, MultiExitForSequenceClassification, exit_proof
-from lightning_modules.models.exit_proof import prove_exits, prove_layers
-from lightning_modules.models.trial import UnsuitableEncoderError
+from dial.models import MultiExitConfig, MultiExitForSequenceClassification, exit_proof
+from dial.models.exit_proof import prove_exits, prove_layers
+from dial.models.trial import UnsuitableEncoderError
 from tests.models.families import DECODERS, classifier, tokens
 
 SUITABLE = ["bert", "roberta", "megatron-bert", "electra", "distilbert", "modernbert", "mpnet", "deberta", "deberta-v2"]

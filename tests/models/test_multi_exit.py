@@ -18,12 +18,8 @@ from transformers import (
     BertModel,
 )
 
-from lightning_modules.models import (
-    MultiExitConfig,
-    MultiExitForSequenceClassification,
-    elasticbert_key_map,
-)
-from lightning_modules.models.exits import find_final_norm, find_layers
+from dial.models import MultiExitConfig, MultiExitForSequenceClassification, elasticbert_key_map
+from dial.models.exits import find_final_norm, find_layers
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "pad_token_id": 0}
 SIZES |= {"intermediate_size": 24, "initializer_range": 0.3, "max_position_embeddings": 24}

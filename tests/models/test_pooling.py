@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.adaptive.macs import count_macs
-from lightning_modules.inference.multi_exit_tier import LastExit
-from lightning_modules.models import MultiExitConfig, MultiExitForSequenceClassification
-from lightning_modules.models.pooling import Reader
+from dial.costs.macs import count_macs
+from dial.models import MultiExitConfig, MultiExitForSequenceClassification
+from dial.models.pooling import Reader
+from dial.tiers.multi_exit import LastExit
 
 BERT = {"model_type": "bert", "vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2}
 BERT |= {"intermediate_size": 12, "initializer_range": 0.3, "max_position_embeddings": 12}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_modules.models import MultiExitForSequenceClassification
-from lightning_modules.models.row_tensors import RowTensors
-from lightning_modules.models.trial import UnsuitableEncoderError
+from dial.models import MultiExitForSequenceClassification
+from dial.models.row_tensors import RowTensors
+from dial.models.trial import UnsuitableEncoderError
 from tests.models.families import classifier
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.models.slender import cut, cut_in_place, shape_model
-from lightning_modules.models.slender_embeddings import factorise
-from lightning_modules.models.slender_masks import attach_masks, has_masks, masks, set_masks
-from lightning_modules.models.slender_structures import structures
+from dial.models.slender.embeddings import factorise
+from dial.models.slender.encoder import cut, cut_in_place, shape_model
+from dial.models.slender.masks import attach_masks, has_masks, masks, set_masks
+from dial.models.slender.structures import structures
 from tests.models.encoders import CONFIGS, encoder, tokens
 
 ATTENTIONS = ("eager", "sdpa")

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.models.slender_embeddings import FactorisedEmbedding, factorise, factorise_embeddings
+from dial.models.slender.embeddings import FactorisedEmbedding, factorise, factorise_embeddings
 from tests.models.encoders import CONFIGS, encoder, tokens
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig
 
-from lightning_modules.models.slender import cut
-from lightning_modules.models.slender_embeddings import factorise
-from lightning_modules.models.slender_masks import attach_masks, masks
-from lightning_modules.models.slender_plan import Schedule, Sizes, Target, to_steps
+from dial.models.slender.embeddings import factorise
+from dial.models.slender.encoder import cut
+from dial.models.slender.masks import attach_masks, masks
+from dial.models.slender.plan import Schedule, Sizes, Target, to_steps
 from tests.models.encoders import CONFIGS, encoder
 
 

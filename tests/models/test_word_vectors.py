@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lightning_modules.models import copy_word_vectors, read_word_vectors, word_vectors_width
+from dial.models import copy_word_vectors, read_word_vectors, word_vectors_width
 
 LINES = "the 0.5 -1 2\n. . . 1 2 3\nfilm 4 5 6e-1\nthe 9 9 9\n"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from lightning_modules.models import BiLSTMConfig, build_word_tokenizer
+from dial.models import BiLSTMConfig, build_word_tokenizer
 
 TEXTS = ["A good film!", "a Bad film, a good cast.", "bad"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dial.steps import Step
+from dial.cli.steps import Step
 from scripts import measured_table as tables
 from scripts.results_measured import measured_steps
 from scripts.results_steps import Measured

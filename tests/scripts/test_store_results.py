@@ -7,15 +7,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from lightning_modules.adaptive.table import StageTable
+from dial.stages.parquet import load_table, save_table
+from dial.stages.table import StageTable
 from scripts import store_results as store
 from scripts.results_steps import ROOT, table_of
-from tests.adaptive.test_parquet import assert_equal
-from tests.adaptive.test_slim import COSTS, make
+from tests.stages.test_parquet import assert_equal
+from tests.stages.test_slim import COSTS, make
 
 
 def write_run(folder: Path, table: StageTable) -> None:
-    table.save(folder / "sweep/stages.parquet")
+    save_table(table, folder / "sweep/stages.parquet")
     COSTS.save(folder / "sweep/costs.json")
 
 
@@ -34,7 +35,7 @@ def test_every_tested_run_is_kept_where_the_steps_look_for_it(
     found = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "results").rglob("*.*"))
     assert found == [table_of("cola/seed0", "cascade-layers2"), table_of("mrpc/seed2", "exits-ta")]
     for path in found:
-        assert_equal(StageTable.load(tmp_path / path), make())
+        assert_equal(load_table(tmp_path / path), make())
     assert "0.02 MB of tables" in capsys.readouterr().out
 
 
@@ -43,7 +44,7 @@ def test_one_run_is_kept_alone_and_a_later_one_replaces_it(runs: Path, tmp_path:
     for rows in (240, 100):
         write_run(run, make(rows=rows))
         store.main([str(run), "--out", str(out)])
-        assert len(StageTable.load(out / "mrpc/seed2-trial.parquet")) == rows
+        assert len(load_table(out / "mrpc/seed2-trial.parquet")) == rows
 
 
 def test_a_table_without_cost_functions_keeps_the_costs_of_its_rows(runs: Path, tmp_path: Path) -> None:
@@ -94,4 +95,4 @@ def test_the_tables_of_the_repository_are_within_the_limit_and_hold_no_text() ->
     for path in tables:
         kinds = ("split", "sample_id", "label", "length_", "padded_", "output_", "learned_")
         assert all(name.startswith(kinds) for name in pq.read_schema(path).names)
-        store.check(StageTable.load(path), path)
+        store.check(load_table(path), path)

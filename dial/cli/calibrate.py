@@ -1,0 +1,150 @@
+"""`dial calibrate RUN FILE`: operating points chosen on the user's own rows, without training anything."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dial.cli.predict_options import as_options, batch_sizes_of, device_of, named
+from dial.cli.tables import Parser
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dial.stages.table import StageTable
+
+DESCRIPTION = """\
+Choose operating points on rows like those that will be answered.
+
+RUN is a folder that `dial test` left. Its models run over FILE once, nothing is trained, and `dial predict` takes its
+points from these rows from then on. Where FILE has no labels, what is kept is the agreement with the last model.
+"""
+LABEL = "label"
+MIN_ROWS = 20
+SECONDS = 5.0  # between two lines of progress
+
+
+def parser() -> Parser:
+    """Arguments of `dial calibrate`."""
+    made = Parser(prog="dial calibrate", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("run", metavar="RUN", help="folder that `dial test` left")
+    made.add_argument("file", metavar="FILE", help="labelled rows: .csv, .tsv, .jsonl or .parquet")
+    made.add_argument("--columns", nargs="+", default=["text"], help="column of the text, or of both; default: text")
+    made.add_argument(
+        "--label-column",
+        help=f"default: {LABEL} where there is one; without labels, agreement with the last model is kept",
+    )
+    made.add_argument("--replace", action="store_true", help="other calibration rows give way; they are kept beside it")
+    made.add_argument(
+        "--targets", nargs="+", type=float, default=[1.0, 0.99, 0.98], help="shown; others can be had, too"
+    )
+    made.add_argument("--tiers", nargs="+", default=[], metavar="NAME=FOLDER", help="tiers that have moved")
+    made.add_argument("--batch-size", nargs="+", default=[], metavar="N|NAME=N", help="rows per batch; default: 32")
+    made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
+    return made
+
+
+def calibrate_command(argv: Sequence[str]) -> int:
+    """Run `dial calibrate`; returns the exit code.
+
+    Raises:
+        ValueError: bad input, in one line.
+    """
+    options = parser().parse_args(list(argv))
+    if not all(0 < target <= 1.5 for target in options.targets):
+        raise ValueError(f"`--targets` must be shares of the Super's quality in (0, 1.5], but got {options.targets}.")
+    from dial.cli.records import fingerprint
+    from dial.inference.calibrated import Calibration, check_free
+    from dial.inference.operating_point import Sweep
+    from dial.inference.rows_table import rows_table
+    from dial.inference.run import load_network
+    from dial.inference.work import check_batch_sizes
+    from dial.stages.metrics.metrics import AGREEMENT
+
+    path = Path(options.file).expanduser()
+    try:
+        sweep = Sweep(options.run)
+    except ValueError as error:
+        raise ValueError(as_options(str(error))) from error
+    if len(sweep.stages) == 1:
+        raise ValueError(f"`RUN` must have stages to choose between, but {options.run} has one, {sweep.stages[0]}.")
+    units, label = read_rows(path, options.columns, options.label_column, sweep.label_names)
+    labels = [] if label is None else [options.label_column or LABEL]
+    about = {
+        "file": str(options.file),
+        "content": " ".join([fingerprint(path), *options.columns, *labels]),
+        "rows": len(units),
+        "metric": AGREEMENT if label is None else str(sweep.summary["metrics"][0]),
+        "tiers": {name: tier["fingerprint"] for name, tier in sweep.settings["tiers"].items()},
+    }
+    check_free(sweep.home, str(about["content"]), options.replace)
+    network = load_network(sweep, named(options.tiers, "--tiers"), device_of(options.device))
+    sizes = check_batch_sizes(batch_sizes_of(options.batch_size), list(network.tiers))
+    metrics, last = sweep.summary["metrics"], [time.monotonic()]
+
+    def progress(tier: str, rows: int) -> None:
+        if time.monotonic() - last[0] > SECONDS:
+            last[0] = time.monotonic()
+            print(f"{tier}: {rows:,} of {len(units):,} rows", file=sys.stderr)
+
+    table = rows_table(network, units, label, sweep.label_names, metrics, sweep.settings, sizes, sweep.costs, progress)
+    calibration = Calibration.write(sweep.home, table, about, options.replace)
+    print(report(table, sweep.scores, options.targets, float(sweep.summary["settings"]["confidence"])))
+    print(f"calibrated on {calibration.line}; `dial predict {options.run}` takes its points from them")
+    return 0
+
+
+def read_rows(
+    path: Path, columns: Sequence[str], label_column: str | None, label_names: Sequence[str]
+) -> tuple[list[Any], np.ndarray | None]:
+    """Texts or pairs, and their labels ``(N,)``, or None where there are none.
+
+    Raises:
+        ValueError: too few rows, a text or label that is none, or a file that cannot be read.
+    """
+    from datamodules.labels import class_labels, number_labels
+    from datamodules.row_formats import open_rows
+    from datamodules.sources import columns_of
+
+    if len(columns) > 2:
+        raise ValueError(f"`--columns` must name one column, or two for pairs, but got {' '.join(columns)}.")
+    file = open_rows(path, "FILE")
+    name = label_column or (LABEL if LABEL in file.names and LABEL not in columns else None)
+    values = columns_of(file, [*columns, *([name] if name else [])], columns)
+    texts = [values[column] for column in columns]
+    units = list(texts[0]) if len(texts) == 1 else list(zip(*texts, strict=True))
+    if len(units) < MIN_ROWS:
+        raise ValueError(f"`FILE` must have at least {MIN_ROWS} rows to choose points on, but {path} has {len(units)}.")
+    if name is None:
+        print(f"{path} has no column {LABEL!r}: what is kept is the agreement with the last model", file=sys.stderr)
+        return units, None
+    if label_names:
+        return units, class_labels(values[name], label_names, name, str(path))
+    return units, number_labels(values[name], name, str(path)).astype("float64")
+
+
+def report(table: StageTable, scores: Sequence[str], targets: Sequence[float], confidence: float) -> str:
+    """Points of the first score for each target, as a table."""
+    from dial.report.remarks import worthless_stages
+    from dial.report.text import percent
+    from dial.report.text import table as aligned
+    from dial.stages.metrics.metrics import AGREEMENT
+    from dial.tradeoff.calibration import Chooser
+
+    score = next((name for name in scores if name != "random" and name in table.scores), "random")
+    chooser, reference = Chooser(table, score), float(table.macs_reference.mean())
+    header = ["target %", "reading", "speed-up", "kept %", *(f"{name} %" for name in table.stage_names)]
+    rows, notes = [], list(worthless_stages(table))
+    for target in targets:
+        for point in (chooser.expected(target), chooser.confident(target, confidence)):
+            kept = point.quality / point.super_quality if point.super_quality > 0 else None
+            shares = [percent(share, 0) for share in point.taken(table).shares]
+            rows.append([f"{100 * target:g}", point.kind, f"{reference / point.macs:.2f}", percent(kept), *shares])
+            notes += [f"{100 * target:g} % {point.kind}: {point.note}"] if point.note else []
+    what = "agreement with the last model" if table.metrics[0] == AGREEMENT else table.metrics[0]
+    title = f"Operating points of `{score}` by {what} on these {len(table):,} rows (last columns: share of each stage):"
+    return "\n".join([title, aligned(header, rows, left=2), *(f"  {note}." for note in notes)])

@@ -1,0 +1,321 @@
+"""`dial predict RUN INPUT`: a file of texts to routed predictions, by the cascade that `dial test` measured."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from dial.cli.interrupts import INTERRUPTED, Interrupts, Progress
+from dial.cli.predict_options import BEST, MOST_LOST_LINES, STANDARD, check_numbers, load, parser
+
+if TYPE_CHECKING:
+    from datamodules.streaming import TextFile
+    from dial.cli.records import Output
+    from dial.inference.classifier import AdaptiveClassifier
+    from dial.inference.executor import Answer
+    from dial.inference.operating_point import OperatingPoint
+
+BATCH = 256  # predictions that are handed to the output at once
+TUNED_ROWS, EPSILON_ROWS = 256, 64
+
+
+def predict_command(argv: Sequence[str]) -> int:
+    """Run `dial predict RUN INPUT`; returns the exit code: 130 or 143 where it was interrupted.
+
+    Raises:
+        ValueError: bad input, in one line.
+    """
+    options = parser().parse_args(list(argv))
+    check_numbers(options)
+    piped = options.out == STANDARD
+    out = sys.stdout.buffer if piped else None
+    interrupts = Interrupts()
+    try:
+        with interrupts, redirect_stdout(sys.stderr if piped else sys.stdout):
+            return answer_file(options, interrupts, out)
+    except BaseException as error:
+        if (code := interrupts.code(error)) is None:
+            raise
+        print(INTERRUPTED if STANDARD not in (options.input, options.out) else "interrupted", file=sys.stderr)
+        return code
+
+
+def answer_file(options: argparse.Namespace, interrupts: Interrupts, out: IO[bytes] | None) -> int:
+    """Open everything, answer, and say what came of it; returns the exit code.
+
+    Args:
+        options: as typed.
+        interrupts: held back while the output is written.
+        out: standard output, if lines go there.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    check_out(options)
+    source = open_input(options)
+    classifier = load(options)
+    if options.batch_size == [BEST]:
+        tune(classifier, source)
+    if calibrated := classifier.point.about.get("calibrated_on"):
+        print(f"points chosen on {calibrated['rows']:,} rows of {calibrated['file']}", file=sys.stderr)
+    output = open_output(options, source, classifier.point, out)
+    if output.finished is not None:
+        print(f"{output.path} holds the finished predictions of this command; remove it to predict again")
+        return 0
+    if output.totals.rows:
+        print(f"going on after {output.totals.rows:,} rows in {output.path}", file=sys.stderr)
+    try:
+        progress = Progress(options.progress, output)
+        manifest = predict(
+            classifier,
+            source,
+            output,
+            options.on_error,
+            interrupts,
+            progress,
+            epsilon(classifier, source),
+            options.max_lost_lines,
+        )
+    except KeyboardInterrupt:
+        print(f"{output.totals.rows:,} rows are done", file=sys.stderr)
+        raise
+    finally:
+        output.close()
+    print(summary(manifest, output))
+    return 0
+
+
+def predict(
+    classifier: AdaptiveClassifier,
+    source: TextFile,
+    output: Output,
+    on_error: str,
+    interrupts: Interrupts,
+    progress: Callable[[], None] = lambda: None,
+    more: dict[str, Any] | None = None,
+    most_lost: int = MOST_LOST_LINES,
+) -> dict[str, Any]:
+    """Answer what the output lacks; what was answered is on disk also where this raises.
+
+    Args:
+        classifier: answers texts.
+        source: of the texts.
+        output: where to; says where to begin.
+        on_error: ``fail`` or ``skip``, at a row that is no text.
+        interrupts: held back while the output is written.
+        progress: called after each row.
+        more: for the manifest.
+        most_lost: lines that broken rows may take beside their first, with ``skip``.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: a row that is no text, with ``fail``; more lost lines than ``most_lost``.
+    """
+    started, flushed, first = time.monotonic(), time.monotonic(), output.totals.rows
+    waiting: list[dict[str, Any]] = []
+    more = {**(more or {}), **resumed(first, more or {})}
+    answers = classifier.executor.run(units(source, output, on_error, most_lost), prefetch=True, numbered=True)
+    try:
+        for answer in answers:
+            if classifier.watch is not None:
+                classifier.watch.add(answer)
+            waiting.append(record(classifier, answer))
+            due = time.monotonic() - flushed > output.pause
+            if due or len(waiting) >= BATCH:
+                with interrupts.held():
+                    taken, waiting = waiting, []  # first: an output keeps what it could not write
+                    output.write(taken)
+                    if due:
+                        output.flush()
+                        flushed = time.monotonic()
+            progress()
+    finally:
+        with interrupts.held():
+            output.write(waiting)
+            output.flush()
+    seconds = time.monotonic() - started
+    with interrupts.held():
+        about = figures(output, output.totals.rows - first, seconds)
+        if classifier.watch is not None and (shift := classifier.watch.differences()):
+            about["shift"] = shift
+        return output.finish({"point": classifier.point.to_json(), **more, **about})
+
+
+def tune(classifier: AdaptiveClassifier, source: TextFile) -> None:
+    """Use the best batch sizes for the first rows of the input."""
+    from datamodules.encoding import default_cache_dir
+
+    some = list(islice((row.unit for row in source.rows() if row.unit is not None), TUNED_ROWS))
+    if some:
+        found = classifier.tune(some, default_cache_dir())
+        print("batch sizes: " + ", ".join(f"{name} {size}" for name, size in found.items()), file=sys.stderr)
+
+
+def epsilon(classifier: AdaptiveClassifier, source: TextFile) -> dict[str, Any]:
+    """How far scores depend on the batch where a tier computes in low precision; for the manifest, and said."""
+    low = sorted({tier.view.dtype for tier in classifier.network.tiers} - {"float32"})
+    some = list(islice((row.unit for row in source.rows() if row.unit is not None), EPSILON_ROWS)) if low else []
+    if len(some) < 2 or len(classifier.stages) == 1:
+        return {}
+    found = classifier.epsilon(some)
+    print(
+        f"{', '.join(low)}: a score differs by up to {found.value:.2g} between batches of other rows; "
+        f"{found.inside:.1%} of {found.rows} rows are that near to a threshold",
+        file=sys.stderr,
+    )
+    return {"epsilon": asdict(found)}
+
+
+def resumed(rows: int, more: dict[str, Any]) -> dict[str, Any]:
+    """What a run that went on says of its scores, for the manifest: its batches hold other rows than those of one run.
+
+    Args:
+        rows: that were there when it began; 0 for a run in one go.
+        more: the manifest's other entries.
+    """
+    from dial.inference.epsilon import FLOAT32
+
+    if not rows:
+        return {}
+    equal = more["epsilon"]["value"] if "epsilon" in more else FLOAT32
+    return {"resumed": {"after_rows": rows, "scores_equal_to": equal}}
+
+
+def units(
+    source: TextFile, output: Output, on_error: str, most_lost: int = MOST_LOST_LINES
+) -> Iterator[tuple[int, Any]]:
+    """Index and text of every row that the output lacks; runs in the thread that reads ahead."""
+    for row in source.rows(output.totals.next_row, last=True):
+        if row.unit is not None:
+            yield row.number, row.unit
+        elif on_error == "skip":
+            lost = output.lost_lines + row.lines - 1
+            if lost > most_lost:
+                raise source.refusal(
+                    row,
+                    f"with it {lost:,} lines are lost behind the first lines of broken rows, which a quote that is not "
+                    f"closed does; mend it, or allow more with --max-lost-lines {lost} (the rows before it are done).",
+                )
+            several = {"lines": row.lines} if row.lines > 1 else {}
+            output.skip({"row": row.number, "place": row.place, "problem": row.problem, **several})
+        else:
+            remedy = "mend it, or leave such rows out with --on-error skip (the rows before it are done)."
+            raise source.refusal(row, remedy)
+
+
+def record(classifier: AdaptiveClassifier, answer: Answer) -> dict[str, Any]:
+    """What is written of an answer."""
+    found = classifier.prediction(answer)
+    known: dict[str, Any] = {"row": answer.id, "prediction": found.label}
+    if found.label_name is not None:
+        known |= {"label_name": found.label_name, "probability": found.probability}
+    reference = answer.reference if answer.reference == answer.reference else None
+    known |= {"stage": found.stage, "score": found.score, "macs": found.macs, "reference_macs": reference}
+    return known | {"truncated": list(found.truncated)}
+
+
+def figures(output: Output, rows: int, seconds: float) -> dict[str, Any]:
+    """Rows, how many were truncated, share of each stage, costs and speed, for the manifest."""
+    totals = output.totals
+    result: dict[str, Any] = {"rows": totals.rows, "truncated": totals.truncated, "truncated_by": totals.truncated_by}
+    if output.lost_lines:
+        result["lost_lines"] = output.lost_lines
+    if totals.rows:
+        result["shares"] = {name: count / totals.rows for name, count in totals.stages.items()}
+        result["macs"] = totals.macs / totals.rows
+        result["reference_macs"] = totals.reference_macs / totals.rows
+        result["speedup"] = totals.reference_macs / totals.macs if totals.macs else None
+    return result | {"last_run": {"rows": rows, "seconds": seconds, "rows_per_second": rows / max(seconds, 1e-9)}}
+
+
+def summary(manifest: dict[str, Any], output: Output) -> str:
+    """What a person wants to know at the end."""
+    last = manifest["last_run"]
+    lines = [f"{manifest['rows']:,} predictions written to {output.path} ({last['rows_per_second']:,.0f} rows/s)"]
+    if manifest["rows"]:
+        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in manifest["shares"].items())
+        lines.append(f"answered by: {shares}")
+        if manifest["speedup"]:
+            lines.append(f"{manifest['speedup']:.2f}x fewer MACs than without routing")
+    if manifest["truncated"]:
+        tiers = ", ".join(f"{name} {count:,}" for name, count in manifest["truncated_by"].items())
+        lines.append(
+            f"{manifest['truncated']:,} of {manifest['rows']:,} rows exceed the tokens that a tier reads and were "
+            f"truncated ({tiers})"
+        )
+    if manifest.get("shift"):
+        from dial.tradeoff.shift import sentence
+
+        lines.append(sentence(manifest["shift"]))
+    if count := output.left_out():
+        lost = f", and {output.lost_lines:,} lines behind their first ones" if output.lost_lines else ""
+        see = f", see {output.skipped}" if output.skipped else ""
+        lines.append(f"{count:,} rows are no text and were left out{lost}{see}")
+    return "\n".join(lines)
+
+
+def open_input(options: argparse.Namespace) -> TextFile:
+    """The texts of a file, or of standard input."""
+    from datamodules.byte_sources import Stream
+    from datamodules.streaming import TextFile
+
+    if options.input != STANDARD:
+        return TextFile(options.input, options.columns, "INPUT", "--columns")
+    kind = None if options.format is None else f".{options.format}"
+    source = TextFile("", options.columns, "INPUT", "--columns", Stream(sys.stdin.buffer), kind)
+    if kind is None:
+        print(f"standard input is read as {source.format}; --format says otherwise", file=sys.stderr)
+    return source
+
+
+def check_out(options: argparse.Namespace) -> None:
+    """Refuse an output that cannot be written, before anything is read.
+
+    Raises:
+        ValueError: another suffix, or an output that exists beside standard input, which cannot be read again.
+    """
+    path = Path(options.out).expanduser()
+    if options.out == STANDARD or path.suffix == ".jsonl" or path.name.endswith(".jsonl.gz"):
+        pass
+    elif path.suffix:
+        raise ValueError(
+            f"`--out` must be a file ending in .jsonl, or a folder, but got {options.out!r}. It may also end in "
+            ".jsonl.gz, or be - for standard output."
+        )
+    occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if options.input == STANDARD and options.out != STANDARD and occupied:
+        raise ValueError(
+            f"`--out` must be new where INPUT is standard input, which cannot be read again to go on, but {path} "
+            "exists; name another, or remove it."
+        )
+
+
+def open_output(options: argparse.Namespace, source: TextFile, point: OperatingPoint, out: IO[bytes] | None) -> Output:
+    """The output as the suffix of ``--out`` says, new or to go on with; standard output where one is given."""
+    from dial.cli.record_files import CompressedJsonLines, JsonLines, Parts, StandardOutput
+    from dial.cli.records import fingerprint
+
+    if out is not None:
+        return StandardOutput(out)
+    path = Path(options.out).expanduser()
+    chosen = point.to_json()
+    content = STANDARD if options.input == STANDARD else fingerprint(source.path)
+    settings = {
+        "input": {"content": content, "format": source.format, "columns": source.columns},
+        "rule": chosen["decision"],
+        "tiers": chosen["tiers"],
+        "label_names": chosen["label_names"],
+    }
+    if path.suffix == ".jsonl":
+        return JsonLines(path, settings)
+    if path.suffix:
+        return CompressedJsonLines(path, settings)
+    return Parts(path, settings, part_rows=options.part_rows)

@@ -1,0 +1,1 @@
+"""What a stage costs: MACs by length, and measured milliseconds."""

@@ -1,0 +1,305 @@
+"""Cost functions: MACs of a stage's path by sequence length, and what they add up to in a cascade.
+
+Counting is done once per path and a handful of lengths (``macs.py``); everything here is arithmetic in float64, without
+torch. Integers up to 2**53 are exact.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dial.files import write_json
+from dial.stages.stage import Stage
+
+Float = NDArray[np.float64]
+SCHEMA = 1
+FLOP_SUFFIX = "flop"
+
+
+@dataclass(frozen=True)
+class CostFunction:
+    """MACs per example as a function of its length in tokens.
+
+    Attributes:
+        coefficients: (a, b, c) of ``a + b * length + c * length**2``, or None.
+        counts: a count for every known length, where no quadratic holds (token dropping is piecewise), or None.
+
+    Raises:
+        ValueError: unless exactly one of the two is given.
+
+    Example:
+        >>> CostFunction(coefficients=(1.0, 2.0, 0.5))([2, 4])
+        array([ 7., 17.])
+    """
+
+    coefficients: tuple[float, float, float] | None = None
+    counts: Mapping[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.coefficients is None) == (self.counts is None):
+            raise ValueError("CostFunction takes either coefficients or counts; got both or neither.")
+
+    def __call__(self, lengths: ArrayLike) -> Float:
+        """MACs for lengths of any shape; an empty text (length 0) is read, and charged, as one token.
+
+        Raises:
+            ValueError: for a negative length, or one that was never counted where no quadratic holds.
+        """
+        tokens = np.asarray(lengths)
+        if tokens.size and tokens.min() < 0:
+            raise ValueError(f"lengths must be 0 or more tokens; got {tokens.min()}.")
+        tokens = np.maximum(tokens, 1)
+        if self.coefficients is not None:
+            a, b, c = self.coefficients
+            x = tokens.astype(np.float64)
+            return a + x * (b + x * c)
+        assert self.counts is not None
+        distinct, where = np.unique(tokens, return_inverse=True)
+        if missing := [int(n) for n in distinct if int(n) not in self.counts]:
+            raise ValueError(
+                f"lengths must be among the {len(self.counts)} that were counted, as this cost is no quadratic in the "
+                f"length; got also {missing[:8]}. Pass all of them to fit_cost."
+            )
+        return np.array([self.counts[int(n)] for n in distinct], dtype=np.float64)[where].reshape(tokens.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        """A value that ``json`` writes and :meth:`from_json` reads back unchanged."""
+        if self.coefficients is not None:
+            return {"coefficients": list(self.coefficients)}
+        assert self.counts is not None
+        return {"counts": {str(length): macs for length, macs in sorted(self.counts.items())}}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "CostFunction":
+        """Read what :meth:`to_json` gave.
+
+        Raises:
+            ValueError: where neither three coefficients nor counts are there.
+        """
+        if len(value.get("coefficients", ())) == 3:
+            a, b, c = map(float, value["coefficients"])
+            return cls(coefficients=(a, b, c))
+        if "counts" in value:
+            return cls(counts={int(length): macs for length, macs in value["counts"].items()})
+        raise ValueError(f"A cost function must have three 'coefficients' or 'counts'; got {dict(value)!r}.")
+
+
+def fit_cost(count: Callable[[int], int], lengths: Iterable[int]) -> CostFunction:
+    """The quadratic through three counts where it reproduces two others exactly, else a count for every length.
+
+    The lengths counted first span those asked for. One of the two that check lies next to one that was fitted, as
+    a rounded length (tokens kept, blocks filled) agrees with a smooth curve far apart, but not at neighbours.
+
+    Args:
+        count: MACs of one example of the given length; called at most once per length, with lengths between 1 and
+            the longest asked for.
+        lengths: all lengths that will be asked for, repeats allowed, padded and fixed ones included; 0 is taken as 1.
+
+    Raises:
+        ValueError: where there is no length, or a negative one.
+
+    Example:
+        >>> fit_cost(lambda length: 3 * length + length**2, [128])
+        CostFunction(coefficients=(0.0, 3.0, 1.0), counts=None)
+        >>> fit_cost(lambda length: 4 * (length // 2), [6, 7]).counts
+        {6: 12, 7: 12}
+    """
+    distinct = sorted({int(length) for length in lengths})
+    if not distinct or distinct[0] < 0:
+        raise ValueError(f"lengths must be one or more numbers of tokens; got {distinct[:3]}.")
+    distinct = sorted({max(length, 1) for length in distinct})
+    known: dict[int, int] = {}
+
+    def counted(length: int) -> int:
+        if length not in known:
+            known[length] = int(count(length))
+        return known[length]
+
+    high = distinct[-1]
+    low = min(distinct[0], max(1, high // 4))  # lengths close together would tell little
+    if high - low >= 6:
+        middle = (low + high) // 2
+        coefficients = _quadratic([(n, counted(n)) for n in (low, middle, high)])
+        checks = (high - 1, (low + middle) // 2)
+        if coefficients and all(_value(coefficients, n) == counted(n) for n in checks):
+            a, b, c = map(float, coefficients)
+            return CostFunction(coefficients=(a, b, c))
+    return CostFunction(counts={length: counted(length) for length in distinct})
+
+
+def _quadratic(points: Sequence[tuple[int, int]]) -> tuple[Fraction, Fraction, Fraction] | None:
+    """Exact (a, b, c) through three points, by divided differences; None where some length would give half a MAC."""
+    (x0, y0), (x1, y1), (x2, y2) = points
+    first, second = Fraction(y1 - y0, x1 - x0), Fraction(y2 - y1, x2 - x1)
+    c = (second - first) / (x2 - x0)
+    b = first - c * (x0 + x1)
+    a = y0 - x0 * (b + x0 * c)
+    whole = all(value.denominator == 1 for value in (a, b + c, 2 * c))  # so it is whole at every length
+    return (a, b, c) if whole else None
+
+
+def _value(coefficients: tuple[Fraction, Fraction, Fraction], length: int) -> Fraction:
+    a, b, c = coefficients
+    return a + length * (b + length * c)
+
+
+def charged_lengths(
+    convention: str | int, true: Mapping[str, NDArray[Any]], padded: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[np.int64]]:
+    """The lengths that a convention charges, per tier (N,).
+
+    Args:
+        convention: ``true`` (the example's own tokens; the padding of its batch is executed by an encoder, but not
+            charged), ``padded`` (the longest row of its batch, which is what an encoder executes; a packed LSTM
+            executes the true length), or a number: the fixed length of the papers, 128 for GLUE, whatever the input.
+        true: per tier the tokens of each example (N,).
+        padded: per tier the padded lengths (N,).
+
+    Raises:
+        ValueError: for another convention.
+
+    Example:
+        >>> charged_lengths(128, {"swift": np.array([7, 9])}, {})
+        {'swift': array([128, 128])}
+    """
+    if convention == "true":
+        return {tier: np.asarray(lengths, dtype=np.int64) for tier, lengths in true.items()}
+    if convention == "padded":
+        return {tier: np.asarray(lengths, dtype=np.int64) for tier, lengths in padded.items()}
+    if isinstance(convention, int) and not isinstance(convention, bool) and convention >= 1:
+        return {tier: np.full(len(lengths), convention, dtype=np.int64) for tier, lengths in true.items()}
+    raise ValueError(f"length convention must be 'true', 'padded' or a number of tokens from 1; got {convention!r}.")
+
+
+@dataclass(frozen=True)
+class ModelCosts:
+    """Cost functions of all exits of all tiers.
+
+    Attributes:
+        answer: tier -> exit -> cost of the tier's path to that exit and the answer there, earlier exits' heads included
+            where the path runs them.
+        decide: the same up to the decision, for exits where deciding takes less than answering (E-LANG's energy head on
+            a T5 encoder decides before any decoding); an exit that is absent decides by its answer.
+        reference: tier -> what it is compared with, where that is not its own last exit: for a multi-exit model the
+            encoder without exits, and unpruned.
+    """
+
+    answer: Mapping[str, Mapping[int, CostFunction]]
+    decide: Mapping[str, Mapping[int, CostFunction]] = field(default_factory=dict)
+    reference: Mapping[str, CostFunction] = field(default_factory=dict)
+
+    def stage_macs(self, stages: Sequence[Stage], lengths: Mapping[str, ArrayLike]) -> tuple[Float, Float]:
+        """MACs per example up to the decision at each stage, and of answering there.
+
+        A row that reaches a tier has been through the last of the given exits of every earlier tier and has left each
+        after its decision (E-LANG, Eq. 16: everything that ran is charged, heads included).
+
+        Args:
+            stages: in order of execution.
+            lengths: per tier the charged length of each example (N,).
+
+        Returns:
+            ``decide_macs`` (N, S) and ``macs`` (N, S).
+
+        Raises:
+            ValueError: naming a tier or an exit without cost function, or a tier without lengths or with another number
+                of examples.
+        """
+        decide: list[Float] = []
+        answer: list[Float] = []
+        spent: Float | float = 0.0
+        for position, stage in enumerate(stages):
+            if position and stage.tier != stages[position - 1].tier:
+                spent = decide[-1]
+            tokens = self._lengths(stage.tier, lengths)
+            if answer and len(tokens) != len(answer[0]):
+                raise ValueError(f"lengths must be of {len(answer[0])} examples; got {len(tokens)} for {stage.tier!r}.")
+            path = self._function(stage.tier, stage.index)
+            answer.append(spent + path(tokens))
+            decide.append(spent + self.decide.get(stage.tier, {}).get(stage.index, path)(tokens))
+        return np.stack(decide, axis=1), np.stack(answer, axis=1)
+
+    def alone(self, tier: str, lengths: ArrayLike) -> Float:
+        """MACs per example (N,) of one tier without routing: of its reference, else of its path to the last exit."""
+        if tier in self.reference:
+            return self.reference[tier](lengths)
+        last = max(self.answer[tier]) if self.answer.get(tier) else 0
+        return self._function(tier, last)(lengths)
+
+    def to_json(self) -> dict[str, Any]:
+        """A value that ``json`` writes and :meth:`from_json` reads back unchanged."""
+        parts = {"answer": self.answer, "decide": self.decide}
+        reference = {tier: cost.to_json() for tier, cost in self.reference.items()}
+        return {"schema": SCHEMA, "unit": "MACs per example", "reference": reference} | {
+            name: {tier: {str(k): cost.to_json() for k, cost in exits.items()} for tier, exits in part.items()}
+            for name, part in parts.items()
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "ModelCosts":
+        """Read what :meth:`to_json` gave.
+
+        Raises:
+            ValueError: for another schema.
+        """
+        if value.get("schema") != SCHEMA:
+            raise ValueError(f"costs.json must have schema {SCHEMA}; got {value.get('schema')!r}. Run the sweep again.")
+        answer, decide = (
+            {
+                tier: {int(k): CostFunction.from_json(cost) for k, cost in exits.items()}
+                for tier, exits in value.get(name, {}).items()
+            }
+            for name in ("answer", "decide")
+        )
+        reference = {tier: CostFunction.from_json(cost) for tier, cost in value.get("reference", {}).items()}
+        return cls(answer, decide, reference)
+
+    def save(self, path: str | Path) -> None:
+        """Write ``costs.json``, whole or not at all."""
+        write_json(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ModelCosts":
+        """Read a saved ``costs.json``."""
+        return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def _function(self, tier: str, index: int) -> CostFunction:
+        if index not in self.answer.get(tier, {}):
+            have = ", ".join(f"{name}/{k}" for name, exits in self.answer.items() for k in exits)
+            raise ValueError(f"costs must have every stage's tier and exit ({have}); got a stage {tier}/{index}.")
+        return self.answer[tier][index]
+
+    @staticmethod
+    def _lengths(tier: str, lengths: Mapping[str, ArrayLike]) -> NDArray[Any]:
+        if tier not in lengths:
+            raise ValueError(f"lengths must have every stage's tier; got {', '.join(lengths) or 'none'}, not {tier!r}.")
+        return np.asarray(lengths[tier])
+
+
+def macs_of(text: str, argument: str = "budgets") -> float:
+    """A budget in MACs, or in FLOPs with the suffix ``flop``.
+
+    Args:
+        text: as it is typed.
+        argument: what the user calls it.
+
+    Raises:
+        ValueError: it is neither.
+
+    Example:
+        >>> macs_of("2e9"), macs_of("4e9flop")
+        (2000000000.0, 2000000000.0)
+    """
+    number, factor = (text[: -len(FLOP_SUFFIX)], 0.5) if text.lower().endswith(FLOP_SUFFIX) else (text, 1.0)
+    try:
+        return factor * float(number)
+    except ValueError:
+        raise ValueError(
+            f"`{argument}` must be MACs such as 2e9, or FLOPs such as 4e9flop, but got {text!r}."
+        ) from None

@@ -1,0 +1,1 @@
+"""Staged models, and what runs them: rows stop where the rule says."""

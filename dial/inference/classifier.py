@@ -1,0 +1,213 @@
+"""A tested cascade or multi-exit model as a function from texts to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dial.costs.row_costs import RowCosts
+from dial.files import readable
+from dial.inference.batch_size import best_batch_size
+from dial.inference.compaction import Policy
+from dial.inference.epsilon import Epsilon, measure_epsilon
+from dial.inference.executor import Answer, Executor
+from dial.inference.operating_point import OperatingPoint, Sweep
+from dial.inference.run import (
+    BatchSizes,
+    choose_point,
+    load_network,
+    measured_sizes,
+    row_costs,
+)
+from dial.inference.staged import StagedModel
+from dial.inference.watch import Watch
+from dial.tiers.tokens import Tokeniser, Unit
+
+
+class Prediction(NamedTuple):
+    """What a text got.
+
+    Attributes:
+        label: position of the class among the data's labels; for regression the value.
+        label_name: its name; None for regression.
+        probability: of the class, at the temperature of the stage; None for regression.
+        stage: name of the stage that answered.
+        score: of the rule, at that stage; None where the last stage has none.
+        macs: spent on the text, earlier stages included.
+        truncated: names of the tiers that read the text cut to their maximum length.
+    """
+
+    label: int | float
+    label_name: str | None
+    probability: float | None
+    stage: str
+    score: float | None
+    macs: float | None
+    truncated: tuple[str, ...] = ()
+
+
+class AdaptiveClassifier:
+    """Answers texts with the stages that ``dial test`` measured, at one operating point.
+
+    Args:
+        network: the tiers.
+        point: the rule, chosen for exactly these tiers.
+        costs: what rows cost, if that is to be known.
+        check: whether to compare the tiers' fingerprints with the point's.
+        settings: ``batch_sizes``, ``max_pending``, ``group_by_length``, ``compaction`` of :class:`Executor`.
+
+    Attributes:
+        watch: compares the rows that are answered with those that the point was chosen on; None where these are not
+            known.
+
+    Raises:
+        ValueError: the point was chosen for another model.
+    """
+
+    watch: Watch | None = None
+
+    def __init__(
+        self,
+        network: StagedModel,
+        point: OperatingPoint,
+        costs: RowCosts | None = None,
+        check: bool = True,
+        **settings: Any,
+    ) -> None:
+        if check:
+            point.check(network)
+        self.network, self.point = network, point
+        self.label_names = list(point.label_names)
+        self.stages = point.decision.stages
+        self.executor = Executor(network, point.decision, costs=costs, **settings)
+
+    @classmethod
+    def from_run(
+        cls,
+        run: str | Path,
+        target: float | None = None,
+        reading: str = "expected",
+        *,
+        threshold: float | Sequence[float] | None = None,
+        score: str | None = None,
+        rule: str = "threshold",
+        budget: float | str | None = None,
+        ms: float | None = None,
+        point: OperatingPoint | None = None,
+        split: str | None = None,
+        tiers: Mapping[str, str] | None = None,
+        device: str = "cpu",
+        batch_sizes: BatchSizes = None,
+        max_pending: int = 8192,
+        group_by_length: bool = True,
+        compaction: Policy = "measured",
+        calibrated: bool = True,
+    ) -> AdaptiveClassifier:
+        """Load the tiers of a run folder, with a rule for them.
+
+        Args:
+            run: folder that ``dial test`` left.
+            target: share of the Super's quality to keep; default 0.99, where nothing else says what to do.
+            reading: of ``target``: ``expected``, ``confident`` or ``per_stage``
+                (exploratory: nothing is promised of it).
+            threshold: of ``score`` (stay if it is reached), for all stages or one each; with ``rule: patience`` the
+                number of agreements.
+            score: what decides; see :meth:`Sweep.for_target` for what is taken otherwise.
+            rule: ``threshold`` or ``patience``.
+            budget: mean cost per row: MACs, or FLOPs as in ``4e9flop``.
+            ms: mean milliseconds per row, by the times measured on this machine.
+            point: an operating point, for example of an earlier prediction's manifest.
+            split: reported split whose points to read, where there are several.
+            tiers: folders of tiers by name, where they are no longer where they were tested.
+            device: where to run.
+            batch_sizes: see :class:`Executor`; where times were measured on this machine the best are the default.
+            max_pending: see :class:`Executor`.
+            group_by_length: see :class:`Executor`.
+            compaction: see :class:`Executor`.
+            calibrated: whether points are chosen on the rows that ``dial calibrate`` left, where it did.
+
+        Raises:
+            ValueError: no such run, a rule that it does not know, a target that it cannot reach, or tiers that are not
+                those that were tested.
+        """
+        sweep = Sweep(run, calibrated)
+        values = {"target": target, "threshold": threshold, "budget": budget, "ms": ms, "point": point}
+        with readable(sweep.folder, "run"):
+            chosen = choose_point(sweep, values, reading, score, rule, split, batch_sizes)
+        network = load_network(sweep, tiers or {}, device)
+        if batch_sizes is None or ms is not None:
+            best = measured_sizes(sweep, device, for_time=ms is not None)
+            batch_sizes = best if batch_sizes is None else batch_sizes
+        classifier = cls(
+            network,
+            chosen,
+            row_costs(sweep, network),
+            batch_sizes=batch_sizes,
+            max_pending=max_pending,
+            group_by_length=group_by_length,
+            compaction=compaction,
+        )
+        if chosen.decision.rule != "patience" and len(sweep.stages) > 1:
+            classifier.watch = Watch(sweep.choosing_rows(split), chosen.decision)
+        return classifier
+
+    def __call__(self, texts: str | Iterable[Unit]) -> list[Prediction]:
+        """Predictions in the order of the texts.
+
+        Args:
+            texts: strings, or pairs of strings; a single string is one text.
+
+        Raises:
+            ValueError: one is neither.
+        """
+        return list(self.stream([texts] if isinstance(texts, str) else texts))
+
+    def stream(self, texts: Iterable[Unit], prefetch: bool = False) -> Iterator[Prediction]:
+        """Predictions in the order of the texts, as they are known; for more texts than memory holds.
+
+        Args:
+            texts: strings, or pairs of strings.
+            prefetch: read and tokenise ahead in another thread.
+        """
+        for answer in self.executor.run(texts, prefetch):
+            if self.watch is not None:
+                self.watch.add(answer)
+            yield self.prediction(answer)
+
+    def tune(self, texts: Sequence[Unit], cache_dir: str | Path) -> dict[str, int]:
+        """Search the batch size at which each tier answers most rows per second here, and use it from now on.
+
+        Args:
+            texts: some that are like those to come; a few hundred.
+            cache_dir: where results are kept for the next time on a machine of this kind.
+
+        Returns:
+            Rows per batch by tier.
+        """
+        for tier in self.network.tiers:
+            found = best_batch_size(tier, Tokeniser(tier)(texts), cache_dir)
+            self.executor.batch_sizes[tier.name] = found.best
+        return dict(self.executor.batch_sizes)
+
+    def epsilon(self, texts: Sequence[Unit]) -> Epsilon:
+        """How far scores depend on the batch, and how many of the texts that can send to another stage.
+
+        Args:
+            texts: some that are like those to come.
+        """
+        return measure_epsilon(self.network, self.point.decision, texts)
+
+    def prediction(self, answer: Answer) -> Prediction:
+        """An executor's answer in the data's terms."""
+        stage, score, macs = self.stages[answer.stage], _known(answer.score), _known(answer.macs)
+        if not self.label_names:
+            return Prediction(answer.prediction, None, None, stage, score, macs, answer.truncated)
+        label = int(answer.prediction)
+        return Prediction(label, self.label_names[label], answer.probability, stage, score, macs, answer.truncated)
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -1,0 +1,293 @@
+"""Runs a staged model for real: sure rows stop, the others are gathered until the next tier's batch is full."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from dial.costs.row_costs import RowCosts
+from dial.inference.compaction import Compaction, Policy
+from dial.inference.prefetch import prefetched
+from dial.inference.queues import POOL, InOrder, Row, TierQueue
+from dial.inference.router import Course, Decision
+from dial.inference.staged import StagedModel, decisions_of
+from dial.inference.work import Answer, Work, check_batch_sizes, is_out_of_memory
+from dial.tiers.batching import batching_of
+from dial.tiers.tokens import Tokeniser, check_unit
+from dial.tradeoff.rules import tiers_left_out
+
+__all__ = ["Answer", "Executor", "Work", "is_out_of_memory"]
+
+CHUNK = 512  # rows that are read and tokenised ahead at a time
+logger = logging.getLogger(__name__)
+
+
+class Executor:
+    """Answers rows with the stages of a model, at any batch size, in the order in which they came.
+
+    Every tier has a queue and a batch size. Rows that a tier defers wait for the next one until a pool of whole batches
+    is there, so that rows of similar length meet; inside a multi-exit tier rows leave after their layer. At most
+    ``max_pending`` rows are under way or wait for a row before them: then the oldest go on in whatever batch there is.
+    A row is tokenised for a tier only once it gets there. A tier that may answer no row, as all its thresholds are plus
+    infinity, does not run. The answers are those of the table's replay.
+
+    Args:
+        network: on the device where it is to run; put into eval mode.
+        decision: rule and values for exactly its stages.
+        batch_sizes: rows per batch, for all tiers or by name; default: the ``batch_size`` of a tier's view, else 32.
+        max_pending: rows.
+        group_by_length: whether a pool is sorted by length before it is cut into batches.
+        costs: what rows cost, if that is to be known.
+        compaction: ``always`` takes rows that left out of the batch at once; ``measured`` only where that is measured
+            to be faster (a GPU may compute a small batch no faster than a large one). On a CPU both are ``always``.
+
+    Raises:
+        ValueError: stages of another model, an unknown tier, or a number below 1.
+    """
+
+    def __init__(
+        self,
+        network: StagedModel,
+        decision: Decision,
+        batch_sizes: int | Mapping[str, int] | None = None,
+        max_pending: int = 8192,
+        group_by_length: bool = True,
+        costs: RowCosts | None = None,
+        compaction: Policy = "always",
+    ) -> None:
+        names = tuple(stage.name for stage in network.stages)
+        if decision.stages != names:
+            raise ValueError(
+                f"`decision` must be for the stages {', '.join(names)}, but it is for {', '.join(decision.stages)}."
+            )
+        if not isinstance(max_pending, int) or max_pending < 1:
+            raise ValueError(f"`max_pending` must be a whole number from 1 up, but got {max_pending!r}.")
+        self.network, self.decision, self.costs = network.eval(), decision, costs
+        self.tiers = list(network.tiers)
+        self.batch_sizes = check_batch_sizes(batch_sizes, self.tiers)
+        self.max_pending, self.group_by_length = max_pending, group_by_length
+        self.device = next(network.parameters()).device
+        self.work = {tier.name: Work() for tier in self.tiers}
+        self._tokenisers = [Tokeniser(tier) for tier in self.tiers]
+        self._keys = [tier.encoding_key for tier in self.tiers]
+        left_out = tiers_left_out([stage.tier for stage in network.stages], decision.thresholds, decision.rule)
+        self._at_work = [index for index, tier in enumerate(self.tiers) if tier.name not in left_out]
+        self._offsets = np.cumsum([0, *(len(tier.exits) for tier in self.tiers)]).tolist()
+        self._run_arguments = [
+            {"decisions": True} if decision.given_by_tiers and decisions_of(tier) else {} for tier in self.tiers
+        ]
+        # Rows of different lengths would be computed apart: better that a batch is of one length from the start.
+        self._equal_length = {tier.name for tier in self.tiers if batching_of(tier).equal_length}
+        self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
+
+    def run(self, rows: Iterable[Any], prefetch: bool = False, numbered: bool = False) -> Iterator[Answer]:
+        """Answer rows, in their order; how many are read ahead is bounded by ``max_pending``.
+
+        Args:
+            rows: texts, or pairs of texts.
+            prefetch: read and tokenise in another thread while the models run; for long inputs.
+            numbered: each row comes as ``(id, text or pair)``; ids are what ``random`` routes by.
+
+        Raises:
+            ValueError: a row is neither, or a tier gives an output that is not finite. Whatever was read before a
+                broken row, or before an error that ``rows`` raises, is answered first.
+        """
+        queues = [TierQueue(self.batch_sizes[tier.name], self._pool(tier.name)) for tier in self.tiers]
+        order: InOrder[Answer] = InOrder()
+        read, failure = 0, None
+        pairs = rows if numbered else enumerate(rows)
+        first = self._at_work[0]
+        chunks = self._chunks(pairs, CHUNK if prefetch else queues[first].pool)
+        with prefetched(chunks, prefetch) as source:
+            while True:
+                try:
+                    chunk = next(source, None)
+                except Exception as error:
+                    chunk, failure = None, error
+                if chunk is None:
+                    break
+                while read > order.given and read + len(chunk) - order.given > self.max_pending:
+                    oldest = min(range(len(queues)), key=lambda i: queues[i].oldest)
+                    yield from self._step(queues, oldest, order, oldest_first=True)
+                queues[first].add(chunk)
+                read += len(chunk)
+                yield from self._advance(queues, order)
+        for index, queue in enumerate(queues):
+            while len(queue):
+                yield from self._step(queues, index, order, rest=True)
+        if failure is not None:
+            raise failure
+
+    def _chunks(self, rows: Iterable[tuple[int, Any]], size: int) -> Iterator[list[Row]]:
+        """Rows with the tokens of the first tier at work, some at a time; those before a broken one are given."""
+        source, position = iter(rows), 0
+        size = max(1, min(size, self.max_pending))
+        while True:
+            failure, chunk = None, []
+            try:
+                for identity, unit in islice(source, size):
+                    chunk.append(Row(position, identity, check_unit(unit, f"row {identity}")))
+                    position += 1
+            except Exception as error:
+                failure = error
+            failure = self._tokenise(self._at_work[0], chunk) or failure
+            if chunk:
+                yield chunk
+            if failure is not None:
+                raise failure
+            if len(chunk) < size:
+                return
+
+    def _pool(self, name: str) -> int:
+        """Rows of a tier that are taken together: a single batch where there is nothing to group."""
+        size = self.batch_sizes[name]
+        if size == 1 or not self._grouped(name):
+            return size
+        return max(size, min(POOL * size, self.max_pending // (2 * len(self.tiers)) // size * size))
+
+    def _grouped(self, name: str) -> bool:
+        return self.group_by_length or name in self._equal_length
+
+    def _advance(self, queues: list[TierQueue], order: InOrder[Answer]) -> Iterator[Answer]:
+        """Run every tier for which enough rows wait."""
+        for index, queue in enumerate(queues):
+            while queue.ready:
+                yield from self._step(queues, index, order)
+
+    def _step(
+        self,
+        queues: list[TierQueue],
+        index: int,
+        order: InOrder[Answer],
+        oldest_first: bool = False,
+        rest: bool = False,
+    ) -> Iterator[Answer]:
+        """Run a tier on a pool of the rows that wait for it; give what can be given."""
+        rows = queues[index].take(oldest_first, rest)
+        failure = self._tokenise(index, rows)
+        if failure is not None:
+            raise failure
+        key, name = self._keys[index], self.tiers[index].name
+        if self._grouped(name):
+            rows.sort(key=lambda row: len(row.tokens[key].ids))
+        start = 0
+        while start < len(rows):
+            batch = rows[start : start + self.batch_sizes[name]]
+            if name in self._equal_length:
+                length = len(batch[0].tokens[key].ids)
+                batch = [row for row in batch if len(row.tokens[key].ids) == length]  # the first ones: they are sorted
+            start += len(batch)
+            for part, course in self._compute(index, batch):
+                self._settle(index, part, course, queues, order)
+            queues[index].batch_size = self.batch_sizes[name]
+        yield from order.ready()
+
+    def _tokenise(self, index: int, rows: list[Row]) -> ValueError | None:
+        """Tokens for a tier; a row that is too short for it is taken out, with those behind it, and what it says."""
+        key = self._keys[index]
+        missing = [row for row in rows if key not in row.tokens]
+        for row, tokens in zip(missing, self._tokenisers[index]([row.unit for row in missing]), strict=True):
+            row.tokens[key] = tokens
+        needs = batching_of(self.tiers[index])
+        for row in missing if needs.shortest > 1 else ():
+            if len(row.tokens[key].ids) < needs.shortest:
+                del rows[rows.index(row) :]
+                return needs.too_short(f"row {row.id}", len(row.tokens[key].ids), self.tiers[index].name)
+        return None
+
+    def _compute(self, index: int, rows: list[Row]) -> Iterator[tuple[list[Row], Course]]:
+        """Run a tier on a batch; in parts where its memory does not suffice.
+
+        Raises:
+            ValueError: not even one row fits.
+        """
+        try:
+            course = self._run(index, rows)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            course = None
+        if course is not None:
+            yield rows, course
+            return
+        # Outside of the except block, whose error holds the frames and with them the tensors that filled the memory.
+        name = self.tiers[index].name
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(rows) == 1:
+            tokens = len(rows[0].tokens[self._keys[index]].ids)
+            raise ValueError(
+                f"`{name}` runs out of memory with one row of {tokens} tokens; lower its `max_length`, or free memory."
+            )
+        size = (len(rows) + 1) // 2
+        if size < self.batch_sizes[name]:
+            self.batch_sizes[name] = size
+            logger.warning("%s ran out of memory with %d rows; its batch size is now %d.", name, len(rows), size)
+        start = 0
+        while start < len(rows):  # the first part may lower it further
+            part = rows[start : start + self.batch_sizes[name]]
+            start += len(part)
+            yield from self._compute(index, part)
+
+    def _run(self, index: int, rows: list[Row]) -> Course:
+        """One batch through one tier; nothing outside of the returned course remembers it."""
+        tier, key, offset = self.tiers[index], self._keys[index], self._offsets[index]
+        tokens = [row.tokens[key] for row in rows]
+        encoding = self._tokenisers[index].collate(tokens, self.device)
+        counts = None
+        if self.decision.rule == "patience":
+            counts = np.array([row.previous for row in rows]), np.array([row.agreements for row in rows])
+        course = self.decision.course(np.array([row.id for row in rows]), counts)
+        start = time.perf_counter()
+        with torch.inference_mode():
+            tier.run(encoding, self._compactions[index].wrap(course, offset, encoding), **self._run_arguments[index])
+        work = self.work[tier.name]
+        work.seconds += time.perf_counter() - start
+        work.rows, work.batches = work.rows + len(rows), work.batches + 1
+        work.tokens += sum(len(row.ids) for row in tokens)
+        work.padded += encoding["input_ids"].numel()
+        return course
+
+    def _settle(
+        self, index: int, rows: list[Row], course: Course, queues: list[TierQueue], order: InOrder[Answer]
+    ) -> None:
+        """Hand out the answers of a batch, and put the rows that go on into the next queue."""
+        stayed, leaving = np.flatnonzero(~course.going), np.flatnonzero(course.going)
+        key = self._keys[index]
+        lengths = np.array([len(row.tokens[key].ids) for row in rows])
+        costs, padded = self.costs, int(lengths.max())
+        macs = np.full(len(rows), np.nan)
+        if costs is not None:
+            if index == self._at_work[0]:
+                for row, reference in zip(rows, costs.alone(lengths, padded, index).tolist(), strict=True):
+                    row.reference = reference
+            spent = np.array([row.spent for row in rows])
+            exits = course.stage - self._offsets[index]
+            macs[stayed] = spent[stayed] + costs.answer(index, exits[stayed], lengths[stayed], padded)
+            macs[leaving] = spent[leaving] + costs.passing(index, lengths[leaving], padded)
+        predictions, probabilities = course.answers(stayed)
+        columns = (stayed, course.stage[stayed], predictions, probabilities, course.score[stayed], macs[stayed])
+        for i, stage, prediction, probability, score, cost in zip(*(c.tolist() for c in columns), strict=True):
+            row = rows[i]
+            reference = row.reference if costs is not None else float("nan")
+            found = (stage, prediction, probability, score, cost, reference, course.outputs[i])
+            first = len(row.tokens[self._keys[self._at_work[0]]].ids)
+            order.put(row.position, Answer(row.id, *found, self._truncated(index, row), first))
+        if len(leaving):
+            going = [rows[i] for i in leaving.tolist()]
+            for row, i in zip(going, leaving, strict=True):
+                row.spent = float(macs[i])
+                if self.decision.rule == "patience":
+                    row.previous, row.agreements = float(course.counts[0][i]), float(course.counts[1][i])
+            queues[next(later for later in self._at_work if later > index)].add(going)
+
+    def _truncated(self, index: int, row: Row) -> tuple[str, ...]:
+        """Tiers that ran, up to this one, and read the row cut to their maximum length."""
+        ran = (position for position in self._at_work if position <= index)
+        return tuple(self.tiers[p].name for p in ran if row.tokens[self._keys[p]].truncated)

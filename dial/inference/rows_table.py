@@ -1,0 +1,118 @@
+"""A stage table of texts at hand: what every stage of loaded tiers says of them, without a trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from dial.costs.counting import network_costs
+from dial.costs.functions import ModelCosts, charged_lengths
+from dial.inference.staged import StagedModel, decisions_of
+from dial.stages.metrics.metrics import AGREEMENT
+from dial.stages.scores import ROUTING_SCORES
+from dial.stages.table import StageTable
+from dial.tiers.tier import Tier
+from dial.tiers.tokens import Tokeniser, Unit
+
+
+def rows_table(
+    network: StagedModel,
+    units: Sequence[Unit],
+    label: np.ndarray | None,
+    label_names: Sequence[str],
+    metrics: Sequence[str],
+    settings: Mapping[str, Any],
+    batch_sizes: Mapping[str, int],
+    costs: ModelCosts,
+    progress: Callable[[str, int], None] = lambda tier, rows: None,
+    split: str = "calibration",
+) -> StageTable:
+    """Run every stage over every row.
+
+    Args:
+        network: the tiers, in eval mode.
+        units: texts, or pairs of texts.
+        label: ``(N,)``; None where there are none: then the Super's answers take their place, and the only metric is
+            the agreement with it.
+        label_names: the classes; empty for regression.
+        metrics: of the labels, the primary first.
+        settings: of the sweep whose points these rows are to choose: temperatures, length convention, reference, seed,
+            tiers.
+        batch_sizes: rows per batch, by tier.
+        costs: cost functions of the sweep; counted anew where they do not know a length.
+        progress: told how many rows a tier has done.
+        split: what the rows are called.
+
+    Raises:
+        ValueError: no labels for a regression, where answers agree or not at all; an output that is not finite.
+    """
+    if label is None and not label_names:
+        raise ValueError("`--label-column` must name the labels of a regression, whose answers never agree exactly.")
+    columns = [_tier_columns(tier, units, batch_sizes[tier.name], progress) for tier in network.tiers]
+    outputs = np.concatenate([each["outputs"] for each in columns], axis=1)
+    tiers = [tier.name for tier in network.tiers]
+    lengths = {name: each["length"] for name, each in zip(tiers, columns, strict=True)}
+    padded = {name: each["padded"] for name, each in zip(tiers, columns, strict=True)}
+    charged = charged_lengths(settings.get("length", "true"), lengths, padded)
+    reference = settings.get("reference") or tiers[-1]
+    try:
+        decide, macs = costs.stage_macs(network.stages, charged)
+        alone = costs.alone(reference, charged[reference])
+    except ValueError:  # a cost that is no quadratic in the length, at a length that the test rows did not have
+        costs = network_costs(network.tiers, {name: (lengths[name], padded[name], charged[name]) for name in tiers})
+        decide, macs = costs.stage_macs(network.stages, charged)
+        alone = costs.alone(reference, charged[reference])
+    predictions = outputs.argmax(axis=-1) if label_names else outputs[..., 0].astype(np.float64)
+    own = {
+        name: np.concatenate([each["own"].get(name, np.full(each["shape"], np.nan)) for each in columns], axis=1)
+        for name in network.decisions
+    }
+    own = {
+        name: values for name, values in own.items() if np.isfinite(values[:, :-1]).all()
+    }  # given wherever one decides
+    table = StageTable(
+        split=np.full(len(units), split),
+        sample_id=np.arange(len(units)),
+        label=predictions[:, -1] if label is None else label,
+        stages=tuple(network.stages),
+        outputs=outputs,
+        predictions=predictions,
+        scores=own,
+        decide_macs=decide,
+        macs=macs,
+        macs_reference=alone,
+        lengths=lengths,
+        padded=padded,
+        metrics=(AGREEMENT,) if label is None else tuple(metrics),
+        label_names=tuple(label_names),
+        settings={**settings, "truncated": {}, "partial": False, "calibration": split},
+    )
+    names = ROUTING_SCORES["classification" if label_names else "regression"]
+    return table.with_scores([name for name in names if name not in own], seed=int(settings.get("seed") or 0))
+
+
+@torch.inference_mode()
+def _tier_columns(tier: Tier, units: Sequence[Unit], size: int, progress: Callable[[str, int], None]) -> dict[str, Any]:
+    """Outputs ``(N, E, C)``, own scores ``(N, E)`` and lengths ``(N,)`` of one tier, in batches of like length."""
+    tokeniser, device = Tokeniser(tier), next(tier.parameters()).device
+    tokens = tokeniser(units)
+    length = np.array([len(row.ids) for row in tokens], dtype=np.int64)
+    order, padded = np.argsort(length, kind="stable"), np.zeros_like(length)
+    outputs: np.ndarray | None = None
+    own: dict[str, np.ndarray] = {}
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        encoding = tokeniser.collate([tokens[row] for row in rows], device)
+        logits, scores = tier.decide(encoding) if decisions_of(tier) else (tier(encoding), {})
+        values = logits.float().cpu().numpy()
+        if outputs is None:
+            outputs = np.zeros((len(order), *values.shape[1:]), dtype=np.float32)
+        outputs[rows], padded[rows] = values, length[rows].max()
+        for name, score in scores.items():
+            own.setdefault(name, np.zeros(outputs.shape[:2]))[rows] = score.double().cpu().numpy()
+        progress(tier.name, start + len(rows))
+    assert outputs is not None
+    return {"outputs": outputs, "own": own, "length": length, "padded": padded, "shape": outputs.shape[:2]}

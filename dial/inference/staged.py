@@ -1,0 +1,190 @@
+"""Staged models: tiers one after another, all their exits in order of cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dial.stages.stage import Stage
+from dial.tiers.labels import check_tiers_agree
+from dial.tiers.tier import Encoding, GoOn, Tier
+
+
+class StagedModel(nn.Module):
+    """One tier or a cascade of them; a stage is an exit of a tier.
+
+    ``forward`` computes every stage of every row, for training and for the stage table. ``run`` computes only what
+    the rows that go on need. Both give the same outputs.
+
+    Args:
+        tiers: cheapest first.
+
+    Raises:
+        ValueError: no tier, equal names, or tiers whose labels differ.
+    """
+
+    stages: tuple[Stage, ...]
+    tiers: Sequence[Tier]
+
+    def __init__(self, tiers: Sequence[Tier]) -> None:
+        super().__init__()
+        names = [tier.name for tier in tiers]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"`tiers` must be one or more tiers with names of their own, but got {names}.")
+        for tier in tiers:
+            if list(tier.label_names) != list(tiers[0].label_names):
+                raise ValueError(
+                    f"`tiers` must have the same labels, but {names[0]} has {tiers[0].label_names} "
+                    f"and {tier.name} has {tier.label_names}; load each with the data's label names."
+                )
+        check_tiers_agree({tier.name: getattr(tier, "own_label_names", None) for tier in tiers})
+        self.tiers = nn.ModuleList(tiers)  # type: ignore[assignment]
+        self.stages = tuple(
+            Stage(name=stage, tier=tier.name, index=index)
+            for tier in tiers
+            for index, stage in enumerate(tier.stage_names)
+        )
+
+    def forward(self, encodings: dict[str, Encoding]) -> Tensor:
+        """Outputs of all stages.
+
+        Args:
+            encodings: for the encoding key of each tier its tensors ``(B, T)``.
+
+        Returns:
+            Logits ``(B, S, C)`` in float32 and in the data's order of labels.
+        """
+        return torch.cat([tier(encodings[tier.encoding_key]) for tier in self.tiers], dim=1)
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """Scores that a tier gives itself, where what decides is no function of what answers (BERxiT's certainty)."""
+        return tuple(dict.fromkeys(name for tier in self.tiers for name in decisions_of(tier)))
+
+    def decide(self, encodings: dict[str, Encoding]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What :meth:`forward` gives, and with it the scores of :attr:`decisions`, from one pass.
+
+        Args:
+            encodings: as for :meth:`forward`.
+
+        Returns:
+            Logits ``(B, S, C)`` in float32, and by name the scores ``(B, S)`` in float64, higher = surer; NaN at the
+            stages of tiers that do not give them.
+        """
+        outputs: list[Tensor] = []
+        scores: dict[str, list[Tensor]] = {name: [] for name in self.decisions}
+        for tier in self.tiers:
+            encoding = encodings[tier.encoding_key]
+            logits, own = tier.decide(encoding) if decisions_of(tier) else (tier(encoding), {})
+            outputs.append(logits)
+            for name, parts in scores.items():
+                parts.append(own.get(name, torch.full_like(logits[..., 0], torch.nan, dtype=torch.float64)))
+        return torch.cat(outputs, dim=1), {name: torch.cat(parts, dim=1) for name, parts in scores.items()}
+
+    def run(self, encodings: dict[str, Encoding], go_on: GoOn, decisions: bool = False) -> tuple[Tensor, Tensor]:
+        """Visit the stages in order; after each only the rows that ``go_on`` names are computed further.
+
+        Args:
+            encodings: as for :meth:`forward`. Each tier reads only its own rows, trimmed to their longest.
+            go_on: gets the stage's index, the rows ``(R,)`` of the batch that reached it and their outputs ``(R, C)``;
+                returns a bool ``(R,)``, True for rows that continue. It is not asked at the last stage.
+            decisions: give ``go_on`` a fourth argument, by name the scores ``(R,)`` that the stage gives itself.
+
+        Returns:
+            Outputs ``(B, C)`` of the stage that answered each row, and that stage ``(B,)``.
+        """
+        first = encodings[self.tiers[0].encoding_key]["input_ids"]
+        answers = Answers(go_on, len(self.stages) - 1, len(first), first.device, decisions)
+        offset = 0
+        for tier in self.tiers:
+            if len(answers.active) == 0:
+                break
+            answers.enter(offset)
+            more = {"decisions": True} if decisions and decisions_of(tier) else {}
+            tier.run(take_rows(encodings[tier.encoding_key], answers.active_of(len(first))), answers.ask, **more)
+            answers.leave()
+            offset += len(tier.exits)
+        return answers.outputs(len(self.tiers[-1].label_names) or 1), answers.stage
+
+
+class Answers:
+    """Keeps the latest output of each row, and which rows go on; translates a tier's rows into the batch's.
+
+    Args:
+        go_on: the caller's question.
+        last: index of the last stage.
+        rows: size of the batch.
+        device: where the rows' indices live.
+        decisions: whether the caller wants the scores that stages give themselves.
+    """
+
+    def __init__(self, go_on: GoOn, last: int, rows: int, device: torch.device, decisions: bool = False) -> None:
+        self.go_on, self.last, self.decisions = go_on, last, decisions
+        self.active = torch.arange(rows, device=device)
+        self.stage = torch.zeros(rows, dtype=torch.long, device=device)
+        self._latest: Tensor | None = None
+        self._entered, self._survivors, self._offset = self.active, self.active, 0
+
+    def active_of(self, rows: int) -> Tensor | None:
+        """Rows that go on; None if that is the whole batch."""
+        return None if len(self.active) == rows else self.active
+
+    def enter(self, offset: int) -> None:
+        """A tier whose first stage is ``offset`` starts on the active rows."""
+        self._entered, self._survivors, self._offset = self.active, self.active[:0], offset
+
+    def ask(self, exit_index: int, rows: Tensor, outputs: Tensor, decisions: dict[str, Tensor] | None = None) -> Tensor:
+        """Record the outputs ``(R, C)`` of a tier's rows ``(R,)`` at one of its exits; which of them go on?"""
+        stage = self._offset + exit_index
+        batch_rows = self._entered[rows]
+        if self._latest is None:
+            self._latest = outputs.new_zeros(len(self.stage), outputs.shape[1])
+        self._latest[batch_rows] = outputs
+        self.stage[batch_rows] = stage
+        if stage == self.last:
+            keep = torch.zeros_like(batch_rows, dtype=torch.bool)
+        else:
+            more = (decisions or {},) if self.decisions else ()
+            keep = self.go_on(stage, batch_rows, outputs, *more).to(device=batch_rows.device, dtype=torch.bool)
+        self._survivors = batch_rows[keep]
+        return keep
+
+    def leave(self) -> None:
+        """The tier is done: what survived its last exit stays active."""
+        self.active = self._survivors
+
+    def outputs(self, width: int) -> Tensor:
+        """Outputs ``(B, C)`` of the stages that answered."""
+        return torch.zeros(0, width) if self._latest is None else self._latest
+
+
+def decisions_of(tier: Tier) -> tuple[str, ...]:
+    """Names of the scores that a tier gives itself; whatever takes a tier's place may have none."""
+    return getattr(tier, "decisions", ())
+
+
+def take_rows(encoding: Encoding, rows: Tensor | None) -> Encoding:
+    """The given rows of an encoding, trimmed on the right to the longest of them.
+
+    Args:
+        encoding: tensors ``(B, T)``, with ``attention_mask`` where anything is padded.
+        rows: ``(R,)`` indices; None for all.
+
+    Returns:
+        Tensors ``(R, T')``, ``1 <= T' <= T``.
+
+    Example:
+        >>> ids = torch.tensor([[5, 6, 7], [8, 0, 0]])
+        >>> take_rows({"input_ids": ids, "attention_mask": ids.clamp(max=1)}, torch.tensor([1]))["input_ids"]
+        tensor([[8]])
+    """
+    if rows is None:
+        return encoding
+    if "attention_mask" not in encoding:  # nothing is padded
+        return {key: value[rows] for key, value in encoding.items()}
+    mask = encoding["attention_mask"][rows]
+    used = mask.any(dim=0).nonzero()
+    width = int(used[-1]) + 1 if len(used) else 1
+    return {key: value[rows][:, :width] for key, value in encoding.items()}

@@ -1,0 +1,18 @@
+"""Training losses: pure functions from tensors to one scalar, or to one for each exit."""
+
+from dial.losses.certainty import certainty_loss, certainty_target
+from dial.losses.layerwise import at_exits, exit_distillation, hidden_mse
+from dial.losses.logits_mse import logits_mse
+from dial.losses.soft_cross_entropy import soft_cross_entropy
+from dial.losses.task import task_loss
+
+__all__ = [
+    "at_exits",
+    "certainty_loss",
+    "certainty_target",
+    "exit_distillation",
+    "hidden_mse",
+    "logits_mse",
+    "soft_cross_entropy",
+    "task_loss",
+]

@@ -1,0 +1,143 @@
+"""The BiLSTM classifier of TangoBERT (Mamou et al. 2022, sections 5.2 and 5.3) as a transformers model."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+
+from dial.losses import task_loss
+
+
+class BiLSTMConfig(PretrainedConfig):
+    """Sizes of a :class:`BiLSTMForSequenceClassification`.
+
+    Args:
+        vocab_size: rows of the embedding table: the words plus padding and unknown word.
+        embedding_size: width of a word embedding.
+        hidden_size: units of each direction of each layer.
+        num_hidden_layers: stacked bidirectional layers.
+        classifier_size: width of the feed-forward layer before the outputs.
+        dropout: between layers and before the outputs; the paper has none.
+    """
+
+    model_type = "bilstm"
+
+    def __init__(
+        self,
+        vocab_size: int = 10_002,
+        embedding_size: int = 50,
+        hidden_size: int = 64,
+        num_hidden_layers: int = 2,
+        classifier_size: int = 200,
+        dropout: float = 0.0,
+        pad_token_id: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.embedding_size = embedding_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.classifier_size = classifier_size
+        self.dropout = dropout
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+
+class BiLSTMPreTrainedModel(PreTrainedModel):
+    """Initialisation and names shared by the encoder and the classifier."""
+
+    config_class = BiLSTMConfig
+    base_model_prefix = "bilstm"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """PyTorch's own initialisation, which recurrent layers of this size train well from."""
+        if isinstance(module, nn.Embedding | nn.Linear | nn.LSTM):
+            module.reset_parameters()
+
+
+class BiLSTMModel(BiLSTMPreTrainedModel):
+    """Word embeddings and stacked bidirectional LSTMs; a text is the last state of the top layer in both directions."""
+
+    def __init__(self, config: BiLSTMConfig) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
+        self.lstm = nn.LSTM(
+            config.embedding_size,
+            config.hidden_size,
+            num_layers=config.num_hidden_layers,
+            dropout=config.dropout if config.num_hidden_layers > 1 else 0.0,
+            bidirectional=True,
+            batch_first=True,
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of word embeddings."""
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the table of word embeddings."""
+        self.embeddings = value
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode texts that are padded on the right.
+
+        Padded positions are never read: the sequences are packed by their lengths. A text without any word is read as
+        one padding token, whatever the width of its batch.
+
+        Args:
+            input_ids: ``(B, T)``; ``T`` may be 0.
+            attention_mask: ``(B, T)``, 1 for the ``length`` first positions of a row.
+            kwargs: ignored.
+
+        Returns:
+            ``pooler_output`` ``(B, 2 * hidden_size)``: the forward state after the last word and the backward state
+            after the first one. ``last_hidden_state`` is None.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        # One column of padding, for a batch of empty texts; a condition on the shape would not survive tracing.
+        input_ids = F.pad(input_ids, (0, 1), value=self.config.pad_token_id)
+        lengths = attention_mask.sum(dim=1).clamp(min=1)
+        embedded = self.embeddings(input_ids)
+        packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        _, (states, _) = self.lstm(packed)
+        return BaseModelOutputWithPooling(pooler_output=torch.cat([states[-2], states[-1]], dim=-1))
+
+
+class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
+    """A :class:`BiLSTMModel` under a feed-forward layer with ReLU and a linear output layer.
+
+    With the default sizes and two classes it has 685,022 parameters.
+    """
+
+    def __init__(self, config: BiLSTMConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bilstm = BiLSTMModel(config)
+        self.dense = nn.Linear(2 * config.hidden_size, config.classifier_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.classifier_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits ``(B, C)`` and, where ``labels`` ``(B,)`` are given, their loss."""
+        pooled = self.bilstm(input_ids, attention_mask=attention_mask).pooler_output
+        logits = self.classifier(self.dropout(torch.relu(self.dense(pooled))))
+        loss = None if labels is None else task_loss(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+AutoConfig.register(BiLSTMConfig.model_type, BiLSTMConfig, exist_ok=True)
+AutoModel.register(BiLSTMConfig, BiLSTMModel, exist_ok=True)
+AutoModelForSequenceClassification.register(BiLSTMConfig, BiLSTMForSequenceClassification, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Slender encoders (COST-EFF, Shen et al. 2022)."""

@@ -1,0 +1,1 @@
+"""What is said of a stage table: operating points, intervals, text and figures."""

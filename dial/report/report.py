@@ -1,0 +1,245 @@
+"""The sweep's results: operating points with what they kept on fresh rows, curves, comparisons of scores."""
+
+import dataclasses
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dial.files import atomic_write, plain, write_json
+from dial.ownership import SWEEP_FILES
+from dial.report.analysis import Analysis, Choices
+from dial.report.configuration import check_folder, configuration
+from dial.report.errors import StageErrors, errors_of_report, write_errors
+from dial.report.exits import compression
+from dial.report.settings import SweepSettings
+from dial.stages.parquet import save_table
+from dial.stages.scores import ROUTING_SCORES
+from dial.stages.table import StageTable
+from dial.tradeoff.curve import Curve, concat, thin
+from dial.tradeoff.density import Densities
+from dial.tradeoff.rules import check_patience
+
+if TYPE_CHECKING:
+    from dial.costs.functions import ModelCosts
+
+__all__ = ["Prepared", "Report", "SweepSettings", "build_report", "check_folder", "configuration", "prepare"]
+
+SCHEMA = 1
+MIN_ROWS = 20
+ROLES_NOT_REPORTED = ("train", "validation", "calibration")
+CSV_POINTS, CSV_TOLERANCE = 2000, 1e-4
+FILES = SWEEP_FILES
+
+
+@dataclass
+class Report:
+    """Results of a sweep.
+
+    Attributes:
+        table: all rows, with every score.
+        settings: as given.
+        summary: everything that ``summary.json`` holds, as plain values.
+        curves: exact, one for each split, score and rule; reported splits only.
+        densities: per score and stage on the calibration rows (crossfit: on the reported rows).
+        costs: cost functions, where they are known.
+    """
+
+    table: StageTable
+    settings: SweepSettings
+    summary: dict[str, Any]
+    curves: list[Curve] = field(default_factory=list)
+    densities: dict[str, list[Densities]] = field(default_factory=dict)
+    costs: "ModelCosts | None" = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether rows were left out on purpose (a trial run), so that no number means anything."""
+        return bool(self.summary["partial"])
+
+    @cached_property
+    def errors(self) -> list[StageErrors]:
+        """Rows that the last stage corrects and breaks, for every reported split and score."""
+        scores = [name for name in self.summary["settings"]["scores"] if name in self.table.scores]
+        return errors_of_report(self.table, list(self.summary["splits"]), scores)
+
+    def text(self) -> str:
+        """The results as a readable table."""
+        from dial.report.text import render
+
+        return render(self.summary)
+
+    def write(self, folder: str | FilePath) -> FilePath:
+        """Write all files, each whole or not at all; ``summary.json``, which readers look for, comes last.
+
+        Raises:
+            ValueError: the folder holds results of another configuration, or whole results where these are partial.
+        """
+        from dial.report.figures import plots
+
+        folder = FilePath(folder)
+        check_folder(folder, self.summary["configuration"], self.partial)
+        save_table(self.table, folder / "stages.parquet")
+        if self.curves:
+            self._write_curves(folder)
+        if self.costs is not None:
+            self.costs.save(folder / "costs.json")
+        else:
+            write_json(
+                folder / "costs.json",
+                {"schema": SCHEMA, "note": "cost functions unknown; see macs_<stage> in stages.parquet"},
+            )
+        if self.errors:
+            write_errors(folder / "errors.csv", self.errors, self.partial)
+        for name, figure in plots.figures(self).items():
+            with atomic_write(folder / name) as temporary:
+                figure.savefig(temporary, dpi=150, metadata={"Software": None})
+        write_json(folder / "summary.json", self.summary)
+        return folder
+
+    def _write_curves(self, folder: FilePath) -> None:
+        import pyarrow.csv
+        import pyarrow.parquet
+
+        mark = {b"dial": json.dumps({"schema": SCHEMA, "partial": self.partial}).encode()}
+        with atomic_write(folder / "curve.parquet") as temporary:
+            pyarrow.parquet.write_table(concat(self.curves).replace_schema_metadata(mark), temporary)
+        small = concat([thin(curve, CSV_POINTS, CSV_TOLERANCE) for curve in self.curves])
+        if self.partial:
+            small = small.append_column("partial", pyarrow.array([True] * len(small)))
+        with atomic_write(folder / "curve.csv") as temporary:
+            pyarrow.csv.write_csv(small, temporary)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A table made ready: rows once, with all scores.
+
+    Attributes:
+        table: the table.
+        scores: names of the scores to analyse, random last unless it was asked for.
+        reported: splits to report on.
+        partial: a trial run.
+        configuration: fingerprint of what the results depend on.
+    """
+
+    table: StageTable
+    scores: tuple[str, ...]
+    reported: tuple[str, ...]
+    partial: bool
+    configuration: str
+
+
+def prepare(table: StageTable, settings: SweepSettings) -> Prepared:
+    """Drop repeated rows, add missing scores, find the splits to report on.
+
+    Raises:
+        ValueError: no split to report on, no scores, or a score that cannot be computed.
+    """
+    table = table.without_repeats()
+    wanted = settings.scores or tuple(table.scores) or routing_scores(table)
+    missing = [name for name in (*wanted, "random") if name not in table.scores]
+    table = table.with_scores(missing, seed=settings.seed) if missing else table
+    check_patience(settings.patience, settings.tolerance, len(table.stages), table.regression)
+    if settings.tolerance is not None:
+        table = dataclasses.replace(table, settings={**table.settings, "tolerance": settings.tolerance})
+    reported = tuple(split for split in table.splits if split not in ROLES_NOT_REPORTED)
+    if not reported:
+        raise ValueError(
+            f"`split` must name rows to report on beside {', '.join(table.splits)}, but none do; add a test split."
+        )
+    names = tuple(dict.fromkeys((*wanted, "random")))
+    if names[0] == "random" and len(names) > 1 and "random" not in settings.scores:
+        names = (*names[1:], "random")
+    return Prepared(table, names, reported, bool(table.settings.get("partial", False)), configuration(table, settings))
+
+
+def routing_scores(table: StageTable) -> tuple[str, ...]:
+    """All scores that this kind of task admits and this table has the outputs for."""
+    if table.outputs is None:
+        return ("random",)
+    return ROUTING_SCORES["regression" if table.regression else "classification"]
+
+
+def build_report(table: StageTable, settings: SweepSettings, costs: "ModelCosts | None" = None) -> Report:
+    """Choose operating points on calibration rows and state what they do on the others.
+
+    Args:
+        table: every split that the models ran over.
+        settings: what to choose.
+        costs: cost functions, for figures at other length conventions.
+
+    Raises:
+        ValueError: no rows to choose or to report on, too few rows or one class only to choose on, an unknown score,
+            or a metric without sums in first place. Sizes and classes are not checked where the table is ``partial``.
+    """
+    prepared = prepare(table, settings)
+    table = prepared.table
+    summary: dict[str, Any] = {
+        "schema": SCHEMA,
+        "partial": prepared.partial,
+        "configuration": prepared.configuration,
+        "task": table.settings.get("task"),
+        "metrics": list(table.metrics),
+        "label_names": list(table.label_names),
+        "settings": asdict(settings) | {"scores": list(prepared.scores)},
+        "table": table.settings,
+        "stages": [_describe(table, index) for index in range(len(table.stages))],
+        "compression": compression(table),
+        "calibration": _calibration(prepared, settings),
+        "splits": {},
+    }
+    report = Report(table, settings, summary, costs=costs)
+    for split in prepared.reported:
+        rows = table.of_split(split)
+        held_out = table.of_split("calibration") if settings.calibration == "split" and len(table.stages) > 1 else None
+        analysis = Analysis(rows, Choices(prepared.scores, settings, held_out, rows, prepared.partial), settings, costs)
+        summary["splits"][split] = analysis.summary()
+        report.curves += analysis.curves()
+        report.densities = report.densities or analysis.choices.densities()
+    report.summary = plain(summary)
+    return report
+
+
+def _describe(table: StageTable, index: int) -> dict[str, Any]:
+    stage = table.stages[index]
+    known = table.settings.get("tiers", {}).get(stage.tier, {})
+    return {
+        "name": stage.name,
+        "tier": stage.tier,
+        "index": stage.index,
+        "parameters": known.get("parameters"),
+        "path": known.get("path"),
+    }
+
+
+def _calibration(prepared: Prepared, settings: SweepSettings) -> dict[str, Any]:
+    """How operating points are chosen, after checking that they can be."""
+    table = prepared.table
+    if len(table.stages) == 1:
+        return {"method": "none", "rows": 0}
+    if settings.calibration == "split" and "calibration" not in table.splits:
+        raise ValueError(
+            "`calibration` must be 'crossfit' where the table has no split of that name, "
+            f"but got 'split' with {', '.join(table.splits)}."
+        )
+    used = ("calibration",) if settings.calibration == "split" else prepared.reported
+    rows = {split: table.of_split(split).label for split in used}
+    for split, label in rows.items() if not prepared.partial else ():
+        if len(label) < MIN_ROWS:
+            raise ValueError(
+                f"`{split}` must have at least {MIN_ROWS} rows to choose thresholds on, "
+                f"but got {len(label)}; use more data."
+            )
+        if len(np.unique(label)) == 1:
+            raise ValueError(
+                f"`{split}` must have rows of more than one class to choose thresholds on, "
+                f"but all {len(label)} are {label[0]}; use other rows."
+            )
+    counts = {split: len(label) for split, label in rows.items()}
+    if settings.calibration == "split":
+        return {"method": "split", "rows": counts["calibration"]}
+    return {"method": "crossfit", "rows": counts, "folds": settings.folds}

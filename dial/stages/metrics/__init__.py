@@ -1,0 +1,1 @@
+"""Metrics of a task, from sums over rows."""

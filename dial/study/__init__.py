@@ -1,0 +1,1 @@
+"""The measured study: a cascade and its rivals on the clock."""

@@ -1,0 +1,284 @@
+"""Proof, when a tier is loaded, that a row's answer does not depend on the batch that it is in."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import transformers
+from torch import Tensor
+
+from dial.files import write_json
+from dial.machine import default_cache_dir, key_of
+from dial.models import MultiExitConfig
+from dial.tiers.batching import Batching, Encoding
+from dial.tiers.loading import quiet
+from dial.tiers.model_inputs import accepted_inputs, match_inputs
+from dial.tiers.multi_exit import MultiExitTier
+from dial.tiers.probe_rows import ProbeRows
+from dial.tiers.tier import Tier
+from dial.tiers.tokens import Tokeniser, Tokens
+
+SCHEMA = 1
+ORDER = (0, 1, 2, 1, 2)  # which of the three lengths each of the rows has
+BATCHES = ((0, 1, 2, 3, 4), (0, 1))
+EQUAL_ROWS = 64
+SHORT = 8  # a model that computes no row of so few tokens more than a text without words has is not taken
+SECONDS = 1.0  # that the proof may take, where a model is not so large that a few rows take longer
+# Of what rows differ by, and of the logits themselves: above the noise of float32, far below what one token changes.
+OF_SPREAD, OF_SCALE = 1e-4, 2e-5
+
+
+def settle(tier: Tier, argument: str, place: str | None = None, cache_dir: str | Path | None = None) -> Tier:
+    """Match a tier's tokenizer with its model, and find out how its rows may be batched; before any text is read.
+
+    Rows are padded on the right, or, where that changes answers, on the left; where both do, only rows of one length
+    are computed together. Each of these is tried: rows of three lengths alone, as transformers answers them, against
+    the same rows in batches of two sizes, and rows of one length alone against a batch of 64. What was found is
+    remembered by the tier's fingerprint.
+
+    Args:
+        tier: with its tokenizer, in float32.
+        argument: how the user calls it.
+        place: where model and tokenizer come from; default: the path of the tier's view.
+        cache_dir: where proofs are kept; default ``$DIAL_CACHE``, else ``~/.cache/dial``.
+
+    Returns:
+        The tier.
+
+    Raises:
+        ValueError: tokenizer and model do not fit, or answers depend on the batch in any case; names ``argument``.
+    """
+    path, model, side_before = place or tier.view.path, tier.model, tier.tokenizer.padding_side
+    pad = match_inputs(tier.tokenizer, model, argument, path)
+    _settle_attention(model, tier.max_length, argument, path)
+    ends = model.config.eos_token_id if model.config.is_encoder_decoder else None
+    plain = Batching(
+        pad_id=None if pad == tier.tokenizer.pad_token_id else pad,
+        end_id=int(ends) if isinstance(ends, int) else None,
+    )
+    proof = _Proof(tier, plain, argument, path)
+    file = proof.file(Path(default_cache_dir() if cache_dir is None else cache_dir))
+    side, tier.batching = _read(file) or _write(file, *proof.find())
+    if isinstance(tier, MultiExitTier) and tier.batching.equal_length:
+        raise ValueError(
+            f"`{argument}` must not read padding where rows leave at exits, but {type(model.encoder).__name__} in "
+            f"{path} does; train it without exits (class_path: Classifier), or take another encoder."
+        )
+    tier.tokenizer.padding_side = side
+    if side != side_before:
+        tier.tokenizer.init_kwargs["padding_side"] = side  # what is saved
+    return tier
+
+
+def _settle_attention(model: Any, max_length: int, argument: str, path: str) -> None:
+    """BigBird changes its attention for good at the first short batch; where all batches are short, change it now.
+
+    Raises:
+        ValueError: rows may be so long that the answer to one depends on what came before.
+    """
+    config = model.base_model.config
+    if getattr(config, "attention_type", None) != "block_sparse":
+        return
+    limit = (5 + 2 * config.num_random_blocks) * config.block_size
+    if max_length > limit:
+        raise ValueError(
+            f"`{argument}` must keep at most {limit} tokens (`max_length: {limit}`), but it keeps {max_length}: the "
+            f"block-sparse attention of {path} turns into full attention at the first batch of fewer; or set "
+            "`attention_type` in its config.json to original_full."
+        )
+    for module in model.modules():
+        if hasattr(module, "set_attention_type"):
+            module.set_attention_type("original_full")
+    config.attention_type = "original_full"
+    if isinstance(model.config, MultiExitConfig):
+        model.config.encoder["attention_type"] = "original_full"
+
+
+class _Proof:
+    """Tries how a tier's rows may be batched.
+
+    Args:
+        tier: what is tried.
+        plain: what is known about its batches without trying.
+        argument: how the user calls the tier.
+        path: where it came from.
+    """
+
+    def __init__(self, tier: Tier, plain: Batching, argument: str, path: str) -> None:
+        self.tier, self.plain, self.argument, self.path = tier, plain, argument, path
+        self.accepted = accepted_inputs(tier.model)
+        self.rows = ProbeRows(tier)
+        self.batches: Sequence[Sequence[int]] = BATCHES
+        self._reason = ""
+
+    def file(self, cache_dir: Path) -> Path:
+        """Where what was found is remembered: by all that it depends on."""
+        tokenizer = self.tier.tokenizer
+        about = {
+            "schema": SCHEMA,
+            "tier": self.tier.fingerprint,
+            "rows": [self.rows.frame, self.rows.limit, len(tokenizer), sorted(tokenizer.model_input_names)],
+            "plain": asdict(self.plain),
+            "versions": [torch.__version__, transformers.__version__],
+        }
+        return cache_dir / "batching" / f"{key_of(about)}.json"
+
+    def find(self) -> tuple[str, Batching]:
+        """The side to pad on, and what batches need.
+
+        Raises:
+            ValueError: nothing makes answers independent of the batch.
+        """
+        with _undisturbed(self.tier.model):
+            shortest = self._shortest()
+            lengths = self.rows.lengths(shortest)
+            rows = [self.rows.row(lengths[kind], special=index == 3) for index, kind in enumerate(ORDER)]
+            start = time.perf_counter()
+            first = self._alone(rows[:1])
+            if (time.perf_counter() - start) * 2 * len(rows) > SECONDS:
+                rows, self.batches = rows[:2], BATCHES[1:]
+            expected = torch.cat([first, self._alone(rows[1:])])
+            unmasked = self._agrees(self.plain, rows, expected, [[row] for row in (1, 3) if row < len(rows)])
+            plain = replace(self.plain, masked=not unmasked, shortest=shortest)
+            for side in ("right", "left"):
+                self.tier.tokenizer.padding_side = side
+                if self._agrees(plain, rows, expected, self.batches):
+                    return side, plain
+            self.tier.tokenizer.padding_side = "right"
+            equal = replace(plain, equal_length=True)
+            if self._agrees(equal, rows, expected, self.batches) and self._equal_rows_agree(equal, lengths[1]):
+                return "right", equal
+        self._refuse()
+
+    def _shortest(self) -> int:
+        """Tokens of the shortest row that the model computes: 1, unless it fails on a text without words.
+
+        Raises:
+            ValueError: it computes none.
+        """
+        for length in range(self.rows.empty, self.rows.empty + SHORT):
+            try:
+                self._alone([self.rows.row(length)])
+            except ValueError:
+                if length == self.rows.empty + SHORT - 1:
+                    raise
+            else:
+                break
+        return 1 if length == self.rows.empty else length
+
+    def _equal_rows_agree(self, batching: Batching, length: int) -> bool:
+        """Whether rows of one length are answered in a batch of 64 as alone; so many alone as there is time for."""
+        rows = [self.rows.row(length) for _ in range(EQUAL_ROWS)]
+        together = self._answers(batching, rows)
+        start = time.perf_counter()
+        alone: list[Tensor] = []
+        for row in rows:
+            alone.append(self._alone([row]))
+            if len(alone) > 1 and time.perf_counter() - start > SECONDS:
+                break
+        return close(together[: len(alone)], torch.cat(alone))
+
+    def _alone(self, rows: Sequence[Tokens]) -> Tensor:
+        """Outputs ``(R, ...)`` of each row alone, as transformers computes them: with a mask, without padding."""
+        found = []
+        for row in rows:
+            encoding = {"input_ids": torch.tensor([row.ids]), "attention_mask": torch.ones(1, len(row.ids)).long()}
+            if row.types is not None:
+                encoding["token_type_ids"] = torch.tensor([row.types])
+            try:
+                found.append(self._compute(encoding))
+            except Exception as error:
+                reason = " ".join(str(error).split())[:200]
+                raise ValueError(
+                    f"`{self.argument}` must compute a row of {len(row.ids)} tokens, but "
+                    f"{type(self.tier.model).__name__} in {self.path} does not: {reason or type(error).__name__}."
+                ) from error
+        outputs = torch.cat(found)
+        if not torch.isfinite(outputs).all():
+            raise ValueError(
+                f"`{self.argument}` must give finite outputs, but {type(self.tier.model).__name__} in {self.path} does "
+                "not; check its weights."
+            )
+        return outputs
+
+    def _agrees(
+        self, batching: Batching, rows: Sequence[Tokens], expected: Tensor, batches: Sequence[Sequence[int]]
+    ) -> bool:
+        """Whether rows in batches are answered as expected."""
+        try:
+            return all(
+                close(self._answers(batching, [rows[i] for i in b]), expected[list(b)], expected) for b in batches
+            )
+        except Exception as error:  # whatever a model says of a batch, it does not take it
+            self._reason = " ".join(str(error).split())[:200]
+            return False
+
+    def _answers(self, batching: Batching, rows: Sequence[Tokens]) -> Tensor:
+        return batching.answer(self._compute, Tokeniser(self.tier).collate(rows))
+
+    def _compute(self, encoding: Encoding) -> Tensor:
+        device = next(self.tier.model.parameters()).device
+        inputs = {key: value.to(device) for key, value in encoding.items() if key in self.accepted}
+        outputs: Tensor = self.tier.model(**inputs).logits
+        return outputs.double().cpu()
+
+    def _refuse(self) -> NoReturn:
+        kind, config = type(self.tier.model).__name__, self.tier.model.config
+        if self._reason and getattr(config, "pad_token_id", None) is None:
+            raise ValueError(
+                f"`{self.argument}` must have a padding token in its configuration, but {self.path} has none "
+                f"({self._reason}); set `pad_token_id` in its config.json, the tokenizer's is "
+                f"{self.tier.tokenizer.pad_token_id}."
+            )
+        raise ValueError(
+            f"`{self.argument}` must answer a row alike in every batch, but {kind} in {self.path} does not, not even "
+            f"where all rows are of one length{f' ({self._reason})' if self._reason else ''}; take another model."
+        )
+
+
+def close(found: Tensor, expected: Tensor, among: Tensor | None = None) -> bool:
+    """Whether outputs ``(R, ...)`` differ by no more than float32 explains.
+
+    Args:
+        found: outputs.
+        expected: what they ought to be.
+        among: outputs ``(N, ...)`` of several rows, which tell how far rows lie apart; default: those expected.
+    """
+    among = expected if among is None else among
+    spread = among.std(dim=0, correction=0).mean()
+    return bool((found - expected).abs().max() <= OF_SPREAD * spread + OF_SCALE * among.abs().max())
+
+
+@contextmanager
+def _undisturbed(model: Any) -> Iterator[None]:
+    """Evaluation without gradients and messages; mode and random state are as before afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), quiet():
+            yield
+    finally:
+        model.train(training)
+
+
+def _read(file: Path) -> tuple[str, Batching] | None:
+    """What was found earlier; None if nothing, or nothing readable."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return str(content["side"]), Batching(**content["batching"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(file: Path, side: str, batching: Batching) -> tuple[str, Batching]:
+    """Remember what was found, where the disk allows it."""
+    with suppress(OSError):
+        write_json(file, {"side": side, "batching": asdict(batching)})
+    return side, batching

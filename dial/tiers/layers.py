@@ -1,0 +1,187 @@
+"""Tiers seen layer by layer: putting exits on an encoder, and what a teacher says at each layer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dial.models.exit_proof import prove_layers
+from dial.models.exits import Visits, find_layers
+from dial.models.multi_exit import MultiExitForSequenceClassification
+from dial.models.pooling import Pooling
+from dial.models.trial import UnsuitableEncoderError
+from dial.tiers.batch_proof import settle
+from dial.tiers.labels import match_labels
+from dial.tiers.loading import (
+    check_max_length,
+    longest,
+    quiet,
+    read_config,
+    read_tokenizer,
+    reason_of,
+)
+from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
+from dial.tiers.places import check_place
+from dial.tiers.tier import Encoding, Tier, encoding_key, own_names
+from dial.tiers.tiers import View, load_tier, special_tokens
+
+logger = logging.getLogger(__name__)
+
+
+def tier_with_exits(
+    path: str,
+    exits: Sequence[int] | None,
+    pooler: bool,
+    layers: int | None,
+    max_length: int | None,
+    label_names: list[str],
+    certainty: bool = False,
+    pooling: Pooling | None = None,
+) -> tuple[Tier, bool]:
+    """A multi-exit tier in training mode, and whether all its exits were trained before.
+
+    Args:
+        path: folder or hub id of an encoder, a classifier or a multi-exit model.
+        exits: layers, counted from 1; None: those that the model has, or all.
+        pooler: put a dense layer with tanh into new exits.
+        layers: keep only the first layers.
+        max_length: tokens kept of a text or pair.
+        label_names: the data's names in the order of its integers; empty for regression.
+        certainty: add what learns to exit, if the model does not have it.
+        pooling: what exits read, ``first``, ``last`` or ``mean``; None: as the model has it, or the token that sees
+            the others.
+
+    Raises:
+        ValueError: the model cannot be read, or exits, layers or labels do not fit it.
+    """
+    place = check_place(path, "path")
+    config, declared = read_config(place, None, label_names, "path")
+    view = View(path=path, layers=layers, max_length=max_length)
+    if config.model_type == "multi_exit":
+        depth = layers or config.num_hidden_layers
+        same = exits is None or list(exits) == [k for k in config.exits if k <= depth]
+        if same and pooling in (None, config.pooling):
+            tier = load_tier(view, "model", label_names, "path", train=True)
+            if certainty and not config.certainty:
+                tier.model.add_certainty()
+                declared = False
+            return tier, declared
+    model = _put_exits(place, exits, pooler, pooling, layers, label_names)
+    check_exits_hold(model, "path")
+    if certainty:
+        model.add_certainty()
+    if declared and label_names:  # the head of a classifier is in its own order of labels
+        _reorder(model, match_labels(own_names(config), label_names, "path")[0])
+    tokenizer = read_tokenizer(place, "path")
+    check_max_length(max_length, special_tokens(tokenizer, model), "path")
+    length, cut = longest(tokenizer, model, max_length)
+    if cut:
+        logger.warning("`max_length` %s is more than the model's %s positions; %s.", max_length, length, length)
+    tokenizer.model_max_length = length  # saved with the tokenizer, so that a folder keeps its length
+    tier = MultiExitTier("model", view, model.train(), tokenizer, length, label_names)
+    settle(tier, "path")
+    return tier, False
+
+
+def _put_exits(
+    place: str,
+    exits: Sequence[int] | None,
+    pooler: bool,
+    pooling: Pooling | None,
+    layers: int | None,
+    label_names: list[str],
+) -> MultiExitForSequenceClassification:
+    try:
+        with quiet():
+            return MultiExitForSequenceClassification.from_encoder(
+                place, exits=exits, label_names=label_names, pooler=pooler, pooling=pooling, layers=layers
+            )
+    except ValueError:
+        raise
+    except Exception as error:  # of the weights, or of an encoder that no exits can be put on
+        weights = isinstance(
+            error, OSError | KeyError | RuntimeError | SafetensorError | UnpicklingError | EOFError | IndexError
+        )
+        if weights and not isinstance(error, NotImplementedError):
+            raise ValueError(f"`path`: the weights in {place} cannot be read: {reason_of(error)}.") from error
+        raise ValueError(
+            f"`path` must be an encoder that exits can be put on, but that in {place} cannot be taken apart "
+            f"({type(error).__name__}: {reason_of(error)}); take another encoder, or `layers` that it can have."
+        ) from error
+
+
+def _reorder(model: MultiExitForSequenceClassification, order: list[int]) -> None:
+    """Put the outputs of all exits into the data's order, in place."""
+    if order != sorted(order):
+        for head in model.heads:
+            linear: Any = head.linear
+            with torch.no_grad():
+                linear.weight.copy_(linear.weight[order].clone())
+                linear.bias.copy_(linear.bias[order].clone())
+
+
+def all_layers(tier: Tier, encoding: Encoding) -> tuple[Tensor, list[Tensor]]:
+    """Logits ``(B, E, C)`` of all exits, and hidden states ``H_0`` to ``H_L``, each ``(B, T, H)``.
+
+    Args:
+        tier: an encoder whose layers run in sequence, stock or with exits.
+        encoding: tensors ``(B, T)``.
+    """
+    encoder, states = tier.model.base_model, []
+
+    def visit(layer: int, hidden: Tensor) -> None:
+        states.append(hidden)
+
+    layers: Any = encoder.get_submodule(find_layers(encoder, tier.model.config.num_hidden_layers))
+    with Visits(list(layers), len(encoding["input_ids"]), visit)():
+        logits = tier(encoding)
+    return logits, states
+
+
+def check_same_layers(student: Tier, teacher: Tier, argument: str) -> list[int]:
+    """For each exit of the student the teacher's exit that teaches it: that of the same layer, or the only one.
+
+    The teacher's layers are tried, too, as their hidden states may be read.
+
+    Args:
+        student: a tier with exits.
+        teacher: a tier with one or more exits.
+        argument: how the user calls the teacher.
+
+    Raises:
+        ValueError: depth, width, vocabulary or exits differ, or the teacher's layers are no sequence; names
+            ``argument``.
+    """
+    try:
+        prove_layers(teacher.model.base_model)
+    except UnsuitableEncoderError as error:
+        raise ValueError(f"`{argument}`: {error}") from error
+    own, other = student.model.config, teacher.model.config
+    for name, what in (("num_hidden_layers", "layers"), ("hidden_size", "hidden units")):
+        sizes = getattr(own, name, None), getattr(other, name, None)
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"`{argument}` must have the student's {sizes[0]} {what}, as layer teaches layer, "
+                f"but {teacher.view.path} has {sizes[1]}; take a teacher of the same encoder."
+            )
+    if encoding_key(student.tokenizer, 1) != encoding_key(teacher.tokenizer, 1):
+        raise ValueError(
+            f"`{argument}` must have the student's vocabulary, as token teaches token, but the tokenizer of "
+            f"{teacher.view.path} differs from that of {student.view.path}; take a teacher of the same encoder."
+        )
+    exits = getattr(other, "exits", None)
+    if exits is None or len(exits) == 1:
+        return [0] * len(student.exits)
+    missing = [k for k in own.exits if k not in exits]
+    if missing:
+        raise ValueError(
+            f"`{argument}` must have an exit at each of the student's layers {own.exits}, but {teacher.view.path} has "
+            f"{exits}; leave out {', '.join(map(str, missing))} with `exits`, or take another teacher."
+        )
+    return [list(exits).index(k) for k in own.exits]

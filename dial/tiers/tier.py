@@ -1,0 +1,213 @@
+"""A tier: a whole model with its tokenizer, whose outputs are in the data's order of labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dial.models import BiLSTMConfig, build_word_tokenizer, copy_word_vectors, read_word_vectors
+from dial.tiers.batching import Batching, Encoding
+from dial.tiers.encoding_key import encoding_key
+from dial.tiers.labels import is_generic
+from dial.tiers.model_inputs import accepted_inputs
+from dial.tiers.precision import FullPrecisionHead
+from dial.tiers.spec import View
+
+__all__ = ["Encoding", "GoOn", "Tier", "encoding_key", "own_names"]
+
+# (exit or stage, rows, outputs), and where asked for decisions, to a bool for each row; None where a tier admits it.
+GoOn = Callable[..., Any]
+
+
+class Tier(nn.Module):
+    """A sequence classifier (or regressor) with one exit, as a part of a :class:`StagedModel`.
+
+    Whatever has the same attributes and methods can take its place; a model with several exits has several names in
+    ``exits`` and drops rows between them in its ``run``.
+
+    Args:
+        name: what the tier is called in tables and figures.
+        view: folder and how it is used.
+        model: any class of ``AutoModelForSequenceClassification``.
+        tokenizer: None for a word-level tokenizer that :meth:`fit_tokenizer` is to build.
+        max_length: tokens kept of a text or pair.
+        label_names: the data's names in the order of its integers; empty for regression.
+        order: position of each of the data's labels among the model's outputs.
+        assumed: whether that order is only assumed, because names are generic.
+        card: what ``dial fit`` wrote about the model.
+        word_vectors: file that :meth:`fit_tokenizer` initialises word embeddings from.
+
+    Attributes:
+        batching: what the model needs of its batches; :func:`~dial.tiers.batch_proof.settle` finds it
+            out where a tier is loaded.
+    """
+
+    model: Any  # a PreTrainedModel, whose attributes differ by class
+
+    def __init__(
+        self,
+        name: str,
+        view: View,
+        model: Any,
+        tokenizer: Any,
+        max_length: int,
+        label_names: list[str],
+        order: list[int] | None = None,
+        assumed: bool = False,
+        card: dict[str, Any] | None = None,
+        word_vectors: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.view = view
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.label_names = list(label_names)
+        self.order = order or list(range(max(1, len(label_names))))
+        self.labels_assumed = assumed
+        self.card = card or {}
+        self.word_vectors = word_vectors
+        self.exits = ["final"]
+        self.batching = Batching()
+        self._encoding_key: str | None = None
+        self._full_precision_head = FullPrecisionHead(model)
+        self._accepted = accepted_inputs(model)
+
+    @property
+    def own_label_names(self) -> list[str] | None:
+        """The model's own names in the data's order; None if it has none that mean anything."""
+        names = own_names(self.model.config) or []
+        return None if is_generic(names) else [names[i] for i in self.order]
+
+    @property
+    def encoding_key(self) -> str:
+        """Twelve hexadecimal digits that tokenizer and maximum length determine; the key of this tier's encodings."""
+        if self.tokenizer is None:
+            raise RuntimeError(f"Tier {self.name}: call fit_tokenizer before encodings are needed.")
+        if self._encoding_key is None:  # once: it reads the whole vocabulary, and every batch asks for it
+            self._encoding_key = encoding_key(self.tokenizer, self.max_length)
+        return self._encoding_key
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """Scores that the model gives itself, where what decides is no function of what answers."""
+        return ()
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Name of the stage of each exit."""
+        return [self.name] if len(self.exits) == 1 else [f"{self.name}.{exit_name}" for exit_name in self.exits]
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that whatever can change an output determines: weights, sizes, view, labels.
+
+        It is computed from the weights as they are now. Where the files lie, and the batch size, do not count.
+        """
+        digest = hashlib.sha256()
+        config = {k: v for k, v in self.model.config.to_dict().items() if k not in _NO_MATTER}
+        settings = [config, self.view.dtype, self.view.temperature, self.max_length, self.label_names, self.order]
+        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            content = value.detach().cpu().contiguous().flatten()
+            digest.update(content.view(torch.uint8).numpy().data if content.numel() else b"")
+        return digest.hexdigest()[:12]
+
+    def forward(self, encoding: Encoding) -> Tensor:
+        """Logits of all exits, ``(B, 1, C)`` in float32 and in the data's order of labels; regression has ``C = 1``."""
+        logits = self.batching.answer(self._logits, encoding)
+        if self.order != sorted(self.order):
+            logits = logits[:, self.order]
+        return logits.unsqueeze(1)
+
+    def _logits(self, encoding: Encoding) -> Tensor:
+        inputs = {key: value for key, value in encoding.items() if key in self._accepted}
+        logits: Tensor = self._full_precision_head(self.model, inputs).logits
+        return logits.float()
+
+    def decide(self, encoding: Encoding) -> tuple[Tensor, dict[str, Tensor]]:
+        """What :meth:`forward` gives, and the scores ``(B, E)`` of :attr:`decisions` by name."""
+        return self(encoding), {}
+
+    def run(self, encoding: Encoding, go_on: GoOn) -> None:
+        """Compute exit after exit, ask ``go_on(exit, rows, outputs)`` after each, and drop the rows that leave.
+
+        Args:
+            encoding: tensors ``(B, T)``.
+            go_on: gets the exit's index, the rows ``(R,)`` of ``encoding`` that reached it and their outputs
+                ``(R, C)``; returns a bool ``(R,)``. It is asked after the last exit too.
+        """
+        outputs = self(encoding)[:, 0]
+        go_on(0, torch.arange(len(outputs), device=outputs.device), outputs)
+
+    def path(self, exit_index: int) -> nn.Module:
+        """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name."""
+        if exit_index not in range(len(self.exits)):
+            raise ValueError(f"`exit_index` must be below {len(self.exits)}, but got {exit_index}.")
+        return TierPath(self)
+
+    def example(self, length: int) -> Encoding:
+        """An encoding of one row of ``length`` tokens without padding, ``(1, length)``; it ends as a text ends."""
+        device = next(self.model.parameters()).device
+        taken = self.model.config.pad_token_id, self.batching.end_id
+        word = next(token for token in range(len(taken) + 1) if token not in taken)
+        ids = torch.full((1, length), word, dtype=torch.long, device=device)
+        if self.batching.end_id is not None:
+            ids[:, -1] = self.batching.end_id
+        encoding = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        names = self.tokenizer.model_input_names if self.tokenizer is not None else []
+        if "token_type_ids" in self._accepted and "token_type_ids" in names:
+            encoding["token_type_ids"] = torch.zeros_like(ids)
+        return encoding
+
+    def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:
+        """Build the word-level tokenizer from the training text and look its words up in the word vectors.
+
+        Does nothing for a tier that has a tokenizer. Prints the share of words that have a vector.
+
+        Args:
+            texts: gives an iterable of strings, or of pairs of strings.
+        """
+        if self.tokenizer is not None:
+            return
+        encoder = not isinstance(self.model.config, BiLSTMConfig)
+        self.tokenizer = build_word_tokenizer(texts(), self.model.config.vocab_size, self.max_length, encoder)
+        if self.word_vectors is not None:
+            words = {w: i for w, i in self.tokenizer.get_vocab().items() if w not in self.tokenizer.all_special_tokens}
+            vectors = read_word_vectors(self.word_vectors, words)
+            table = self.model.base_model.get_input_embeddings()
+            share = copy_word_vectors(table, words, vectors)
+            print(f"{self.name}: {share:.1%} of {len(words)} words have a vector in {self.word_vectors}")
+
+
+class TierPath(nn.Module):
+    """The model of a tier as a plain module from an encoding's tensors to logits, for counting its operations."""
+
+    def __init__(self, tier: Tier) -> None:
+        super().__init__()
+        self.model = tier.model
+        self._accepted = tier._accepted
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Logits ``(B, C)`` in the model's own order."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        logits: Tensor = self.model(**{k: v for k, v in given.items() if v is not None and k in self._accepted}).logits
+        return logits
+
+
+_NO_MATTER = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+
+
+def own_names(config: Any) -> list[str] | None:
+    """Label names of a transformers configuration in the order of its outputs."""
+    names = getattr(config, "id2label", None)
+    return [str(names[i]) for i in sorted(names)] if names else None

@@ -1,0 +1,121 @@
+"""Every shipped YAML through the real command line, with `fast_dev_run`, tiny models and local files."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.conftest import ROOT
+from tests.cli.glue_files import sentences, write_task
+
+MODELS, DATA, TRAINERS = (sorted((ROOT / "configs" / kind).glob("*.yaml")) for kind in ("model", "data", "trainer"))
+TRIAL = ("--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--sweep.bootstrap=100")
+LABELS = {"mnli": ("entailment", "neutral", "contradiction"), "stsb": ("score",)}
+
+
+def stem(path: Path) -> str:
+    return path.stem
+
+
+@pytest.fixture(scope="module")
+def overrides(make_tiny_bert):
+    """Function: what a model configuration leaves to the user, and tiny local stand-ins for what it names."""
+
+    def of(name: str) -> list[str]:
+        tier = make_tiny_bert(layers=2, seed=3)
+        return {
+            "bilstm": [f"--model.teacher={tier}"],
+            "cascade": [f"--model.tiers=[{make_tiny_bert(layers=1)}, {tier}]"],
+            "demo_super": [],
+            "demo_swift": [f"--model.teacher={tier}"],
+            "distil": [f"--model.path={tier}", f"--model.teacher={tier}"],
+            "teaching_assistant": [f"--model.path={tier}", f"--model.teacher={tier}"],
+            "slenderise": [f"--model.path={tier}", f"--model.teacher={tier}", "--slenderise.compression=1.3"],
+            "recover": [f"--model.path={tier}", f"--model.teacher={tier}"],
+        }.get(name, [f"--model.path={tier}"])
+
+    return of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", MODELS, ids=stem)
+def test_model(dial, overrides, data_arguments, tmp_path, config) -> None:
+    common = (f"--config={config}", *data_arguments, *overrides(config.stem), *TRIAL, f"--run={tmp_path}/run")
+    if config.stem == "cascade":
+        assert "not trained" in dial("fit", *common).error
+    else:
+        dial("fit", *common).ok()
+    dial("test", *common).ok()
+    assert json.loads((tmp_path / "run/sweep/summary.json").read_text())["partial"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", DATA, ids=stem)
+def test_data(dial, make_tiny_bert, tmp_path, config) -> None:
+    task = config.stem
+    if task == "text":
+        sentences(120, 0).to_csv(tmp_path / "train.csv", index=False)
+        sentences(40, 1).to_csv(tmp_path / "test.csv", index=False)
+        options = [f"--data.{role}_file={tmp_path}/{role}.csv" for role in ("train", "test")]
+        options += ["--data.text_column=sentence", "--data.label_names=[negative, positive]"]
+    elif task == "demo":
+        options = ["--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60"]
+    else:
+        options = [f"--data.source={write_task(tmp_path, task)}"]
+    tier = make_tiny_bert(labels=LABELS.get(task, ("LABEL_0", "LABEL_1")))
+    common = (f"--data={config}", *options, *TRIAL)
+    dial("fit", "--config=configs/model/finetune.yaml", *common, f"--model.path={tier}", f"--run={tmp_path}/fit").ok()
+    tiers = f"--model.tiers=[{tier}, {tier}]"
+    dial("test", "--config=configs/model/cascade.yaml", *common, tiers, f"--run={tmp_path}/test").ok()
+    summary = json.loads((tmp_path / "test/sweep/summary.json").read_text())
+    assert summary["partial"] and set(summary["splits"]) == (
+        {"test_matched", "test_mismatched"} if task == "mnli" else {"test"}
+    )
+
+
+def needs(config: Path) -> str | None:
+    """Why this machine cannot run a trainer configuration."""
+    if config.stem in ("gpu", "multinode") and not torch.cuda.is_available():
+        return "needs a GPU"
+    return "needs two nodes" if config.stem == "multinode" else None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", TRAINERS, ids=stem)
+def test_trainer(dial, fit_arguments, tmp_path, config) -> None:
+    arguments = [a for a in fit_arguments if not a.startswith("--trainer.accelerator")]
+    text = dial(*arguments, f"--trainer={config}", "--print_config").ok()
+    assert f"devices: {4 if config.stem == 'multinode' else 2 if config.stem == 'ddp_cpu' else 1}" in text
+    if needs(config):
+        error = dial(*arguments, f"--trainer={config}", "--trainer.fast_dev_run=true", f"--run={tmp_path}/a").error
+        assert "`--trainer" in error or "gpu" in error.lower()
+        pytest.skip(f"{needs(config)}; it parses, and is refused in one line")
+    if config.stem == "ddp_cpu":
+        pytest.skip("DDP starts the command again, which a fork cannot; see test_processes.py")
+    dial(*arguments, f"--trainer={config}", "--trainer.fast_dev_run=true", f"--run={tmp_path}/a").ok()
+
+
+def test_one_configuration_of_each_kind(dial, tiny_bert, glue_folder, tmp_path) -> None:
+    """The quick one; the others are slow."""
+    model = ("--config=configs/model/finetune.yaml", f"--model.path={tiny_bert}", "--model.max_length=32")
+    data = ("--data=configs/data/sst2.yaml", f"--data.source={glue_folder}", "--trainer=configs/trainer/cpu.yaml")
+    dial("fit", *model, *data, *TRIAL, f"--run={tmp_path}/a").ok()
+    assert not (tmp_path / "a/tier").exists() and not (tmp_path / "a/config-fit.yaml").exists()
+
+
+def test_the_folders_hold_configurations() -> None:
+    assert {path.stem for path in MODELS} >= {"bilstm", "cascade", "demo_super", "demo_swift", "distil", "finetune"}
+    assert {path.stem for path in DATA} >= {
+        "cola",
+        "sst2",
+        "mrpc",
+        "qqp",
+        "stsb",
+        "mnli",
+        "qnli",
+        "rte",
+        "wnli",
+        "text",
+    }
+    assert {path.stem for path in TRAINERS} >= {"cpu", "ddp_cpu", "gpu", "multinode"}

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from dial.tradeoff.density import densities
+
+
+def mixture(rng, rows=20_000, right=3.0, wrong=0.0, spread=1.0):
+    is_right = rng.random(rows) < 0.75
+    return rng.normal(np.where(is_right, right, wrong), np.where(is_right, 1.0, spread)), is_right
+
+
+def test_crossing_of_two_normal_densities_lies_where_the_formula_says():
+    score, right = mixture(np.random.default_rng(0))
+    found = densities(score, right)
+    assert found.status == "one"
+    assert found.threshold == pytest.approx(
+        1.5, abs=0.06
+    )  # equal spreads: midway, whatever the shares of right and wrong
+    area = np.trapezoid(found.right, found.grid)
+    assert area == pytest.approx(1.0, abs=1e-3)
+    spread = densities(*mixture(np.random.default_rng(1), spread=2.0))
+    grid = np.linspace(0, 3, 30_001)
+    gap = norm.pdf(grid, 3, 1) - norm.pdf(grid, 0, 2)
+    assert spread.threshold == pytest.approx(grid[np.flatnonzero(gap[:-1] * gap[1:] <= 0)[0]], abs=0.1)
+
+
+def test_densities_equal_the_sum_of_kernels():
+    rng = np.random.default_rng(2)
+    score, right = mixture(rng, rows=200)
+    found = densities(score, right)
+    group = score[right]
+    width = group.std(ddof=1) * len(group) ** (-1 / 5)
+    for index in (100, 400, 700):
+        value = sum(norm.pdf(found.grid[index], x, width) for x in group) / len(group)
+        assert found.right[index] == pytest.approx(value)
+
+
+def test_a_score_that_is_surer_of_its_errors_has_no_crossing():
+    score, right = mixture(np.random.default_rng(0), right=0.0, wrong=3.0)
+    assert densities(score, right).status == "none"
+    assert densities(score, right).threshold is None
+
+
+def test_several_crossings_are_reported_and_none_is_picked():
+    rng = np.random.default_rng(3)
+    wrong = np.concatenate([rng.normal(0, 0.5, 3000), rng.normal(4, 0.4, 2500)])
+    right = np.concatenate([rng.normal(2, 0.4, 2500), rng.normal(6, 0.5, 3000)])
+    found = densities(np.concatenate([wrong, right]), np.arange(11_000) >= 5500)
+    assert found.status == "several"
+    assert len(found.crossings) == 3
+    assert found.threshold is None
+
+
+@pytest.mark.parametrize(("right", "what"), [([True] * 6, "0 wrong rows"), ([True] * 5 + [False], "1 wrong rows")])
+def test_too_few_rows_of_a_kind_give_a_reason(right, what):
+    found = densities(np.arange(6.0), np.array(right))
+    assert found.threshold is None
+    assert what in found.status
+
+
+def test_a_constant_score_gives_a_reason():
+    assert "no density" in densities(np.ones(50), np.arange(50) % 2 == 0).status
