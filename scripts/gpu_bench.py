@@ -155,7 +155,7 @@ class Bench:
         tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
         encoder |= {"vocab_size": len(tokenizer), "pad_token_id": 0}
         exits = list(range(1, encoder["num_hidden_layers"] + 1))
-        model = MultiExitForSequenceClassification(
+        model: Any = MultiExitForSequenceClassification(
             MultiExitConfig(encoder=encoder, exits=exits, id2label=dict(enumerate(NAMES)))
         )
         with torch.no_grad():  # exits that differ, and logits that are not all alike

@@ -332,7 +332,7 @@ def commands(bench: Bench) -> Seen:
     dial("test", "--config=configs/model/cascade.yaml", tiers, *common[:-1], "--sweep.bootstrap=100", f"--run={runs}")
     texts = bench.folder / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in bench.texts(300, seed=5)))
-    found = []
+    found: list[list[dict[str, Any]]] = []
     for device in (str(bench.device), "cpu"):
         out = bench.folder / f"predictions-{len(found)}.jsonl"
         dial("predict", str(runs), str(texts), f"--out={out}", "--target=0.9", f"--device={device}")

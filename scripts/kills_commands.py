@@ -97,6 +97,7 @@ class Running:
     def __init__(self, command: Command, output: Path) -> None:
         self.output, self.began = output, time.monotonic()
         self.code: int | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self.end, held = os.pipe()  # at its end when every process of the command is
         sys.stdout.flush()
         with output.open("wb") as file:
@@ -107,7 +108,7 @@ class Running:
                 )
                 self.pid = self.process.pid
             else:
-                self.process, self.pid = None, os.fork()
+                self.pid = os.fork()
                 if self.pid == 0:
                     work(command.arguments, file.fileno())
         os.close(held)
