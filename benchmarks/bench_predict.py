@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from measure import clocks, machine, write_texts  # type: ignore[import-not-found]  # the script's folder is on the path
 
-from datamodules.streaming import TextFile
+from datamodules.sources import TextFile
 from dial import AdaptiveClassifier
 from dial.cli.interrupts import Interrupts
 from dial.cli.main import main as dial
 from dial.cli.predict import predict
 from dial.cli.record_files import JsonLines
 from dial.stages.parquet import load_table
-from dial.tiers.tiers import build_tier, save_tier
+from dial.tiers.loading import build_tier, save_tier
 
 LABELS = ["0", "1"]
 WORDS = 9_000

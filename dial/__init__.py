@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from dial.inference.classifier import AdaptiveClassifier, Prediction
     from dial.stages.stage import Stage
     from dial.stages.table import StageTable
-    from dial.tradeoff.curve import Curve, curve, trade_off
+    from dial.tradeoff.curve import Curve
+    from dial.tradeoff.rules import curve
 
-__all__ = ["AdaptiveClassifier", "Curve", "Prediction", "Stage", "StageTable", "curve", "main", "trade_off"]
+__all__ = ["AdaptiveClassifier", "Curve", "Prediction", "Stage", "StageTable", "curve", "main"]
 
 _HOMES = {
     "AdaptiveClassifier": "inference.classifier",
@@ -20,9 +21,8 @@ _HOMES = {
     "Prediction": "inference.classifier",
     "Stage": "stages.stage",
     "StageTable": "stages.table",
-    "curve": "tradeoff.curve",
+    "curve": "tradeoff.rules",
     "main": "cli.main",
-    "trade_off": "tradeoff.curve",
 }
 
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
+from dial.costs.counting import RowCosts
 from dial.costs.functions import macs_of
-from dial.costs.row_costs import RowCosts
 from dial.inference.operating_point import Sweep, Timed
 from dial.inference.staged import StagedModel
 from dial.machine import check_device, describe_machine, slow_bf16
-from dial.tiers.spec import View
-from dial.tiers.tier import Tier
-from dial.tiers.tiers import load_tier
+from dial.tiers.loading import load_tier
+from dial.tiers.tier import Tier, View
 from dial.tradeoff.point import OperatingPoint, Promise
 from dial.tradeoff.rules import Threshold
 
@@ -68,7 +67,7 @@ def choose_point(
     if values["ms"] is not None:
         return sweep.for_budget(float(values["ms"]), score, rule, split, timed(sweep, batch_sizes))
     if len(sweep.stages) == 1 and values["target"] is None:
-        return sweep.point(Threshold("random"), Promise(""))
+        return sweep.point(Threshold("random"), Promise())
     return sweep.for_target(0.99 if values["target"] is None else values["target"], reading, score, rule, split)
 
 

@@ -92,7 +92,7 @@ class Choices:
 
     def densities(self) -> dict[str, list[Densities]]:
         """Per score the densities of each stage but the last on the calibration rows; none for regression."""
-        if self.rows.regression or len(self.rows.stages) == 1:
+        if not self.rows.task.exact or len(self.rows.stages) == 1:
             return {}
         return {each.rule.score: each.crossings for each in self.choosers.values() if each.rule.by_score}
 
@@ -120,7 +120,7 @@ class Choices:
             yield "budget", partial(Chooser.near_budget, macs=budget)  # a fold may be dearer than all rows
         for threshold in chooser.rule.asked_for(self.settings):
             yield "fixed", partial(Chooser.fixed, threshold=float(threshold))
-        if chooser.rule.by_score and not self.rows.regression and isinstance(chooser.crossing(), OperatingPoint):
+        if chooser.rule.by_score and self.rows.task.exact and isinstance(chooser.crossing(), OperatingPoint):
             yield "crossing", partial(_crossing, whole=chooser)
 
 

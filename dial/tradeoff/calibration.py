@@ -110,7 +110,7 @@ class Chooser:
             return self._super(
                 target, margin, "only the Super qualifies; no certified point costs less", certified=shares
             )
-        return self._point(tested[best], "confident", target, bound=float(bound[best]), certified=shares)
+        return self._point(tested[best], "confident", target, margin_bound=float(bound[best]), certified=shares)
 
     def _first_tested(self, tested: np.ndarray, target: float, confidence: float, loss: np.ndarray) -> int | None:
         """Which of the points ``(T,)`` is tested first, chosen without looking at any answer; None if none is."""
@@ -135,7 +135,7 @@ class Chooser:
         return self._super(target, measured[0], note, rows_needed=needed)
 
     def _super(self, target: float, margin: np.ndarray, note: str, **more: Any) -> OperatingPoint:
-        return self._point(len(self.macs) - 1, "confident", target, bound=float(margin[-1]), note=note, **more)
+        return self._point(len(self.macs) - 1, "confident", target, margin_bound=float(margin[-1]), note=note, **more)
 
     @cached_property
     def _margins(self) -> Margins:

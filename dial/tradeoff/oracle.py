@@ -6,7 +6,6 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from dial.stages.metrics.metrics import metric as metric_named
 from dial.stages.table import StageTable
 from dial.tradeoff.events import Events
 from dial.tradeoff.quantiles import Quantiles
@@ -76,6 +75,4 @@ def _gains(table: StageTable, metric: str) -> np.ndarray:
     """Return how good each stage's answer is, ``(N, S)``; only differences within a row matter."""
     if metric in table.statistics:
         return table.statistics[metric]
-    if metric_named(metric).regression:
-        return -((table.predictions - table.label[:, None]) ** 2)
-    return (table.predictions == table.label[:, None]).astype(np.float64)
+    return table.task.gains(table.predictions, table.label)

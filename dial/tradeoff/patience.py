@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from dial.stages.table import StageTable
+from dial.stages.task import task_of_columns
 from dial.tradeoff.quantiles import Quantiles
 from dial.tradeoff.rule import Reached, Rule
 
@@ -28,7 +29,7 @@ class Patience(Rule):
     def charted(cls, table: StageTable, scores: Sequence[str]) -> list[Self]:
         """One, for three stages or more, and of numbers, which never agree exactly, where there is a tolerance."""
         tolerance = table.settings.get("tolerance")
-        agree = not table.regression or tolerance is not None
+        agree = table.task.exact or tolerance is not None
         return [cls(tolerance=float(tolerance or 0.0))] if len(table.stages) > 2 and agree else []
 
     @classmethod
@@ -72,8 +73,7 @@ class Patience(Rule):
 
     def confidence(self, rows: Reached) -> np.ndarray:
         """How often in a row each row's answer was repeated, ``(R,)``."""
-        outputs, memory = rows.outputs, rows.memory
-        answer = outputs[:, 0].astype(np.float64) if outputs.shape[1] == 1 else outputs.argmax(axis=1)
+        answer, memory = task_of_columns(rows.outputs.shape[1]).predict(rows.outputs), rows.memory
         apart = np.abs(answer - memory[:, 0])
         memory[:, 1] = np.where((apart < self.tolerance) | (apart == 0), memory[:, 1] + 1, 0)
         memory[:, 0] = answer

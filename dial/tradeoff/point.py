@@ -24,7 +24,7 @@ class Promise:
         quality: on the calibration rows; NaN where nothing is known.
         kept: quality as a share of that of the Super; None where that is not above zero.
         macs: mean cost per row there.
-        bound: one-sided lower bound of quality − target · Super there; only for "confident".
+        margin_bound: one-sided lower bound of quality − target · Super there; only for "confident".
         certified: for "confident": lowest and highest share of rows that stop before the last stage among the points
             that were tested and passed. Points with a lower share were not tested.
         rows_needed: calibration rows that a first saving would need, where only the Super qualifies.
@@ -32,12 +32,12 @@ class Promise:
         unit: of the cost.
     """
 
-    kind: str
+    kind: str = ""
     target: float | None = None
     quality: float = nan
     kept: float | None = None
     macs: float = nan
-    bound: float | None = None
+    margin_bound: float | None = None
     certified: tuple[float, float] | None = None
     rows_needed: int | None = None
     note: str = ""
@@ -45,7 +45,7 @@ class Promise:
 
     def measured(self) -> dict[str, Any]:
         """What the calibration rows said, as reports hold it."""
-        return {"quality": self.quality, "kept": self.kept, self.unit: self.macs, "margin_bound": self.bound}
+        return {"quality": self.quality, "kept": self.kept, self.unit: self.macs, "margin_bound": self.margin_bound}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for files."""
@@ -69,7 +69,7 @@ class Promise:
             quality=calibration["quality"],
             kept=calibration["kept"],
             macs=calibration[unit],
-            bound=calibration["margin_bound"],
+            margin_bound=calibration["margin_bound"],
             certified=None if certified is None else tuple(certified),
             note=values.pop("note", ""),
             unit=unit,

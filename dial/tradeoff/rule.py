@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from dial.stages.table import StageTable
+from dial.stages.task import task_of_columns
 from dial.tradeoff.curve import Curve, EventCurve
 from dial.tradeoff.events import Events, replay, threshold_events
 from dial.tradeoff.quantiles import Quantiles
@@ -367,7 +368,6 @@ class Router:
         A class and its probability at the stage's temperature; for regression the value, and NaN.
         """
         logits = self.outputs[rows].astype(np.float64)
-        if logits.shape[1] == 1:
-            return logits[:, 0], np.full(len(rows), np.nan)
+        task = task_of_columns(logits.shape[1])
         scaled = logits / np.asarray(self.rule.temperatures)[self.stage[rows], None]
-        return logits.argmax(axis=1), 1 / np.exp(scaled - scaled.max(axis=1, keepdims=True)).sum(axis=1)
+        return task.predict(logits), task.probability(scaled)

@@ -144,7 +144,7 @@ def units_of(table: StageTable) -> np.ndarray:
 def quality_at(table: StageTable, name: str, stages: np.ndarray) -> float:
     """A metric when every row stops at its stage ``(N,)``; any metric, additive or not."""
     answers = table.statistics.get(name, table.predictions)[np.arange(len(stages)), stages]
-    return metric_of(table, name).evaluate(table.label, answers, len(table.label_names) or None)
+    return metric_of(table, name).evaluate(table.label, answers, table.task.classes)
 
 
 def quality_of(taken: Taken, name: str | None = None) -> float:
@@ -176,5 +176,5 @@ def mean_over_draws(table: StageTable, metric: Metric, chances: np.ndarray, seed
     values = []
     for _ in range(int(np.clip(DRAWN_ROWS // max(len(rows), 1), 1, DRAWS))):
         stages = (rng.random((len(rows), 1)) >= passed).sum(axis=1)
-        values.append(metric.evaluate(table.label, answers[rows, stages], len(table.label_names) or None))
+        values.append(metric.evaluate(table.label, answers[rows, stages], table.task.classes))
     return float(np.mean(values))

@@ -9,6 +9,7 @@ import numpy as np
 
 from dial.stages import scores as routing
 from dial.stages.table import StageTable
+from dial.stages.task import task_of_columns
 from dial.tradeoff.curve import Curve
 from dial.tradeoff.quantiles import Quantiles
 from dial.tradeoff.random_routing import RandomCurve, stop_chances
@@ -102,7 +103,7 @@ class Threshold(Rule):
         stage = rows.stage
         if self.random:
             return routing.random_score(rows.ids, stage, self.seed)
-        if stage == len(self.thresholds) and (not self._of_logits or rows.outputs.shape[1] == 1):
+        if stage == len(self.thresholds) and self.score not in task_of_columns(rows.outputs.shape[1]).scores:
             return np.full(len(rows.ids), np.nan)  # it decides nothing, so a tier may lack the score there
         if self._of_logits:
             temperature = self.temperatures[stage]

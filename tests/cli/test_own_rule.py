@@ -91,7 +91,7 @@ def test_predictions_are_routed_by_it(
     command = ["predict", str(run), str(texts), "--batch-size", batch_size]
     by_target = ["--rule", "mean", "--target", "0.5", "--out", str(tmp_path / "out.jsonl")]
     assert dial(*command, *by_target) == 2
-    assert "invalid choice: 'mean'" in capsys.readouterr().err
+    assert "`--rule` must be one of threshold, patience, but got 'mean'" in capsys.readouterr().err
     assert dial(*command, *by_target, f"--import={OWN}") == 0
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
     decision = manifest["point"]["decision"]

@@ -15,7 +15,7 @@ from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
 from dial.study.timing import TableTimer
 from dial.tiers.batching import Batching, Encoding
-from dial.tiers.tiers import load_tier
+from dial.tiers.loading import load_tier
 from dial.tradeoff.rules import rule_named
 from lightning_modules.classifier import Classifier
 from tests.tiers import families

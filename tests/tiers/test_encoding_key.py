@@ -15,8 +15,8 @@ from datamodules.base import SequenceDataModule
 from datamodules.rows import Rows
 from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
-from dial.tiers import encoding_key
-from dial.tiers.tiers import load_tier
+from dial.tiers.loading import load_tier
+from dial.tiers.tokens import encoding_key
 from dial.tradeoff.rules import rule_named
 from tests.tiers import families
 
