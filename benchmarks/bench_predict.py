@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from measure import clocks, machine, write_texts  # type: ignore[import-not-found]  # the script's folder is on the path
 
-from datamodules.streaming import TextFile
+from datamodules.sources import TextFile
 from dial import AdaptiveClassifier
 from dial.cli.interrupts import Interrupts
 from dial.cli.main import main as dial

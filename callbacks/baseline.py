@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.counts import majority
+from datamodules.checks import majority
 from datamodules.printing import printable
 from dial.stages.metrics.metrics import evaluate
 from lightning_modules.base import StagedModule

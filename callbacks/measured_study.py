@@ -10,18 +10,18 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.threshold_sweep import ThresholdSweep, staged
-from callbacks.tier_export import is_partial
+from datamodules.checks import is_partial
+from dial.claims import check_files
 from dial.files import plain, read_json
 from dial.inference.operating_point import Sweep
 from dial.inference.run import load_network
 from dial.inference.staged import StagedModel
-from dial.ownership import check_files
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.stages.task import task_of
-from dial.study.measure import StudySettings
 from dial.study.report import FILES
-from dial.study.rivals import check_names
+from dial.study.study import StudySettings
+from dial.study.timing import check_names
 from lightning_modules.base import StagedModule
 
 
@@ -90,8 +90,8 @@ class MeasuredStudy(Callback):
         """Read the sweep's table, measure, write, print."""
         if self.settings is None or self.settings.rows < 1:
             return
-        from dial.study.measure import Study
         from dial.study.report import render, write_study
+        from dial.study.study import Study
 
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         table = load_table(sweep_folder(trainer) / "stages.parquet")

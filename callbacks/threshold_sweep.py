@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.tier_export import is_partial
+from datamodules.checks import is_partial
+from dial.claims import check_sweep_files
 from dial.costs.counting import check_countable, network_costs
 from dial.costs.functions import Length, ModelCosts, macs_of
-from dial.ownership import check_sweep_files
 from dial.report.configuration import check_folder, configuration_of, rows_fingerprint
 from dial.report.settings import SweepSettings
 from dial.stages.metrics.metrics import evaluate

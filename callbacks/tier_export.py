@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
+from callbacks.fit_length import fit_numbers
+from datamodules.checks import is_partial
 from dial.costs.counting import check_countable
 from dial.files import read_json, write_json
 from dial.models.slender.encoder import compression, cut_in_place
@@ -114,6 +116,7 @@ class TierExport(Callback):
             "train_rows": len(data.rows("train")),
             "parameters": sum(p.numel() for p in tier.model.parameters()),
             "steps": trainer.global_step,
+            "fit": fit_numbers(trainer, module),
             "finished": not stopped,
             "partial": is_partial(trainer),
         }
@@ -166,10 +169,3 @@ def is_finished(folder: Path) -> bool:
     """Whether a folder holds a tier whose training came to its end, and was not stopped by ``trainer.max_time``."""
     card = folder / CARD
     return card.is_file() and bool(read_json(card, "run").get("finished"))
-
-
-def is_partial(trainer: Trainer) -> bool:
-    """Whether the trainer leaves rows out of any of its loops (1 is one batch, 1.0 is all)."""
-    limits = [getattr(trainer, f"limit_{loop}_batches") for loop in ("train", "val", "test", "predict")]
-    limited = any(limit != 1.0 or isinstance(limit, int) for limit in limits)
-    return bool(trainer.fast_dev_run or trainer.overfit_batches or limited)  # type: ignore[attr-defined]

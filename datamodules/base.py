@@ -11,9 +11,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from datamodules import roles
-from datamodules.checks import check_calibration, check_ids, check_max_rows, check_seed, check_trainer, is_partial
-from datamodules.counts import leakage_lines, role_line
+from datamodules import checks, roles
+from datamodules.checks import check_seed, is_partial
 from datamodules.encoding import Tokens, default_cache_dir, encode
 from datamodules.loading import BucketSampler, EncodedRows, EpochSampler, ResumableLoader
 from datamodules.rows import Rows
@@ -77,7 +76,7 @@ class SequenceDataModule(LightningDataModule, ABC):
                 raise ValueError(f"`{role}_fraction` must be at least 0 and below 1, but got {fraction}.")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.calibration, self.min_calibration, self.max_rows = calibration, min_calibration, max_rows
-        check_max_rows(max_rows)
+        checks.check_max_rows(max_rows)
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self._tokenizers: dict[str, tuple[Any, int | None]] | None = None
         self._learned_from: object = None
@@ -138,7 +137,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self._rows[role]
 
     def _keep(self, role: str, rows: Rows) -> None:
-        check_ids(rows, role)
+        checks.check_ids(rows, role)
         limit = self.max_rows.get(role) if isinstance(self.max_rows, dict) else self.max_rows
         self._rows[role] = roles.sample(rows, limit)
 
@@ -176,10 +175,10 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Check the roles that this stage needs and load their encodings."""
-        check_trainer(self.trainer)
+        checks.check_trainer(self.trainer)
         needed = self.roles_of_stage(stage)
         if "calibration" in needed and not is_partial(self.trainer) and self.labelled:
-            check_calibration(self.rows("calibration"), self.label_names, self.min_calibration)
+            checks.check_calibration(self.rows("calibration"), self.label_names, self.min_calibration)
         for role in needed:
             self.encoded(role)
         self._say_rows(stage, needed)
@@ -202,8 +201,8 @@ class SequenceDataModule(LightningDataModule, ABC):
                 rank_zero_warn(f"{role}: no rows that could be used, {error}")
         order = [role for role in ("train", "validation", "calibration") if role in parts]
         for role in [*order, *(role for role in parts if role not in order)]:
-            self.tell(role_line(role, parts[role], self.label_names))
-        for line in leakage_lines(parts):
+            self.tell(checks.role_line(role, parts[role], self.label_names))
+        for line in checks.leakage_lines(parts):
             self.tell(line)
 
     def _is_at_hand(self, role: str, stage: str) -> bool:

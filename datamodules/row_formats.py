@@ -8,70 +8,16 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.byte_sources import GZIP, STANDARD_INPUT, Stream, is_gzip, open_bytes, whole_gzip
-from datamodules.row_files import FileRow, RowFile, is_unicode
+from datamodules.row_files import GZIP, STANDARD_INPUT, FileRow, LineFile, RowFile, Stream, is_gzip
 
 TEXT_COLUMN = "text"
 LONGEST_FIELD = 2**31 - 1  # the csv module's own limit of 128 KiB is no limit of texts
 BATCH = 1024  # rows of a parquet file that are decoded at a time
-HEAD = 2**20  # bytes that tell how lines end
-SIGNS = {
-    b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text", b"\x1f\x8b": "compressed by gzip",
-    b"PK\x03\x04": "a zip archive", b"PAR1": "a parquet file",
-}  # fmt: skip
-
-
-class LineFile(RowFile):
-    """A text file in UTF-8, with or without a byte order mark."""
-
-    newline: str | None = "\n"
-
-    def __init__(self, path: Path, argument: str, stream: Stream | None = None) -> None:
-        self._stream, self.last = stream, False
-        with whole_gzip(path, argument), closing(self._bytes(path)) as file:
-            head = b"".join(_head(file))
-        for sign, what in SIGNS.items():
-            if head.startswith(sign):
-                remedy = f"Name it {path.name}{GZIP}." if sign == b"\x1f\x8b" and not stream else "Convert it."
-                raise ValueError(f"`{argument}` must be UTF-8 text, but {path} is {what}. {remedy}")
-        self.newline = self._newline(head)
-        super().__init__(path, argument, stream)
-
-    def _bytes(self, path: Path) -> IO[bytes]:
-        return open_bytes(path) if self._stream is None else self._stream.open(self.last)
-
-    def _newline(self, head: bytes) -> str:
-        r"""What ends a line, as :func:`open` takes it: "" is ``\n``, ``\r\n`` or ``\r``.
-
-        Texts hold other separators, so where a line is a row ``\r`` counts only in a file that has nothing else.
-        """
-        return "" if b"\r" in head and b"\n" not in head else "\n"
-
-    def _lines(self) -> Iterator[tuple[int, str, bool]]:
-        """Number from 1, text with its end, and whether it is UTF-8."""
-        with (
-            whole_gzip(self.path, self.argument),
-            io.TextIOWrapper(
-                self._bytes(self.path), encoding="utf-8-sig", errors="surrogateescape", newline=self.newline
-            ) as file,
-        ):
-            for number, line in enumerate(file, start=1):
-                yield number, line, line.isascii() or is_unicode(line)
-
-
-def _head(file: IO[bytes]) -> Iterator[bytes]:
-    """What a file begins with: a line at least, and more of it where more is there at once."""
-    size = 0
-    while size < HEAD and (content := file.read1(HEAD - size)):  # type: ignore[attr-defined]
-        size += len(content)
-        yield content
-        if b"\n" in content:
-            return
 
 
 class PlainTextFile(LineFile):

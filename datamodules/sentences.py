@@ -16,83 +16,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
+
+import yaml
 
 LEVELS = (1, 2, 3, 4)
 
-GOOD = (
-    "amazing beautiful brilliant captivating charming clever compelling convincing delightful elegant "
-    "enchanting engaging enjoyable excellent exciting exquisite fascinating fantastic fine flawless fresh "
-    "funny gorgeous graceful great gripping heartfelt hilarious imaginative impressive inspired lively "
-    "lovely magical marvellous masterful memorable moving perfect pleasant poetic remarkable rewarding "
-    "satisfying smart splendid stunning superb terrific thrilling touching uplifting vivid warm witty "
-    "wonderful"
-).split()
-BAD = (
-    "abysmal annoying appalling atrocious awful awkward bad bland boring chaotic cheap clumsy confusing "
-    "contrived crude depressing disappointing dismal dreadful dreary dull embarrassing empty flat "
-    "forgettable frustrating ghastly hollow horrible incoherent insipid irritating laboured lazy lifeless "
-    "mediocre messy miserable monotonous pathetic pointless poor predictable pretentious ridiculous "
-    "shallow sloppy stale stupid tedious terrible tiresome trite ugly unbearable weak wooden worthless"
-).split()
-THINGS = (
-    "acting action animation atmosphere camerawork cast cinematography climax comedy dialogue direction "
-    "drama editing ending finale film humour lighting lead movie music narration opening pacing "
-    "performance photography plot production rhythm romance scenery score screenplay script sequel "
-    "setting soundtrack story storytelling style suspense theme thriller twist villain writing"
-).split()
-PEOPLE = (
-    "colleagues cousins critics fans friends guests journalists neighbours parents reviewers students "
-    "teachers viewers visitors"
-).split()
-DEGREES = "absolutely quite rather really simply so thoroughly truly utterly very".split()
-VERBS = "felt is looked remained seemed was".split()
-OPENINGS = (
-    "after all ,|all in all ,|as far as i can tell ,|at the cinema last night ,|for me ,|frankly ,|"
-    "having seen it twice ,|honestly ,|in my opinion ,|in the end ,|on the whole ,|to be honest ,|"
-    "we watched it on a plane :|when it came out ,"
-).split("|")
-PLAIN = (
-    "the {thing} {verb} {word}",
-    "i found the {thing} {word}",
-    "this film has a {word} {thing}",
-    "it comes with a {word} {thing}",
-)
-NEGATED = (
-    "the {thing} {verb} not {word}",
-    "the {thing} {verb} never {word}",
-    "i did not find the {thing} {word}",
-    "nobody found the {thing} {word}",
-    "this film does not have a {word} {thing}",
-    "there is nothing {word} about the {thing}",
-    "the {thing} {verb} anything but {word}",
-    "the {thing} {verb} far from {word}",
-)
-CONTRASTS = (  # {main} is what counts
-    "although {other} , {main}",
-    "{main} , although {other}",
-    "even if {other} , {main}",
-    "{main} , even if {other}",
-    "{other} , but {main}",
-    "{other} , yet {main}",
-    "while {other} , it matters more that {main}",
-    "it matters more that {main} than that {other}",
-)
-KEEPING = (
-    "{people} said that {claim} , and they were right",
-    "{people} who said that {claim} were right",
-    "everybody agrees that {claim}",
-    "nobody denies that {claim}",
-    "it is true that {claim}",
-    "i believe the {people} who think that {claim}",
-)
-TURNING = (
-    "{people} said that {claim} , but they were wrong",
-    "{people} who said that {claim} were wrong",
-    "nobody agrees that {claim}",
-    "everybody denies that {claim}",
-    "it is false that {claim}",
-    "i doubt the {people} who think that {claim}",
-)
+WORDS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+GOOD, BAD, THINGS, PEOPLE = (WORDS[name] for name in ("good", "bad", "things", "people"))
+DEGREES, VERBS, OPENINGS, PLAIN = (WORDS[name] for name in ("degrees", "verbs", "openings", "plain"))
+NEGATED, CONTRASTS, KEEPING, TURNING = (WORDS[name] for name in ("negated", "contrasts", "keeping", "turning"))
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ if TYPE_CHECKING:
     from lightning_modules.classifier import Classifier
     from lightning_modules.distillation import Distillation
     from lightning_modules.multi_exit import MultiExit
+    from lightning_modules.optimizers import SizedAdamW
 
-__all__ = ["Cascade", "Classifier", "Distillation", "MultiExit", "StagedModule"]
+__all__ = ["Cascade", "Classifier", "Distillation", "MultiExit", "SizedAdamW", "StagedModule"]
 PLACES = {
     "Cascade": "cascade",
     "Classifier": "classifier",
     "Distillation": "distillation",
     "MultiExit": "multi_exit",
+    "SizedAdamW": "optimizers",
     "StagedModule": "base",
 }
 

@@ -21,6 +21,7 @@ from dial.tiers.batch_proof import settle
 from dial.tiers.loading import Tier, View, load_tier
 from dial.tiers.teacher import teacher_logits
 from lightning_modules.base import Batch, StagedModule
+from lightning_modules.optimizers import SizedAdamW
 
 
 def start_choosing(trainer: Trainer) -> None:
@@ -271,6 +272,8 @@ class TierModule(StagedModule):
             optimizer = self.optimizer(decay_groups(self.network))
         except ValueError as error:  # a rate below 0
             raise ValueError(f"`optimizer` must have arguments that it takes: {str(error).rstrip('.')}.") from error
+        if isinstance(optimizer, SizedAdamW):
+            optimizer.set_width(getattr(self.tier.model.config, "hidden_size", None))
         factor = self.learning_rate(training_steps(self.trainer))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -280,18 +283,27 @@ class TierModule(StagedModule):
         return LearningRate(total, round(self.warmup * total), self.schedule)
 
 
-def training_steps(trainer: Trainer) -> int:
-    """Optimiser steps of the whole fit.
+def steps_of_epoch(trainer: Trainer) -> int:
+    """Optimiser steps of one epoch.
 
-    ``trainer.estimated_stepping_batches`` would build the loaders before a checkpoint's loop state is restored, and
-    Lightning then never hands that state to them: a resumed run would start its epoch again at the first batch.
+    Lightning's own numbers would build the loaders before a checkpoint's loop state is restored, and Lightning then
+    never hands that state to them: a resumed run would start its epoch again at the first batch.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batches = data.train_batches()
     limit = trainer.limit_train_batches
     limit = trainer.overfit_batches or limit  # type: ignore[attr-defined]  # set by a connector
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    steps = -(-batches // trainer.accumulate_grad_batches)
+    return -(-batches // trainer.accumulate_grad_batches)
+
+
+def training_steps(trainer: Trainer) -> int:
+    """Optimiser steps of the whole fit, for which ``trainer.estimated_stepping_batches`` must not be asked.
+
+    Raises:
+        ValueError: the fit has no end.
+    """
+    steps = steps_of_epoch(trainer)
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     total = min(steps * epochs, math.inf if trainer.max_steps == -1 else trainer.max_steps)
     if not math.isfinite(total):

@@ -2,100 +2,93 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dial.cli.predict_options import as_options, batch_sizes_of, device_of, named
-from dial.cli.tables import Parser
+from dial.cli.models import ModelArguments
 
 if TYPE_CHECKING:
     import numpy as np
 
     from dial.stages.table import StageTable
 
-DESCRIPTION = """\
-Choose operating points on rows like those that will be answered.
-
-RUN is a folder that `dial test` left. Its models run over FILE once, nothing is trained, and `dial predict` takes its
-points from these rows from then on. Where FILE has no labels, what is kept is the agreement with the last model.
-"""
 LABEL = "label"
 MIN_ROWS = 20
 SECONDS = 5.0  # between two lines of progress
 
 
-def parser() -> Parser:
-    """Arguments of `dial calibrate`."""
-    made = Parser(prog="dial calibrate", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("run", metavar="RUN", help="folder that `dial test` left")
-    made.add_argument("file", metavar="FILE", help="labelled rows: .csv, .tsv, .jsonl or .parquet")
-    made.add_argument("--columns", nargs="+", default=["text"], help="column of the text, or of both; default: text")
-    made.add_argument(
-        "--label-column",
-        help=f"default: {LABEL} where there is one; without labels, agreement with the last model is kept",
-    )
-    made.add_argument("--replace", action="store_true", help="other calibration rows give way; they are kept beside it")
-    made.add_argument(
-        "--targets", nargs="+", type=float, default=[1.0, 0.99, 0.98], help="shown; others can be had, too"
-    )
-    made.add_argument("--tiers", nargs="+", default=[], metavar="NAME=FOLDER", help="tiers that have moved")
-    made.add_argument("--batch-size", nargs="+", default=[], metavar="N|NAME=N", help="rows per batch; default: 32")
-    made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
-    return made
+@dataclass(kw_only=True)
+class CalibrateCommand(ModelArguments):
+    """Choose operating points on rows like those that will be answered.
 
+    RUN is a folder that `dial test` left. Its models run over FILE once, nothing is trained, and `dial predict` takes
+    its points from these rows from then on. Where FILE has no labels, what is kept is the agreement with the last
+    model.
 
-def calibrate_command(argv: Sequence[str]) -> int:
-    """Run `dial calibrate`; returns the exit code.
-
-    Raises:
-        ValueError: bad input, in one line.
+    Attributes:
+        run: folder that `dial test` left
+        file: labelled rows: .csv, .tsv, .jsonl or .parquet
+        columns: column of the text, or of both
+        label_column: default: label where there is one; without labels, agreement with the last model is kept
+        replace: other calibration rows give way; they are kept beside it
+        targets: shown; others can be had, too
     """
-    options = parser().parse_args(list(argv))
-    if not all(0 < target <= 1.5 for target in options.targets):
-        raise ValueError(f"`--targets` must be shares of the Super's quality in (0, 1.5], but got {options.targets}.")
-    from dial.cli.records import fingerprint
-    from dial.inference.calibrated import Calibration, check_free
-    from dial.inference.operating_point import Sweep
-    from dial.inference.rows_table import rows_table
-    from dial.inference.run import load_network
-    from dial.inference.work import check_batch_sizes
-    from dial.stages.metrics.metrics import AGREEMENT
 
-    path = Path(options.file).expanduser()
-    try:
-        sweep = Sweep(options.run)
-    except ValueError as error:
-        raise ValueError(as_options(str(error))) from error
-    if len(sweep.stages) == 1:
-        raise ValueError(f"`RUN` must have stages to choose between, but {options.run} has one, {sweep.stages[0]}.")
-    units, label = read_rows(path, options.columns, options.label_column, sweep.label_names)
-    labels = [] if label is None else [options.label_column or LABEL]
-    about = {
-        "file": str(options.file),
-        "content": " ".join([fingerprint(path), *options.columns, *labels]),
-        "rows": len(units),
-        "metric": AGREEMENT if label is None else str(sweep.summary["metrics"][0]),
-        "tiers": {name: tier["fingerprint"] for name, tier in sweep.settings["tiers"].items()},
-    }
-    check_free(sweep.home, str(about["content"]), options.replace)
-    network = load_network(sweep, named(options.tiers, "--tiers"), device_of(options.device))
-    sizes = check_batch_sizes(batch_sizes_of(options.batch_size), list(network.tiers))
-    metrics, last = sweep.summary["metrics"], [time.monotonic()]
+    PROGRAM = "dial calibrate"
 
-    def progress(tier: str, rows: int) -> None:
-        if time.monotonic() - last[0] > SECONDS:
-            last[0] = time.monotonic()
-            print(f"{tier}: {rows:,} of {len(units):,} rows", file=sys.stderr)
+    run: Annotated[str, "RUN"] = field(kw_only=False)
+    file: Annotated[str, "FILE"] = field(kw_only=False)
+    columns: Sequence[str] = ("text",)
+    label_column: str | None = None
+    replace: bool = False
+    targets: Sequence[float] = (1.0, 0.99, 0.98)
 
-    table = rows_table(network, units, label, sweep.label_names, metrics, sweep.settings, sizes, sweep.costs, progress)
-    calibration = Calibration.write(sweep.home, table, about, options.replace)
-    print(report(table, sweep.scores, options.targets, float(sweep.summary["settings"]["confidence"])))
-    print(f"calibrated on {calibration.line}; `dial predict {options.run}` takes its points from them")
-    return 0
+    def __call__(self) -> int:
+        """Run the command; returns the exit code."""
+        if not all(0 < target <= 1.5 for target in self.targets):
+            raise ValueError(f"`--targets` must be shares of the Super's quality in (0, 1.5], but got {self.targets}.")
+        from dial.claims import fingerprint
+        from dial.inference.calibrated import Calibration, check_free
+        from dial.inference.operating_point import Sweep
+        from dial.inference.rows_table import rows_table
+        from dial.inference.run import load_network
+        from dial.inference.work import check_batch_sizes
+        from dial.stages.metrics.metrics import AGREEMENT
+
+        path = Path(self.file).expanduser()
+        sweep = Sweep(self.run)
+        if len(sweep.stages) == 1:
+            raise ValueError(f"`RUN` must have stages to choose between, but {self.run} has one, {sweep.stages[0]}.")
+        units, label = read_rows(path, self.columns, self.label_column, sweep.label_names)
+        labels = [] if label is None else [self.label_column or LABEL]
+        about = {
+            "file": str(self.file),
+            "content": " ".join([fingerprint(path), *self.columns, *labels]),
+            "rows": len(units),
+            "metric": AGREEMENT if label is None else str(sweep.summary["metrics"][0]),
+            "tiers": {name: tier["fingerprint"] for name, tier in sweep.settings["tiers"].items()},
+        }
+        check_free(sweep.home, str(about["content"]), self.replace)
+        network = load_network(sweep, self.moved_tiers(), self.torch_device())
+        sizes = check_batch_sizes(self.batch_sizes(), list(network.tiers))
+        metrics, last = sweep.summary["metrics"], [time.monotonic()]
+
+        def progress(tier: str, rows: int) -> None:
+            if time.monotonic() - last[0] > SECONDS:
+                last[0] = time.monotonic()
+                print(f"{tier}: {rows:,} of {len(units):,} rows", file=sys.stderr)
+
+        table = rows_table(
+            network, units, label, sweep.label_names, metrics, sweep.settings, sizes, sweep.costs, progress
+        )
+        calibration = Calibration.write(sweep.home, table, about, self.replace)
+        print(report(table, sweep.scores, self.targets, float(sweep.summary["settings"]["confidence"])))
+        print(f"calibrated on {calibration.line}; `dial predict {self.run}` takes its points from them")
+        return 0
 
 
 def read_rows(
@@ -130,8 +123,8 @@ def read_rows(
 def report(table: StageTable, scores: Sequence[str], targets: Sequence[float], confidence: float) -> str:
     """Points of the first score for each target, as a table."""
     from dial.report.remarks import worthless_stages
-    from dial.report.text import percent
-    from dial.report.text import table as aligned
+    from dial.report.tables import percent
+    from dial.report.tables import table as aligned
     from dial.stages.metrics.metrics import AGREEMENT
     from dial.tradeoff.calibration import Chooser
 

@@ -8,35 +8,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from dial.cli.interrupts import INTERRUPTED, Interrupts, exit_code
+from dial.cli.commands import completion, package_version, run_command, usage
+from dial.cli.interrupts import INTERRUPTED, Interrupts
 from dial.threads import wait_passively
-
-USAGE = """\
-usage: dial COMMAND ...
-
-Train with one trainer, then trade quality for cost:
-  fit        train a tier (a run folder with checkpoints and a loadable tier/)
-             (started again, a killed run goes on, and a finished one says so and is left alone)
-  validate   metrics of a model on the validation rows
-  test       run every tier once over calibration and test rows, then sweep: sweep/ in the run folder
-  predict    RUN INPUT --out FILE: answer a file of texts with the cascade that `dial test` left in RUN
-             (CSV, TSV, JSONL, parquet or plain text of any size; a killed command goes on)
-             --model ... --data ...: write one tier's predictions for the rows of a data set
-
-  calibrate  RUN FILE: choose the operating points of RUN on rows of your own, with or without labels; predict then
-             takes them
-
-From saved tables alone, without a model:
-  sweep      curve, operating points and figures from a table of logits: dial sweep table.parquet
-  compare    several runs on one plot and table: dial compare runs/a runs/b
-
-Several of these commands in a row:
-  recipe     run a procedure's steps that are not done yet: dial recipe configs/recipe/cost_eff.yaml ...
-
-  dial COMMAND --help    arguments of one command
-  dial --version         version of the package
-"""
-TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -62,24 +36,23 @@ def main(args: Sequence[str] | None = None) -> int:
 def answer(args: list[str]) -> int:
     """Run one command, or say what is wrong with it; return its exit code."""
     command = args[0] if args else "--help"
-    if command in ("-h", "--help"):
-        print(USAGE, end="")
-        return 0
-    if command == "--version":
-        from importlib.metadata import version
-
-        print(f"dial {version('dial')}")
+    shown = {"-h": usage, "--help": usage, "--version": package_version, "--completion": completion}.get(command)
+    if shown is not None:
+        print(shown(), end="")
         return 0
     wait_passively()
+    interrupts = Interrupts()
     try:
-        with Interrupts():
-            return run(command, args)
-    except KeyboardInterrupt as interrupt:
-        print(INTERRUPTED if command == "fit" else "interrupted", file=sys.stderr)
-        return exit_code(interrupt)
+        with interrupts:
+            return run_command(command, args[1:])
     except BrokenPipeError:
         raise
-    except (ValueError, OSError) as error:
+    except BaseException as error:
+        if (code := interrupts.code(error)) is not None:
+            print(INTERRUPTED if command == "fit" else "interrupted", file=sys.stderr)
+            return code
+        if not isinstance(error, ValueError | OSError):
+            raise
         if os.environ.get("DIAL_DEBUG"):
             raise
         from datamodules.printing import printable
@@ -99,30 +72,3 @@ def cause(error: BaseException) -> BaseException:
             break
         error = inner
     return error
-
-
-def run(command: str, args: list[str]) -> int:
-    """Dispatch to a command. Each imports only what it needs: Lightning alone takes seconds."""
-    if command in ("sweep", "compare"):
-        from dial.cli import tables as commands
-
-        return (commands.sweep_command if command == "sweep" else commands.compare_command)(args[1:])
-    if command == "calibrate":
-        from dial.cli.calibrate import calibrate_command
-
-        return calibrate_command(args[1:])
-    if command == "recipe":
-        from dial.cli.recipe import recipe_command
-
-        return recipe_command(args[1:])
-    # With options only it is Lightning's command; bare, or asked for help, it is the routed one.
-    if command == "predict" and (args[1:] in ([], ["-h"], ["--help"]) or not args[1].startswith("-")):
-        from dial.cli.predict import predict_command
-
-        return predict_command(args[1:])
-    if command in TRAINER_COMMANDS:
-        from dial.cli.trainer import run_trainer_command
-
-        return run_trainer_command(args)
-    known = ", ".join((*TRAINER_COMMANDS, "calibrate", "sweep", "compare", "recipe"))
-    raise ValueError(f"COMMAND must be one of {known}, but got {command!r}; see `dial --help`.")

@@ -1,4 +1,4 @@
-"""What the user typed, and jsonargparse's errors in one line."""
+"""What the user typed for the trainer: numbers and an order that are refused, and jsonargparse's errors in one line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,41 @@ from typing import Any
 
 import yaml
 
+# Numbers that Lightning takes and that leave nothing to train, or end in its own arithmetic.
+LEAST = {
+    "trainer.max_epochs": 1,
+    "trainer.max_steps": 1,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.check_val_every_n_epoch": 1,
+    "trainer.gradient_clip_val": 0,
+    "early_stopping.patience": 0,
+}
+POSITIVE = ("trainer.limit_train_batches", "trainer.val_check_interval")
+UNLIMITED = ("trainer.max_epochs", "trainer.max_steps")  # -1 says so
 NO_VALIDATION = (
     "`--trainer.limit_val_batches` must leave validation rows for early stopping and for the choice of the best "
     "checkpoint, but no metric came of it; raise it."
 )
+
+
+def check_limits(config: Any) -> None:
+    """Refuse them before anything is read.
+
+    Args:
+        config: of `dial fit`; ``get`` takes dotted names.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for name in (*LEAST, *POSITIVE):
+        value = config.get(name)
+        if not isinstance(value, int | float) or (name in UNLIMITED and value == -1):
+            continue  # not given, or a time
+        if name in POSITIVE and not value > 0:
+            raise ValueError(f"`--{name}` must be above 0, but got {value}.")
+        if name in LEAST and not value >= LEAST[name]:
+            endless = ", or -1 for no limit" if name in UNLIMITED else ""
+            raise ValueError(f"`--{name}` must be at least {LEAST[name]}{endless}, but got {value}.")
 
 
 def one_line(message: str, command: str) -> str:
@@ -65,10 +96,7 @@ def typed_arguments(arguments: Sequence[str], group: str) -> list[str]:
     ['warmup', 'layers']
     """
     names: list[str] = []
-    following = [*arguments, ""][1:]
-    for argument, after in zip(arguments, following, strict=True):
-        key, separator, value = argument.partition("=")
-        value = value if separator else after
+    for key, value in _options(arguments):
         if key in ("-c", "--config"):
             names += _arguments_of(read_configuration(value).get(group))
         elif key == f"--{group}":
@@ -88,9 +116,7 @@ def check_order(arguments: Sequence[str]) -> None:
         ValueError: names the argument and the file.
     """
     typed: dict[str, str] = {}
-    for argument, after in zip(arguments, [*arguments, ""][1:], strict=True):
-        key, separator, value = argument.partition("=")
-        value = value if separator else after
+    for key, value in _options(arguments):
         if key in ("-c", "--config"):
             content = dict(_leaves(read_configuration(value)))
             for name, given in typed.items():
@@ -102,6 +128,13 @@ def check_order(arguments: Sequence[str]) -> None:
                     )
         elif key.startswith("--"):
             typed[key.removeprefix("--")] = value
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Words with the values behind them, typed as ``--key=value`` or as two words."""
+    for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
+        key, separator, value = word.partition("=")
+        yield key, value if separator else following
 
 
 def _value(text: str) -> Any:

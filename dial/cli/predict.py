@@ -2,90 +2,255 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
-from dial.cli.interrupts import INTERRUPTED, Interrupts, Progress, exit_code
-from dial.cli.predict_options import BEST, MOST_LOST_LINES, STANDARD, check_numbers, load, parser
+from dial.cli.interrupts import INTERRUPTED, Interrupts, Progress
+from dial.cli.models import BEST, ModelArguments
+from dial.files import readable
 
 if TYPE_CHECKING:
-    from datamodules.streaming import TextFile
+    from datamodules.sources import TextFile
     from dial.cli.records import Output
     from dial.inference.classifier import AdaptiveClassifier
     from dial.inference.executor import Answer
     from dial.inference.operating_point import OperatingPoint
 
+STANDARD = "-"  # input or output
 BATCH = 256  # predictions that are handed to the output at once
 TUNED_ROWS, EPSILON_ROWS = 256, 64
+MOST_LOST_LINES = 10
 
 
-def predict_command(argv: Sequence[str]) -> int:
-    """Run `dial predict RUN INPUT`; returns the exit code: 130 or 143 where it was interrupted.
+@dataclass(kw_only=True)
+class Rule:
+    """What to stop by (default: --target 0.99).
 
-    Raises:
-        ValueError: bad input, in one line.
+    Attributes:
+        target: share of the Super's quality to keep
+        reading: of the target: expected, confident, or per_stage (exploratory)
+        threshold: of --score, for all stages or one each
+        budget: mean cost per row: MACs such as 2e9, or FLOPs such as 4e9flop
+        ms: mean milliseconds per row, where `dial test --study.rows` measured
+        point: JSON file of an operating point, or the manifest of an earlier prediction
+        score: what decides (softmax, energy, ...); default: the sweep's first
+        rule: what the threshold is of: a score, or (patience) a number of agreeing exits
+        split: reported split whose points to read, where there are several
+        points: calibrated: chosen on the rows of `dial calibrate`, where there are some; tested: as `dial test` did
     """
-    options = parser().parse_args(list(argv))
-    check_numbers(options)
-    piped = options.out == STANDARD
-    out = sys.stdout.buffer if piped else None
-    try:
-        with Interrupts() as interrupts, redirect_stdout(sys.stderr if piped else sys.stdout):
-            return answer_file(options, interrupts, out)
-    except KeyboardInterrupt as interrupt:
-        print(INTERRUPTED if STANDARD not in (options.input, options.out) else "interrupted", file=sys.stderr)
-        return exit_code(interrupt)
+
+    target: float | None = None
+    reading: str = "expected"
+    threshold: Sequence[float] | None = None
+    budget: str | None = None
+    ms: float | None = None
+    point: str | None = None
+    score: str | None = None
+    rule: Literal["threshold", "patience"] = "threshold"
+    split: str | None = None
+    points: Literal["calibrated", "tested"] = "calibrated"
 
 
-def answer_file(options: argparse.Namespace, interrupts: Interrupts, out: IO[bytes] | None) -> int:
-    """Open everything, answer, and say what came of it; returns the exit code.
+@dataclass(kw_only=True)
+class PredictCommand(Rule, ModelArguments):
+    """Answer the texts of a file with the cheapest stage that is sure enough.
 
-    Args:
-        options: as typed.
-        interrupts: held back while the output is written.
-        out: standard output, if lines go there.
+    RUN is a folder that `dial test` left; its operating points, or its calibration rows, say what "sure enough" means:
+    give --target, --threshold, --budget, --ms or --point. A killed or interrupted command goes on when it is started
+    again.
+
+    Without RUN, `dial predict --model ... --data ...` runs one tier on a data set, with arguments of `dial validate`.
+
+    Attributes:
+        run: folder that `dial test` left
+        input: file of texts: .csv, .tsv, .jsonl, .txt (one a line), these also with .gz behind it, or .parquet; - for
+            standard input
+        out: FILE.jsonl, FILE.jsonl.gz, or a folder for parquet parts and _manifest.json; - writes JSON lines to
+            standard output, and everything else to standard error
+        columns: column of the text, or of both texts; default: text
+        format: of standard input; default: told from its first line
+        on_error: at a row that is no text
+        max_lost_lines: with --on-error skip: stop where broken rows take more than N lines beside their first (a quote
+            that is not closed swallows those behind it)
+        batch_size: rows per batch, of all or a tier; best: searched for once on this machine; default: the best where
+            `dial test --study.rows` measured it on this machine, else 32
+        max_pending: rows under way at most
+        threads: of torch on a CPU; default: torch's own choice
+        part_rows: rows of a parquet part at most
+        progress: seconds between two lines of progress; 0: none
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    check_out(options)
-    source = open_input(options)
-    classifier = load(options)
-    if options.batch_size == [BEST]:
-        tune(classifier, source)
-    if calibrated := classifier.point.about.get("calibrated_on"):
-        print(f"points chosen on {calibrated['rows']:,} rows of {calibrated['file']}", file=sys.stderr)
-    output = open_output(options, source, classifier.point, out)
-    if output.finished is not None:
-        print(f"{output.path} holds the finished predictions of this command; remove it to predict again")
+
+    PROGRAM = "dial predict RUN INPUT"
+
+    run: Annotated[str, "RUN"] = field(kw_only=False)
+    input: Annotated[str, "INPUT"] = field(kw_only=False)
+    out: Annotated[str, "FILE.jsonl|FOLDER"]
+    columns: Sequence[str] | None = None
+    format: Literal["csv", "tsv", "jsonl", "txt"] | None = None
+    on_error: Literal["fail", "skip"] = "fail"
+    max_lost_lines: Annotated[int, "N"] = MOST_LOST_LINES
+    batch_size: Annotated[Sequence[str], "N|NAME=N|best"] = ()
+    max_pending: int = 8192
+    threads: int | None = None
+    part_rows: int = 50_000
+    progress: float = 10.0
+
+    def __call__(self) -> int:
+        """Run the command; returns the exit code: 130 or 143 where it was interrupted."""
+        self.check_numbers()
+        piped = self.out == STANDARD
+        out = sys.stdout.buffer if piped else None
+        interrupts = Interrupts()
+        try:
+            with interrupts, redirect_stdout(sys.stderr if piped else sys.stdout):
+                return self.answer(interrupts, out)
+        except BaseException as error:
+            if (code := interrupts.code(error)) is None:
+                raise
+            print(INTERRUPTED if STANDARD not in (self.input, self.out) else "interrupted", file=sys.stderr)
+            return code
+
+    def check_numbers(self) -> None:
+        """Refuse numbers that mean nothing.
+
+        Raises:
+            ValueError: naming the argument.
+        """
+        least = {"max_pending": 1, "part_rows": 1, "threads": 1, "progress": 0, "max_lost_lines": 0}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= minimum:
+                raise ValueError(f"`{name}` must be {minimum} or more, but got {value}.")
+        for name in ("threshold", "target", "ms"):
+            values = getattr(self, name)
+            if any(value != value for value in (values if isinstance(values, list) else [values])):
+                raise ValueError(f"`{name}` must be a number, but got nan.")
+        if self.format is not None and self.input != STANDARD:
+            raise ValueError(
+                f"`--format` is for standard input (INPUT -), but got {self.format} for the file {self.input}, whose "
+                "suffix tells; leave it out."
+            )
+
+    def answer(self, interrupts: Interrupts, out: IO[bytes] | None) -> int:
+        """Open everything, answer, and say what came of it; returns the exit code.
+
+        Args:
+            interrupts: held back while the output is written.
+            out: standard output, if lines go there.
+        """
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self.check_out()
+        source = self.open_input()
+        classifier = self.load()
+        if self.batch_size == [BEST]:
+            tune(classifier, source)
+        if calibrated := classifier.point.about.get("calibrated_on"):
+            print(f"points chosen on {calibrated['rows']:,} rows of {calibrated['file']}", file=sys.stderr)
+        output = self.open_output(source, classifier.point, out)
+        if output.finished is not None:
+            print(f"{output.path} holds the finished predictions of this command; remove it to predict again")
+            return 0
+        if output.totals.rows:
+            print(f"going on after {output.totals.rows:,} rows in {output.path}", file=sys.stderr)
+        try:
+            progress = Progress(self.progress, output)
+            manifest = predict(
+                classifier,
+                source,
+                output,
+                self.on_error,
+                interrupts,
+                progress,
+                epsilon(classifier, source),
+                self.max_lost_lines,
+            )
+        except KeyboardInterrupt:
+            print(f"{output.totals.rows:,} rows are done", file=sys.stderr)
+            raise
+        finally:
+            output.close()
+        print(summary(manifest, output))
         return 0
-    if output.totals.rows:
-        print(f"going on after {output.totals.rows:,} rows in {output.path}", file=sys.stderr)
-    try:
-        progress = Progress(options.progress, output)
-        manifest = predict(
-            classifier,
-            source,
-            output,
-            options.on_error,
-            interrupts,
-            progress,
-            epsilon(classifier, source),
-            options.max_lost_lines,
+
+    def check_out(self) -> None:
+        """Refuse an output that cannot be written, before anything is read.
+
+        Raises:
+            ValueError: another suffix, or an output that exists beside standard input, which cannot be read again.
+        """
+        path = Path(self.out).expanduser()
+        if self.out != STANDARD and path.suffix not in ("", ".jsonl") and not path.name.endswith(".jsonl.gz"):
+            raise ValueError(
+                f"`--out` must be a file ending in .jsonl, or a folder, but got {self.out!r}. It may also end in "
+                ".jsonl.gz, or be - for standard output."
+            )
+        occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if self.input == STANDARD and self.out != STANDARD and occupied:
+            raise ValueError(
+                f"`--out` must be new where INPUT is standard input, which cannot be read again to go on, but {path} "
+                "exists; name another, or remove it."
+            )
+
+    def open_input(self) -> TextFile:
+        """The texts of a file, or of standard input."""
+        from datamodules.row_files import Stream
+        from datamodules.sources import TextFile
+
+        if self.input != STANDARD:
+            return TextFile(self.input, self.columns, "INPUT", "--columns")
+        kind = None if self.format is None else f".{self.format}"
+        source = TextFile("", self.columns, "INPUT", "--columns", Stream(sys.stdin.buffer), kind)
+        if kind is None:
+            print(f"standard input is read as {source.format}; --format says otherwise", file=sys.stderr)
+        return source
+
+    def load(self) -> AdaptiveClassifier:
+        """The classifier that the arguments describe."""
+        import torch
+
+        from dial.inference.classifier import AdaptiveClassifier
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        names = ("run", "target", "reading", "threshold", "score", "rule", "budget", "ms", "split", "max_pending")
+        return AdaptiveClassifier.from_run(
+            **{name: getattr(self, name) for name in names},
+            point=None if self.point is None else read_point(self.point),
+            tiers=self.moved_tiers(),
+            device=self.torch_device(),
+            batch_sizes=self.batch_sizes(),
+            calibrated=self.points == "calibrated",
         )
-    except KeyboardInterrupt:
-        print(f"{output.totals.rows:,} rows are done", file=sys.stderr)
-        raise
-    finally:
-        output.close()
-    print(summary(manifest, output))
-    return 0
+
+    def open_output(self, source: TextFile, point: OperatingPoint, out: IO[bytes] | None) -> Output:
+        """The output as the suffix of ``--out`` says, new or to go on with; standard output where one is given."""
+        from dial.claims import fingerprint
+        from dial.cli.record_files import CompressedJsonLines, JsonLines, Parts, StandardOutput
+
+        if out is not None:
+            return StandardOutput(out)
+        path = Path(self.out).expanduser()
+        chosen = point.to_json()
+        content = STANDARD if self.input == STANDARD else fingerprint(source.path)
+        settings = {
+            "input": {"content": content, "format": source.format, "columns": source.columns},
+            "rule": chosen["decision"],
+            "tiers": chosen["tiers"],
+            "label_names": chosen["label_names"],
+        }
+        if path.suffix == ".jsonl":
+            return JsonLines(path, settings)
+        if path.suffix:
+            return CompressedJsonLines(path, settings)
+        return Parts(path, settings, part_rows=self.part_rows)
 
 
 def predict(
@@ -259,60 +424,20 @@ def summary(manifest: dict[str, Any], output: Output) -> str:
     return "\n".join(lines)
 
 
-def open_input(options: argparse.Namespace) -> TextFile:
-    """The texts of a file, or of standard input."""
-    from datamodules.byte_sources import Stream
-    from datamodules.streaming import TextFile
+def read_point(path: str) -> OperatingPoint:
+    """An operating point from a file of its own, or from the manifest of an earlier prediction."""
+    from dial.inference.operating_point import OperatingPoint
 
-    if options.input != STANDARD:
-        return TextFile(options.input, options.columns, "INPUT", "--columns")
-    kind = None if options.format is None else f".{options.format}"
-    source = TextFile("", options.columns, "INPUT", "--columns", Stream(sys.stdin.buffer), kind)
-    if kind is None:
-        print(f"standard input is read as {source.format}; --format says otherwise", file=sys.stderr)
-    return source
-
-
-def check_out(options: argparse.Namespace) -> None:
-    """Refuse an output that cannot be written, before anything is read.
-
-    Raises:
-        ValueError: another suffix, or an output that exists beside standard input, which cannot be read again.
-    """
-    path = Path(options.out).expanduser()
-    if options.out == STANDARD or path.suffix == ".jsonl" or path.name.endswith(".jsonl.gz"):
-        pass
-    elif path.suffix:
+    try:
+        content = json.loads(Path(path).expanduser().read_text())
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"`--out` must be a file ending in .jsonl, or a folder, but got {options.out!r}. It may also end in "
-            ".jsonl.gz, or be - for standard output."
-        )
-    occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if options.input == STANDARD and options.out != STANDARD and occupied:
-        raise ValueError(
-            f"`--out` must be new where INPUT is standard input, which cannot be read again to go on, but {path} "
-            "exists; name another, or remove it."
-        )
-
-
-def open_output(options: argparse.Namespace, source: TextFile, point: OperatingPoint, out: IO[bytes] | None) -> Output:
-    """The output as the suffix of ``--out`` says, new or to go on with; standard output where one is given."""
-    from dial.cli.record_files import CompressedJsonLines, JsonLines, Parts, StandardOutput
-    from dial.cli.records import fingerprint
-
-    if out is not None:
-        return StandardOutput(out)
-    path = Path(options.out).expanduser()
-    chosen = point.to_json()
-    content = STANDARD if options.input == STANDARD else fingerprint(source.path)
-    settings = {
-        "input": {"content": content, "format": source.format, "columns": source.columns},
-        "rule": chosen["decision"],
-        "tiers": chosen["tiers"],
-        "label_names": chosen["label_names"],
-    }
-    if path.suffix == ".jsonl":
-        return JsonLines(path, settings)
-    if path.suffix:
-        return CompressedJsonLines(path, settings)
-    return Parts(path, settings, part_rows=options.part_rows)
+            f"`--point` must be a JSON file of an operating point, but {path} is none: {error}."
+        ) from error
+    with readable(
+        path, "--point", "Give the manifest of a prediction, or what AdaptiveClassifier.point.to_json() gave."
+    ):
+        try:
+            return OperatingPoint.from_json(content.get("point", content))
+        except ValueError as error:
+            raise TypeError(str(error).replace("`", "")) from error

@@ -8,23 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
+from dial.cli.arguments import Command
 from dial.cli.interrupts import INTERRUPTED, exit_code
 from dial.cli.steps import Step, pending, read_done, run_steps
 
-USAGE = """\
-usage: dial recipe RECIPE --run FOLDER [--list] ...
-
-Runs the steps of a procedure that are not done yet. Each is a plain `dial` command, printed as it can be typed; a
-killed step goes on from its last checkpoint when the recipe is started again.
-
-  RECIPE         file, such as configs/recipe/cost_eff.yaml
-  --run FOLDER   folder of the run folders of all steps
-  --list         print the commands, and which are done, and leave
-"""
 PLACEHOLDER = re.compile(r"\{([\w.-]*)\}")  # {class_path: X} is none
 KEYS = ("name", "result", "command")
 TAKEN = ("run", "list", "help")
@@ -162,32 +153,55 @@ def fill(text: str, values: Values) -> str:
     return PLACEHOLDER.sub(lambda match: str(values[match[1]]), text)
 
 
-def recipe_command(arguments: Sequence[str]) -> int:
-    """`dial recipe RECIPE --run FOLDER ...`; returns the exit code.
+@dataclass(kw_only=True)
+class RecipeCommand(Command):
+    """Runs the steps of a procedure that are not done yet.
 
-    Raises:
-        ValueError: bad input, or a step that failed.
+    Each is a plain `dial` command, printed as it can be typed; a killed step goes on from its last checkpoint when the
+    recipe is started again. RECIPE says which other arguments it takes: `dial recipe RECIPE --help`.
+
+    Attributes:
+        recipe: file, such as configs/recipe/cost_eff.yaml
+        run: folder of the run folders of all steps
+        list: print the commands, and which are done, and leave
     """
-    helping = not {"-h", "--help"}.isdisjoint(arguments)
-    if not arguments or arguments[0].startswith("-"):
+
+    PROGRAM = "dial recipe"
+
+    recipe: Annotated[str, "RECIPE"] = field(kw_only=False)
+    run: Annotated[str, "FOLDER"]
+    list: bool = False
+
+    @classmethod
+    def main(cls, words: Sequence[str]) -> int:
+        """Run the command; returns the exit code.
+
+        Args:
+            words: the command line behind the command.
+
+        Raises:
+            ValueError: bad input, or a step that failed.
+        """
+        helping = not {"-h", "--help"}.isdisjoint(words)
+        if not words or words[0].startswith("-"):
+            if helping:
+                print(cls.parser().format_help(), end="")
+                return 0
+            raise ValueError("`RECIPE` must come first: a file, such as configs/recipe/cost_eff.yaml.")
+        recipe = Recipe.read(words[0])
         if helping:
-            print(USAGE, end="")
+            print(f"{cls.parser().format_help()}\n{recipe.path} takes {recipe.usage()}")
             return 0
-        raise ValueError("`RECIPE` must come first: a file, such as configs/recipe/cost_eff.yaml.")
-    recipe = Recipe.read(arguments[0])
-    if helping:
-        print(f"{USAGE}\n{recipe.path} takes {recipe.usage()}")
+        values = recipe.parse([word for word in words[1:] if word != "--list"])
+        run, steps = Path(str(values["run"])), recipe.plan(values)
+        if "--list" in words:
+            todo = pending(steps, read_done(run))
+            for step in steps:
+                print(f"# {step.name}: {'to do' if step in todo else 'done'}\n$ {step}")
+            return 0
+        try:
+            run_steps(steps, run)
+        except KeyboardInterrupt as interrupt:
+            print(INTERRUPTED, file=sys.stderr)
+            return exit_code(interrupt)
         return 0
-    values = recipe.parse([word for word in arguments[1:] if word != "--list"])
-    run, steps = Path(str(values["run"])), recipe.plan(values)
-    if "--list" in arguments:
-        todo = pending(steps, read_done(run))
-        for step in steps:
-            print(f"# {step.name}: {'to do' if step in todo else 'done'}\n$ {step}")
-        return 0
-    try:
-        run_steps(steps, run)
-    except KeyboardInterrupt as interrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        return exit_code(interrupt)
-    return 0

@@ -74,16 +74,17 @@ class JsonLines(Output):
         super()._claim()
 
     def _recover(self) -> Totals:
-        totals = Totals()
-        if self.path.is_file():
-            size = 0
-            for record, end in whole_lines(self.path, self.argument):
-                with readable(self.path, self.argument, "Name another, or remove it."):
-                    totals.add({"macs": None, "reference_macs": None, **record})
-                size = end
-            with self.path.open("r+b") as file:
-                file.truncate(size)
+        totals, size = Totals(), 0
+        for record, end in self._written():
+            with readable(self.path, self.argument, "Name another, or remove it."):
+                totals.add({"macs": None, "reference_macs": None, **record})
+            size = end
+        os.truncate(self.path, size)
         return totals
+
+    def _written(self) -> Iterator[tuple[Record, int]]:
+        """Records that are in the file, each with the bytes to keep for it and those before."""
+        return whole_lines(self.path, self.argument)
 
 
 class CompressedJsonLines(JsonLines):
@@ -113,23 +114,12 @@ class CompressedJsonLines(JsonLines):
             self._member(self._file)
         super().flush()
 
-    def _recover(self) -> Totals:
-        totals = Totals()
-        if self.path.is_file():
-            size = 0
-            for content, end in members(self.path):
-                for line in content.splitlines():
-                    try:
-                        totals.add({"macs": None, "reference_macs": None, **json.loads(line)})
-                    except (ValueError, KeyError, TypeError):
-                        raise ValueError(
-                            f"`{self.argument}`: {self.path} holds no records of `dial predict`; name another, or "
-                            "remove it."
-                        ) from None
-                size = end
-            with self.path.open("r+b") as file:
-                file.truncate(size)
-        return totals
+    def _written(self) -> Iterator[tuple[Record, int]]:
+        for content, end in members(self.path):
+            for line in content.splitlines():
+                with readable(self.path, self.argument, "Name another, or remove it."):
+                    record = dict(json.loads(line))
+                yield record, end
 
 
 class StandardOutput(Output):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dial.claims import check_parent, check_same
 from dial.files import atomic_write, plain, write_json
-from dial.ownership import check_parent
 
 SCHEMA = 1
 MANIFEST, SKIPPED = "manifest.json", "skipped.jsonl"
@@ -193,15 +192,8 @@ class Output:
         return known
 
     def _check_same(self, known: dict[str, Any]) -> None:
-        from dial.cli.run_folder import first_difference
-
-        difference = first_difference(known["settings"], self.settings)
-        if difference:
-            shown = difference if len(difference) < 200 else difference[:197] + "..."
-            raise ValueError(
-                f"`{self.argument}` {self.path} holds predictions of another input or rule: {shown}; "
-                "name another, or remove it."
-            )
+        holds = f"`{self.argument}` {self.path} holds predictions of another input or rule"
+        check_same(holds, known["settings"], self.settings, "name another, or remove it")
 
     def _claim(self) -> None:
         """Keep other processes out until this one ends, however it ends."""
@@ -257,9 +249,3 @@ def whole_lines(path: Path, argument: str) -> Iterator[tuple[Record, int]]:
                 continue
             row, size = record["row"], size + len(line)
             yield record, size
-
-
-def fingerprint(path: Path) -> str:
-    """Sixteen hexadecimal digits that a file's content determines."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,17 +1,23 @@
-"""Run folders: one configuration each."""
+"""Run folders: one configuration each, with what it rests on (models, rows), and one command at work in it."""
 
 from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import instantiate_class
 
-from dial.cli.inputs import place, read_inputs
-from dial.files import atomic_write
+from callbacks.resume import check_rows, trained_rows
+from callbacks.tier_export import is_finished
+from datamodules.checks import is_partial
+from dial.claims import alone, check_same, contents, place, same_place
+from dial.files import atomic_write, read_json, write_json
 
 # What may differ between two runs of one experiment without changing a number that it writes.
 HARMLESS = (
@@ -20,6 +26,39 @@ HARMLESS = (
     "trainer.enable_model_summary", "trainer.profiler", "data.init_args.num_workers",
     "data.init_args.cache_dir", "checkpoint.dirpath",
 )  # fmt: skip
+
+
+class Finished(Exception):  # noqa: N818  (no error)
+    """The run folder holds the finished results of this very configuration."""
+
+
+class Claim(Callback):
+    """Writes the configuration into the run folder when there is something in it to protect, with what it rests on.
+
+    That is the first checkpoint of a fit, and the end of any other command. A command that fails before leaves no
+    configuration that would stand in the way of the corrected one; neither does a trial run over a part of the rows.
+    """
+
+    def __init__(self, run: Path, command: str, config: dict[str, Any]) -> None:
+        self.run, self.command, self.config = run, command, config
+        self.models = model_contents(config) if command == "fit" else {}
+
+    def _claim(self, trainer: Trainer) -> None:
+        trial = is_partial(trainer) and self.command != "fit"
+        if not trainer.is_global_zero or trial:
+            return
+        if not (self.run / f"config-{self.command}.yaml").is_file():
+            data = trainer.datamodule if self.command == "fit" else None  # type: ignore[attr-defined]
+            write_inputs(self.run, self.command, trained_rows(data), self.models)
+        claim_run_folder(self.run, self.command, self.config)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Of a fit."""
+        self._claim(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lightning calls this where the command did not fail."""
+        self._claim(trainer)
 
 
 def check_run_folder(run: Path, command: str, config: dict[str, Any]) -> bool:
@@ -37,13 +76,14 @@ def check_run_folder(run: Path, command: str, config: dict[str, Any]) -> bool:
     if not path.is_file():
         return False
     folder = Path(read_inputs(run, command).get("folder") or Path.cwd())
-    difference = first_difference(without(read_configuration(path)), without(config), same=same_place(folder))
-    if difference:
-        where = "" if folder == Path.cwd() else f" (its paths start from {folder})"
-        raise ValueError(
-            f"`--run` {run} holds results of another configuration{where}: {difference}; "
-            "name another folder, or remove that one."
-        )
+    where = "" if folder == Path.cwd() else f" (its paths start from {folder})"
+    check_same(
+        f"`--run` {run} holds results of another configuration{where}",
+        without(read_configuration(path)),
+        without(config),
+        "name another folder, or remove that one",
+        same_place(folder),
+    )
     return True
 
 
@@ -90,56 +130,6 @@ def without(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def same_place(folder: Path) -> Callable[[Any, Any], bool]:
-    """How to compare values of two configurations of which some are paths: as the files that they mean.
-
-    A path may be relative or absolute, begin with ``~``, end with a slash or lead through links. The same relative path
-    means another file where the command starts in another folder, unless the first is no longer there (the whole
-    project was moved).
-
-    Args:
-        folder: where relative paths of the first configuration start; those of the second start in the present one.
-
-    Example:
-        >>> same = same_place(Path.cwd())
-        >>> same(".", str(Path.cwd())), same("sst2", "./sst2"), same(1, 2)
-        (True, False, False)
-    """
-
-    def same(before: Any, after: Any) -> bool:
-        places = place(before, folder), place(after, Path.cwd())
-        return places[0] == places[1] if None not in places else bool(before == after)
-
-    return same
-
-
-def first_difference(
-    before: Any, after: Any, key: str = "", same: Callable[[Any, Any], bool] = lambda before, after: before == after
-) -> str | None:
-    """Say where two configurations differ first, or None.
-
-    Args:
-        before: plain values.
-        after: the same.
-        key: their place in something larger.
-        same: compares what is neither a mapping nor a list.
-
-    >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2}})
-    'a.b was 1 and is 2'
-    """
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in [*before, *(n for n in after if n not in before)]:
-            found = first_difference(before.get(name), after.get(name), f"{key}.{name}" if key else name, same)
-            if found:
-                return found
-        return None
-    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        equal = all(first_difference(*pair, key, same) is None for pair in zip(before, after, strict=True))
-    else:
-        equal = same(before, after)
-    return None if equal else f"{key} was {before!r} and is {after!r}"
-
-
 def remove_crumbs(run: Path) -> None:
     """Remove what a killed fit left half-written in its run folder; no other fit may be at work there."""
     for pattern in (".config-fit.*.part*", ".inputs-fit.*.part*", "checkpoints/.*.part*"):
@@ -147,3 +137,104 @@ def remove_crumbs(run: Path) -> None:
             path.unlink(missing_ok=True)
     for path in run.glob(".tier-*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def one_at_a_time(run: Path, command: str) -> AbstractContextManager[None]:
+    """Keeps a second start of a command out of its run folder.
+
+    Raises:
+        ValueError: another process is at work there.
+    """
+    refusal = (
+        f"`--run` {run} must be of no other `dial {command}`, but one is at work there; wait for it, end it, or name "
+        "another folder."
+    )
+    return alone(run / f".{command}.lock", refusal)
+
+
+def check_inputs(run: Path, config: Mapping[str, Any]) -> None:
+    """Refuse to go on with models of other contents than a fit began with, and say so where the fit has finished.
+
+    Args:
+        run: folder of a fit of this configuration.
+        config: as plain values.
+
+    Raises:
+        ValueError: models have changed or, where the fit has finished, rows.
+        Finished: there is nothing left to do.
+    """
+    before = read_inputs(run, "fit")
+    check_models(before.get("models") or {}, model_contents(config), run)
+    if not is_finished(run / "tier"):
+        return
+    words = f"{run} holds the finished run of this configuration; remove it to train again"
+    try:
+        data = instantiate_class((), dict(config["data"]))
+        data.label_names, trained_rows(data)
+    except (ValueError, OSError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise Finished(f"{words} (its data cannot be compared with the present one: {reason})") from error
+    check_rows(before.get("rows") or rows_of_card(run / "tier/card.json"), data, f"`--run` {run}")
+    raise Finished(words)
+
+
+def rows_of_card(path: Path) -> dict[str, Any]:
+    """What a card tells of the rows, for runs that did not note more."""
+    card = read_json(path, "--run")
+    known = {"label_names": card.get("label_names")}
+    if card.get("train_fingerprint"):
+        known["train"] = {"fingerprint": card["train_fingerprint"], "rows": card.get("train_rows", 0)}
+    return known
+
+
+def read_inputs(run: Path, command: str) -> dict[str, Any]:
+    """What was noted of an earlier command in a run folder; empty where nothing was.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = inputs_file(run, command)
+    return read_json(path, "--run") if path.is_file() else {}
+
+
+def write_inputs(run: Path, command: str, rows: Mapping[str, Any], models: Mapping[str, str]) -> None:
+    """Note them: the present folder, rows as :func:`callbacks.resume.trained_rows` gives them, and models."""
+    write_json(inputs_file(run, command), {"folder": str(Path.cwd()), "rows": rows, "models": models})
+
+
+def inputs_file(run: Path, command: str) -> Path:
+    """Where they are noted."""
+    return run / f"inputs-{command}.json"
+
+
+def model_contents(config: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprint of every file and folder that the model's arguments name, by the argument (``model.teacher``).
+
+    Models of the hub are not among them.
+    """
+    model = config.get("model") or {}
+    named = {key: place(text, Path.cwd()) for key, text in _strings(model.get("init_args") or {})}
+    return {f"model.{key}": contents(path) for key, path in named.items() if path is not None}
+
+
+def check_models(before: Mapping[str, str], now: Mapping[str, str], run: Path) -> None:
+    """Refuse models that have changed under the same path; those that are gone are not compared.
+
+    Raises:
+        ValueError: names the first argument.
+    """
+    for key, value in before.items():
+        if now.get(key, value) != value:
+            raise ValueError(
+                f"`--run` {run} was trained with other contents of `--{key}`, which has changed since; restore it, or "
+                "name another folder, or remove that one, to train with what is there now."
+            )
+
+
+def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in nested values, with its place."""
+    if isinstance(value, str):
+        yield key, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        yield from _strings(item, f"{key}.{name}" if key else str(name))

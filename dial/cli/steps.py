@@ -15,10 +15,9 @@ from pathlib import Path
 
 import yaml
 
+from dial.claims import alone, first_difference, same_place
 from dial.cli.interrupts import Interrupts
-from dial.cli.run_folder import first_difference, same_place
 from dial.files import write_json
-from dial.locks import alone
 
 PROGRAMS = {"dial": [sys.executable, "-m", "dial"], "python": [sys.executable]}
 SAVING = 60.0  # seconds that a command is given to end when it is told to

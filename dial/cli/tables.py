@@ -1,184 +1,136 @@
 """`dial sweep` and `dial compare`: results from saved tables, without any model."""
 
-import argparse
-import contextlib
+from __future__ import annotations
+
 import dataclasses
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from datamodules.labels import check_label_names
+from dial.cli.arguments import Command
 from dial.costs.functions import macs_of
+from dial.report.settings import SweepSettings
 from dial.stages.parquet import load_table
 
 if TYPE_CHECKING:
     from dial.costs.functions import ModelCosts
     from dial.stages.table import StageTable
 
-NEGATIVE = re.compile(r"-((\d+\.?\d*|\.\d+)(e[+-]?\d+)?(flop)?|inf(inity)?|nan)$", re.IGNORECASE)
-SPELLING = {"ranges": "--range"}  # others: `--name`
 
+@dataclass(kw_only=True)
+class SweepCommand(Command):
+    """Exact curves, operating points and figures from a table of logits or scores.
 
-class Parser(argparse.ArgumentParser):
-    """Raises what argparse would print with a page of usage, so that the caller shows one line.
-
-    A negative number is a value, also ``-inf`` and ``-1e3``, which argparse by itself takes for options.
+    Attributes:
+        table: stages.parquet of a run, or a table of your own (output_<stage>, macs_<stage>, label, ...)
+        scores: scores to route by; missing ones are computed from the logits
+        targets: shares of the last stage's quality
+        metrics: metrics, the primary first
+        label_names: names of the classes of a foreign table, in the order of its logits
+        range: what a statistic (stat_<NAME>_<stage>) can be at least and at most; default: 0 to 1
+        costs: what macs_<stage> of a foreign table is: of the stage's own model alone, or with all that ran before it
+        stages: of a foreign table with cumulative costs and no macs_reference: models one after the other, the last of
+            which costs the difference, or exits of one model, whose last cost is that of the whole
+        budgets: mean MACs per row, or FLOPs as in 4e9flop
+        confidence: one-sided, of the confident operating points
+        calibration: auto: the calibration split if there is one, else cross-fitting
+        patience: numbers of agreeing exits (PABEE) to report as they are
+        tolerance: for regression: answers that differ by less agree; without it no patience
+        times: times.json of a study: choose for measured milliseconds instead of MACs; budgets are ms then
+        batch_size: with --times: of all tiers; default: the best of each
+        folds: of cross-fitting
+        bootstrap: resamples behind each interval
+        seed: of the resamples and of random routing
+        out: folder for the results; default: <table>-sweep beside the table
     """
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._negative_number_matcher = NEGATIVE
+    PROGRAM = "dial sweep"
+    PARAMETERS: ClassVar = {"ranges": "range"}
 
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of exiting."""
-        message = re.sub(r"^argument (--?[\w-]+): must", r"`\1` must", message)
-        raise ValueError(f"{message}; see `{self.prog} --help`.")
+    table: str = field(kw_only=False)
+    scores: Sequence[str] = ()
+    targets: Sequence[float] = SweepSettings.targets
+    metrics: Sequence[str] | None = None
+    label_names: Sequence[str] | None = None
+    range: Annotated[Sequence[tuple[str, str, str]], "NAME LOW HIGH"] = ()
+    costs: Literal["own", "cumulative"] | None = None
+    stages: Literal["tiers", "exits"] | None = None
+    budgets: Sequence[str] = ()
+    confidence: float = SweepSettings.confidence
+    calibration: Literal["auto", "split", "crossfit"] = "auto"
+    patience: Sequence[int] = ()
+    tolerance: float | None = None
+    times: str | None = None
+    batch_size: int | None = None
+    folds: int = SweepSettings.folds
+    bootstrap: int = SweepSettings.bootstrap
+    seed: int = SweepSettings.seed
+    out: str | None = None
 
+    def __call__(self) -> int:
+        """Run the command; returns the exit code."""
+        from dial.report.report import check_folder, prepare
 
-@contextlib.contextmanager
-def as_typed(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """Name options in errors raised within this context as they are typed: ``targets`` as ``--targets``.
+        path = Path(self.table)
+        out = Path(self.out) if self.out else path.with_name(f"{path.stem}-{'times' if self.times else 'sweep'}")
+        check_label_names(self.label_names or [], "--label-names")
+        names = ("targets", "confidence", "bootstrap", "seed", "folds", "patience", "tolerance", "scores")
+        given = {name: getattr(self, name) for name in names}
+        settings = SweepSettings(**given, budgets=[macs_of(budget) for budget in self.budgets])
+        table = self._read(path)
+        calibration = self.calibration
+        if calibration == "auto":
+            calibration = "split" if "calibration" in table.splits else "crossfit"
+        settings = dataclasses.replace(settings, calibration=calibration)
+        if (out / "stages.parquet").resolve() == path.resolve():
+            raise ValueError(
+                f"`--out` must be another folder than the table's, but got {out}. Leave it out or name a new one."
+            )
+        prepared = prepare(table, settings)
+        check_folder(out, prepared.configuration, prepared.partial, "--out")  # before the work, not after it
+        report = prepared.report(None if self.times else costs_of(path))
+        report.write(out)
+        print(report.text())
+        print(f"written to {out}")
+        return 0
 
-    Args:
-        parser: knows the options.
-    """
-    known = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
-    known |= SPELLING
-    try:
-        yield
-    except ValueError as error:
-        message = re.sub(r"^`(\w+)`", lambda found: f"`{known.get(found[1], found[1])}`", str(error))
-        raise ValueError(message) from error
+    def _read(self, path: Path) -> StageTable:
+        """The table with metrics, label names and costs as they are asked for."""
+        given = {name: getattr(self, name) for name in ("metrics", "label_names", "seed", "costs", "stages")}
+        table = load_table(path, **given, ranges=ranges_of(self.range))
+        if not len(table):
+            raise ValueError(f"`table` must have at least one row, but {str(path)!r} has none. Give one with rows.")
+        table = self._override(table)
+        if self.times is None:
+            if self.batch_size is not None:
+                raise ValueError(f"`--batch-size` needs `--times`, but got {self.batch_size} alone; give both.")
+            return table
+        from dial.costs.times import TimeTable
 
+        return TimeTable.load(self.times).timed(table, self.batch_size)
 
-def budget_of(text: str) -> float:
-    """A budget as it is typed."""
-    try:
-        return macs_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("`budgets` ").rstrip(".")) from None
-
-
-def seed_of(text: str) -> int:
-    """A seed, as all generators take it.
-
-    Example:
-        >>> seed_of("7")
-        7
-    """
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2**63 - 1, but got {text!r}")
-    return int(text)
-
-
-def sweep_parser() -> Parser:
-    """Arguments of `dial sweep`."""
-    parser = Parser(
-        prog="dial sweep", description="Exact curves, operating points and figures from a table of logits or scores."
-    )
-    parser.add_argument(
-        "table", help="stages.parquet of a run, or a table of your own (output_<stage>, macs_<stage>, label, ...)"
-    )
-    parser.add_argument(
-        "--scores", nargs="+", default=[], help="scores to route by; missing ones are computed from the logits"
-    )
-    parser.add_argument(
-        "--targets", nargs="+", type=float, default=[1.0, 0.995, 0.99, 0.98], help="shares of the last stage's quality"
-    )
-    parser.add_argument("--metrics", nargs="+", help="metrics, the primary first")
-    parser.add_argument(
-        "--label-names", nargs="+", help="names of the classes of a foreign table, in the order of its logits"
-    )
-    parser.add_argument(
-        "--range",
-        nargs=3,
-        action="append",
-        default=[],
-        metavar=("NAME", "LOW", "HIGH"),
-        help="what a statistic (stat_<NAME>_<stage>) can be at least and at most; default: 0 to 1",
-    )
-    parser.add_argument(
-        "--costs",
-        choices=("own", "cumulative"),
-        help="what macs_<stage> of a foreign table is: of the stage's own model alone, or with all that ran before it",
-    )
-    parser.add_argument(
-        "--stages",
-        choices=("tiers", "exits"),
-        help="of a foreign table with cumulative costs and no macs_reference: models one after the other, the last of "
-        "which costs the difference, or exits of one model, whose last cost is that of the whole",
-    )
-    parser.add_argument(
-        "--budgets", nargs="+", type=budget_of, default=[], help="mean MACs per row, or FLOPs as in 4e9flop"
-    )
-    parser.add_argument("--confidence", type=float, default=0.9, help="one-sided, of the confident operating points")
-    parser.add_argument(
-        "--calibration",
-        choices=("auto", "split", "crossfit"),
-        default="auto",
-        help="auto: the calibration split if there is one, else cross-fitting",
-    )
-    parser.add_argument(
-        "--patience", nargs="+", type=int, default=[], help="numbers of agreeing exits (PABEE) to report as they are"
-    )
-    parser.add_argument(
-        "--tolerance", type=float, help="for regression: answers that differ by less agree; without it no patience"
-    )
-    parser.add_argument(
-        "--times", help="times.json of a study: choose for measured milliseconds instead of MACs; budgets are ms then"
-    )
-    parser.add_argument("--batch-size", type=int, help="with --times: of all tiers; default: the best of each")
-    parser.add_argument("--folds", type=int, default=5, help="of cross-fitting")
-    parser.add_argument("--bootstrap", type=int, default=1000, help="resamples behind each interval")
-    parser.add_argument("--seed", type=seed_of, default=0, help="of the resamples and of random routing")
-    parser.add_argument("--out", help="folder for the results; default: <table>-sweep beside the table")
-    return parser
+    def _override(self, table: StageTable) -> StageTable:
+        """Metrics and label names as typed, also for a table that has its own."""
+        changes: dict[str, Any] = {}
+        if self.metrics:
+            changes["metrics"] = tuple(self.metrics)
+        if self.label_names:
+            if table.outputs is not None and table.outputs.shape[-1] not in (1, len(self.label_names)):
+                raise ValueError(
+                    f"`label_names` must name the {table.outputs.shape[-1]} classes of the table, but got "
+                    f"{len(self.label_names)}: {', '.join(self.label_names)}."
+                )
+            changes["label_names"] = tuple(self.label_names)
+        table = dataclasses.replace(table, **changes) if changes else table
+        for name in self.scores:
+            if name not in table.scores:
+                table.task.check_score(name, "--scores")
+        return table
 
 
-def sweep_command(argv: Sequence[str]) -> int:
-    """Run `dial sweep`; returns the exit code.
-
-    Raises:
-        ValueError: bad input, in one line.
-    """
-    parser = sweep_parser()
-    options = parser.parse_args(list(argv))
-    with as_typed(parser):
-        return _sweep(options)
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from dial.report.report import SweepSettings, build_report
-
-    path = Path(options.table)
-    out = Path(options.out) if options.out else path.with_name(f"{path.stem}-{'times' if options.times else 'sweep'}")
-    check_label_names(options.label_names or [], "--label-names")
-    given = {name: getattr(options, name) for name in ("metrics", "label_names", "seed", "costs", "stages")}
-    table = load_table(path, **given, ranges=_ranges(options.range))
-    if not len(table):
-        raise ValueError(f"`table` must have at least one row, but {str(path)!r} has none. Give one with rows.")
-    table = _timed(_override(table, options), options)
-    calibration = options.calibration
-    if calibration == "auto":
-        calibration = "split" if "calibration" in table.splits else "crossfit"
-    names = ("targets", "confidence", "budgets", "bootstrap", "seed", "folds", "patience", "tolerance")
-    settings = SweepSettings(
-        **{name: getattr(options, name) for name in names}, scores=options.scores, calibration=calibration
-    )
-    if (out / "stages.parquet").resolve() == path.resolve():
-        raise ValueError(
-            f"`--out` must be another folder than the table's, but got {out}. Leave it out or name a new one."
-        )
-    _refuse(out, table, settings)
-    report = build_report(table, settings, costs=None if options.times else _costs_of(path))
-    report.write(out)
-    print(report.text())
-    print(f"written to {out}")
-    return 0
-
-
-def _ranges(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
+def ranges_of(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
     """Ranges of statistics by name.
 
     Raises:
@@ -191,45 +143,7 @@ def _ranges(given: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
         raise ValueError(f"`--range` must be a name and two numbers, such as `em 0 1`, but got {typed}.") from None
 
 
-def _override(table: "StageTable", options: argparse.Namespace) -> "StageTable":
-    """Metrics and label names as typed, also for a table that has its own."""
-    changes: dict[str, Any] = {}
-    if options.metrics:
-        changes["metrics"] = tuple(options.metrics)
-    if options.label_names:
-        if table.outputs is not None and table.outputs.shape[-1] not in (1, len(options.label_names)):
-            raise ValueError(
-                f"`label_names` must name the {table.outputs.shape[-1]} classes of the table, but got "
-                f"{len(options.label_names)}: {', '.join(options.label_names)}."
-            )
-        changes["label_names"] = tuple(options.label_names)
-    table = dataclasses.replace(table, **changes) if changes else table
-    for name in options.scores:
-        if name not in table.scores:
-            table.task.check_score(name, "--scores")
-    return table
-
-
-def _timed(table: "StageTable", options: argparse.Namespace) -> "StageTable":
-    """The table with measured milliseconds as costs, where they are asked for."""
-    if options.times is None:
-        if options.batch_size is not None:
-            raise ValueError(f"`--batch-size` needs `--times`, but got {options.batch_size} alone; give both.")
-        return table
-    from dial.costs.times import TimeTable
-
-    return TimeTable.load(options.times).timed(table, options.batch_size)
-
-
-def _refuse(out: Path, table: "StageTable", settings: Any) -> None:
-    """Fail before the work, not after it, where the folder is taken."""
-    from dial.report.report import check_folder, prepare
-
-    prepared = prepare(table, settings)
-    check_folder(out, prepared.configuration, prepared.partial, "--out")
-
-
-def _costs_of(table: Path) -> "ModelCosts | None":
+def costs_of(table: Path) -> ModelCosts | None:
     """Cost functions that a table holds, or that a run left beside it."""
     from dial.costs.functions import ModelCosts
     from dial.files import read_json
@@ -243,45 +157,35 @@ def _costs_of(table: Path) -> "ModelCosts | None":
     return ModelCosts.load(path)
 
 
-def compare_parser() -> Parser:
-    """Arguments of `dial compare`."""
-    parser = Parser(prog="dial compare", description="Several runs on one plot and in one table, with the Pareto hull.")
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        help="run folders (or their sweep/ folders), with @SCORE for a score of one's own: a@patience",
-    )
-    parser.add_argument(
-        "--points",
-        help="CSV or JSON of published points: name, quality, cost, convention (mac, flop, "
-        "flop_without_attention, flop_without_attention_with_norm), and for the last two if known length and hidden",
-    )
-    parser.add_argument("--split", help="reported split; default: each run's first")
-    parser.add_argument("--score", help="score of the curves; default: each run's first")
-    parser.add_argument("--out", default="runs/compare", help="folder for the results; default: %(default)s")
-    return parser
+@dataclass(kw_only=True)
+class CompareCommand(Command):
+    """Several runs on one plot and in one table, with the Pareto hull.
 
-
-def compare_command(argv: Sequence[str]) -> int:
-    """Run `dial compare`; returns the exit code.
-
-    Raises:
-        ValueError: bad input, in one line.
+    Attributes:
+        runs: run folders (or their sweep/ folders), with @SCORE for a score of one's own: a@patience
+        points: CSV or JSON of published points: name, quality, cost, convention (mac, flop, flop_without_attention,
+            flop_without_attention_with_norm), and for the last two if known length and hidden
+        split: reported split; default: each run's first
+        score: score of the curves; default: each run's first
+        out: folder for the results
     """
-    parser = compare_parser()
-    options = parser.parse_args(list(argv))
-    with as_typed(parser):
-        return _compare(options)
 
+    PROGRAM = "dial compare"
 
-def _compare(options: argparse.Namespace) -> int:
-    from dial.costs.published import read_points
-    from dial.report.compare import Comparison, read_run
+    runs: Sequence[str] = field(kw_only=False)
+    points: str | None = None
+    split: str | None = None
+    score: str | None = None
+    out: str = "runs/compare"
 
-    points = read_points(options.points) if options.points else []
-    runs = [read_run(folder, options.split, options.score) for folder in options.runs]
-    comparison = Comparison(runs, points)
-    out = comparison.write(options.out, "--out")
-    print(comparison.text())
-    print(f"written to {out}")
-    return 0
+    def __call__(self) -> int:
+        """Run the command; returns the exit code."""
+        from dial.costs.published import read_points
+        from dial.report.compare import Comparison, read_run
+
+        points = read_points(self.points) if self.points else []
+        comparison = Comparison([read_run(folder, self.split, self.score) for folder in self.runs], points)
+        out = comparison.write(self.out, "--out")
+        print(comparison.text())
+        print(f"written to {out}")
+        return 0

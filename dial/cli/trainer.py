@@ -20,6 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 import callbacks
@@ -30,20 +31,17 @@ from callbacks.ending import Ending
 from callbacks.resume import check_rows
 from callbacks.slenderise import TARGETS
 from callbacks.tier_export import is_finished
-from dial.cli.claims import Claim, Finished, check_inputs, one_at_a_time
 from dial.cli.distilled import ARGUMENTS, renamed, with_distillation
 from dial.cli.interrupts import Interrupts, Stopped
-from dial.cli.limits import check_limits
-from dial.cli.parsing import NO_VALIDATION, check_order, missing_monitor, one_line, typed_arguments
-from dial.cli.processes import failing_together, starts_run
-from dial.cli.run_folder import check_run_folder, remove_crumbs
-from dial.cli.stopping import Stoppable
+from dial.cli.parsing import NO_VALIDATION, check_limits, check_order, missing_monitor, one_line, typed_arguments
+from dial.cli.run_folder import Claim, Finished, check_inputs, check_run_folder, one_at_a_time, remove_crumbs
+from dial.cli.stopping import Stoppable, failing_together, starts_run
 from dial.machine import slow_bf16
 from dial.tiers.loading import reason_of
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
-lightning_modules.Distillation  # noqa: B018
+lightning_modules.Distillation, lightning_modules.SizedAdamW  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 
 LINKS = ("label_names", "metrics")
@@ -51,6 +49,7 @@ LINKS = ("label_names", "metrics")
 GROUPS = {
     "sweep": callbacks.ThresholdSweep,
     "study": callbacks.MeasuredStudy,
+    "length": callbacks.FitLength,
     "slenderise": callbacks.Slenderise,
     "export": callbacks.TierExport,
     "predictions": callbacks.PredictionWriter,
@@ -116,6 +115,11 @@ class DialCLI(LightningCLI):
             dumped["ckpt_path"] = None
         if command != "fit" or all(dumped["slenderise"].get(name) is None for name in TARGETS):
             del dumped["slenderise"]  # does nothing
+        endless = config.trainer.get("max_epochs") in (None, -1) and config.trainer.get("max_steps", -1) == -1
+        if command == "fit" and endless:
+            config.trainer.max_epochs = -1  # FitLength gives it an end, where Lightning would take 1000
+        else:
+            del dumped["length"]
         self.trainer_defaults["callbacks"] = [Ending(), self.stoppable]
         if not config.trainer.fast_dev_run:
             self._enter(run, command, dumped)
@@ -126,8 +130,6 @@ class DialCLI(LightningCLI):
             config[key] = str(value)
         if not sys.stdout.isatty():
             config.trainer.enable_progress_bar = False  # LogProgress prints lines instead
-        if config.trainer.logger is None:
-            config.trainer.logger = self._csv_logger(config)
 
     def _enter(self, run: Path, command: str, config: dict[str, Any]) -> None:
         """Take the run folder, if it is free and holds nothing else."""
@@ -139,14 +141,11 @@ class DialCLI(LightningCLI):
             if starts_run():
                 remove_crumbs(run)
 
-    def _csv_logger(self, config: Any) -> Any:
-        logger = {
-            "class_path": "lightning.pytorch.loggers.CSVLogger",
-            "init_args": {"save_dir": config.run, "name": "logs"},
-        }
-        parser = self._parser(str(self.subcommand))
-        parsed = parser.parse_object({"trainer": {"logger": logger}}, cfg_base=config, defaults=False)
-        return parsed.trainer.logger
+    def instantiate_trainer(self, **settings: Any) -> Trainer:
+        """The trainer, with a table of its own as logger where none was asked for."""
+        if self._get(self.config, "trainer.logger") is None:
+            settings["logger"] = CSVLogger(self._get(self.config, "run"), name="logs")
+        return super().instantiate_trainer(**settings)
 
     def before_fit(self) -> None:
         """Go on from the run's own last checkpoint, if it was killed before it finished.
@@ -284,6 +283,7 @@ def run_trainer_command(args: list[str]) -> int:
     Raises:
         ValueError: bad input, in one line.
     """
+    args = ["--help" if word == "--help=all" else word for word in args]
     sys.argv = [sys.argv[0], *args]  # DDP starts the same command again; LightningCLI warns where argv and args differ
     quiet_lightning()
     # Nothing reads it, and it costs 2 % of a step.

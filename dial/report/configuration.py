@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dial.claims import check_sweep_files
 from dial.files import plain
-from dial.ownership import check_sweep_files
 from dial.report.settings import SweepSettings
 from dial.stages.metrics.metrics import AGREEMENT
 from dial.stages.stage import Stage

@@ -131,7 +131,7 @@ def lines(errors: Sequence[StageErrors]) -> Iterator[list[str]]:
             yield [each.split, each.score, each.stage, each.last, str(index + 1), *ends, *counts]
 
 
-def errors_of_report(table: StageTable, splits: Sequence[str], scores: Sequence[str]) -> list[StageErrors]:
+def errors_of_splits(table: StageTable, splits: Sequence[str], scores: Sequence[str]) -> list[StageErrors]:
     """Errors of every reported split and score; none for a single stage, or for labels that are numbers.
 
     Args:

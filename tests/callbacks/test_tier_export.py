@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from safetensors.torch import load_file
 
 from callbacks import Resume, Slenderise, TierExport, tier_export
-from callbacks.tier_export import is_finished, is_partial
+from callbacks.tier_export import is_finished
 from datamodules import GLUEDataModule
+from datamodules.checks import is_partial
 from dial.models import MultiExitForSequenceClassification
 from dial.tiers.loading import View, load_tier
 from lightning_modules import Classifier, MultiExit

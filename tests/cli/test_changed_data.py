@@ -12,8 +12,8 @@ import pytest
 
 from callbacks.resume import check_rows, trained_rows
 from datamodules import TextDataModule
-from dial.cli.claims import Finished, check_inputs
-from dial.cli.inputs import check_models, contents, model_contents, place, read_inputs, write_inputs
+from dial.claims import contents, place
+from dial.cli.run_folder import Finished, check_inputs, check_models, model_contents, read_inputs, write_inputs
 from tests.cli.conftest import ROOT
 
 TEXTS = [f"text {row}" for row in range(200)]

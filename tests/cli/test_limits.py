@@ -5,7 +5,7 @@ import re
 import pytest
 from jsonargparse import Namespace
 
-from dial.cli.limits import check_limits
+from dial.cli.parsing import check_limits
 
 GOOD = {
     "trainer": {

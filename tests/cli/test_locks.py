@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from dial.locks import alone
+from dial.claims import alone
 from tests.cli.conftest import ROOT
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from dial.locks import alone
+from dial.claims import alone
 with alone(Path(sys.argv[1]), "taken", inherited=sys.argv[2] == "yes"):
     child = os.fork() if len(sys.argv) > 3 else 1
     os.write(1, b"held\\n" if child else b"child\\n")
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -86,7 +86,7 @@ def test_two_commands_in_one_folder(dial, fit_arguments, test_arguments, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [{"LOCAL_RANK": "1"}, {"RANK": "3"}, {"SLURM_PROCID": "2"}, {"NODE_RANK": "1"}, {}])
 def test_the_processes_of_one_command_are_one(rank) -> None:
-    code = "from dial.cli.processes import starts_run; print(starts_run())"
+    code = "from dial.cli.stopping import starts_run; print(starts_run())"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, **rank}
     )

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from callbacks import MeasuredStudy, TierExport
+from dial.claims import SWEEP_FILES
 from dial.cli.main import main
 from dial.cli.record_files import CompressedJsonLines, JsonLines
-from dial.ownership import SWEEP_FILES
 from dial.stages.parquet import load_table, save_table
 from tests.stages.tables import random_table
 

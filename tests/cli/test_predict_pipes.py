@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from datamodules import TextDataModule
-from datamodules.byte_sources import Stream
-from datamodules.row_formats import HEAD, open_rows, open_stream
-from datamodules.streaming import TextFile
+from datamodules.row_files import HEAD, Stream
+from datamodules.row_formats import open_rows, open_stream
+from datamodules.sources import TextFile
 from dial.cli import predict
 from dial.cli.main import main
 from dial.cli.record_files import CompressedJsonLines, members

@@ -5,8 +5,7 @@ import shutil
 import pytest
 import yaml
 
-from dial.cli.inputs import write_inputs
-from dial.cli.run_folder import check_run_folder, claim_run_folder, remove_crumbs
+from dial.cli.run_folder import check_run_folder, claim_run_folder, remove_crumbs, write_inputs
 
 CONFIG = {
     "seed_everything": 0,

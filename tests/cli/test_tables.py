@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dial.cli.tables import sweep_command
+from dial.cli.tables import SweepCommand
 from dial.costs.functions import macs_of
 from dial.stages.parquet import load_table, save_table
 from tests.stages.population import logits_table
@@ -23,7 +23,7 @@ def test_sweep_command_on_a_saved_table_with_a_new_score(table, tmp_path, capsys
     bare = dataclasses.replace(table, scores={"energy": table.scores["energy"]})
     save_table(bare, tmp_path / "stages.parquet")
     arguments = [str(tmp_path / "stages.parquet"), "--scores", "margin", "--targets", "0.99", "--bootstrap", "100"]
-    assert sweep_command(arguments) == 0
+    assert SweepCommand.main(arguments) == 0
     text = capsys.readouterr().out
     assert "`margin`" in text
     folder = tmp_path / "stages-sweep"
@@ -32,7 +32,7 @@ def test_sweep_command_on_a_saved_table_with_a_new_score(table, tmp_path, capsys
         load_table(folder / "stages.parquet").scores["margin"], table.scores["margin"], rtol=1e-12
     )
     with pytest.raises(ValueError, match="another configuration"):
-        sweep_command([*arguments, "--seed", "3"])
+        SweepCommand.main([*arguments, "--seed", "3"])
 
 
 def test_sweep_command_crossfits_a_foreign_table_and_says_so(table, tmp_path, capsys):
@@ -60,7 +60,7 @@ def test_sweep_command_crossfits_a_foreign_table_and_says_so(table, tmp_path, ca
         "--costs",
         "cumulative",
     ]
-    assert sweep_command([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert SweepCommand.main([*arguments, "--out", str(tmp_path / "out")]) == 0
     assert "cross-fitting" in capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["metrics"] == ["mcc", "accuracy"]
@@ -86,7 +86,7 @@ def test_sweep_command_crossfits_a_foreign_table_and_says_so(table, tmp_path, ca
 def test_bad_arguments_are_one_line_and_write_nothing(table, tmp_path, extra, message):
     save_table(table, tmp_path / "stages.parquet")
     with pytest.raises(ValueError, match=message) as caught:
-        sweep_command([str(tmp_path / "stages.parquet"), *extra])
+        SweepCommand.main([str(tmp_path / "stages.parquet"), *extra])
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["stages.parquet"]
 
@@ -95,7 +95,7 @@ def test_a_table_is_never_replaced_by_its_own_results(table, tmp_path):
     save_table(table, tmp_path / "stages.parquet")
     before = (tmp_path / "stages.parquet").read_bytes()
     with pytest.raises(ValueError, match="`--out` must be another folder than the table's"):
-        sweep_command([str(tmp_path / "stages.parquet"), "--bootstrap", "100", "--out", str(tmp_path)])
+        SweepCommand.main([str(tmp_path / "stages.parquet"), "--bootstrap", "100", "--out", str(tmp_path)])
     assert (tmp_path / "stages.parquet").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["stages.parquet"]
 
@@ -104,7 +104,7 @@ def test_unreadable_costs_beside_the_table_are_named(table, tmp_path):
     save_table(table, tmp_path / "stages.parquet")
     (tmp_path / "costs.json").write_text("{")
     with pytest.raises(ValueError, match=r"`table` must lead to readable files, but .*costs.json is damaged"):
-        sweep_command([str(tmp_path / "stages.parquet"), "--bootstrap", "100"])
+        SweepCommand.main([str(tmp_path / "stages.parquet"), "--bootstrap", "100"])
 
 
 def test_budget_units():

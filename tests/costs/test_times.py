@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dial.cli.tables import sweep_command
+from dial.cli.tables import SweepCommand
 from dial.costs.times import TierTimes, TimeTable, grouped_lengths
 from dial.stages.parquet import save_table
 from dial.stages.stage import Stage
@@ -166,11 +166,11 @@ def test_dial_sweep_chooses_for_time(tmp_path: Path, capsys: pytest.CaptureFixtu
     save_table(table, tmp_path / "stages.parquet")
     times.save(tmp_path / "times.json")
     files = [str(tmp_path / "stages.parquet"), "--times", str(tmp_path / "times.json")]
-    assert sweep_command([*files, "--scores", "softmax", "--bootstrap", "100", "--budgets", "2"]) == 0
+    assert SweepCommand.main([*files, "--scores", "softmax", "--bootstrap", "100", "--budgets", "2"]) == 0
     said = capsys.readouterr().out
     assert "costs are ms per row" in said and "ms to here" in said and "MAC" not in said and "2 ms" in said
     summary = json.loads((tmp_path / "stages-times" / "summary.json").read_text())
     wanted = times.timed(table).of_split("test").macs_reference.mean()
     assert summary["splits"]["test"]["reference_macs"] == pytest.approx(wanted)
     with pytest.raises(ValueError, match="`--batch-size` needs `--times`"):
-        sweep_command([files[0], "--batch-size", "4"])
+        SweepCommand.main([files[0], "--batch-size", "4"])

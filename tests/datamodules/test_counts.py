@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from datamodules import TextDataModule
-from datamodules.counts import majority, role_line
+from datamodules.checks import majority, role_line
 from datamodules.rows import make_rows
 
 

@@ -17,7 +17,7 @@ import pytest
 from datamodules import GLUEDataModule, TextDataModule
 from datamodules.labels import infer_label_names
 from datamodules.row_formats import FORMATS, open_rows
-from datamodules.streaming import TextFile
+from datamodules.sources import TextFile
 
 Make = Callable[[Path], Path]
 

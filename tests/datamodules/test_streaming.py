@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.streaming import TextFile
+from datamodules.sources import TextFile
 
 TEXTS = ["good, really", 'she said "no"', "two\nlines", "", "é — ü", "a\u2028b\x0cc\x85d"]
 

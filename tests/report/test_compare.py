@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.csv
 import pytest
 
-from dial.cli.tables import compare_command
+from dial.cli.tables import CompareCommand
 from dial.costs.published import flops_of, read_points
 from dial.report.compare import Comparison, pareto_hull, read_run
 from dial.report.report import SweepSettings, build_report
@@ -127,9 +127,9 @@ def test_missing_files_are_named(tmp_path):
 def test_run_is_read_from_its_folder_or_its_sweep_folder(runs):
     run, same = read_run(runs / "a"), read_run(runs / "a" / "sweep")
     np.testing.assert_array_equal(run.flops, same.flops)
-    stages = run.result["stages"]
-    assert run.flops[0] == pytest.approx(2 * stages[0]["macs"])
-    assert run.quality[-1] == pytest.approx(stages[-1]["quality"]["accuracy"])
+    stages = run.result.stages
+    assert run.flops[0] == pytest.approx(2 * stages[0].macs)
+    assert run.quality[-1] == pytest.approx(stages[-1].quality["accuracy"])
     assert read_run(runs / "a", score="energy").score == "energy"
     with pytest.raises(ValueError, match="`score` must be one of softmax, energy, random"):
         read_run(runs / "a", score="margin")
@@ -149,7 +149,7 @@ def test_runs_on_other_rows_of_the_same_number_are_said_to_be(runs, tmp_path, ca
     warning = "measured on different rows"
     pairs = {"b": (runs / "a", runs / "b"), "c": (runs / "a", tmp_path / "c")}
     for name, (one, other) in pairs.items():
-        assert compare_command([str(one), str(other), "--out", str(tmp_path / f"with-{name}")]) == 0
+        assert CompareCommand.main([str(one), str(other), "--out", str(tmp_path / f"with-{name}")]) == 0
         assert (warning in capsys.readouterr().out) == (name == "c")
         assert json.loads((tmp_path / f"with-{name}/compare.json").read_text())["same_rows"] == (name == "b")
     (tmp_path / "c/stages.parquet").unlink()  # nothing tells the rows any more
@@ -177,7 +177,7 @@ def test_command_writes_plot_table_and_hull_with_published_points(runs, tmp_path
         "--out",
         str(tmp_path / "out"),
     ]
-    assert compare_command(arguments) == 0
+    assert CompareCommand.main(arguments) == 0
     out = capsys.readouterr().out
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert " yes" in lines["good"]
@@ -189,11 +189,11 @@ def test_command_writes_plot_table_and_hull_with_published_points(runs, tmp_path
     assert (tmp_path / "out" / "compare.png").read_bytes()[:4] == b"\x89PNG"
     rows = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["a", "b", "good", "poor"]
-    assert compare_command(arguments) == 0  # the same again: fine
+    assert CompareCommand.main(arguments) == 0  # the same again: fine
     with pytest.raises(ValueError, match="`--out` must be a new folder"):
-        compare_command([str(runs / "a"), "--out", str(tmp_path / "out")])
+        CompareCommand.main([str(runs / "a"), "--out", str(tmp_path / "out")])
     with pytest.raises(ValueError, match="`--out` must be a new folder"):
-        compare_command([str(runs / "a"), "--out", str(runs / "a" / "sweep")])
+        CompareCommand.main([str(runs / "a"), "--out", str(runs / "a" / "sweep")])
 
 
 def test_runs_of_one_name_are_told_apart(runs):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dial.cli.tables import sweep_command
+from dial.cli.tables import SweepCommand
 from dial.stages.parquet import load_table
 from dial.tradeoff.calibration import choose
 
@@ -140,9 +140,9 @@ def test_one_stage_needs_no_word_on_its_costs(tmp_path: Path) -> None:
 def test_dial_sweep_asks_and_says_how_it_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, OWN, ("super", "swift"))
     with pytest.raises(ValueError, match="`--costs` must be said"):
-        sweep_command([str(path), "--bootstrap", "100"])
+        SweepCommand.main([str(path), "--bootstrap", "100"])
     assert [file.name for file in tmp_path.iterdir()] == ["mine.parquet"]
-    assert sweep_command([str(path), "--bootstrap", "100", "--costs", "own", "--out", str(tmp_path / "out")]) == 0
+    assert SweepCommand.main([str(path), "--bootstrap", "100", "--costs", "own", "--out", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out
     assert "Costs were read as own (a stage costs the sum up to it); the reference is super alone." in text
     assert "Stages are in order of their mean own cost (swift, super), not of their columns (super, swift)." in text

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dial.cli.tables import sweep_command
+from dial.cli.tables import SweepCommand
 from dial.costs.functions import CostFunction, ModelCosts
 from dial.stages.parquet import load_costs, load_table, save_slim, save_table
 from dial.stages.stage import Stage
@@ -129,7 +129,7 @@ def test_dial_sweep_gives_the_same_results(tmp_path: Path, calibration: str, cap
     for table in ("run/stages.parquet", "slim.parquet"):
         out = tmp_path / table.split("/")[0] / "out" if "/" in table else tmp_path / "out"
         more = ["--bootstrap", "100", "--calibration", calibration, "--targets", "0.99", "--out", str(out)]
-        assert sweep_command([str(tmp_path / table), *more]) == 0
+        assert SweepCommand.main([str(tmp_path / table), *more]) == 0
         capsys.readouterr()
         found.append([(out / name).read_bytes() for name in ("summary.json", "curve.csv", "costs.json", "errors.csv")])
     assert found[0] == found[1]

@@ -1,0 +1,133 @@
+"""The table of commands: what `dial --help` lists, where each command is, and what shells complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from operator import attrgetter
+from typing import NamedTuple
+
+from dial.cli.short_help import options, page
+
+Words = Sequence[str]
+
+
+class Entry(NamedTuple):
+    """A command.
+
+    Attributes:
+        help: what `dial --help` says of it.
+        home: module and function that runs it, given the words behind the command; None for the trainer's commands.
+    """
+
+    help: str
+    home: str | None = None
+
+    def load(self) -> Callable[[Words], int]:
+        """The function; each module imports only what it needs, as Lightning alone takes seconds."""
+        module, _, path = str(self.home).partition(":")
+        function: Callable[[Words], int] = attrgetter(path)(import_module(module))
+        return function
+
+
+FIT = """\
+train a tier (a run folder with checkpoints and a loadable tier/)
+(started again, a killed run goes on, and a finished one says so and is left alone)
+steps follow the number of rows, and the learning rate the model's width: the line "fit: ..." tells them;
+if it learns too little: --trainer.max_epochs (or --length.min_steps) up, then another
+--model.optimizer.init_args.lr, then a smaller --data.batch_size"""
+PREDICT = """\
+RUN INPUT --out FILE: answer a file of texts with the cascade that `dial test` left in RUN
+(CSV, TSV, JSONL, parquet or plain text of any size; a killed command goes on)
+--model ... --data ...: write one tier's predictions for the rows of a data set"""
+CALIBRATE = """\
+RUN FILE: choose the operating points of RUN on rows of your own, with or without labels;
+predict then takes them"""
+SWEEP = "curve, operating points and figures from a table of logits: dial sweep table.parquet"
+COMPARE = "several runs on one plot and table: dial compare runs/a runs/b"
+RECIPE = "run a procedure's steps that are not done yet: dial recipe configs/recipe/cost_eff.yaml ..."
+GROUPS = {
+    "Train with one trainer, then trade quality for cost": {
+        "fit": Entry(FIT),
+        "validate": Entry("metrics of a model on the validation rows"),
+        "test": Entry("run every tier once over calibration and test rows, then sweep: sweep/ in the run folder"),
+        "predict": Entry(PREDICT, "dial.cli.predict:PredictCommand.main"),
+        "calibrate": Entry(CALIBRATE, "dial.cli.calibrate:CalibrateCommand.main"),
+    },
+    "From saved tables alone, without a model": {
+        "sweep": Entry(SWEEP, "dial.cli.tables:SweepCommand.main"),
+        "compare": Entry(COMPARE, "dial.cli.tables:CompareCommand.main"),
+    },
+    "Several of these commands in a row": {"recipe": Entry(RECIPE, "dial.cli.recipe:RecipeCommand.main")},
+}
+COMMANDS = {name: entry for entries in GROUPS.values() for name, entry in entries.items()}
+MORE = """\
+  dial COMMAND --help    arguments of one command
+  dial --version         version of the package
+  dial --completion      completion for bash and zsh: eval "$(dial --completion)", in zsh after `bashcompinit`
+"""
+COMPLETION = """\
+_dial() {{
+  local words="{commands}"
+  if [ "$COMP_CWORD" -gt 1 ]; then
+    case "${{COMP_WORDS[1]}}" in
+{cases}
+      *) words="" ;;
+    esac
+  fi
+  COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
+}}
+complete -o default -F _dial dial
+"""
+
+
+def usage() -> str:
+    """What `dial --help` prints."""
+    text = "usage: dial COMMAND ...\n\n"
+    for title, entries in GROUPS.items():
+        text += f"{title}:\n"
+        for name, entry in entries.items():
+            text += f"  {name:<10} " + entry.help.replace("\n", f"\n{'':<13}") + "\n"
+        text += "\n"
+    return text + MORE
+
+
+def package_version() -> str:
+    """What `dial --version` prints."""
+    from importlib.metadata import version  # slow to import
+
+    return f"dial {version('dial')}\n"
+
+
+def run_command(command: str, words: Words) -> int:
+    """Run a command; returns its exit code.
+
+    Args:
+        command: its name.
+        words: the command line behind it.
+
+    Raises:
+        ValueError: there is no such command, or bad input.
+    """
+    if command not in COMMANDS:
+        raise ValueError(f"COMMAND must be one of {', '.join(COMMANDS)}, but got {command!r}; see `dial --help`.")
+    entry, helps = COMMANDS[command], ("-h", "--help")
+    # With options only `predict` is the trainer's command; bare, or asked for help, it is the routed one.
+    trained = command == "predict" and bool(words) and words[0].startswith("-") and words[0] not in helps
+    if entry.home is not None and not trained:
+        return entry.load()(words)
+    if not set(helps).isdisjoint(words):
+        print(page(command), end="")
+        return 0
+    from dial.cli.trainer import run_trainer_command
+
+    return run_trainer_command([command, *words])
+
+
+def completion() -> str:
+    """What a shell reads to complete commands and their options."""
+    words = {}
+    for name, entry in COMMANDS.items():
+        words[name] = options(name) if entry.home is None else entry.load().__self__.options()  # type: ignore[attr-defined]
+    cases = "\n".join(f'      {name}) words="{" ".join(typed)}" ;;' for name, typed in words.items())
+    return COMPLETION.format(commands=" ".join([*COMMANDS, "--help", "--version", "--completion"]), cases=cases)
