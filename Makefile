@@ -19,7 +19,7 @@ export DIAL_MODELS ?= $(MODELS)
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help install demo test test-slow lint bench results clean
+.PHONY: help install demo test test-slow lint bench gpu results clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -55,6 +55,10 @@ lint: $(STAMP)  ## ruff and mypy
 
 bench: $(STAMP)  ## speed and memory: every benchmarks/bench_*.py
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(PY) $$file; done
+
+# With any Python that has torch, transformers and lightning, so that a machine with a GPU need not install anything.
+gpu:  ## what needs a GPU, in at most 8 minutes, as a table; without one it says so
+	@scripts/gpu.sh
 
 results: $(STAMP)  ## the README's tables from the stage tables in results/; trains for missing ones (DATA=, MODELS=, ONLY=sst2)
 	$(PY) scripts/results.py --data "$(DATA)" --models "$(MODELS)" --only "$(ONLY)"

@@ -7,9 +7,9 @@ import time
 
 import numpy as np
 
-from dial.stages.scores import ROUTING_SCORES
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
+from dial.stages.task import Classification
 from dial.tradeoff.curve import curve, thin
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=12)
     parser.add_argument("--classes", type=int, default=2)
     options = parser.parse_args()
-    names = ROUTING_SCORES["classification"]
+    names = Classification.scores
     table = table_of(options.rows, options.stages, options.classes)
     print("one thread of NumPy; seconds of processor time")
     print(f"{options.rows} rows x {options.stages} stages x {options.classes} classes; start {peak_gigabytes():.2f} GB")

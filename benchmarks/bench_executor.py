@@ -39,10 +39,9 @@ from dial.machine import describe_machine
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification
 from dial.models.exits import Visits
 from dial.stages import scores as routing
+from dial.tiers.loading import build_tier, load_tier
 from dial.tiers.multi_exit import MultiExitTier
-from dial.tiers.spec import View
-from dial.tiers.tier import Tier
-from dial.tiers.tiers import build_tier, load_tier
+from dial.tiers.tier import Tier, View
 from dial.tiers.tokens import Tokeniser, Tokens
 
 LABELS = ["negative", "positive"]

@@ -65,7 +65,7 @@ class BareLoop:
         ]
 
         def collate(some: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, ...]:
-            ids = pad_sequence([ids for ids, _ in some], batch_first=True, padding_value=tokens.pad_id)
+            ids = pad_sequence([ids for ids, _ in some], batch_first=True, padding_value=tokens.padding.pad_id)
             mask = pad_sequence([torch.ones_like(ids) for ids, _ in some], batch_first=True)
             return ids, mask, torch.tensor([label for _, label in some])
 

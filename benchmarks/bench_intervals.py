@@ -7,9 +7,9 @@ import numpy as np
 
 from dial.report.choices import Choices
 from dial.report.settings import SweepSettings
-from dial.stages.scores import ROUTING_SCORES
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
+from dial.stages.task import Classification
 from dial.tradeoff.bootstrap import bootstrap
 from dial.tradeoff.paths import Path, metric_of
 
@@ -36,7 +36,7 @@ def cascade(rows: int, metric: str, seed: int = 0) -> StageTable:
         outputs=outputs,
         metrics=(metric,),
         label_names=("no", "yes"),
-    ).with_scores(ROUTING_SCORES["classification"], seed=0)
+    ).with_scores(Classification.scores, seed=0)
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     for name in options.metrics:
         table = cascade(options.rows, name)
         held_out, rows = table.of_split("calibration"), table.of_split("test")
-        settings = SweepSettings(scores=ROUTING_SCORES["classification"])
+        settings = SweepSettings(scores=Classification.scores)
         decisions = {choice.key: choice.taken for choice in Choices(settings.scores, settings, held_out, rows).all()}
         paths = {score: Path.of(rows, score) for score in settings.scores} | {"oracle": Path.of(rows, "", "oracle")}
         wall, processor = time.perf_counter(), time.process_time()

@@ -20,8 +20,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from datamodules import GLUEDataModule
 from dial.stages.metrics.metrics import evaluate
+from dial.tiers.loading import Tier, load_tier
 from dial.tiers.precision import cast_encoder
-from dial.tiers.tiers import Tier, load_tier
 from dial.tiers.tokens import Tokeniser
 
 DTYPES = ("bfloat16", "int8")

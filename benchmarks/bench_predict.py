@@ -34,7 +34,7 @@ from dial.cli.main import main as dial
 from dial.cli.predict import predict
 from dial.cli.record_files import JsonLines
 from dial.stages.parquet import load_table
-from dial.tiers.tiers import build_tier, save_tier
+from dial.tiers.loading import build_tier, save_tier
 
 LABELS = ["0", "1"]
 WORDS = 9_000

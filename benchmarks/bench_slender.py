@@ -26,7 +26,7 @@ from dial.models.multi_exit_config import MultiExitConfig
 from dial.models.slender.embeddings import factorise_embeddings
 from dial.models.slender.encoder import cut, shape_model
 from dial.models.slender.importance import TaylorImportance
-from dial.models.slender.masks import attach_masks, masks
+from dial.models.slender.structures import attach_masks, masks
 
 WORDS, WIDTH, RANK = 30_522, 768, 128
 

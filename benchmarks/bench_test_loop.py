@@ -26,7 +26,7 @@ from transformers import AutoModelForSequenceClassification
 
 from datamodules import TextDataModule
 from dial.cli.main import main as dial
-from dial.tiers.tiers import build_tier, save_tier
+from dial.tiers.loading import build_tier, save_tier
 
 LABELS = ["0", "1"]
 LAST_BATCH = (0.0, 0.0)  # clocks when the loop was done
@@ -48,7 +48,7 @@ class BareLoop:
             examples = [torch.tensor(tokens.ids[a:b], dtype=torch.long) for a, b in bounds]
             order = np.argsort(-tokens.lengths, kind="stable").tolist()
 
-            def collate(some: list[torch.Tensor], pad: int = tokens.pad_id) -> tuple[torch.Tensor, ...]:
+            def collate(some: list[torch.Tensor], pad: int = tokens.padding.pad_id) -> tuple[torch.Tensor, ...]:
                 mask = pad_sequence([torch.ones_like(ids) for ids in some], batch_first=True)
                 return pad_sequence(some, batch_first=True, padding_value=pad), mask
 

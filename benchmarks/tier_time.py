@@ -22,7 +22,7 @@ import torch
 
 from datamodules import GLUEDataModule
 from dial.files import write_json
-from dial.tiers.tiers import Tier, load_tier
+from dial.tiers.loading import Tier, load_tier
 
 
 def encodings(tier: Tier, units: Sequence[tuple[str, ...]]) -> list[dict[str, torch.Tensor]]:

@@ -1,6 +1,7 @@
 """Callbacks; the names that YAML uses."""
 
 from callbacks.baseline import MajorityBaseline
+from callbacks.fit_length import FitLength
 from callbacks.measured_study import MeasuredStudy
 from callbacks.predictions import PredictionWriter
 from callbacks.progress import LogProgress
@@ -10,6 +11,7 @@ from callbacks.threshold_sweep import ThresholdSweep
 from callbacks.tier_export import TierExport
 
 __all__ = [
+    "FitLength",
     "LogProgress",
     "MajorityBaseline",
     "MeasuredStudy",

@@ -18,7 +18,7 @@ class MajorityBaseline(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print one line; nothing for regression, whose metrics are correlations, and without labels."""
-        if not trainer.is_global_zero or not isinstance(pl_module, StagedModule) or not pl_module.label_names:
+        if not trainer.is_global_zero or not isinstance(pl_module, StagedModule) or not pl_module.task.exact:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if hasattr(data, "rows") and getattr(data, "labelled", True):

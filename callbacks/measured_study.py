@@ -18,9 +18,10 @@ from dial.inference.run import load_network
 from dial.inference.staged import StagedModel
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
-from dial.study.measure import StudySettings
+from dial.stages.task import task_of
 from dial.study.report import FILES
-from dial.study.rivals import check_names
+from dial.study.study import StudySettings
+from dial.study.timing import check_names
 from lightning_modules.base import StagedModule
 
 
@@ -89,8 +90,8 @@ class MeasuredStudy(Callback):
         """Read the sweep's table, measure, write, print."""
         if self.settings is None or self.settings.rows < 1:
             return
-        from dial.study.measure import Study
         from dial.study.report import render, write_study
+        from dial.study.study import Study
 
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         table = load_table(sweep_folder(trainer) / "stages.parquet")
@@ -169,8 +170,8 @@ class MeasuredStudy(Callback):
             )
         if list(sweep.label_names) != list(module.label_names):
             raise ValueError(
-                f"`study.exits` must be of the labels {', '.join(module.label_names) or 'of a regression'}, but "
-                f"{self.exits} has {', '.join(sweep.label_names) or 'a regression'}; test both on the same data."
+                f"`study.exits` must be of {module.task.labels_in_words}, but {self.exits} has "
+                f"{task_of(sweep.label_names).labels_in_words}; test both on the same data."
             )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         split = next(name for name in data.test_splits if name != "calibration")

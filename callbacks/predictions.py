@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.resume import gather
 from dial.files import atomic_write
 from lightning_modules.base import StagedModule
+from lightning_modules.rows import RowGatherer, each_once
 
 
 class PredictionWriter(Callback):
@@ -27,11 +26,11 @@ class PredictionWriter(Callback):
 
     def __init__(self, path: str | None = None) -> None:
         self.path = path
-        self._rows: list[dict[str, Any]] = []
+        self._rows = RowGatherer()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to overwrite a file before any work is done."""
-        self._rows = []
+        self._rows.clear()
         assert isinstance(pl_module, StagedModule)
         if len(pl_module.network.tiers) > 1:
             names = ", ".join(tier.name for tier in pl_module.network.tiers)
@@ -63,19 +62,22 @@ class PredictionWriter(Callback):
                 f"`{pl_module.network.tiers[-1].name}` must give finite logits, but it does not for {split} row "
                 f"{int(outputs['sample_id'][row])}; check its weights, or load it in float32."
             )
-        for sample_id, row in zip(outputs["sample_id"].tolist(), logits, strict=True):
-            self._rows.append({"split": split, "sample_id": sample_id, **answer(row, pl_module.label_names)})
+        self._rows.add({"sample_id": outputs["sample_id"], "label": outputs["label"], "logits": logits}, split)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the processes' rows, drop repeats, and write them in the order of the data."""
-        rows = {(row["split"], row["sample_id"]): row for part in gather(self._rows) for row in part}
+        assert isinstance(pl_module, StagedModule)
+        splits = {split: each_once(rows) for split, rows in self._rows.gather().items()}
         if trainer.is_global_zero:
             limit = trainer.limit_predict_batches  # 1.0 is all rows; 1 is one batch, which `fast_dev_run` sets
             mark = {"partial": True} if limit != 1.0 or isinstance(limit, int) else {}
             with atomic_write(self._target(trainer)) as scratch, scratch.open("w", encoding="utf-8") as handle:
-                for key in sorted(rows):
-                    handle.write(json.dumps(rows[key] | mark, ensure_ascii=False) + "\n")
-            print(f"{len(rows):,} predictions written to {self._target(trainer)}")
+                for split, rows in sorted(splits.items()):
+                    for sample_id, row in zip(rows["sample_id"].tolist(), rows["logits"], strict=True):
+                        record = {"split": split, "sample_id": sample_id, **pl_module.task.record(row), **mark}
+                        handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count = sum(len(rows["sample_id"]) for rows in splits.values())
+            print(f"{count:,} predictions written to {self._target(trainer)}")
 
     def _target(self, trainer: Trainer) -> Path:
         return Path(self.path) if self.path else Path(trainer.default_root_dir) / "predictions.jsonl"
@@ -89,15 +91,3 @@ def holds_trial(path: Path) -> bool:
         except ValueError:  # somebody's own file
             return False
     return isinstance(first, dict) and first.get("partial") is True
-
-
-def answer(logits: torch.Tensor, label_names: list[str]) -> dict[str, Any]:
-    """Prediction from one row's logits ``(C,)``; for regression (no names) the value itself."""
-    if not label_names:
-        return {"prediction": float(logits[0])}
-    index = int(logits.argmax())
-    return {
-        "prediction": index,
-        "label_name": label_names[index],
-        "probabilities": dict(zip(label_names, logits.softmax(dim=-1).tolist(), strict=True)),
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,47 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from callbacks.checkpoints import LAST, write_whole
 from callbacks.ending import validates_at_end
-from callbacks.trained_rows import trained_rows
+from lightning_modules.rows import gather
 from lightning_modules.training import TierModule
+
+ROLES = ("train", "validation")
+
+
+def trained_rows(data: Any) -> dict[str, Any]:
+    """Class names, and fingerprint and number of the rows to train and to choose checkpoints on, as plain values.
+
+    Empty for a data module that has no fingerprints.
+    """
+    if not hasattr(data, "fingerprint"):
+        return {}
+    rows = {role: {"fingerprint": data.fingerprint(role), "rows": len(data.rows(role))} for role in ROLES}
+    return {"label_names": list(data.label_names), **rows}
+
+
+def check_rows(before: Mapping[str, Any], data: Any, run: str) -> None:
+    """Refuse to go on with other rows than a run began with.
+
+    Args:
+        before: :func:`trained_rows` of the run; empty where nobody noted them.
+        data: the data module now.
+        run: how the user calls what was trained.
+
+    Raises:
+        ValueError: texts, labels, their order or the names of the classes differ.
+    """
+    now = trained_rows(data) if before else {}
+    for key in now:
+        if key not in before or before[key] == now[key]:
+            continue
+        if key == "label_names":
+            what = f"the classes were {', '.join(before[key])} and are {', '.join(now[key])}"
+        else:
+            counts = before[key]["rows"], now[key]["rows"]
+            what = f"the {key} rows are others ({counts[0]:,} then, {counts[1]:,} now)"
+        raise ValueError(
+            f"{run} was trained on other data: {what}; restore the data, or name another folder, or remove that one, "
+            "to train on what is there now."
+        )
 
 
 class Resume(Callback):
@@ -196,13 +235,3 @@ def set_random_state(state: dict[str, Any]) -> None:
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-
-
-def gather(value: Any) -> list[Any]:
-    """The value of every process, in the order of ranks; collective where several processes run."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values

@@ -2,27 +2,159 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
-from callbacks.resume import gather
-from callbacks.slender_resume import check_weights, compare, sums_of
-from callbacks.slender_settings import as_typed, check_encoder_trains, check_settings, model_of
 from dial.losses import task_loss
+from dial.models.multi_exit import MultiExitForSequenceClassification
 from dial.models.slender.embeddings import factorise
+from dial.models.slender.encoder import try_cut
 from dial.models.slender.importance import HeadWeights, TaylorImportance, Variant, choose
-from dial.models.slender.masks import attach_masks, masks, set_masks
 from dial.models.slender.plan import Course, Schedule, Sizes, Target, to_steps
-from dial.models.slender.structures import Kind, structures
-from dial.models.slender.trial import try_cut
-from lightning_modules.choosing import start_choosing
-from lightning_modules.training import training_steps
+from dial.models.slender.structures import Kind, attach_masks, has_masks, masks, set_masks, structures
+from lightning_modules.rows import gather
+from lightning_modules.training import start_choosing, training_steps
+
+TARGETS = ("compression", "heads", "intermediate", "embedding_rank")
+ARGUMENTS = "compression|heads|intermediate|embedding_rank|rank|start|stop|prunings|window"
+
+
+@contextmanager
+def as_typed() -> Iterator[None]:
+    """Let errors inside call the arguments as the command line does.
+
+    >>> with as_typed():
+    ...     raise ValueError("`heads` must be at least 1, but got 0.")
+    Traceback (most recent call last):
+    ValueError: `slenderise.heads` must be at least 1, but got 0.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(rf"`({ARGUMENTS})`", r"`slenderise.\1`", str(error))
+        raise ValueError(text.replace("slenderise.rank", "slenderise.embedding_rank")) from error
+
+
+def check_settings(
+    sizes: dict[str, int | None], compression: float | None, plan: dict[str, Any], defaults: dict[str, Any]
+) -> None:
+    """Raise a ValueError where sizes, compression and schedule do not go together.
+
+    Args:
+        sizes: heads, intermediate, embedding_rank.
+        compression: or this.
+        plan: the other arguments.
+        defaults: of the other arguments, which without a target must be left alone.
+    """
+    given = [f"`slenderise.{name}` {value}" for name, value in sizes.items() if value is not None]
+    if compression is not None and given:
+        raise ValueError(
+            f"`slenderise.compression` sets the sizes itself, but {' and '.join(given)} came with it; set one of them "
+            "to null."
+        )
+    if compression is None and not given:
+        for name, value in plan.items():
+            if value != defaults[name]:
+                raise ValueError(
+                    f"`slenderise.{name}` {value} needs a target, but there is none; give `slenderise.compression`, or "
+                    "at least one of `slenderise.heads`, `slenderise.intermediate` and `slenderise.embedding_rank`."
+                )
+    for name in ("prunings", "window"):
+        if plan[name] < 1:
+            raise ValueError(f"`slenderise.{name}` must be at least 1, but got {plan[name]}.")
+
+
+def check_encoder_trains(stop: int, ends: int) -> None:
+    """Raise a ValueError if structures would go when the exits are trained alone.
+
+    Args:
+        stop: step before which the last structures go.
+        ends: step from which on the policy leaves the encoder as it is.
+    """
+    if stop >= ends:
+        raise ValueError(
+            f"`stop` must lie before step {ends}, from which on the policy leaves the encoder as it is, which then "
+            f"could not recover, but got step {stop}; end the schedule earlier, or make `policy.share` greater."
+        )
+
+
+def model_of(module: LightningModule) -> Any:
+    """The multi-exit model that a module trains.
+
+    Raises:
+        ValueError: the module trains none; a stock model of other widths could be saved, but not loaded again.
+    """
+    model: Any = getattr(getattr(module, "tier", None), "model", None)
+    if not isinstance(model, MultiExitForSequenceClassification):
+        raise ValueError(
+            f"`model` must train a multi-exit model to make it slender, but {type(module).__name__} trains "
+            f"{type(model).__name__}; take MultiExit, with the last layer as its only exit if need be."
+        )
+    return model
+
+
+def check_weights(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Refuse a checkpoint of other shapes in one line; Lightning gives the weights before the callbacks' states.
+
+    Args:
+        module: has masks already.
+        state: weights that it is about to load.
+        prefix: unused, as the others: the arguments of a hook.
+
+    Raises:
+        ValueError: the checkpoint has no masks, or other shapes.
+    """
+    if not has_masks(state):
+        raise ValueError(
+            "`--ckpt_path` must be a checkpoint of a run with Slenderise, but this one has no masks; to make its "
+            "model slender, name the tier folder of that run as `--model.path`."
+        )
+    own = module.state_dict()
+    changed = [name for name, value in state.items() if name in own and own[name].shape != value.shape]
+    if changed or state.keys() != own.keys():
+        name = (changed or sorted(state.keys() ^ own.keys()))[0]
+        raise ValueError(
+            f"Slenderise must resume with the sizes of the checkpoint, but {name} differs; restore the rank "
+            "of the embeddings and the model, or start a new run."
+        )
+
+
+def compare(what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise a ValueError if a run does not go on as a checkpoint began.
+
+    Args:
+        what: the word for it.
+        before: names and values of the checkpoint.
+        now: those of the run; empty where it is not to make anything slender.
+    """
+    changed = [f"{key}={before.get(key)!r}, now {now.get(key)!r}" for key in before if before.get(key) != now.get(key)]
+    if changed:
+        raise ValueError(
+            f"Slenderise must resume with the {what} of the checkpoint, but it has {'; '.join(changed)}; restore "
+            "them, or start a new run."
+        )
+
+
+def sums_of(state: dict[str, Any], rank: int, world_size: int) -> tuple[list[Tensor], int]:
+    """One process's share of the importance in a checkpoint: sums of every axis, and batches.
+
+    Where their number is another than it was, the first process takes all, so that every batch counts once.
+    """
+    sums, counts = state["sums"], state["batches"]
+    if len(sums) == world_size:
+        return sums[rank], counts[rank]
+    totals = [torch.stack(values).sum(dim=0) for values in zip(*sums, strict=True)]
+    return (totals, sum(counts)) if rank == 0 else ([torch.zeros_like(value) for value in totals], 0)
+
 
 KINDS: tuple[Kind, Kind] = ("heads", "neurons")
 
@@ -189,8 +321,9 @@ class Slenderise(Callback):
         try:
             with trainer.precision_plugin.forward_context():
                 logits = functional_call(module, weights, (batch["encodings"],))
+                task: Any = module.task
                 first = 0 if self.exits == "all" else logits.shape[1] - 1
-                losses = [task_loss(logits[:, stage], batch["label"]) for stage in range(first, logits.shape[1])]
+                losses = [task_loss(logits[:, stage], batch["label"], task) for stage in range(first, logits.shape[1])]
             stand_ins = {id(value): weights[name] for name, value in module.named_parameters()}
             self._importance.update(losses, stand_ins)
         finally:

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.resume import gather
-from callbacks.row_parts import concatenate, merge, to_numpy
 from datamodules.checks import is_partial
 from dial.claims import check_sweep_files
 from dial.costs.counting import check_countable, network_costs
-from dial.costs.functions import ModelCosts, charged_lengths, macs_of
-from dial.inference.staged import decisions_of
+from dial.costs.functions import Length, ModelCosts, macs_of
 from dial.report.configuration import check_folder, configuration_of, rows_fingerprint
 from dial.report.settings import SweepSettings
-from dial.stages import scores as routing
 from dial.stages.metrics.metrics import evaluate
+from dial.stages.scores import MODEL_SCORES
 from dial.stages.table import StageTable
+from dial.stages.task import Classification
 from dial.tiers.labels import check_permutation
-from dial.tiers.multi_exit import MultiExitTier
 from dial.tradeoff.rules import check_patience
 from lightning_modules.base import StagedModule
-
-Length = Literal["true", "padded"] | int
+from lightning_modules.rows import RowGatherer, concatenate
 
 
 class ThresholdSweep(Callback):
@@ -72,7 +67,7 @@ class ThresholdSweep(Callback):
     ) -> None:
         self.scores, self.length, self.reference, self.seed, self.out = scores, length, reference, seed, out
         for name in scores or []:
-            routing.check_score(name, regression=False, argument="sweep.scores", given=routing.GIVEN)
+            Classification().check_score(name, "sweep.scores", given=tuple(MODEL_SCORES))
         if isinstance(length, int) and length < 1:
             raise ValueError(f"`sweep.length` must be true, padded or a number of tokens from 1, but got {length}.")
         try:
@@ -89,19 +84,18 @@ class ThresholdSweep(Callback):
             )
         except ValueError as error:
             raise ValueError(str(error).replace("`", "`sweep.", 1)) from error
-        self._rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._rows = RowGatherer()
         self._costs: ModelCosts | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check what the task admits, before any model runs."""
         self._rows.clear()
         module = staged(pl_module)
-        regression = not module.label_names
-        given = given_scores(module)
+        given = module.network.routing_scores
         for name in self.scores or []:
-            routing.check_score(name, regression=regression, argument="sweep.scores", given=given)
+            module.task.check_score(name, "sweep.scores", given)
         settings, stages = self.choices, module.network.stages
-        check_patience(settings.patience, settings.tolerance, len(stages), regression, "sweep.")
+        check_patience(settings.patience, settings.tolerance, len(stages), not module.task.exact, "sweep.")
         names = [tier.name for tier in module.network.tiers]
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"`sweep.reference` must be one of the tiers {names}, but got {self.reference!r}.")
@@ -116,10 +110,9 @@ class ThresholdSweep(Callback):
         if not (folder / "summary.json").is_file():
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        kind = np.int64 if module.label_names else np.float64
         parts = {split: data.rows(split) for split in data.test_splits}
         rows = {
-            split: rows_fingerprint(part.sample_id, part.label.astype(kind), getattr(part, "group", None))
+            split: rows_fingerprint(part.sample_id, module.task.labels(part.label), getattr(part, "group", None))
             for split, part in parts.items()
         }
         if not getattr(data, "labelled", True):
@@ -147,14 +140,12 @@ class ThresholdSweep(Callback):
     ) -> None:
         """Keep one batch's rows, on the CPU."""
         split = trainer.datamodule.test_splits[dataloader_idx]  # type: ignore[attr-defined]
-        self._rows[split].append(to_numpy(outputs))
+        self._rows.add(outputs, split)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather all processes' rows; log each stage's quality; rank 0 builds and writes the report."""
         module = staged(pl_module)
-        parts = gather(dict(self._rows))
-        self._rows.clear()
-        table = self.table(trainer, module, merge(parts))
+        table = self.table(trainer, module, self._rows.gather())
         for split in table.splits:
             rows = table.of_split(split)
             for name in module.metric_names:
@@ -170,16 +161,11 @@ class ThresholdSweep(Callback):
         """The stage table of all splits, without scores' costs counted twice and without repeated rows."""
         splits = list(rows)
         joined = concatenate([rows[split] for split in splits])
-        regression = not module.label_names
         logits = joined["logits"].astype(np.float32)
-        tiers = module.network.tiers
-        charged = charged_lengths(self.length, joined["lengths"], joined["padded"])
-        occurring = {t.name: (joined["lengths"][t.name], joined["padded"][t.name], charged[t.name]) for t in tiers}
-        costs = self._costs = network_costs(tiers, occurring)
-        decide, macs = costs.stage_macs(module.network.stages, charged)
-        reference = self.reference or tiers[-1].name
-        predictions = logits[..., 0].astype(np.float64) if regression else logits.argmax(axis=-1)
-        label = joined["label"].astype(np.float64 if regression else np.int64)
+        lengths, padded = joined["lengths"], joined["padded"]
+        costs = self._costs = network_costs(module.network.tiers, lengths, padded, self.length)
+        predictions = module.task.predict(logits)
+        label = module.task.labels(joined["label"])
         if not getattr(trainer.datamodule, "labelled", True):  # type: ignore[attr-defined]
             label = predictions[:, -1]  # quality is the agreement with the last stage
         table = StageTable(
@@ -189,13 +175,11 @@ class ThresholdSweep(Callback):
             stages=tuple(module.network.stages),
             outputs=logits,
             predictions=predictions,
-            scores={name: joined["decisions"][name] for name in given_scores(module)},
+            scores={name: joined["model_scores"][name] for name in module.network.routing_scores},
             statistics={},
-            decide_macs=decide,
-            macs=macs,
-            macs_reference=costs.alone(reference, charged[reference]),
-            lengths=joined["lengths"],
-            padded=joined["padded"],
+            **costs.columns(module.network.stages, lengths, padded, self.length, self.reference),
+            lengths=lengths,
+            padded=padded,
             group=group_of(trainer.datamodule, rows),  # type: ignore[attr-defined]
             metrics=tuple(module.metric_names),
             label_names=tuple(module.label_names),
@@ -208,16 +192,16 @@ class ThresholdSweep(Callback):
         """Scores to analyse: those asked for, or all that the task admits and the model gives."""
         if self.scores:
             return list(self.scores)
-        *computed, last = routing.ROUTING_SCORES["classification" if module.label_names else "regression"]
-        return [*computed, *given_scores(module), last]
+        *computed, last = module.task.scores
+        return [*computed, *module.network.routing_scores, last]
 
     def settings(self, trainer: Trainer, module: StagedModule) -> dict[str, Any]:
         """What the table's numbers depend on, as plain values."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         reference = self.reference or module.network.tiers[-1].name
+        tiers = {tier.name: tier.describe() for tier in module.network.tiers}
         # Only where it applies: the settings are part of a report's fingerprint.
-        exits = [tier.name for tier in module.network.tiers if isinstance(tier, MultiExitTier)]
-        plain: dict[str, Any] = {"reference_without_exits": True} if reference in exits else {}
+        plain: dict[str, Any] = {"reference_without_exits": True} if "unpruned" in tiers[reference] else {}
         hidden = getattr(data, "hidden", None)  # rows left out, by role
         return (
             plain
@@ -231,7 +215,7 @@ class ThresholdSweep(Callback):
                 "length": self.length,
                 "reference": reference,
                 "seed": self.seed,
-                "tiers": {tier.name: describe(tier) for tier in module.network.tiers},
+                "tiers": tiers,
                 "truncated": {key: dict(value) for key, value in getattr(data, "truncated", {}).items()},
                 "partial": is_partial(trainer),
             }
@@ -240,7 +224,7 @@ class ThresholdSweep(Callback):
     def _check_labels(self, module: StagedModule, table: StageTable) -> None:
         """Generic label names count as the data's order; held-out rows must not contradict that."""
         rows = table.of_split("calibration") if "calibration" in table.splits else table
-        if rows.outputs is None or not module.label_names or table.settings["partial"]:
+        if rows.outputs is None or not module.task.exact or table.settings["partial"]:
             return
         for tier in module.network.tiers:
             if tier.labels_assumed:
@@ -289,34 +273,7 @@ def staged(module: LightningModule) -> StagedModule:
     """
     if not isinstance(module, StagedModule):
         raise ValueError(
-            "`model.class_path` must be a StagedModule (Classifier, MultiExit, Cascade), "
+            "`model.class_path` must be a StagedModule (Classifier, Distillation, MultiExit, Cascade), "
             f"but got {type(module).__name__}."
         )
     return module
-
-
-def given_scores(module: StagedModule) -> tuple[str, ...]:
-    """Scores that the model gives itself wherever one decides; the last stage decides nothing."""
-    *others, last = module.network.tiers
-    deciding = [*others, last] if len(last.exits) > 1 else others
-    return tuple(name for name in module.network.decisions if all(name in decisions_of(tier) for tier in deciding))
-
-
-def describe(tier: Any) -> dict[str, Any]:
-    """What identifies a tier in a saved table; of a multi-exit model also the sizes of its encoder unpruned."""
-    view = tier.view
-    unpruned = {}
-    if isinstance(tier, MultiExitTier):
-        total, rest = tier.reference_parameters()
-        words = sum(p.numel() for p in tier.model.get_input_embeddings().parameters())
-        unpruned = {
-            "without_embeddings": sum(p.numel() for p in tier.model.parameters()) - words,
-            "unpruned": {"parameters": total, "without_embeddings": rest},
-        }
-    return unpruned | {
-        "path": view.path,
-        "fingerprint": tier.fingerprint,
-        "encoding": tier.encoding_key,
-        "parameters": sum(p.numel() for p in tier.model.parameters()),
-        "view": {key: value for key, value in vars(view).items() if value is not None},
-    }

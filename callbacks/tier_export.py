@@ -11,14 +11,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
+from callbacks.fit_length import fit_numbers
 from datamodules.checks import is_partial
 from dial.costs.counting import check_countable
 from dial.files import read_json, write_json
 from dial.models.slender.encoder import compression, cut_in_place
-from dial.models.slender.masks import has_masks
-from dial.tiers.loading import CARD
+from dial.models.slender.structures import has_masks
+from dial.tiers.loading import CARD, Tier, save_tier
 from dial.tiers.places import TIER
-from dial.tiers.tiers import Tier, save_tier
 from lightning_modules.training import TierModule
 
 logger = logging.getLogger(__name__)
@@ -116,6 +116,7 @@ class TierExport(Callback):
             "train_rows": len(data.rows("train")),
             "parameters": sum(p.numel() for p in tier.model.parameters()),
             "steps": trainer.global_step,
+            "fit": fit_numbers(trainer, module),
             "finished": not stopped,
             "partial": is_partial(trainer),
         }

@@ -201,9 +201,9 @@ class SequenceDataModule(LightningDataModule, ABC):
                 rank_zero_warn(f"{role}: no rows that could be used, {error}")
         order = [role for role in ("train", "validation", "calibration") if role in parts]
         for role in [*order, *(role for role in parts if role not in order)]:
-            rank_zero_info(checks.role_line(role, parts[role], self.label_names))
+            self.tell(checks.role_line(role, parts[role], self.label_names))
         for line in checks.leakage_lines(parts):
-            rank_zero_info(line)
+            self.tell(line)
 
     def _is_at_hand(self, role: str, stage: str) -> bool:
         """Whether rows that a command does not need are to be read, so that it can tell of them."""
@@ -217,6 +217,11 @@ class SequenceDataModule(LightningDataModule, ABC):
         return {"fit": ["train", "validation"], "validate": ["validation"], "predict": self.test_roles()}.get(
             stage, self.test_splits
         )
+
+    @staticmethod
+    def tell(line: str) -> None:
+        """Say something once, whatever the number of processes."""
+        rank_zero_info(line)
 
     # ---- encodings ----
 

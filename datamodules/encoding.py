@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.row_tokens import Padding, RowTokeniser
 from datamodules.rows import Rows
 
 VERSION = 2
@@ -24,7 +25,7 @@ class Tokens:
         offsets: ``(N + 1,)`` int64; row i has the tokens from ``offsets[i]`` to ``offsets[i + 1]``.
         ids: ``(T,)`` int32, all rows one after the other.
         types: ``(T,)`` int8 token types, or ``None`` where the tokenizer has none.
-        pad_id, pad_type, pad_left: what fills a batch, and on which side.
+        padding: what fills a batch, and on which side.
         truncated: number of rows that were longer than ``max_length``.
         max_length: tokens kept per row, or ``None``.
     """
@@ -32,9 +33,7 @@ class Tokens:
     offsets: np.ndarray
     ids: np.ndarray
     types: np.ndarray | None
-    pad_id: int
-    pad_type: int
-    pad_left: bool
+    padding: Padding
     truncated: int
     max_length: int | None
 
@@ -90,52 +89,20 @@ def _write(folder: Path, rows: Rows, tokenizer: Any, max_length: int | None) -> 
     types: list[np.ndarray] = []
     lengths: list[int] = []
     truncated = 0
-    for start in range(0, len(rows), CHUNK):
-        text = rows.text[start : start + CHUNK]
-        text_b = None if rows.text_b is None else rows.text_b[start : start + CHUNK]
-        encoded, cut = _tokenise(tokenizer, text, text_b, max_length)
-        truncated += cut
-        lengths.extend(len(row) for row in encoded["input_ids"])
-        ids.append(np.concatenate([np.asarray(row, np.int32) for row in encoded["input_ids"]]))
-        if "token_type_ids" in encoded:
-            types.append(np.concatenate([np.asarray(row, np.int8) for row in encoded["token_type_ids"]]))
+    tokeniser = RowTokeniser(tokenizer, max_length)
+    units = [unit if len(unit) > 1 else unit[0] for unit in rows.units()]
+    for start in range(0, len(units), CHUNK):
+        encoded = tokeniser(units[start : start + CHUNK])
+        truncated += sum(row.truncated for row in encoded)
+        lengths.extend(len(row.ids) for row in encoded)
+        ids.append(np.concatenate([np.asarray(row.ids, np.int32) for row in encoded]))
+        if tokeniser.typed:
+            types.append(np.concatenate([np.asarray(row.types, np.int8) for row in encoded]))
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     np.save(folder / "ids.npy", np.concatenate(ids))
     if types:
         np.save(folder / "types.npy", np.concatenate(types))
     (folder / "meta.json").write_text(json.dumps({"truncated": truncated, "max_length": max_length}))
-
-
-def _tokenise(
-    tokenizer: Any, text: list[str], text_b: list[str] | None, max_length: int | None
-) -> tuple[dict[str, list[list[int]]], int]:
-    """Encode texts; rows that are too long are encoded again with truncation, which is how they are counted."""
-    options = {"padding": False, "return_attention_mask": False, "verbose": False}
-    whole = tokenizer(text, text_b, truncation=False, **options)
-    names = [name for name in ("input_ids", "token_type_ids") if name in whole]
-    encoded = {name: list(whole[name]) for name in names}
-    longer = [i for i, row in enumerate(encoded["input_ids"]) if max_length is not None and len(row) > max_length]
-    if longer:
-        second = None if text_b is None else [text_b[i] for i in longer]
-        shorter = tokenizer([text[i] for i in longer], second, truncation=True, max_length=max_length, **options)
-        for name in names:
-            for i, row in zip(longer, shorter[name], strict=True):
-                encoded[name][i] = row
-    for i, row in enumerate(encoded["input_ids"]):
-        if len(row) == 0:  # an empty text where the tokenizer adds no special tokens; models need at least one token
-            filler = _padding(tokenizer)["pad_id"] if tokenizer.unk_token_id is None else tokenizer.unk_token_id
-            for name in names:
-                encoded[name][i] = [filler if name == "input_ids" else 0]
-    return encoded, len(longer)
-
-
-def _padding(tokenizer: Any) -> dict[str, Any]:
-    choices = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)  # masked anyway, but it must be a valid id
-    return {
-        "pad_id": next(choice for choice in choices if choice is not None),
-        "pad_type": getattr(tokenizer, "pad_token_type_id", 0),
-        "pad_left": tokenizer.padding_side == "left",
-    }
 
 
 def _load(folder: Path, tokenizer: Any) -> Tokens:
@@ -145,6 +112,6 @@ def _load(folder: Path, tokenizer: Any) -> Tokens:
         offsets=np.load(folder / "offsets.npy"),
         ids=np.load(folder / "ids.npy", mmap_mode="r"),
         types=np.load(types, mmap_mode="r") if types.exists() else None,
-        **_padding(tokenizer),  # not from the disk: it depends on the model that the tokenizer was matched with
+        padding=Padding.of(tokenizer),  # not from the disk: it depends on the model that the tokenizer was matched with
         **meta,
     )

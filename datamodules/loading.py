@@ -1,11 +1,10 @@
 """Batches: rows of similar length together, every rank its share, and a train loader that can continue mid-epoch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.encoding import Tokens
@@ -41,7 +40,7 @@ class EncodedRows(Dataset[dict[str, Any]]):
             "sample_id": torch.from_numpy(np.array([example["sample_id"] for example in examples])),
             "label": torch.from_numpy(np.array([example["label"] for example in examples])),
             "encodings": {
-                key: pad([example["encodings"][key] for example in examples], tokens)
+                key: tokens.padding.batch([example["encodings"][key] for example in examples])
                 for key, tokens in self.tokens.items()
             },
         }
@@ -50,22 +49,6 @@ class EncodedRows(Dataset[dict[str, Any]]):
         """``(N,)`` indices, longest row first; the last tokenizer counts first, its tier being the dearest."""
         keys = [-tokens.lengths for tokens in self.tokens.values()]
         return np.lexsort([np.arange(len(self)), *keys])
-
-
-def pad(encodings: Sequence[tuple[np.ndarray, np.ndarray | None]], tokens: Tokens) -> dict[str, Tensor]:
-    """Pad B encodings to the longest: ``input_ids``, ``attention_mask``[, ``token_type_ids``], ``(B, L)`` int64."""
-    longest = max(len(ids) for ids, _ in encodings)
-    shape = (len(encodings), longest)
-    batch = {"input_ids": np.full(shape, tokens.pad_id, np.int64), "attention_mask": np.zeros(shape, np.int64)}
-    if tokens.types is not None:
-        batch["token_type_ids"] = np.full(shape, tokens.pad_type, np.int64)
-    for row, (ids, types) in enumerate(encodings):
-        span = slice(longest - len(ids), longest) if tokens.pad_left else slice(0, len(ids))
-        batch["input_ids"][row, span] = ids
-        batch["attention_mask"][row, span] = 1
-        if types is not None:
-            batch["token_type_ids"][row, span] = types
-    return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def share(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> np.ndarray:

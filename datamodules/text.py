@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.base import SequenceDataModule
 from datamodules.checks import check_metrics
@@ -150,7 +149,7 @@ class TextDataModule(SequenceDataModule):
         if given.all() or (state is not None and state.fn is not None and state.fn.value == "predict"):
             return rows
         self.hidden[role] = int((~given).sum())
-        rank_zero_info(
+        self.tell(
             f"{role}: {self.hidden[role]} of {len(rows)} rows of {self.files[role]} have hidden labels and are left out"
         )
         return rows.take(np.flatnonzero(given))

@@ -1,32 +1,29 @@
 """LightningModules; the names that YAML uses."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
-
-__all__ = ["Cascade", "Classifier", "MultiExit", "StagedModule"]
 
 if TYPE_CHECKING:
     from lightning_modules.base import StagedModule
     from lightning_modules.cascade import Cascade
     from lightning_modules.classifier import Classifier
+    from lightning_modules.distillation import Distillation
     from lightning_modules.multi_exit import MultiExit
+    from lightning_modules.optimizers import SizedAdamW
+
+__all__ = ["Cascade", "Classifier", "Distillation", "MultiExit", "SizedAdamW", "StagedModule"]
+PLACES = {
+    "Cascade": "cascade",
+    "Classifier": "classifier",
+    "Distillation": "distillation",
+    "MultiExit": "multi_exit",
+    "SizedAdamW": "optimizers",
+    "StagedModule": "base",
+}
 
 
 def __getattr__(name: str) -> object:
     """Import a module on first use: `dial sweep` needs `dial.tradeoff` alone, without Lightning."""
-    if name == "StagedModule":
-        from lightning_modules.base import StagedModule
-
-        return StagedModule
-    if name == "Cascade":
-        from lightning_modules.cascade import Cascade
-
-        return Cascade
-    if name == "Classifier":
-        from lightning_modules.classifier import Classifier
-
-        return Classifier
-    if name == "MultiExit":
-        from lightning_modules.multi_exit import MultiExit
-
-        return MultiExit
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{PLACES[name]}"), name)

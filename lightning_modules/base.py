@@ -11,10 +11,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
-from dial.stages.metrics.metrics import check_metric
-from dial.tiers.batching import batching_of
+from dial.stages.metrics.metrics import evaluate
+from dial.stages.task import task_of
 from dial.tiers.tier import Tier
-from lightning_modules.rows import DistinctRows
+from lightning_modules.rows import RowGatherer, Rows, each_once
 
 Batch = dict[str, Any]
 
@@ -42,11 +42,11 @@ class StagedModule(LightningModule):
     def __init__(self, label_names: list[str] | None, metrics: list[str] | None) -> None:
         super().__init__()
         self.label_names = list(label_names or [])
-        self.metric_names = list(metrics or (["accuracy"] if self.label_names else ["pearson"]))
+        self.task = task_of(label_names)
+        self.metric_names = list(metrics or self.task.metrics)
         for name in self.metric_names:  # now, not when the first epoch is over
-            check_metric(name, len(self.label_names))
-        self.width = max(1, len(self.label_names))
-        self.validation_rows = DistinctRows(self.width)
+            self.task.check_metric(name)
+        self.validation_rows = RowGatherer()
 
     def tokenizers(self) -> Mapping[str, tuple[Any, int]]:
         """Tokenizer and maximum length by encoding key: what the data module has to encode for this module."""
@@ -65,7 +65,7 @@ class StagedModule(LightningModule):
         """
         data: Any = getattr(self.trainer, "datamodule", None)
         for tier in self.tiers_at_work:
-            needs = batching_of(tier)
+            needs = tier.batching
             checked = needs.shortest > 1 and hasattr(data, "roles_of_stage")
             for role in data.roles_of_stage(stage) if checked else ():
                 lengths = data.tokens(role, tier.encoding_key).lengths
@@ -77,32 +77,56 @@ class StagedModule(LightningModule):
         """Logits of all stages, ``(B, S, C)`` in fp32; regression has ``C = 1``."""
         return self.network(encodings)
 
+    @property
+    def exit_names(self) -> list[str]:
+        """Exits whose quality is told at the end of an epoch, beside the chosen one."""
+        return []
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the last stage's outputs; the metric is computed over all rows at the end of the epoch."""
-        self.validation_rows.update(batch["sample_id"], batch["label"], self(batch["encodings"])[:, -1])
+        """Keep the outputs of the last stage, or of all exits; metrics are computed over all rows at the end."""
+        logits = self(batch["encodings"])[:, -max(1, len(self.exit_names)) :]
+        self.validation_rows.add({"sample_id": batch["sample_id"], "label": batch["label"], "logits": logits.float()})
 
     def on_validation_epoch_end(self) -> None:
         """Log ``validation/<metric>``, and ``validation/quality`` for the primary one, which checkpoints monitor."""
-        self._check_finite()
-        values = self.validation_rows.evaluate(self.metric_names)
-        self.validation_rows.reset()
-        values = {f"validation/{name}": value for name, value in values.items()}
-        values["validation/quality"] = next(iter(values.values()))
+        table = self.quality_of_exits(each_once(self.validation_rows.gather()[""]))
+        chosen = {name: self.choose(values) for name, values in table.items()}
+        logged = {f"validation/{name}": value for name, value in chosen.items()}
+        logged["validation/quality"] = next(iter(chosen.values()))
+        words = {}
+        for name, values in table.items():
+            exits = dict(zip(self.exit_names, values, strict=False))
+            logged |= {f"validation/{name}/{exit_name}": value for exit_name, value in exits.items()}
+            each = ", ".join(f"{exit_name} {100 * value:.2f}" for exit_name, value in exits.items())
+            words[name] = f"{name} {100 * chosen[name]:.2f}" + (f" ({each})" if each else "")
         # Every rank computes the same numbers from the gathered rows; sync_dist only keeps Lightning from warning.
-        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in values.items()}, sync_dist=True)
+        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in logged.items()}, sync_dist=True)
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            quality = ", ".join(f"{name} {100 * value:.2f}" for name, value in values.items() if "quality" not in name)
-            self.print(f"epoch {self.current_epoch}: {quality}")
+            for line in words.values() if self.exit_names else [", ".join(words.values())]:
+                self.print(f"epoch {self.current_epoch}: {line}")
 
-    def _check_finite(self) -> None:
-        """A diverged model would still have an argmax, and so an accuracy."""
-        ids, _, outputs = self.validation_rows.compute()
-        broken = ids[~np.isfinite(outputs).all(axis=1)]
+    def quality_of_exits(self, rows: Rows) -> dict[str, list[float]]:
+        """Each metric of each exit's answers.
+
+        Args:
+            rows: ``label`` ``(N,)`` and ``logits`` ``(N, E, C)`` by ``sample_id``, each row once.
+
+        Raises:
+            ValueError: a logit is not finite: a diverged model would still have an argmax, and so an accuracy.
+        """
+        broken = rows["sample_id"][~np.isfinite(rows["logits"]).all(axis=(1, 2))]
         if len(broken):
             raise ValueError(
                 f"`{self.network.tiers[-1].name}` must give finite logits, but it does not for {len(broken)} of "
-                f"{len(ids)} validation rows, first sample_id {broken[0]}; lower the learning rate or clip gradients."
+                f"{len(rows['label'])} validation rows, first sample_id {broken[0]}; lower the learning rate or clip "
+                "gradients."
             )
+        label, predictions = self.task.labels(rows["label"]), self.task.predict(rows["logits"])
+        return {name: [evaluate(name, label, column) for column in predictions.T] for name in self.metric_names}
+
+    def choose(self, values: list[float]) -> float:
+        """The quality by which checkpoints are chosen, from that of each exit, first to last."""
+        return values[-1]
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Outputs of all stages, and what their costs depend on; callbacks receive this as ``outputs``."""
@@ -115,21 +139,21 @@ class StagedModule(LightningModule):
     def rows_of(self, batch: Batch) -> dict[str, Any]:
         """Ids and labels ``(B,)``, ``logits`` ``(B, S, C)``, and per tier ``lengths`` and ``padded`` ``(B,)``.
 
-        With them, by name, the scores ``decisions`` ``(B, S)`` that stages give themselves.
+        With them, by name, the scores ``model_scores`` ``(B, S)`` that stages give themselves.
         """
         encodings = batch["encodings"]
         lengths, padded = {}, {}
         for tier in self.network.tiers:
             mask = encodings[tier.encoding_key]["attention_mask"]
             lengths[tier.name] = mask.sum(dim=1)
-            alone = batching_of(tier).equal_length  # then nothing is padded, whatever the batch holds
+            alone = tier.batching.equal_length  # then nothing is padded, whatever the batch holds
             padded[tier.name] = lengths[tier.name] if alone else torch.full_like(lengths[tier.name], mask.shape[1])
-        logits, decisions = self.network.decide(encodings)
+        logits, scores = self.network.decide(encodings)
         return {
             "sample_id": batch["sample_id"],
             "label": batch["label"],
             "logits": logits,
-            "decisions": decisions,
+            "model_scores": scores,
             "lengths": lengths,
             "padded": padded,
         }

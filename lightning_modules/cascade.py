@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
-from dial.tiers.tiers import View, load_tier
+from dial.tiers.loading import View, load_tier
 from lightning_modules.base import Batch, StagedModule
 
 

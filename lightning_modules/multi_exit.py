@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,16 +17,12 @@ from torch import Tensor
 from dial.inference.staged import StagedModel
 from dial.losses import at_exits, certainty_loss, certainty_target, exit_distillation, hidden_mse, logits_mse, task_loss
 from dial.models.pooling import Pooling
-from dial.stages.metrics import metrics as metric_functions
 from dial.tiers.layers import all_layers, check_same_layers, tier_with_exits
 from dial.tiers.multi_exit import MultiExitTier
 from lightning_modules.base import Batch
-from lightning_modules.choosing import start_choosing
-from lightning_modules.learning_rate import Schedule, StagedRate
 from lightning_modules.policies import ExitPolicy, JointSum
 from lightning_modules.policies.policy import Parts
-from lightning_modules.rows import DistinctRows
-from lightning_modules.training import TierModule, check_distillation, check_range
+from lightning_modules.training import Schedule, StagedRate, TierModule, check_distillation, check_range, start_choosing
 
 
 class MultiExit(TierModule):
@@ -105,7 +101,8 @@ class MultiExit(TierModule):
             raise ValueError(f"`distillation_temperature` must be above 0, but got {distillation_temperature}.")
         if hidden_weight and teacher is None:
             raise ValueError(f"`hidden_weight` {hidden_weight:g} needs a `teacher`, but got none; name one, or use 0.")
-        check_distillation(distillation, teacher is not None and distillation_weight > 0, self.label_names)
+        if teacher is not None and distillation_weight > 0:
+            check_distillation(distillation, self.task)
         self.policy = policy or JointSum()
         self.distillation_weight, self.hidden_weight = distillation_weight, hidden_weight
         self._distillation = partial(exit_distillation, temperature=distillation_temperature)
@@ -121,7 +118,6 @@ class MultiExit(TierModule):
             )
         tier.model.certainty_detached = certainty == "detached"
         self.network = StagedModel([tier])
-        self.validation_rows = DistinctRows(self.width * len(tier.exits))
         self.quality_of = self._check_quality_of(quality_of)
         self._beside: list[Any] = []  # a teacher that runs beside the student; in a list, as the other one
         self._load_teacher(teacher)
@@ -131,9 +127,7 @@ class MultiExit(TierModule):
     @property
     def tier(self) -> MultiExitTier:
         """The model in training, with its tokenizer."""
-        tier = self.network.tiers[0]
-        assert isinstance(tier, MultiExitTier)
-        return tier
+        return cast(MultiExitTier, self.network.tiers[0])
 
     def _check_quality_of(self, wanted: str | int) -> str | int:
         exits = self.tier.model.exits
@@ -246,7 +240,7 @@ class MultiExit(TierModule):
 
     def _certainty(self, certainty: Tensor, logits: Tensor, batch: Batch) -> Tensor:
         """Losses ``(E,)`` of what learns to exit."""
-        losses = certainty_loss(certainty, certainty_target(logits, batch["label"]))
+        losses = certainty_loss(certainty, certainty_target(logits, batch["label"], self.task))
         self.log("train/certainty", losses.mean(), batch_size=len(logits))
         return losses
 
@@ -254,7 +248,11 @@ class MultiExit(TierModule):
         """The task's share of the exits' losses, ``(E,)``."""
         taught = bool(self._beside) or self._teacher_logits is not None
         share = 1 - self.distillation_weight if taught else 1.0
-        return share * at_exits(task_loss, logits, batch["label"]) if share else logits.new_zeros(logits.shape[1])
+        return (
+            share * at_exits(partial(task_loss, task=self.task), logits, batch["label"])
+            if share
+            else logits.new_zeros(logits.shape[1])
+        )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Weigh the gradients, and drop what is frozen: without one no optimiser touches a parameter, by no decay."""
@@ -262,40 +260,13 @@ class MultiExit(TierModule):
         for parameter in self.policy.frozen():
             parameter.grad = None
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the outputs of all exits; the metrics are computed over all rows at the end of the epoch."""
-        self.validation_rows.update(batch["sample_id"], batch["label"], self(batch["encodings"]).flatten(1))
+    @property
+    def exit_names(self) -> list[str]:
+        """All exits."""
+        return list(self.tier.exits)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the quality of every exit, and ``validation/quality`` as ``quality_of`` says."""
-        self._check_finite()
-        table = self._exit_quality()
-        self.validation_rows.reset()
-        chosen = {name: self._choose(values) for name, values in table.items()}
-        logged = {f"validation/{name}": value for name, value in chosen.items()}
-        logged["validation/quality"] = next(iter(chosen.values()))
-        for name, values in table.items():
-            logged |= {f"validation/{name}/{exit_}": v for exit_, v in zip(self.tier.exits, values, strict=True)}
-        # Every rank computes the same numbers from the gathered rows; sync_dist only keeps Lightning from warning.
-        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in logged.items()}, sync_dist=True)
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            for name, values in table.items():
-                each = ", ".join(f"{e} {100 * v:.2f}" for e, v in zip(self.tier.exits, values, strict=True))
-                self.print(f"epoch {self.current_epoch}: {name} {100 * chosen[name]:.2f} ({each})")
-
-    def _exit_quality(self) -> dict[str, list[float]]:
-        """Each metric at each exit over the distinct rows."""
-        _, labels, outputs = self.validation_rows.compute()
-        outputs = outputs.reshape(len(labels), -1, self.width)
-        regression = not self.label_names
-        gold = labels if regression else labels.astype(np.int64)
-        predictions = outputs[..., 0].astype(np.float64) if regression else outputs.argmax(axis=-1)
-        return {
-            name: [metric_functions.evaluate(name, gold, column) for column in predictions.T]
-            for name in self.metric_names
-        }
-
-    def _choose(self, values: list[float]) -> float:
+    def choose(self, values: list[float]) -> float:
+        """As ``quality_of`` says."""
         if self.quality_of == "mean":
             return float(np.mean(values))
         return values[-1] if self.quality_of == "last" else values[self.tier.model.exits.index(int(self.quality_of))]

@@ -2,57 +2,79 @@
 
 from __future__ import annotations
 
-import numpy as np
-from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from dial.stages.metrics import metrics
+import numpy as np
+import torch
+
 from dial.stages.repeats import check_repeats, distinct
 
+Rows = dict[str, Any]
 
-class DistinctRows(Metric):
-    """Labels and outputs by ``sample_id``, without the repeats that fill a distributed sampler's last round.
 
-    A mean over batches, or over ranks, would count repeated rows twice; a metric such as MCC is no mean at all.
-    So the rows themselves are gathered, and the metric is computed once from all of them.
+class RowGatherer:
+    """Keeps what batches say of their rows, by split, on the CPU, until the processes put them together.
 
-    Args:
-        width: number of output columns ``C`` (1 for regression).
+    A mean over batches, or over ranks, would count repeated rows twice; a metric such as MCC is no mean at all. So the
+    rows themselves are gathered, and whatever is said of them is computed once from all of them.
     """
 
-    full_state_update = False
-    ids: list[Tensor]
-    labels: list[Tensor]
-    outputs: list[Tensor]
+    def __init__(self) -> None:
+        self._batches: dict[str, list[Rows]] = defaultdict(list)
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-        for name in ("ids", "labels", "outputs"):
-            self.add_state(name, default=[], dist_reduce_fx="cat")
+    def add(self, rows: Mapping[str, Any], split: str = "") -> None:
+        """One batch: tensors ``(B, ...)`` by name, nested where need be."""
+        self._batches[split].append(_to_numpy(rows))
 
-    def update(self, ids: Tensor, labels: Tensor, outputs: Tensor) -> None:
-        """Add one batch: ``(B,)`` ids, ``(B,)`` labels, ``(B, C)`` outputs."""
-        self.ids.append(ids)
-        self.labels.append(labels.double())
-        self.outputs.append(outputs.detach().float())
+    def clear(self) -> None:
+        """Forget what came."""
+        self._batches.clear()
 
-    def compute(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ids ``(N,)``, labels ``(N,)`` and outputs ``(N, C)``, sorted by id, each id once.
+    def gather(self) -> dict[str, Rows]:
+        """The rows of all processes by split, which are forgotten here; collective. A process may have had none."""
+        ranks = gather(dict(self._batches))
+        self.clear()
+        splits = list(dict.fromkeys(split for part in ranks for split in part))
+        return {split: concatenate([batch for part in ranks for batch in part.get(split, [])]) for split in splits}
 
-        Raises:
-            ValueError: rows of one id differ in label or output: they are no repeats.
-        """
-        ids, labels, outputs = (dim_zero_cat(x).cpu().numpy() for x in (self.ids, self.labels, self.outputs))
-        kept, repeats, originals = distinct(ids)
-        if len(repeats):
-            check_repeats(ids, repeats, originals, {"labels": labels}, {"outputs": outputs})
-        return ids[kept], labels[kept], outputs[kept]
 
-    def evaluate(self, names: list[str]) -> dict[str, float]:
-        """Value of each named metric over the distinct rows; predictions are the argmax, or the output itself."""
-        _, labels, outputs = self.compute()
-        predictions = outputs[:, 0].astype(np.float64) if self.width == 1 else outputs.argmax(axis=1)
-        gold = labels if self.width == 1 else labels.astype(np.int64)
-        return {name: metrics.evaluate(name, gold, predictions) for name in names}
+def gather(value: Any) -> list[Any]:
+    """The value of every process, in the order of ranks; collective where several processes run."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def _to_numpy(rows: Any) -> Any:
+    """Tensors in nested dictionaries as numpy arrays."""
+    if isinstance(rows, Mapping):
+        return {key: _to_numpy(value) for key, value in rows.items()}
+    return rows.detach().cpu().numpy()
+
+
+def concatenate(parts: Sequence[Any]) -> Any:
+    """Arrays of several parts joined along the rows, through nested dictionaries of one shape."""
+    if isinstance(parts[0], dict):
+        return {key: concatenate([part[key] for part in parts]) for key in parts[0]}
+    return np.concatenate(parts)
+
+
+def each_once(rows: Rows) -> Rows:
+    """Rows sorted by ``sample_id`` and ``part``, without the repeats that fill a distributed sampler's last round.
+
+    Args:
+        rows: arrays ``(N, ...)``: ``sample_id``, ``label``, ``logits``, and ``part`` where a row comes in several.
+
+    Raises:
+        ValueError: rows of one id differ in label or logits: they are no repeats.
+    """
+    ids = rows["sample_id"]
+    kept, repeats, originals = distinct(ids, rows.get("part"))
+    if len(repeats):
+        check_repeats(ids, repeats, originals, {"labels": rows["label"]}, {"outputs": rows["logits"]})
+    return {name: values[kept] for name, values in rows.items()}

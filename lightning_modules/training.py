@@ -3,22 +3,89 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from dial.models.slender.encoder import cut_in_place, make_room
-from dial.models.slender.masks import has_masks
+from dial.models.slender.structures import has_masks
+from dial.stages.task import Task
 from dial.tiers.batch_proof import settle
+from dial.tiers.loading import Tier, View, load_tier
 from dial.tiers.teacher import teacher_logits
-from dial.tiers.tiers import Tier, View, load_tier
 from lightning_modules.base import Batch, StagedModule
-from lightning_modules.learning_rate import LearningRate, Schedule
+from lightning_modules.optimizers import SizedAdamW
+
+
+def start_choosing(trainer: Trainer) -> None:
+    """Let the choice of the best checkpoint and early stopping begin anew."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+            callback.best_k_models, callback.kth_best_model_path = {}, ""
+            callback.best_model_path, callback.best_model_score = "", None
+            callback.current_score, callback.kth_value = None, torch.tensor(worst(callback.mode))
+        elif isinstance(callback, EarlyStopping):
+            callback.wait_count, callback.best_score = 0, torch.tensor(worst(callback.mode))
+
+
+def worst(mode: str) -> float:
+    """The value that every other one improves on."""
+    return float("inf") if mode == "min" else float("-inf")
+
+
+Schedule = Literal["linear", "cosine", "constant"]
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda left: left,
+    "cosine": lambda left: 0.5 * (1.0 - float(np.cos(np.pi * left))),
+    "constant": lambda left: 1.0,
+}
+
+
+class LearningRate:
+    """Factor of the learning rate at a step: linear warm-up from 0, then the schedule down to 0."""
+
+    def __init__(self, total: int, warmup: int, schedule: Schedule) -> None:
+        self.total, self.warmup, self.schedule = total, warmup, schedule
+
+    def __call__(self, step: int) -> float:
+        """Factor at a step, counted from 0."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        left = max(0.0, (self.total - step) / max(1, self.total - self.warmup))
+        return SCHEDULES[self.schedule](left)
+
+
+class StagedRate:
+    """Factor of the learning rate where each stage warms up and falls by itself.
+
+    Args:
+        ends: step after the last of each stage.
+        warmup: share of a stage's steps.
+        schedule: see :class:`LearningRate`.
+
+    Example:
+        >>> rate = StagedRate([2, 4], 0.0, "linear")
+        >>> [rate(step) for step in range(4)]
+        [1.0, 0.5, 1.0, 0.5]
+    """
+
+    def __init__(self, ends: list[int], warmup: float, schedule: Schedule) -> None:
+        # Plain values: checkpoints keep the attributes of a scheduler's function.
+        self.ends, self.warmup, self.schedule = list(ends), warmup, schedule
+
+    def __call__(self, step: int) -> float:
+        """Factor at a step, counted from 0."""
+        stage = min(bisect_right(self.ends, step), len(self.ends) - 1)
+        begin = self.ends[stage - 1] if stage else 0
+        total = self.ends[stage] - begin
+        return LearningRate(total, round(self.warmup * total), self.schedule)(step - begin)
 
 
 class TierModule(StagedModule):
@@ -95,7 +162,7 @@ class TierModule(StagedModule):
                 "there is no teacher; give `--model.teacher FOLDER`, or name the column."
             )
         ids, logits = self._logits_of(teacher, role)
-        return torch.tensor(np.array(ids)), torch.tensor(np.array(logits).argmax(axis=1))
+        return torch.tensor(np.array(ids)), torch.tensor(self.task.predict(np.array(logits)))
 
     @property
     def teacher(self) -> Tier | None:
@@ -205,6 +272,8 @@ class TierModule(StagedModule):
             optimizer = self.optimizer(decay_groups(self.network))
         except ValueError as error:  # a rate below 0
             raise ValueError(f"`optimizer` must have arguments that it takes: {str(error).rstrip('.')}.") from error
+        if isinstance(optimizer, SizedAdamW):
+            optimizer.set_width(getattr(self.tier.model.config, "hidden_size", None))
         factor = self.learning_rate(training_steps(self.trainer))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -214,18 +283,27 @@ class TierModule(StagedModule):
         return LearningRate(total, round(self.warmup * total), self.schedule)
 
 
-def training_steps(trainer: Trainer) -> int:
-    """Optimiser steps of the whole fit.
+def steps_of_epoch(trainer: Trainer) -> int:
+    """Optimiser steps of one epoch.
 
-    ``trainer.estimated_stepping_batches`` would build the loaders before a checkpoint's loop state is restored, and
-    Lightning then never hands that state to them: a resumed run would start its epoch again at the first batch.
+    Lightning's own numbers would build the loaders before a checkpoint's loop state is restored, and Lightning then
+    never hands that state to them: a resumed run would start its epoch again at the first batch.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batches = data.train_batches()
     limit = trainer.limit_train_batches
     limit = trainer.overfit_batches or limit  # type: ignore[attr-defined]  # set by a connector
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    steps = -(-batches // trainer.accumulate_grad_batches)
+    return -(-batches // trainer.accumulate_grad_batches)
+
+
+def training_steps(trainer: Trainer) -> int:
+    """Optimiser steps of the whole fit, for which ``trainer.estimated_stepping_batches`` must not be asked.
+
+    Raises:
+        ValueError: the fit has no end.
+    """
+    steps = steps_of_epoch(trainer)
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     total = min(steps * epochs, math.inf if trainer.max_steps == -1 else trainer.max_steps)
     if not math.isfinite(total):
@@ -248,15 +326,14 @@ def check_range(argument: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"`{argument}` must lie between {low:g} and {high:g}, but got {value}.")
 
 
-def check_distillation(distillation: str, used: bool, label_names: Sequence[str]) -> None:
+def check_distillation(distillation: str, task: Task) -> None:
     """Raise a ValueError where a teacher's number, in regression, would be taken for a distribution.
 
     Args:
         distillation: which loss.
-        used: whether there is a teacher whose answers count.
-        label_names: empty for regression.
+        task: of the student.
     """
-    if used and not label_names and distillation == "soft_cross_entropy":
+    if distillation not in task.distillations:
         raise ValueError(
             "`distillation` must be logits_mse for regression, whose one output is no distribution, but got "
             "soft_cross_entropy; add --model.distillation logits_mse."

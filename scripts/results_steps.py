@@ -1,4 +1,4 @@
-"""What the steps of `make results` have in common: the stored tables, and which steps are due.
+"""Which steps of `make results` are due.
 
 The models run once. Of each `dial test` a slim stage table is kept in `results/`, and everything that is said of it is
 arithmetic on that table: a step that trains or tests is due only where a table that needs it is missing.
@@ -7,7 +7,7 @@ arithmetic on that table: a step that trains or tests is due only where a table 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,59 +33,6 @@ class Measured(Step):
     """Times, for which nothing else may run on the machine: due only when it is asked for."""
 
 
-def cell(runs: str, task: str, seed: int) -> str:
-    """Folder of one task and seed."""
-    return f"{runs}/{task}/seed{seed}"
-
-
-def glue(task: str, data: str) -> tuple[str, ...]:
-    """Arguments that name a GLUE task in a folder of parquet files."""
-    return ("--data", "GLUEDataModule", "--data.task", task, "--data.source", f"{data}/glue")
-
-
-def table_of(prefix: str, name: str) -> str:
-    """The stored table of a run.
-
-    Args:
-        prefix: task and seed.
-        name: of the run folder.
-
-    >>> table_of("sst2/seed0", "exits-ta")
-    'results/sst2/seed0-exits-ta.parquet'
-    """
-    return f"results/{prefix}-{name}.parquet"
-
-
-def sweep_of(folder: str, name: str) -> str:
-    """Folder of a table's sweep with thresholds from calibration rows."""
-    return f"{folder}/sweeps/{name}"
-
-
-def crossfit_of(folder: str, name: str) -> str:
-    """Folder of a table's sweep across folds of the test rows."""
-    return f"{folder}/crossfit/{name}"
-
-
-def run_test(prefix: str, folder: str, name: str, arguments: Sequence[str]) -> Iterator[Step]:
-    """Test, and keep the table; from that, sweep, and choose the operating points again across folds of the test rows.
-
-    SST-2 trains on phrases and tests on sentences: thresholds from the one mislead on the other.
-
-    Args:
-        prefix: task and seed, as in `sst2/seed0`.
-        folder: of the run folders of that task and seed.
-        name: of the run folder.
-        arguments: of `dial test`.
-    """
-    place, table = f"{folder}/{name}", table_of(prefix, name)
-    yield Step(f"{prefix}/{name}", f"{place}/sweep/summary.json", ("dial", "test", *arguments, "--run", place))
-    yield Step(f"{prefix}/{name}/table", table, ("python", "scripts/store_results.py", place))
-    for kind, out in (("split", sweep_of(folder, name)), ("crossfit", crossfit_of(folder, name))):
-        command = ("dial", "sweep", table, "--calibration", kind, "--out", out)
-        what = "sweep" if kind == "split" else kind
-        yield Derived(f"{prefix}/{name}/{what}", f"{out}/summary.json", command, (table,))
-
-
 def goals(steps: Sequence[Step], only: str) -> list[Step]:
     """What is to be there in the end.
 
@@ -96,8 +43,8 @@ def goals(steps: Sequence[Step], only: str) -> list[Step]:
     """
     named = [step for step in steps if only in step.name]
     for kind in (Derived, Measured, Step):
-        if found := [step for step in named if isinstance(step, kind)]:
-            return found
+        if chosen := [step for step in named if isinstance(step, kind)]:
+            return chosen
     return []
 
 
@@ -110,13 +57,13 @@ def due(steps: Sequence[Step], wanted: Sequence[Step], root: Path = ROOT) -> lis
         root: folder that their results lie in.
     """
     names, stale = {step.name for step in wanted}, _stale(steps, root)
-    found: list[Step] = []
+    todo: list[Step] = []
     for position in range(len(steps) - 1, -1, -1):
         step = steps[position]
         if step.name in names and step.name in stale:
-            found.insert(0, step)
+            todo.insert(0, step)
             names |= {earlier.name for earlier in steps[:position] if needs(step, earlier)}
-    return found
+    return todo
 
 
 def needs(step: Step, earlier: Step) -> bool:

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.figure
+import matplotlib.pyplot as plt
 import nbformat
-import numpy as np
+import pandas as pd
 import pytest
 
 from dial.report.report import SweepSettings
-from dial.stages.parquet import save_table
-from dial.stages.stage import Stage
-from dial.stages.table import StageTable
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 STATEMENTS_OF_LOGIC = (
@@ -51,40 +49,58 @@ def run(path: Path, parameters: dict[str, Any]) -> tuple[dict[str, Any], list[An
     return names, values
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    """A saved table of 300 rows, two stages and two classes, the second stage the better one."""
-    rng = np.random.default_rng(0)
-    rows = 300
-    label = rng.integers(0, 2, rows)
-    signal = np.array([0.8, 2.5])[None, :] * np.where(label == 1, 1.0, -1.0)[:, None] + rng.normal(size=(rows, 2))
-    outputs = np.stack([-signal, signal], axis=-1).astype(np.float32)
-    macs = np.broadcast_to([1e6, 9e6], (rows, 2))
-    made = StageTable(
-        split=np.repeat(["calibration", "test"], rows // 2),
-        sample_id=np.arange(rows),
-        label=label,
-        stages=(Stage("swift", "swift"), Stage("super", "super")),
-        predictions=outputs.argmax(axis=-1),
-        decide_macs=macs,
-        macs=macs,
-        macs_reference=np.full(rows, 8e6),
-        outputs=outputs,
-        label_names=("negative", "positive"),
-    ).with_scores(["energy", "softmax"])
-    save_table(made, tmp_path / "stages.parquet")
-    return tmp_path / "stages.parquet"
+def notebook(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The notebook's path; from now on relative paths are as in Jupyter."""
+    (path,) = [path for path in NOTEBOOKS if path.stem == name]
+    monkeypatch.chdir(path.parent)
+    return path
 
 
-def test_tradeoff_draws_its_figures(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (path,) = [path for path in NOTEBOOKS if path.stem == "tradeoff"]
-    names, values = run(path, {"TABLE": table, "SETTINGS": SweepSettings(targets=(0.99,), bootstrap=100)})
+def test_there_are_three() -> None:
+    assert [path.stem for path in NOTEBOOKS] == [
+        "choosing_an_operating_point",
+        "exits_and_slenderisation",
+        "reading_a_sweep",
+    ]
+
+
+def test_reading_a_sweep_draws_its_figures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = SweepSettings(scores=("softmax",), targets=(0.99,), bootstrap=100)
+    names, values = run(notebook("reading_a_sweep", monkeypatch), {"SETTINGS": settings})
     figures = [value for value in values if isinstance(value, matplotlib.figure.Figure)]
-    assert len(figures) == 3
+    assert len(figures) == 4
     assert all(axis.lines or axis.collections for figure in figures for axis in figure.axes)
     printed = capsys.readouterr().out
-    assert "300 rows in calibration, test" in printed
+    assert "974 rows in calibration, test" in printed
     assert names["report"].text() in printed
+
+
+def test_exits_and_slenderisation_reaches_its_compression(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names, values = run(notebook("exits_and_slenderisation", monkeypatch), {"COMPRESSION": 3.0})
+    tables = [value for value in values if isinstance(value, pd.DataFrame)]
+    assert [table.index.name for table in tables] == ["method", "method"]
+    assert "costeff-4x" in tables[0].index and not tables[1].isna().any().any()
+    parameters = {name: sum(p.numel() for p in names[name].parameters()) for name in ("model", "slender")}
+    assert 3.0 <= parameters["model"] / parameters["slender"] < 3.2
+    assert values[-2]["factor"]["all"] == pytest.approx(parameters["model"] / parameters["slender"], abs=1e-3)
+    axis = names["axis"]
+    assert axis.images[0].get_array().shape == (4, 8) and "times cheaper" in capsys.readouterr().out
+    plt.close("all")
+
+
+def test_choosing_an_operating_point_shows_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SweepSettings(scores=("softmax",), targets=(0.99, 0.95), bootstrap=100)
+    _, values = run(notebook("choosing_an_operating_point", monkeypatch), {"SETTINGS": settings})
+    shown, in_sample, inflation, fitted, budget = [value for value in values if isinstance(value, pd.DataFrame)]
+    for frame in (shown, fitted):
+        assert list(zip(frame.kind, frame.target, strict=True)) == [
+            (kind, target) for target in (0.99, 0.95) for kind in ("expected", "confident")
+        ]
+    assert in_sample.held.all() and len(in_sample) == len(inflation) == 2
+    assert inflation.selection_inflation.notna().all()
+    assert len(budget) == 1 and budget.speedup.iloc[0] > 1.5
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -123,8 +123,8 @@ def read_rows(
 def report(table: StageTable, scores: Sequence[str], targets: Sequence[float], confidence: float) -> str:
     """Points of the first score for each target, as a table."""
     from dial.report.remarks import worthless_stages
-    from dial.report.text import percent
-    from dial.report.text import table as aligned
+    from dial.report.tables import percent
+    from dial.report.tables import table as aligned
     from dial.stages.metrics.metrics import AGREEMENT
     from dial.tradeoff.calibration import Chooser
 

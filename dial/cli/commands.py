@@ -32,7 +32,10 @@ class Entry(NamedTuple):
 
 FIT = """\
 train a tier (a run folder with checkpoints and a loadable tier/)
-(started again, a killed run goes on, and a finished one says so and is left alone)"""
+(started again, a killed run goes on, and a finished one says so and is left alone)
+steps follow the number of rows, and the learning rate the model's width: the line "fit: ..." tells them;
+if it learns too little: --trainer.max_epochs (or --length.min_steps) up, then another
+--model.optimizer.init_args.lr, then a smaller --data.batch_size"""
 PREDICT = """\
 RUN INPUT --out FILE: answer a file of texts with the cascade that `dial test` left in RUN
 (CSV, TSV, JSONL, parquet or plain text of any size; a killed command goes on)

@@ -87,6 +87,16 @@ class Interrupts:
         finally:
             self.release()
 
+    def code(self, error: BaseException) -> int | None:
+        """The exit code where an error ends a command because of a signal; None where it has another reason.
+
+        The error need not be the exception of this class: Python makes a RuntimeError of it in the middle of a class
+        body, and what is half imported then fails in ways of its own.
+        """
+        if self.arrived is not None:
+            return 128 + self.arrived
+        return exit_code(error) if isinstance(error, KeyboardInterrupt) else None
+
     def _arrive(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:
             raise KeyboardInterrupt

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from dial.cli.commands import completion, package_version, run_command, usage
-from dial.cli.interrupts import INTERRUPTED, Interrupts, exit_code
+from dial.cli.interrupts import INTERRUPTED, Interrupts
 from dial.threads import wait_passively
 
 
@@ -41,15 +41,18 @@ def answer(args: list[str]) -> int:
         print(shown(), end="")
         return 0
     wait_passively()
+    interrupts = Interrupts()
     try:
-        with Interrupts():
+        with interrupts:
             return run_command(command, args[1:])
-    except KeyboardInterrupt as interrupt:
-        print(INTERRUPTED if command == "fit" else "interrupted", file=sys.stderr)
-        return exit_code(interrupt)
     except BrokenPipeError:
         raise
-    except (ValueError, OSError) as error:
+    except BaseException as error:
+        if (code := interrupts.code(error)) is not None:
+            print(INTERRUPTED if command == "fit" else "interrupted", file=sys.stderr)
+            return code
+        if not isinstance(error, ValueError | OSError):
+            raise
         if os.environ.get("DIAL_DEBUG"):
             raise
         from datamodules.printing import printable

@@ -98,9 +98,9 @@ def typed_arguments(arguments: Sequence[str], group: str) -> list[str]:
     names: list[str] = []
     for key, value in _options(arguments):
         if key in ("-c", "--config"):
-            names += _arguments_of(_read(value).get(group))
+            names += _arguments_of(read_configuration(value).get(group))
         elif key == f"--{group}":
-            names += _arguments_of(_read(value))
+            names += _arguments_of(read_configuration(value))
         elif key.startswith(f"--{group}."):
             names.append(key.removeprefix(f"--{group}.").removeprefix("init_args.").rstrip("+").split(".")[0])
     return list(dict.fromkeys(names))
@@ -118,7 +118,7 @@ def check_order(arguments: Sequence[str]) -> None:
     typed: dict[str, str] = {}
     for key, value in _options(arguments):
         if key in ("-c", "--config"):
-            content = dict(_leaves(_read(value)))
+            content = dict(_leaves(read_configuration(value)))
             for name, given in typed.items():
                 found = content.get(name.replace(".init_args", ""), given)
                 if found not in (given, _value(given)) and str(found).rpartition(".")[2] != given:
@@ -154,7 +154,7 @@ def _leaves(content: dict[str, Any], key: str = "") -> Iterator[tuple[str, Any]]
             yield place, value
 
 
-def _read(text: str) -> dict[str, Any]:
+def read_configuration(text: str) -> dict[str, Any]:
     """A configuration file, or the configuration itself."""
     try:
         content = yaml.safe_load(Path(text).read_text() if Path(text).is_file() else text)

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
-from dial.cli.interrupts import INTERRUPTED, Interrupts, Progress, exit_code
+from dial.cli.interrupts import INTERRUPTED, Interrupts, Progress
 from dial.cli.models import BEST, ModelArguments
 from dial.files import readable
 
@@ -108,12 +108,15 @@ class PredictCommand(Rule, ModelArguments):
         self.check_numbers()
         piped = self.out == STANDARD
         out = sys.stdout.buffer if piped else None
+        interrupts = Interrupts()
         try:
-            with Interrupts() as interrupts, redirect_stdout(sys.stderr if piped else sys.stdout):
+            with interrupts, redirect_stdout(sys.stderr if piped else sys.stdout):
                 return self.answer(interrupts, out)
-        except KeyboardInterrupt as interrupt:
+        except BaseException as error:
+            if (code := interrupts.code(error)) is None:
+                raise
             print(INTERRUPTED if STANDARD not in (self.input, self.out) else "interrupted", file=sys.stderr)
-            return exit_code(interrupt)
+            return code
 
     def check_numbers(self) -> None:
         """Refuse numbers that mean nothing.

@@ -13,8 +13,8 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import instantiate_class
 
+from callbacks.resume import check_rows, trained_rows
 from callbacks.tier_export import is_finished
-from callbacks.trained_rows import check_rows, trained_rows
 from datamodules.checks import is_partial
 from dial.claims import alone, check_same, contents, place, same_place
 from dial.files import atomic_write, read_json, write_json
@@ -198,7 +198,7 @@ def read_inputs(run: Path, command: str) -> dict[str, Any]:
 
 
 def write_inputs(run: Path, command: str, rows: Mapping[str, Any], models: Mapping[str, str]) -> None:
-    """Note them: the present folder, rows as :func:`callbacks.trained_rows.trained_rows` gives them, and models."""
+    """Note them: the present folder, rows as :func:`callbacks.resume.trained_rows` gives them, and models."""
     write_json(inputs_file(run, command), {"folder": str(Path.cwd()), "rows": rows, "models": models})
 
 

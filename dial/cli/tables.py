@@ -71,7 +71,7 @@ class SweepCommand(Command):
 
     def __call__(self) -> int:
         """Run the command; returns the exit code."""
-        from dial.report.report import build_report, check_folder, prepare
+        from dial.report.report import check_folder, prepare
 
         path = Path(self.table)
         out = Path(self.out) if self.out else path.with_name(f"{path.stem}-{'times' if self.times else 'sweep'}")
@@ -90,7 +90,7 @@ class SweepCommand(Command):
             )
         prepared = prepare(table, settings)
         check_folder(out, prepared.configuration, prepared.partial, "--out")  # before the work, not after it
-        report = build_report(table, settings, costs=None if self.times else costs_of(path))
+        report = prepared.report(None if self.times else costs_of(path))
         report.write(out)
         print(report.text())
         print(f"written to {out}")
@@ -113,8 +113,6 @@ class SweepCommand(Command):
 
     def _override(self, table: StageTable) -> StageTable:
         """Metrics and label names as typed, also for a table that has its own."""
-        from dial.stages.scores import check_score
-
         changes: dict[str, Any] = {}
         if self.metrics:
             changes["metrics"] = tuple(self.metrics)
@@ -128,7 +126,7 @@ class SweepCommand(Command):
         table = dataclasses.replace(table, **changes) if changes else table
         for name in self.scores:
             if name not in table.scores:
-                check_score(name, regression=not table.label_names, argument="--scores")
+                table.task.check_score(name, "--scores")
         return table
 
 

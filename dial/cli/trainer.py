@@ -28,9 +28,10 @@ import datamodules
 import lightning_modules
 from callbacks.checkpoints import OLDER, newest, read_checkpoint
 from callbacks.ending import Ending
-from callbacks.slender_settings import TARGETS
+from callbacks.resume import check_rows
+from callbacks.slenderise import TARGETS
 from callbacks.tier_export import is_finished
-from callbacks.trained_rows import check_rows
+from dial.cli.distilled import ARGUMENTS, renamed, with_distillation
 from dial.cli.interrupts import Interrupts, Stopped
 from dial.cli.parsing import NO_VALIDATION, check_limits, check_order, missing_monitor, one_line, typed_arguments
 from dial.cli.run_folder import Claim, Finished, check_inputs, check_run_folder, one_at_a_time, remove_crumbs
@@ -40,6 +41,7 @@ from dial.tiers.loading import reason_of
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
+lightning_modules.Distillation, lightning_modules.SizedAdamW  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 
 LINKS = ("label_names", "metrics")
@@ -47,6 +49,7 @@ LINKS = ("label_names", "metrics")
 GROUPS = {
     "sweep": callbacks.ThresholdSweep,
     "study": callbacks.MeasuredStudy,
+    "length": callbacks.FitLength,
     "slenderise": callbacks.Slenderise,
     "export": callbacks.TierExport,
     "predictions": callbacks.PredictionWriter,
@@ -90,7 +93,7 @@ class DialCLI(LightningCLI):
         """
         check_order(sys.argv[2:])
         try:
-            super().parse_arguments(parser, args)
+            self.config = parser.parse_args(with_distillation(sys.argv[1:]))
         except ArgumentError as error:
             raise ValueError(one_line(str(error), sys.argv[1])) from error
 
@@ -112,6 +115,11 @@ class DialCLI(LightningCLI):
             dumped["ckpt_path"] = None
         if command != "fit" or all(dumped["slenderise"].get(name) is None for name in TARGETS):
             del dumped["slenderise"]  # does nothing
+        endless = config.trainer.get("max_epochs") in (None, -1) and config.trainer.get("max_steps", -1) == -1
+        if command == "fit" and endless:
+            config.trainer.max_epochs = -1  # FitLength gives it an end, where Lightning would take 1000
+        else:
+            del dumped["length"]
         self.trainer_defaults["callbacks"] = [Ending(), self.stoppable]
         if not config.trainer.fast_dev_run:
             self._enter(run, command, dumped)
@@ -205,10 +213,9 @@ class DialCLI(LightningCLI):
         command = self.config.subcommand
         given = plain_model(self.config[command])
         path = self.config[command].get("ckpt_path")
-        if path and Path(path).is_file():
-            read_checkpoint(Path(path), "--ckpt_path")
+        content = read_checkpoint(Path(path), "--ckpt_path") if path and Path(path).is_file() else {}
         try:
-            super()._parse_ckpt_path()
+            self._take_hyperparameters(dict(content.get("hyper_parameters", {})))
         except ArgumentError as error:
             raise ValueError(
                 f"`--ckpt_path` {self.config[command].ckpt_path} must be a checkpoint of this model; "
@@ -227,6 +234,20 @@ class DialCLI(LightningCLI):
                     f"`--model.{name}` is {before!r}, but the checkpoint of `--ckpt_path` was trained with {after!r}, "
                     "and a checkpoint's hyperparameters win; leave the argument out, or name another checkpoint."
                 )
+
+    def _take_hyperparameters(self, given: dict[str, Any]) -> None:
+        """What LightningCLI does with those of a checkpoint; in older ones a Classifier may have a teacher."""
+        given.pop("_instantiator", None)
+        if not given:
+            return
+        command = self.config.subcommand
+        name = given.pop("_class_path", None)
+        if name is not None:
+            old = {"class_path": name, "init_args": given}
+            taught = command == "fit" and any(given.get(argument) is not None for argument in ARGUMENTS[:2])
+            model = renamed(old, taught)
+            given = {"class_path": model["class_path"], "dict_kwargs": model["init_args"]}
+        self.config = self.parser.parse_object({command: {"model": given}}, self.config)
 
 
 def check_callbacks(given: Any) -> None:

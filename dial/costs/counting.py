@@ -1,17 +1,16 @@
-"""Costs of a staged model's tiers: each exit's path counted once by fvcore, as a function of length."""
+"""Costs of a staged model's tiers: each exit's path counted once by fvcore, then asked row by row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from dial.costs.functions import CostFunction, ModelCosts, fit_cost
+from dial.costs.functions import CostFunction, Kind, Length, ModelCosts, RowWork, fit_cost
 from dial.costs.macs import count_macs
-from dial.tiers.loading import longest
-from dial.tiers.multi_exit import MultiExitTier
+from dial.tiers.model_inputs import longest
 from dial.tiers.tier import Tier
 
 
@@ -82,19 +81,100 @@ def check_countable(tier: Tier, argument: str, length: int = 8) -> int:
     return counts[-1]
 
 
-def network_costs(tiers: Iterable[Tier], lengths: Mapping[str, Iterable[Any]]) -> ModelCosts:
+def network_costs(
+    tiers: Iterable[Tier],
+    lengths: Mapping[str, np.ndarray],
+    padded: Mapping[str, np.ndarray] | None = None,
+    convention: Length = "true",
+) -> ModelCosts:
     """Cost functions of all tiers, each counted over the lengths that occur.
 
     Args:
         tiers: of a staged model.
-        lengths: per tier the true, padded and charged lengths of all rows, in any order.
+        lengths: per tier the tokens of all rows, in any order.
+        padded: per tier the padded lengths of all rows; None where they are not asked for.
+        convention: of the lengths that rows are charged at.
     """
-    tiers = list(tiers)
-    wanted = {t.name: np.unique(np.concatenate([np.asarray(x) for x in lengths[t.name]])).tolist() for t in tiers}
-    answer = {tier.name: tier_costs(tier, wanted[tier.name]) for tier in tiers}
-    reference = {
-        tier.name: path_cost(tier, tier.reference_path(), wanted[tier.name])
-        for tier in tiers
-        if isinstance(tier, MultiExitTier)
-    }
+    answer, reference = {}, {}
+    for tier in tiers:
+        work = RowWork(lengths[tier.name], padded[tier.name] if padded else lengths[tier.name])
+        wanted = np.unique(np.concatenate([work.charged(which) for which in ("true", "padded", convention)])).tolist()
+        answer[tier.name] = tier_costs(tier, wanted)
+        if (path := tier.reference_path()) is not None:
+            reference[tier.name] = path_cost(tier, path, wanted)
     return ModelCosts(answer, reference=reference)
+
+
+class RowCosts:
+    """Costs of single rows, from tables by length.
+
+    Where a cost is no quadratic in the length and a length was never counted, it is counted when it first occurs.
+
+    Args:
+        tiers: of the staged model.
+        costs: cost functions of all their exits.
+        length: tokens at which a row is charged: its own (``true``), those of its padded batch, or a fixed number.
+        reference: tier whose cost the saving refers to; default: the last.
+        longer: tokens of that tier's encodings per token of each tier's, on average, 1 where not given; rows that the
+            first tier at work answers are never tokenised for another one.
+    """
+
+    def __init__(
+        self,
+        tiers: Sequence[Tier],
+        costs: ModelCosts,
+        length: Length = "true",
+        reference: str | None = None,
+        longer: Mapping[str, float] | None = None,
+    ) -> None:
+        self.tiers, self.costs, self.length, self.longer = list(tiers), costs, length, longer or {}
+        names = [tier.name for tier in self.tiers]
+        self.reference = names.index(reference) if reference in names else len(names) - 1
+        self._tables: dict[tuple[int, int, Kind], np.ndarray] = {}
+
+    def answer(self, tier: int, exits: np.ndarray, work: RowWork) -> np.ndarray:
+        """MACs ``(R,)`` of a tier's path to an exit ``(R,)`` and the answer there.
+
+        Args:
+            tier: its position.
+            exits: position of the exit of each row.
+            work: what the tier did for the rows.
+        """
+        charged = work.charged(self.length)
+        macs = np.empty(len(exits))
+        for index in np.unique(exits):
+            at = exits == index
+            macs[at] = self._macs(tier, int(index), "answer", charged[at])
+        return macs
+
+    def passing(self, tier: int, work: RowWork) -> np.ndarray:
+        """MACs ``(R,)`` of a whole tier where its last exit passes the rows on: up to the decision there."""
+        return self._macs(tier, len(self.tiers[tier].exits) - 1, "decide", work.charged(self.length))
+
+    def alone(self, work: RowWork, tier: int = 0) -> np.ndarray:
+        """MACs ``(R,)`` of the reference without routing, from what a tier did (the first that runs)."""
+        charged, reference = work.charged(self.length), self.tiers[self.reference]
+        if not isinstance(self.length, int):
+            longer = self.longer.get(self.tiers[tier].name, 1.0)
+            charged = np.minimum(np.rint(charged * longer).astype(np.int64), reference.max_length)
+        return self._macs(self.reference, len(reference.exits) - 1, "reference", charged)
+
+    def _macs(self, tier: int, index: int, kind: Kind, lengths: np.ndarray) -> np.ndarray:
+        """MACs ``(R,)`` from a table by length, which is made longer and completed where need be."""
+        key, owner = (tier, index, kind), self.tiers[tier]
+        table = self._tables.get(key)
+        top = int(lengths.max()) if len(lengths) else 0
+        if table is None or len(table) <= top:
+            table = self._tables[key] = self.costs.function(owner.name, index, kind).by_length(
+                max(top, owner.max_length) + 1
+            )
+        macs = table[lengths]
+        if np.isnan(macs).any():
+            unknown = np.unique(lengths[np.isnan(macs)])
+            reference = owner.reference_path() if kind == "reference" else None
+            fresh = path_cost(owner, owner.path(index) if reference is None else reference, unknown.tolist())
+            table[unknown] = fresh(unknown)
+            counted = fresh.by_length(len(table)) if fresh.counts else table  # a whole window at once
+            table[~np.isnan(counted)] = counted[~np.isnan(counted)]
+            macs = table[lengths]
+        return macs

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,8 @@ from dial.stages.stage import Stage
 Float = NDArray[np.float64]
 SCHEMA = 1
 FLOP_SUFFIX = "flop"
+Kind = Literal["answer", "decide", "reference"]
+Length = Literal["true", "padded"] | int
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,16 @@ class CostFunction:
                 f"length; got also {missing[:8]}. Pass all of them to fit_cost."
             )
         return np.array([self.counts[int(n)] for n in distinct], dtype=np.float64)[where].reshape(tokens.shape)
+
+    def by_length(self, size: int) -> Float:
+        """MACs of lengths 0 to ``size - 1``, NaN where one was never counted."""
+        if self.counts is None:
+            return self(np.arange(size))
+        table = np.full(size, np.nan)
+        for length, macs in self.counts.items():
+            if length < size:
+                table[length] = macs
+        return table
 
     def to_json(self) -> dict[str, Any]:
         """A value that ``json`` writes and :meth:`from_json` reads back unchanged."""
@@ -149,32 +161,60 @@ def _value(coefficients: tuple[Fraction, Fraction, Fraction], length: int) -> Fr
     return a + length * (b + length * c)
 
 
+@dataclass(frozen=True)
+class RowWork:
+    """What a tier did for each of ``N`` rows: all that the cost of a row depends on, beside the tier's functions.
+
+    One length today. What else a tier may do for a row (several windows, a generated text, dropped tokens) belongs
+    here, and the functions read it.
+
+    Attributes:
+        tokens: ``(N,)`` of the row itself.
+        padded: ``(N,)`` of the longest row of its batch, or one number for all.
+    """
+
+    tokens: NDArray[np.int64]
+    padded: ArrayLike = ()
+
+    def charged(self, convention: str | int) -> NDArray[np.int64]:
+        """The length ``(N,)`` that a row is charged at.
+
+        Args:
+            convention: ``true`` (the example's own tokens; the padding of its batch is executed by an encoder, but not
+                charged), ``padded`` (the longest row of its batch, which is what an encoder executes; a packed LSTM
+                executes the true length), or a number: the fixed length of the papers, 128 for GLUE, whatever the
+                input.
+
+        Raises:
+            ValueError: for another convention.
+
+        Example:
+            >>> RowWork(np.array([7, 9]), 9).charged("padded"), RowWork(np.array([7, 9])).charged(128)
+            (array([9, 9]), array([128, 128]))
+        """
+        tokens = np.asarray(self.tokens, dtype=np.int64)
+        if convention == "true":
+            return tokens
+        fixed = isinstance(convention, int) and not isinstance(convention, bool) and convention >= 1
+        if convention != "padded" and not fixed:
+            raise ValueError(
+                f"length convention must be 'true', 'padded' or a number of tokens from 1; got {convention!r}."
+            )
+        return np.broadcast_to(np.asarray(convention if fixed else self.padded, dtype=np.int64), tokens.shape)
+
+
 def charged_lengths(
     convention: str | int, true: Mapping[str, NDArray[Any]], padded: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[np.int64]]:
-    """The lengths that a convention charges, per tier (N,).
+    """The lengths that a convention charges, per tier (N,); see :meth:`RowWork.charged`.
 
     Args:
-        convention: ``true`` (the example's own tokens; the padding of its batch is executed by an encoder, but not
-            charged), ``padded`` (the longest row of its batch, which is what an encoder executes; a packed LSTM
-            executes the true length), or a number: the fixed length of the papers, 128 for GLUE, whatever the input.
+        convention: ``true``, ``padded`` or a number.
         true: per tier the tokens of each example (N,).
         padded: per tier the padded lengths (N,).
-
-    Raises:
-        ValueError: for another convention.
-
-    Example:
-        >>> charged_lengths(128, {"swift": np.array([7, 9])}, {})
-        {'swift': array([128, 128])}
     """
-    if convention == "true":
-        return {tier: np.asarray(lengths, dtype=np.int64) for tier, lengths in true.items()}
-    if convention == "padded":
-        return {tier: np.asarray(lengths, dtype=np.int64) for tier, lengths in padded.items()}
-    if isinstance(convention, int) and not isinstance(convention, bool) and convention >= 1:
-        return {tier: np.full(len(lengths), convention, dtype=np.int64) for tier, lengths in true.items()}
-    raise ValueError(f"length convention must be 'true', 'padded' or a number of tokens from 1; got {convention!r}.")
+    known = padded if convention == "padded" else true
+    return {tier: RowWork(lengths, padded.get(tier, ())).charged(convention) for tier, lengths in known.items()}
 
 
 @dataclass(frozen=True)
@@ -220,17 +260,58 @@ class ModelCosts:
             tokens = self._lengths(stage.tier, lengths)
             if answer and len(tokens) != len(answer[0]):
                 raise ValueError(f"lengths must be of {len(answer[0])} examples; got {len(tokens)} for {stage.tier!r}.")
-            path = self._function(stage.tier, stage.index)
-            answer.append(spent + path(tokens))
-            decide.append(spent + self.decide.get(stage.tier, {}).get(stage.index, path)(tokens))
+            answer.append(spent + self.function(stage.tier, stage.index)(tokens))
+            decide.append(spent + self.function(stage.tier, stage.index, "decide")(tokens))
         return np.stack(decide, axis=1), np.stack(answer, axis=1)
 
     def alone(self, tier: str, lengths: ArrayLike) -> Float:
         """MACs per example (N,) of one tier without routing: of its reference, else of its path to the last exit."""
-        if tier in self.reference:
-            return self.reference[tier](lengths)
-        last = max(self.answer[tier]) if self.answer.get(tier) else 0
-        return self._function(tier, last)(lengths)
+        return self.function(tier, max(self.answer.get(tier, {}), default=0), "reference")(lengths)
+
+    def columns(
+        self,
+        stages: Sequence[Stage],
+        lengths: Mapping[str, NDArray[Any]],
+        padded: Mapping[str, NDArray[Any]],
+        convention: str | int = "true",
+        reference: str | None = None,
+    ) -> dict[str, Any]:
+        """The costs that a stage table holds: ``decide_macs`` and ``macs`` (N, S), and ``macs_reference`` (N,).
+
+        Args:
+            stages: in order of execution.
+            lengths: per tier the tokens of each example (N,).
+            padded: per tier the padded lengths (N,).
+            convention: at which length a row is charged.
+            reference: tier whose cost alone is the reference; default: the last.
+
+        Raises:
+            ValueError: a tier without lengths or cost functions.
+        """
+        charged, reference = charged_lengths(convention, lengths, padded), reference or stages[-1].tier
+        decide, macs = self.stage_macs(stages, charged)
+        alone = self.alone(reference, self._lengths(reference, charged))
+        return {"decide_macs": decide, "macs": macs, "macs_reference": alone}
+
+    def function(self, tier: str, index: int, kind: Kind = "answer") -> CostFunction:
+        """The cost function of one exit of a tier.
+
+        Args:
+            tier: its name.
+            index: position of the exit.
+            kind: of ``answer`` there, of ``decide`` there, or of the ``reference`` that the last exit is compared with.
+
+        Raises:
+            ValueError: there is none; names all that there are.
+        """
+        if kind == "reference" and tier in self.reference:
+            return self.reference[tier]
+        if kind == "decide" and index in self.decide.get(tier, {}):
+            return self.decide[tier][index]
+        if index not in self.answer.get(tier, {}):
+            have = ", ".join(f"{name}/{k}" for name, exits in self.answer.items() for k in exits)
+            raise ValueError(f"costs must have every stage's tier and exit ({have}); got a stage {tier}/{index}.")
+        return self.answer[tier][index]
 
     def to_json(self) -> dict[str, Any]:
         """A value that ``json`` writes and :meth:`from_json` reads back unchanged."""
@@ -268,12 +349,6 @@ class ModelCosts:
     def load(cls, path: str | Path) -> "ModelCosts":
         """Read a saved ``costs.json``."""
         return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-
-    def _function(self, tier: str, index: int) -> CostFunction:
-        if index not in self.answer.get(tier, {}):
-            have = ", ".join(f"{name}/{k}" for name, exits in self.answer.items() for k in exits)
-            raise ValueError(f"costs must have every stage's tier and exit ({have}); got a stage {tier}/{index}.")
-        return self.answer[tier][index]
 
     @staticmethod
     def _lengths(tier: str, lengths: Mapping[str, ArrayLike]) -> NDArray[Any]:

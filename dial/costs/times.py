@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,12 +119,7 @@ class TimeTable:
         Raises:
             ValueError: a tier or batch size without times.
         """
-        columns: list[Float] = []
-        spent: Float | float = 0.0
-        for position, stage in enumerate(stages):
-            if position and stage.tier != stages[position - 1].tier:
-                spent = columns[-1]
-            columns.append(spent + self.row_times(stage.tier, stage.index, lengths[stage.tier], batch_sizes))
+        columns = accumulated(stages, lambda tier, index: self.row_times(tier, index, lengths[tier], batch_sizes))
         return np.stack(columns, axis=1)
 
     def row_times(
@@ -278,6 +273,27 @@ class TimeTable:
             raise ValueError(
                 f"`times` must be a file that the study left, but {path} cannot be read: {error}"
             ) from None
+
+
+def accumulated(stages: Sequence[Stage], own: Callable[[str, int], Float]) -> list[Float]:
+    """Times of stopping at each stage: of all earlier tiers to their last stage, and of its own tier to its exit.
+
+    Args:
+        stages: in order of execution.
+        own: times of a tier to an exit.
+
+    Example:
+        >>> stages = [Stage("a.one", "a", 0), Stage("a.two", "a", 1), Stage("b", "b", 0)]
+        >>> accumulated(stages, lambda tier, index: np.array([10.0 if tier == "b" else 1 + index]))
+        [array([1.]), array([2.]), array([12.])]
+    """
+    columns: list[Float] = []
+    spent: Float | float = 0.0
+    for position, stage in enumerate(stages):
+        if position and stage.tier != stages[position - 1].tier:
+            spent = columns[-1]
+        columns.append(spent + own(stage.tier, stage.index))
+    return columns
 
 
 def grouped_lengths(lengths: ArrayLike, batch_size: int) -> NDArray[np.int64]:

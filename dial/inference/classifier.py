@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dial.costs.row_costs import RowCosts
+from dial.costs.counting import RowCosts
 from dial.files import readable
 from dial.inference.batch_size import best_batch_size
 from dial.inference.compaction import Policy
@@ -24,6 +24,7 @@ from dial.inference.run import (
 )
 from dial.inference.staged import StagedModel
 from dial.inference.watch import Watch
+from dial.stages.task import task_of
 from dial.tiers.tokens import Tokeniser, Unit
 
 
@@ -203,10 +204,8 @@ class AdaptiveClassifier:
     def prediction(self, answer: Answer) -> Prediction:
         """An executor's answer in the data's terms."""
         stage, score, macs = self.stages[answer.stage], _known(answer.score), _known(answer.macs)
-        if not self.label_names:
-            return Prediction(answer.prediction, None, None, stage, score, macs, answer.truncated)
-        label = int(answer.prediction)
-        return Prediction(label, self.label_names[label], answer.probability, stage, score, macs, answer.truncated)
+        label, name = task_of(self.label_names).answer(answer.prediction)
+        return Prediction(label, name, _known(answer.probability), stage, score, macs, answer.truncated)
 
 
 def _known(value: float) -> float | None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from dial.inference.router import Course
-from dial.tiers.multi_exit import MultiExitTier
-from dial.tiers.tier import Encoding, GoOn, Tier
+from dial.tiers.batching import Encoding
+from dial.tiers.contract import GoOn
+from dial.tiers.tier import Tier
 
 Policy = Literal["always", "measured"]
 REPEATS = 5
@@ -49,21 +50,15 @@ class Compaction:
             offset: position of the tier's first stage.
             encoding: the batch.
         """
-
-        def ask(exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None) -> Tensor:
-            return course(offset + exit_index, rows, outputs, decisions)
-
         alone = len(course.ids) == 1
 
-        def ask_or_none(
-            exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None
-        ) -> Tensor | Literal[False] | None:
-            if alone and decisions is None:
+        def ask(exit_index: int, rows: Tensor, outputs: Tensor, scores: Any = None) -> Tensor | Literal[False] | None:
+            if alone and scores is None:
                 return None if course.goes_on(offset + exit_index, outputs) else False
-            going = course.decide(offset + exit_index, rows.cpu().numpy(), outputs, decisions)
+            going = course.decide(offset + exit_index, rows.cpu().numpy(), outputs, scores)
             return None if going.all() else torch.from_numpy(going).to(rows.device)
 
-        return ask_or_none if isinstance(self.tier, MultiExitTier) else ask
+        return ask
 
 
 class MeasuredCompaction(Compaction):
@@ -90,12 +85,10 @@ class MeasuredCompaction(Compaction):
         per_row, cost = self._times(encoding)
         exits = len(self.tier.exits)
 
-        def ask(
-            exit_index: int, rows: Tensor, outputs: Tensor, decisions: Mapping[str, Tensor] | None = None
-        ) -> Tensor:
+        def ask(exit_index: int, rows: Tensor, outputs: Tensor, scores: Mapping[str, Tensor] | None = None) -> Tensor:
             inside = rows.cpu().numpy()
             alive = torch.from_numpy(heard[inside]).to(rows.device)
-            some = {name: values[alive] for name, values in decisions.items()} if decisions else None
+            some = {name: values[alive] for name, values in scores.items()} if scores else None
             keep = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
             keep[alive] = course(offset + exit_index, rows[alive], outputs[alive], some)
             heard[inside] = keep.cpu().numpy()
@@ -124,11 +117,11 @@ class MeasuredCompaction(Compaction):
         return self.measured[shape]
 
 
-def _all(exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None) -> Tensor:
+def _all(exit_index: int, rows: Tensor, outputs: Tensor, scores: Any = None) -> Tensor:
     return torch.ones_like(rows, dtype=torch.bool)
 
 
-def _half_at_first(exit_index: int, rows: Tensor, outputs: Tensor, decisions: Any = None) -> Tensor:
+def _half_at_first(exit_index: int, rows: Tensor, outputs: Tensor, scores: Any = None) -> Tensor:
     keep = torch.ones_like(rows, dtype=torch.bool)
     if exit_index == 0:
         keep[: len(rows) // 2] = False

@@ -93,8 +93,7 @@ def _layout(
         }
         outputs, given = network.decide(encodings)
         logits = outputs.float().cpu().numpy()
-        regression = logits.shape[-1] == 1
-        predictions[batch] = logits[..., 0] if regression else logits.argmax(axis=-1)
+        predictions[batch] = network.task.predict(logits)
         for stage in range(count - 1 if decision.rule != "patience" else 0):
             own_scores = {name: values[:, stage] for name, values in given.items()}
             scores[batch, stage] = decision.scores(stage, np.asarray(batch), logits[:, stage], own_scores)

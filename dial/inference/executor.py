@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dial.costs.row_costs import RowCosts
+from dial.costs.counting import RowCosts
+from dial.costs.functions import RowWork
 from dial.inference.compaction import Compaction, Policy
 from dial.inference.prefetch import prefetched
 from dial.inference.queues import POOL, InOrder, Row, TierQueue
 from dial.inference.router import Course, Decision
-from dial.inference.staged import StagedModel, decisions_of
+from dial.inference.staged import StagedModel
 from dial.inference.work import Answer, Work, check_batch_sizes, is_out_of_memory
-from dial.tiers.batching import batching_of
 from dial.tiers.tokens import Tokeniser, check_unit
 from dial.tradeoff.rules import tiers_left_out
 
@@ -79,11 +79,9 @@ class Executor:
         left_out = tiers_left_out([stage.tier for stage in network.stages], decision.thresholds, decision.rule)
         self._at_work = [index for index, tier in enumerate(self.tiers) if tier.name not in left_out]
         self._offsets = np.cumsum([0, *(len(tier.exits) for tier in self.tiers)]).tolist()
-        self._run_arguments = [
-            {"decisions": True} if decision.given_by_tiers and decisions_of(tier) else {} for tier in self.tiers
-        ]
+        self._with_scores = [decision.given_by_tiers and bool(tier.model_scores) for tier in self.tiers]
         # Rows of different lengths would be computed apart: better that a batch is of one length from the start.
-        self._equal_length = {tier.name for tier in self.tiers if batching_of(tier).equal_length}
+        self._equal_length = {tier.name for tier in self.tiers if tier.batching.equal_length}
         self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
 
     def run(self, rows: Iterable[Any], prefetch: bool = False, numbered: bool = False) -> Iterator[Answer]:
@@ -194,7 +192,7 @@ class Executor:
         missing = [row for row in rows if key not in row.tokens]
         for row, tokens in zip(missing, self._tokenisers[index]([row.unit for row in missing]), strict=True):
             row.tokens[key] = tokens
-        needs = batching_of(self.tiers[index])
+        needs = self.tiers[index].batching
         for row in missing if needs.shortest > 1 else ():
             if len(row.tokens[key].ids) < needs.shortest:
                 del rows[rows.index(row) :]
@@ -246,7 +244,12 @@ class Executor:
         course = self.decision.course(np.array([row.id for row in rows]), counts)
         start = time.perf_counter()
         with torch.inference_mode():
-            tier.run(encoding, self._compactions[index].wrap(course, offset, encoding), **self._run_arguments[index])
+            go_on = self._compactions[index].wrap(course, offset, encoding)
+            state = tier.run(encoding, go_on, self._with_scores[index])
+            if tier.answers_later and not course.going.all():
+                stayed = torch.from_numpy(np.flatnonzero(~course.going)).to(self.device)
+                decided = torch.from_numpy(course.outputs).to(self.device)[stayed]
+                course.outputs[stayed.cpu()] = tier.answer(encoding, stayed, decided, state).float().cpu().numpy()
         work = self.work[tier.name]
         work.seconds += time.perf_counter() - start
         work.rows, work.batches = work.rows + len(rows), work.batches + 1
@@ -265,12 +268,12 @@ class Executor:
         macs = np.full(len(rows), np.nan)
         if costs is not None:
             if index == self._at_work[0]:
-                for row, reference in zip(rows, costs.alone(lengths, padded, index).tolist(), strict=True):
+                for row, reference in zip(rows, costs.alone(RowWork(lengths, padded), index).tolist(), strict=True):
                     row.reference = reference
             spent = np.array([row.spent for row in rows])
             exits = course.stage - self._offsets[index]
-            macs[stayed] = spent[stayed] + costs.answer(index, exits[stayed], lengths[stayed], padded)
-            macs[leaving] = spent[leaving] + costs.passing(index, lengths[leaving], padded)
+            macs[stayed] = spent[stayed] + costs.answer(index, exits[stayed], RowWork(lengths[stayed], padded))
+            macs[leaving] = spent[leaving] + costs.passing(index, RowWork(lengths[leaving], padded))
         predictions, probabilities = course.answers(stayed)
         columns = (stayed, course.stage[stayed], predictions, probabilities, course.score[stayed], macs[stayed])
         for i, stage, prediction, probability, score, cost in zip(*(c.tolist() for c in columns), strict=True):

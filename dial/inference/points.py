@@ -53,7 +53,7 @@ class OperatingPoint:
                 f"`{argument}` is for the labels {', '.join(self.label_names) or 'of a regression'}, but the model has "
                 f"{', '.join(names) or 'a regression'}; choose one from a sweep of this model (`dial test`)."
             )
-        if self.decision.rule != "patience" and self.decision.score not in (*SCORES, "random", *network.decisions):
+        if self.decision.rule != "patience" and self.decision.score not in (*SCORES, "random", *network.model_scores):
             raise ValueError(
                 f"`{argument}` decides by the score {self.decision.score!r}, which the model does not have; "
                 "choose one from a sweep of this model (`dial test`)."

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dial.stages import scores as routing
+from dial.stages.task import task_of_columns
 
 RULES = ("threshold", "per_stage", "patience")
 
@@ -228,15 +229,15 @@ class Course:
 
     def _last_scores(self, stage: int, rows: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """Of the last stage, which decides nothing, so that a tier may lack the score there."""
-        known = self.decision.score in routing.SCORES and logits.shape[1] > 1
-        if not known and self.decision.score != "random":
+        known = self.decision.score in task_of_columns(logits.shape[1]).scores
+        if not known:
             return np.full(len(rows), np.nan)
         return self.decision.scores(stage, self.ids[rows], logits)
 
     def _agreements(self, rows: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """Count how often in a row each row's answer was repeated; a first answer repeats nothing."""
         previous, repeated = self.counts
-        prediction = logits[:, 0].astype(np.float64) if logits.shape[1] == 1 else logits.argmax(axis=1)
+        prediction = task_of_columns(logits.shape[1]).predict(logits)
         apart = np.abs(prediction - previous[rows])  # NaN before the first answer, which agrees with nothing
         repeated[rows] = np.where((apart < self.decision.tolerance) | (apart == 0), repeated[rows] + 1, 0)
         previous[rows] = prediction
@@ -253,10 +254,9 @@ class Course:
         A class and its probability at the stage's temperature; for regression the value, and NaN.
         """
         logits = self.outputs[rows].astype(np.float64)
-        if logits.shape[1] == 1:
-            return logits[:, 0], np.full(len(rows), np.nan)
+        task = task_of_columns(logits.shape[1])
         scaled = logits / np.asarray(self.decision.temperatures)[self.stage[rows], None]
-        return logits.argmax(axis=1), 1 / np.exp(scaled - scaled.max(axis=1, keepdims=True)).sum(axis=1)
+        return task.predict(logits), task.probability(scaled)
 
 
 def replayed(decision: Decision, scores: np.ndarray, predictions: np.ndarray | None = None) -> np.ndarray:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from dial.costs.counting import network_costs
-from dial.costs.functions import ModelCosts, charged_lengths
-from dial.inference.staged import StagedModel, decisions_of
+from dial.costs.functions import ModelCosts
+from dial.inference.staged import StagedModel
 from dial.stages.metrics.metrics import AGREEMENT
-from dial.stages.scores import ROUTING_SCORES
 from dial.stages.table import StageTable
+from dial.stages.task import task_of
 from dial.tiers.tier import Tier
 from dial.tiers.tokens import Tokeniser, Unit
 
@@ -49,30 +49,25 @@ def rows_table(
     Raises:
         ValueError: no labels for a regression, where answers agree or not at all; an output that is not finite.
     """
-    if label is None and not label_names:
+    task = task_of(label_names)
+    if label is None and not task.exact:
         raise ValueError("`--label-column` must name the labels of a regression, whose answers never agree exactly.")
     columns = [_tier_columns(tier, units, batch_sizes[tier.name], progress) for tier in network.tiers]
     outputs = np.concatenate([each["outputs"] for each in columns], axis=1)
     tiers = [tier.name for tier in network.tiers]
     lengths = {name: each["length"] for name, each in zip(tiers, columns, strict=True)}
     padded = {name: each["padded"] for name, each in zip(tiers, columns, strict=True)}
-    charged = charged_lengths(settings.get("length", "true"), lengths, padded)
-    reference = settings.get("reference") or tiers[-1]
+    convention, reference = settings.get("length", "true"), settings.get("reference")
     try:
-        decide, macs = costs.stage_macs(network.stages, charged)
-        alone = costs.alone(reference, charged[reference])
+        spent = costs.columns(network.stages, lengths, padded, convention, reference)
     except ValueError:  # a cost that is no quadratic in the length, at a length that the test rows did not have
-        costs = network_costs(network.tiers, {name: (lengths[name], padded[name], charged[name]) for name in tiers})
-        decide, macs = costs.stage_macs(network.stages, charged)
-        alone = costs.alone(reference, charged[reference])
-    predictions = outputs.argmax(axis=-1) if label_names else outputs[..., 0].astype(np.float64)
+        costs = network_costs(network.tiers, lengths, padded, convention)
+        spent = costs.columns(network.stages, lengths, padded, convention, reference)
+    predictions = task.predict(outputs)
     own = {
         name: np.concatenate([each["own"].get(name, np.full(each["shape"], np.nan)) for each in columns], axis=1)
-        for name in network.decisions
+        for name in network.routing_scores
     }
-    own = {
-        name: values for name, values in own.items() if np.isfinite(values[:, :-1]).all()
-    }  # given wherever one decides
     table = StageTable(
         split=np.full(len(units), split),
         sample_id=np.arange(len(units)),
@@ -81,17 +76,14 @@ def rows_table(
         outputs=outputs,
         predictions=predictions,
         scores=own,
-        decide_macs=decide,
-        macs=macs,
-        macs_reference=alone,
+        **spent,
         lengths=lengths,
         padded=padded,
         metrics=(AGREEMENT,) if label is None else tuple(metrics),
         label_names=tuple(label_names),
         settings={**settings, "truncated": {}, "partial": False, "calibration": split},
     )
-    names = ROUTING_SCORES["classification" if label_names else "regression"]
-    return table.with_scores([name for name in names if name not in own], seed=int(settings.get("seed") or 0))
+    return table.with_scores([name for name in task.scores if name not in own], seed=int(settings.get("seed") or 0))
 
 
 @torch.inference_mode()
@@ -106,7 +98,7 @@ def _tier_columns(tier: Tier, units: Sequence[Unit], size: int, progress: Callab
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         encoding = tokeniser.collate([tokens[row] for row in rows], device)
-        logits, scores = tier.decide(encoding) if decisions_of(tier) else (tier(encoding), {})
+        logits, scores = tier.decide(encoding)
         values = logits.float().cpu().numpy()
         if outputs is None:
             outputs = np.zeros((len(order), *values.shape[1:]), dtype=np.float32)

@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
+from dial.costs.counting import RowCosts
 from dial.costs.functions import macs_of
-from dial.costs.row_costs import RowCosts
 from dial.inference.operating_point import OperatingPoint, Sweep, Timed
 from dial.inference.staged import StagedModel
 from dial.machine import check_device, describe_machine, slow_bf16
-from dial.tiers.spec import View
-from dial.tiers.tier import Tier
-from dial.tiers.tiers import load_tier
+from dial.tiers.loading import load_tier
+from dial.tiers.tier import Tier, View
 
 POSITIVE = {
     "target": "share of the Super's quality above 0, such as 0.99",

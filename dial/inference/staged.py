@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dial.stages.stage import Stage
+from dial.stages.task import task_of
+from dial.tiers.batching import Encoding
+from dial.tiers.contract import GoOn, TierContract
 from dial.tiers.labels import check_tiers_agree
-from dial.tiers.tier import Encoding, GoOn, Tier
+from dial.tiers.tier import Tier
+
+Answer = Callable[[Tensor, Tensor], Tensor]
 
 
 class StagedModel(nn.Module):
@@ -39,7 +46,8 @@ class StagedModel(nn.Module):
                     f"`tiers` must have the same labels, but {names[0]} has {tiers[0].label_names} "
                     f"and {tier.name} has {tier.label_names}; load each with the data's label names."
                 )
-        check_tiers_agree({tier.name: getattr(tier, "own_label_names", None) for tier in tiers})
+        check_tiers_agree({tier.name: tier.own_label_names for tier in tiers})
+        self.task = task_of(tiers[0].label_names)
         self.tiers = nn.ModuleList(tiers)  # type: ignore[assignment]
         self.stages = tuple(
             Stage(name=stage, tier=tier.name, index=index)
@@ -59,12 +67,19 @@ class StagedModel(nn.Module):
         return torch.cat([tier(encodings[tier.encoding_key]) for tier in self.tiers], dim=1)
 
     @property
-    def decisions(self) -> tuple[str, ...]:
+    def model_scores(self) -> tuple[str, ...]:
         """Scores that a tier gives itself, where what decides is no function of what answers (BERxiT's certainty)."""
-        return tuple(dict.fromkeys(name for tier in self.tiers for name in decisions_of(tier)))
+        return tuple(dict.fromkeys(name for tier in self.tiers for name in tier.model_scores))
+
+    @property
+    def routing_scores(self) -> tuple[str, ...]:
+        """Those that are given wherever one decides; the last stage decides nothing."""
+        *others, last = self.tiers
+        deciding = [*others, last] if len(last.exits) > 1 else others
+        return tuple(name for name in self.model_scores if all(name in tier.model_scores for tier in deciding))
 
     def decide(self, encodings: dict[str, Encoding]) -> tuple[Tensor, dict[str, Tensor]]:
-        """What :meth:`forward` gives, and with it the scores of :attr:`decisions`, from one pass.
+        """What every stage answers, which is what :meth:`forward` gives where that answers, and with it the scores.
 
         Args:
             encodings: as for :meth:`forward`.
@@ -74,39 +89,44 @@ class StagedModel(nn.Module):
             stages of tiers that do not give them.
         """
         outputs: list[Tensor] = []
-        scores: dict[str, list[Tensor]] = {name: [] for name in self.decisions}
+        scores: dict[str, list[Tensor]] = {name: [] for name in self.model_scores}
         for tier in self.tiers:
             encoding = encodings[tier.encoding_key]
-            logits, own = tier.decide(encoding) if decisions_of(tier) else (tier(encoding), {})
-            outputs.append(logits)
+            logits, own = tier.decide(encoding)
+            if tier.answers_later:
+                rows = torch.arange(len(logits), device=logits.device)
+                answers = [tier.answer(encoding, rows, decided) for decided in logits.unbind(1)]
+                outputs.append(torch.stack(answers, dim=1))
+            else:
+                outputs.append(logits)
             for name, parts in scores.items():
                 parts.append(own.get(name, torch.full_like(logits[..., 0], torch.nan, dtype=torch.float64)))
         return torch.cat(outputs, dim=1), {name: torch.cat(parts, dim=1) for name, parts in scores.items()}
 
-    def run(self, encodings: dict[str, Encoding], go_on: GoOn, decisions: bool = False) -> tuple[Tensor, Tensor]:
+    def run(self, encodings: dict[str, Encoding], go_on: GoOn, scores: bool = False) -> tuple[Tensor, Tensor]:
         """Visit the stages in order; after each only the rows that ``go_on`` names are computed further.
 
         Args:
             encodings: as for :meth:`forward`. Each tier reads only its own rows, trimmed to their longest.
             go_on: gets the stage's index, the rows ``(R,)`` of the batch that reached it and their outputs ``(R, C)``;
                 returns a bool ``(R,)``, True for rows that continue. It is not asked at the last stage.
-            decisions: give ``go_on`` a fourth argument, by name the scores ``(R,)`` that the stage gives itself.
+            scores: give ``go_on`` a fourth argument, by name the scores ``(R,)`` that the stage gives itself.
 
         Returns:
             Outputs ``(B, C)`` of the stage that answered each row, and that stage ``(B,)``.
         """
         first = encodings[self.tiers[0].encoding_key]["input_ids"]
-        answers = Answers(go_on, len(self.stages) - 1, len(first), first.device, decisions)
+        answers = Answers(go_on, len(self.stages) - 1, len(first), first.device, scores)
         offset = 0
         for tier in self.tiers:
             if len(answers.active) == 0:
                 break
             answers.enter(offset)
-            more = {"decisions": True} if decisions and decisions_of(tier) else {}
-            tier.run(take_rows(encodings[tier.encoding_key], answers.active_of(len(first))), answers.ask, **more)
-            answers.leave()
+            encoding = take_rows(encodings[tier.encoding_key], answers.active_of(len(first)))
+            state = tier.run(encoding, answers.ask, scores)
+            answers.leave(partial(_answer, tier, encoding, state) if tier.answers_later else None)
             offset += len(tier.exits)
-        return answers.outputs(len(self.tiers[-1].label_names) or 1), answers.stage
+        return answers.outputs(self.task.columns), answers.stage
 
 
 class Answers:
@@ -117,11 +137,11 @@ class Answers:
         last: index of the last stage.
         rows: size of the batch.
         device: where the rows' indices live.
-        decisions: whether the caller wants the scores that stages give themselves.
+        scores: whether the caller wants the scores that stages give themselves.
     """
 
-    def __init__(self, go_on: GoOn, last: int, rows: int, device: torch.device, decisions: bool = False) -> None:
-        self.go_on, self.last, self.decisions = go_on, last, decisions
+    def __init__(self, go_on: GoOn, last: int, rows: int, device: torch.device, scores: bool = False) -> None:
+        self.go_on, self.last, self.scores = go_on, last, scores
         self.active = torch.arange(rows, device=device)
         self.stage = torch.zeros(rows, dtype=torch.long, device=device)
         self._latest: Tensor | None = None
@@ -135,7 +155,7 @@ class Answers:
         """A tier whose first stage is ``offset`` starts on the active rows."""
         self._entered, self._survivors, self._offset = self.active, self.active[:0], offset
 
-    def ask(self, exit_index: int, rows: Tensor, outputs: Tensor, decisions: dict[str, Tensor] | None = None) -> Tensor:
+    def ask(self, exit_index: int, rows: Tensor, outputs: Tensor, scores: dict[str, Tensor] | None = None) -> Tensor:
         """Record the outputs ``(R, C)`` of a tier's rows ``(R,)`` at one of its exits; which of them go on?"""
         stage = self._offset + exit_index
         batch_rows = self._entered[rows]
@@ -146,13 +166,22 @@ class Answers:
         if stage == self.last:
             keep = torch.zeros_like(batch_rows, dtype=torch.bool)
         else:
-            more = (decisions or {},) if self.decisions else ()
+            more = (scores or {},) if self.scores else ()
             keep = self.go_on(stage, batch_rows, outputs, *more).to(device=batch_rows.device, dtype=torch.bool)
         self._survivors = batch_rows[keep]
         return keep
 
-    def leave(self) -> None:
-        """The tier is done: what survived its last exit stays active."""
+    def leave(self, answer: Answer | None = None) -> None:
+        """The tier is done: what survived its last exit stays active, the others get their answers.
+
+        Args:
+            answer: gives the tier's answers ``(R, C)`` to its rows ``(R,)`` from what decided, where that is not the
+                answer itself.
+        """
+        if answer is not None and self._latest is not None:
+            exited = torch.isin(self._entered, self._survivors, invert=True).nonzero()[:, 0]
+            batch_rows = self._entered[exited]
+            self._latest[batch_rows] = answer(exited, self._latest[batch_rows])
         self.active = self._survivors
 
     def outputs(self, width: int) -> Tensor:
@@ -160,9 +189,8 @@ class Answers:
         return torch.zeros(0, width) if self._latest is None else self._latest
 
 
-def decisions_of(tier: Tier) -> tuple[str, ...]:
-    """Names of the scores that a tier gives itself; whatever takes a tier's place may have none."""
-    return getattr(tier, "decisions", ())
+def _answer(tier: TierContract, encoding: Encoding, state: Any, rows: Tensor, outputs: Tensor) -> Tensor:
+    return tier.answer(encoding, rows, outputs, state)
 
 
 def take_rows(encoding: Encoding, rows: Tensor | None) -> Encoding:

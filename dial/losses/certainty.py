@@ -3,29 +3,29 @@
 import torch
 from torch import Tensor
 
+from dial.stages.task import Task
 
-def certainty_target(logits: Tensor, labels: Tensor) -> Tensor:
+
+def certainty_target(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
     """How far each exit is to be trusted: 1 where it is right and 0 where it is wrong; for numbers between the two.
 
-    For regression that is ``1 - tanh(|output - label|)``, which is 1 only for an exact answer.
-
     Args:
-        logits: ``(B, E, C)``, taken as constant; regression has ``C = 1``.
-        labels: ``(B,)``; integers are classes, floating-point values are regression targets.
+        logits: ``(B, E, C)``, taken as constant.
+        labels: ``(B,)``.
+        task: says how near an answer comes to its label.
 
     Returns:
         ``(B, E)`` in [0, 1], float32.
 
     Example:
-        >>> certainty_target(torch.tensor([[[2.0, 1.0], [0.0, 1.0]]]), torch.tensor([0]))
+        >>> from dial.stages.task import task_of
+        >>> certainty_target(torch.tensor([[[2.0, 1.0], [0.0, 1.0]]]), torch.tensor([0]), task_of(["no", "yes"]))
         tensor([[1., 0.]])
-        >>> certainty_target(torch.tensor([[[2.0], [3.0]]]), torch.tensor([3.0]))
+        >>> certainty_target(torch.tensor([[[2.0], [3.0]]]), torch.tensor([3.0]), task_of([]))
         tensor([[0.2384, 1.0000]])
     """
-    outputs = logits.detach().float()
-    if labels.is_floating_point():
-        return 1 - torch.tanh((outputs[..., 0] - labels[:, None].float()).abs())
-    return (outputs.argmax(dim=-1) == labels[:, None]).float()
+    target: Tensor = task.closeness(logits.detach().float(), labels[:, None])
+    return target
 
 
 def certainty_loss(certainty: Tensor, target: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
 from dial.losses import task_loss
+from dial.stages.task import task_of_columns
 
 
 class BiLSTMConfig(PretrainedConfig):
@@ -134,7 +135,7 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
         """Logits ``(B, C)`` and, where ``labels`` ``(B,)`` are given, their loss."""
         pooled = self.bilstm(input_ids, attention_mask=attention_mask).pooler_output
         logits = self.classifier(self.dropout(torch.relu(self.dense(pooled))))
-        loss = None if labels is None else task_loss(logits, labels)
+        loss = None if labels is None else task_loss(logits, labels, task_of_columns(logits.shape[-1]))
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 

@@ -17,10 +17,20 @@ import torch
 from torch import Tensor
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from dial.models.exits import Visits, find_final_norm, find_layers
+from dial.models.exits import (
+    FIRST_LAYERS,
+    LENGTH,
+    Inputs,
+    RowTensors,
+    UnsuitableEncoderError,
+    Visits,
+    find_final_norm,
+    find_layers,
+    trial_inputs,
+    trial_mode,
+    twin,
+)
 from dial.models.pooling import Pooling
-from dial.models.row_tensors import FIRST_LAYERS, LENGTH, RowTensors
-from dial.models.trial import Inputs, UnsuitableEncoderError, trial_inputs, trial_mode, twin
 
 ROWS = 4
 MOST_ROWS = 1024

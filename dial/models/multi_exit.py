@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
@@ -21,12 +22,109 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-from dial.models.exit_heads import CertaintyHead, ExitHead
 from dial.models.exit_weights import copy_weights, read_source
-from dial.models.exits import Visit, Visits, find_final_norm, find_layers, first_layers, take_out_norm
+from dial.models.exits import (
+    RowTensors,
+    Visit,
+    Visits,
+    find_final_norm,
+    find_layers,
+    first_layers,
+    learn_row_tensors,
+    take_out_norm,
+)
 from dial.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
 from dial.models.pooling import Pooling, Reader, natural_pooling
-from dial.models.row_tensors import RowTensors, learn_row_tensors
+from dial.stages.task import task_of
+
+
+class ExitHead(nn.Module):
+    """Classifier of one exit: norm and dense layer with tanh where wanted, dropout, linear layer.
+
+    It computes without autocast in the precision of its own weights: bf16 logits hold three digits.
+
+    Args:
+        hidden_size: width of a hidden state.
+        outputs: number of classes, 1 for regression.
+        dropout: before the linear layer.
+        norm: the exit's own norm, for encoders that leave their hidden states without one; None for the others.
+        pooler: put a dense layer with tanh before the dropout, as BERT's pooler does.
+    """
+
+    def __init__(
+        self, hidden_size: int, outputs: int, dropout: float, norm: nn.Module | None = None, pooler: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm = norm
+        self.dense = nn.Linear(hidden_size, hidden_size) if pooler else None
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden_size, outputs)
+        self._only_linear = norm is None and not pooler
+
+    def forward(self, token: Tensor) -> Tensor:
+        """Logits ``(B, C)`` from pooled hidden states ``(B, H)``."""
+        with _without_autocast(token.device.type):
+            token = token.to(self.linear.weight.dtype)
+            if self.norm is not None:
+                token = self.norm(token)
+            if self.dense is not None:
+                token = torch.tanh(self.dense(token))
+            logits: Tensor = self.linear(self.dropout(token))
+            return logits
+
+    def plain_forward(self, token: Tensor) -> Tensor:
+        """What :meth:`forward` gives; only where :meth:`is_plain` holds.
+
+        Between the layers of a single row each call of a module and each question to it shows in the row's time.
+        """
+        if not self._only_linear:
+            return self(token)  # type: ignore[no-any-return]
+        linear = self.linear
+        return nn.functional.linear(token, linear.weight, linear.bias)
+
+    def is_plain(self, hidden: Tensor) -> bool:
+        """Whether nothing is to be cast or dropped for such a hidden state."""
+        device = hidden.device.type
+        cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        return not self.training and not cast and hidden.dtype == self.linear.weight.dtype
+
+    def linears(self) -> list[nn.Linear]:
+        """Its linear layers in order."""
+        return [self.linear] if self.dense is None else [self.dense, self.linear]
+
+
+class CertaintyHead(nn.Module):
+    """Says from a hidden state how far the exit there is to be trusted; one for all exits of a model.
+
+    That is the learning-to-exit module of BERxiT (Xin et al. 2021): ``u = sigmoid(c · h + b)`` with ``c`` and ``b``
+    shared by all layers. It computes without autocast, as the exits do.
+
+    Args:
+        hidden_size: width of a hidden state.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+
+    def forward(self, token: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """``c · h + b`` ``(B,)``, before the sigmoid, from pooled hidden states ``(B, H)``.
+
+        Args:
+            token: the hidden states.
+            norm: that of the exit, if it has one.
+        """
+        with _without_autocast(token.device.type):
+            token = token.to(self.linear.weight.dtype)
+            output: Tensor = self.linear(token if norm is None else norm(token))
+            return output[:, 0]
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    if not torch.amp.is_autocast_available(device):  # meta, where costs are counted
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
 
 # (exit, rows, logits) or (..., certainty) to a bool for each row; None: all go on, False: none
 GoOn = Callable[..., Tensor | Literal[False] | None]
@@ -271,10 +369,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             encoder = encoder_settings(config)
         names = {"num_labels": config.num_labels, "id2label": config.id2label, "label2id": config.label2id}
         if label_names is not None:
-            names = {"num_labels": max(1, len(label_names))}
-            if label_names:
-                names["id2label"] = dict(enumerate(label_names))
-                names["label2id"] = {name: i for i, name in enumerate(label_names)}
+            names = task_of(label_names).head_settings()
         settings["pooling"] = pooling or getattr(config, "pooling", None) or natural_pooling(source.base_model)
         made = MultiExitConfig(encoder=encoder, exits=None, pooler=pooler, **{**names, **settings})
         made.cut(made.num_hidden_layers if layers is None else layers, exits)

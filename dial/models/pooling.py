@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dial.models.trial import trial_inputs, trial_mode, twin
+from dial.models.exits import trial_inputs, trial_mode, twin
 
 Pooling = Literal["first", "last", "mean"]
 

@@ -360,11 +360,8 @@ class Analysis:
                 result[str(convention)] = f"the table lacks {missing[0]}"
                 continue
             try:
-                decide, macs = self.costs.stage_macs(self.rows.stages, lengths)
-                alone = self.costs.alone(reference, lengths[reference])
-                result[str(convention)] = dataclasses.replace(
-                    self.rows, decide_macs=decide, macs=macs, macs_reference=alone
-                )
+                spent = self.costs.columns(self.rows.stages, self.rows.lengths, self.rows.padded, convention, reference)
+                result[str(convention)] = dataclasses.replace(self.rows, **spent)
             except ValueError as error:  # such as a piecewise cost that was never counted at this length
                 result[str(convention)] = str(error).rstrip(".")
         return result

@@ -64,7 +64,7 @@ class Choices:
         Numbers never agree exactly: for regression it also needs the table's ``tolerance``.
         """
         pairs = [("threshold", score) for score in self.scores]
-        agree = not self.rows.regression or self.rows.settings.get("tolerance") is not None
+        agree = self.rows.task.exact or self.rows.settings.get("tolerance") is not None
         return [*pairs, ("patience", "patience")] if len(self.rows.stages) > 2 and agree else pairs
 
     @cached_property
@@ -98,7 +98,7 @@ class Choices:
 
     def densities(self) -> dict[str, list[Densities]]:
         """Per score the densities of each stage but the last on the calibration rows; none for regression."""
-        if self.rows.regression or len(self.rows.stages) == 1:
+        if not self.rows.task.exact or len(self.rows.stages) == 1:
             return {}
         return {score: self.choosers["threshold", score].crossings for score in self.scores if score != "random"}
 
@@ -129,7 +129,7 @@ class Choices:
             yield "budget", budget, partial(Chooser.near_budget, macs=budget)  # a fold may be dearer than all rows
         for patience in self.settings.patience if rule == "patience" else ():
             yield "fixed", float(patience), partial(Chooser.patient, patience=patience)
-        if rule == "threshold" and score != "random" and not self.rows.regression and self._crosses(score):
+        if rule == "threshold" and score != "random" and self.rows.task.exact and self._crosses(score):
             yield "crossing", None, partial(_crossing, whole=self.choosers[rule, score])
 
     def _crosses(self, score: str) -> bool:

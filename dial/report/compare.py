@@ -1,11 +1,13 @@
 """Several runs, and points from papers, on one plot and in one table."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +15,13 @@ from dial.claims import check_files
 from dial.costs.published import Published
 from dial.files import atomic_write, plain, read_json, write_json
 from dial.report.runs import Run, read_run
-from dial.report.text import amount, percent, table, with_interval
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from dial.report.tables import amount, percent, table, with_interval
 
 __all__ = ["Comparison", "Run", "pareto_hull", "read_run"]
 
+KINDS = ("expected", "confident")
+SHOWN = ("kind", "target", "speedup", "speedup_interval", "kept", "kept_interval", "held", "flops")
+"""Of each operating point."""
 FILES = {"results": "compare.json", "table": "compare.csv", "plot": "compare.png", "exits": "compare_exits.png"}
 
 
@@ -77,93 +79,59 @@ class Comparison:
     def same_rows(self) -> bool:
         """Whether all runs were measured on the same rows, as far as their tables still tell."""
         known = {run.rows for run in self.runs if run.rows is not None}
-        return len(known) <= 1 and len({(run.split, run.result["rows"]) for run in self.runs}) == 1
+        return len(known) <= 1 and len({(run.split, run.result.rows) for run in self.runs}) == 1
 
     @property
     def names(self) -> list[str]:
         """Runs, then points."""
         return [*(run.name for run in self.runs), *(point.name for point in self.points)]
 
+    @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """One row per run and published point."""
         on_hull = set(self.owner[self.hull].tolist())
         rows: list[dict[str, Any]] = []
         for index, run in enumerate(self.runs):
-            row: dict[str, Any] = {"name": run.name, "split": run.split, "rows": run.result["rows"], "score": run.score}
-            row |= {
-                "quality": run.best,
-                "flops": run.alone,
-                "on_hull": index in on_hull,
-            }
-            row["points"] = [
-                {
-                    key: point.get(key)
-                    for key in (
-                        "kind",
-                        "target",
-                        "speedup",
-                        "speedup_interval",
-                        "kept",
-                        "kept_interval",
-                        "held",
-                        "flops",
-                    )
-                }
-                for point in run.result.get("points", [])
-                if point["score"] == run.score and point["kind"] in ("expected", "confident")
-            ]
-            rows.append(row | {"partial": run.summary["partial"]})
+            row: dict[str, Any] = {"name": run.name, "split": run.split, "rows": run.result.rows, "score": run.score}
+            row |= {"quality": run.best, "flops": run.alone, "on_hull": index in on_hull}
+            points = (point for point in run.result.select(score=run.score) if point.kind in KINDS)
+            row["points"] = [{name: getattr(point, name) for name in SHOWN} for point in points]
+            rows.append(row | {"partial": run.results.partial})
         for index, point in enumerate(self.points, start=len(self.runs)):
-            rows.append(
-                {
-                    "name": point.name,
-                    "quality": point.quality,
-                    "flops": point.flops,
-                    "on_hull": index in on_hull,
-                    "points": [],
-                }
-            )
+            row = {"name": point.name, "quality": point.quality, "flops": point.flops}
+            rows.append(row | {"on_hull": index in on_hull, "points": []})
         return rows
 
     def text(self) -> str:
         """A readable table."""
-        rows, targets = self.rows(), (0.99, 0.98)
+        columns = [(target, kind) for target in (0.99, 0.98) for kind in KINDS]
         header = ["run", "rows", "score", f"{self.metric} %", "FLOPs", "hull"]
-        header += [f"{100 * t:g} % {kind}" for t in targets for kind in ("expected", "confident")]
+        header += [f"{100 * target:g} % {kind}" for target, kind in columns]
         body = []
-        for row in rows:
-            cells = [
-                row["name"],
-                f"{row['rows']:,}" if "rows" in row else "–",
-                row.get("score", "published"),
-                percent(row["quality"], 2),
-            ]
-            cells += [amount(row["flops"]), "yes" if row["on_hull"] else ""]
-            for target in targets:
-                for kind in ("expected", "confident"):
-                    match = [p for p in row["points"] if p["target"] == target and p["kind"] == kind]
-                    cells.append(with_interval(match[0]["speedup"], match[0]["speedup_interval"]) if match else "–")
+        for row in self.rows:
+            points = {(point["target"], point["kind"]): point for point in row["points"]}
+            cells = [row["name"], f"{row['rows']:,}" if "rows" in row else "–", row.get("score", "published")]
+            cells += [percent(row["quality"], 2), amount(row["flops"]), "yes" if row["on_hull"] else ""]
+            for column in columns:
+                point = points.get(column)
+                cells.append(with_interval(point["speedup"], point["speedup_interval"]) if point else "–")
             body.append(cells)
         lines = [
             "Quality and cost (2 × MAC per row) of each Super, or last exit, alone; speed-ups keep 99 and 98 % of it. "
-            f"Metric: {self.metric}."
+            f"Metric: {self.metric}.",
+            "",
+            table(header, body),
+            "",
         ]
-        lines += ["", table(header, body), ""]
         if not self.same_rows:
             lines.append("The runs were measured on different rows; compare their qualities with care.")
-        if any(row.get("partial") for row in rows):
+        if any(row.get("partial") for row in self.rows):
             lines.append("PARTIAL runs are among them; their numbers mean nothing.")
         return "\n".join(lines).rstrip() + "\n"
 
-    def figure(self) -> "Figure":
-        """All curves and points over FLOPs, with the hull."""
-        from dial.report.figures.compare import compare_figure
-
-        return compare_figure(self)
-
     def configuration(self) -> str:
         """Fingerprint of what the comparison is made of."""
-        parts = [[run.summary["configuration"], run.split, run.score] for run in self.runs]
+        parts = [[run.results.configuration, run.split, run.score] for run in self.runs]
         content = plain([parts, [vars(point) for point in self.points]])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -176,35 +144,27 @@ class Comparison:
             ValueError: the folder holds a comparison of other runs, a run's results, or somebody's files; names
                 ``argument``.
         """
+        from dial.report.figures.compare import compare_figure  # matplotlib: only where something is drawn
         from dial.report.figures.exits import compare_exits_figure
+        from dial.report.figures.style import save
 
         folder = Path(folder)
         self._check(folder, argument)
         # First: it tells whose the others are.
-        write_json(
-            folder / FILES["results"],
-            {
-                "schema": 1,
-                "configuration": self.configuration(),
-                "metric": self.metric,
-                "same_rows": self.same_rows,
-                "rows": self.rows(),
-            },
-        )
-        with atomic_write(folder / FILES["plot"]) as temporary:
-            self.figure().savefig(temporary, dpi=150)
-        if (exits := compare_exits_figure(self)) is not None:
-            with atomic_write(folder / FILES["exits"]) as temporary:
-                exits.savefig(temporary, dpi=150)
+        head = {"schema": 1, "configuration": self.configuration(), "metric": self.metric}
+        write_json(folder / FILES["results"], head | {"same_rows": self.same_rows, "rows": self.rows})
+        hull = self.flops[self.hull], self.quality[self.hull]
+        save(compare_figure(self.runs, self.points, hull), folder / FILES["plot"])
+        if (exits := compare_exits_figure(self.runs)) is not None:
+            save(exits, folder / FILES["exits"])
         with (
             atomic_write(folder / FILES["table"]) as temporary,
             temporary.open("w", newline="", encoding="utf-8") as handle,
         ):
             writer = csv.writer(handle)
             writer.writerow(["name", "flops", self.metric])
-            writer.writerows(
-                [self.names[self.owner[i]], float(self.flops[i]), float(self.quality[i])] for i in self.hull
-            )
+            points = zip(self.owner[self.hull], *hull, strict=True)
+            writer.writerows([self.names[owner], float(flops), float(quality)] for owner, flops, quality in points)
         return folder
 
     def _check(self, folder: Path, argument: str) -> None:
@@ -222,4 +182,5 @@ class Comparison:
 def _named_apart(runs: Sequence[Run]) -> list[Run]:
     """Runs whose folders share a name get their whole path as name."""
     names = [run.name for run in runs]
-    return [Run(**{**vars(run), "name": run.name if names.count(run.name) == 1 else str(run.folder)}) for run in runs]
+    apart = [run.name if names.count(run.name) == 1 else str(run.folder) for run in runs]
+    return [dataclasses.replace(run, name=name) for run, name in zip(runs, apart, strict=True)]

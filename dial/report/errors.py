@@ -86,7 +86,7 @@ def stage_errors(table: StageTable, score: str, quantiles: int = QUANTILES) -> l
     """
     if len(table.splits) != 1:
         raise ValueError(f"`table` must hold one split, but got {list(table.splits)}; take one with `of_split`.")
-    if table.regression:
+    if not table.task.exact:
         raise ValueError("`table` must be of a classification task, where answers are right or wrong.")
     if score not in table.scores:
         raise ValueError(f"`score` must be one of {', '.join(table.scores)}, but got {score!r}.")
@@ -131,7 +131,7 @@ def lines(errors: Sequence[StageErrors]) -> Iterator[list[str]]:
             yield [each.split, each.score, each.stage, each.last, str(index + 1), *ends, *counts]
 
 
-def errors_of_report(table: StageTable, splits: Sequence[str], scores: Sequence[str]) -> list[StageErrors]:
+def errors_of_splits(table: StageTable, splits: Sequence[str], scores: Sequence[str]) -> list[StageErrors]:
     """Errors of every reported split and score; none for a single stage, or for labels that are numbers.
 
     Args:
@@ -139,7 +139,7 @@ def errors_of_report(table: StageTable, splits: Sequence[str], scores: Sequence[
         splits: those to report on.
         scores: names; the first is the one that figures show.
     """
-    if table.regression or len(table.stages) < 2:
+    if not table.task.exact or len(table.stages) < 2:
         return []
     return [each for split in splits for score in scores for each in stage_errors(table.of_split(split), score)]
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from dial.report.results import SplitResult, SweepResults
 from dial.report.settings import SweepSettings
-from dial.report.text import KINDS, amount, percent, select, table, with_interval
+from dial.report.tables import amount, percent, table, with_interval
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import bootstrap, percentile_interval
 from dial.tradeoff.bounds import kept_interval
@@ -29,12 +30,6 @@ def compression(rows: StageTable) -> dict[str, dict[str, Any]]:
                 "factor_without_embeddings": unpruned["without_embeddings"] / tier["without_embeddings"],
             }
     return found
-
-
-def several_exits(summary: Mapping[str, Any]) -> list[str]:
-    """Tiers with more than one exit, in order."""
-    tiers = [stage["tier"] for stage in summary["stages"]]
-    return [tier for tier in dict.fromkeys(tiers) if tiers.count(tier) > 1]
 
 
 class SimpleInstances:
@@ -92,43 +87,35 @@ class SimpleInstances:
         return result
 
 
-def compression_text(summary: Mapping[str, Any]) -> str:
+def compression_text(results: SweepResults) -> str:
     """Parameters against the unpruned encoder; empty without multi-exit models."""
     rows = [
-        [
-            name,
-            amount(tier["parameters"]),
-            amount(tier["unpruned"]),
-            f"{tier['factor']:.2f}×",
-            f"{tier['factor_without_embeddings']:.2f}×",
-        ]
-        for name, tier in summary.get("compression", {}).items()
+        [name, amount(tier.parameters), amount(tier.unpruned)]
+        + [f"{factor:.2f}×" for factor in (tier.factor, tier.factor_without_embeddings)]
+        for name, tier in results.compression.items()
     ]
     header = ["tier", "parameters", "unpruned", "factor", "without word embeddings"]
     return "Compression against the unpruned encoder without exits:\n" + table(header, rows) if rows else ""
 
 
-def simple_text(summary: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+def simple_text(results: SweepResults, result: SplitResult) -> str:
     """Operating points of the first score on simple instances; empty without multi-exit models."""
-    simple = result.get("simple", {})
-    if not simple.get("points") or not several_exits(summary):
+    simple, score = result.simple, results.settings.scores[0]
+    if simple is None or not simple.points or not results.multi_exit_tiers:
         return ""
-    metric, score = summary["metrics"][0], summary["settings"]["scores"][0]
-    header = ["target %", "reading", f"{metric} %", "kept %", "speed-up", "speed-up of all rows"]
-    fixed = "128" in simple["points"][0]["speedup_by_length"]
+    fixed = "128" in simple.points[0].speedup_by_length
+    header = ["target %", "reading", f"{results.metric} %", "kept %", "speed-up", "speed-up of all rows"]
     header += ["both at 128 tokens"] if fixed else []
-    body = []
-    for point in simple["points"]:
-        (whole,) = select(dict(result), score=score, kind=point["kind"], target=point["target"], rule="threshold")
-        row = [f"{100 * point['target']:g}", KINDS[point["kind"]], percent(point["quality"])]
-        row += [with_interval(point["kept"], point["kept_interval"], 100, 1)]
-        row += [with_interval(point["speedup"], point["speedup_interval"]), f"{whole['speedup']:.2f}"]
-        if fixed:
-            row.append(f"{point['speedup_by_length']['128']:.2f} / {whole['speedup_by_length']['128']:.2f}")
-        body.append(row)
-    last = simple["stages"][-1]
+    rows = []
+    for point in simple.points:
+        (whole,) = result.select(score=score, kind=point.kind, target=point.target, rule="threshold")
+        cells = [f"{100 * point.target:g}", whole.reading, percent(point.quality)]
+        cells += [with_interval(point.kept, point.kept_interval, 100, 1)]
+        cells += [with_interval(point.speedup, point.speedup_interval), f"{whole.speedup:.2f}"]
+        lengths = [f"{each.speedup_by_length['128']:.2f}" for each in (point, whole)] if fixed else []
+        rows.append([*cells, *([" / ".join(lengths)] if fixed else [])])
     title = (
-        f"Simple instances: {simple['rows']:,} rows of fewer than {simple['median']:g} tokens, the median; the last "
-        f"stage has {percent(last['quality'])} % there. Points of `{score}`:"
+        f"Simple instances: {simple.rows:,} rows of fewer than {simple.median:g} tokens, the median; the last "
+        f"stage has {percent(simple.stages[-1].quality)} % there. Points of `{score}`:"
     )
-    return title + "\n" + table(header, body, left=2)
+    return title + "\n" + table(header, rows, left=2)

@@ -1,10 +1,12 @@
-"""What a reader must know of a table before its numbers: worthless stages, scores that point the wrong way."""
+"""What a reader must know of a sweep's rows and points: worthless stages, scores that point the wrong way."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from scipy.stats import norm
 
+from dial.report.results import SplitResult, SweepResults
+from dial.report.tables import budget
 from dial.stages import scores as routing
 from dial.stages.metrics.metrics import METRICS
 from dial.stages.table import StageTable
@@ -24,7 +26,7 @@ def contradictions(table: StageTable, score: str) -> Iterator[str]:
         table: rows of one split.
         score: one that the table holds.
     """
-    if table.outputs is None or table.regression or score == "random":
+    if table.outputs is None or not table.task.exact or score == "random":
         return
     reference = score if score in routing.SCORES else "softmax"
     temperatures = table.settings.get("temperatures", {})
@@ -50,7 +52,7 @@ def worthless_stages(table: StageTable) -> Iterator[str]:
     Args:
         table: rows of one split.
     """
-    if table.regression or not len(table):
+    if not table.task.exact or not len(table):
         return
     for index, stage in enumerate(table.stage_names):
         answers = np.unique(table.predictions[:, index])
@@ -70,3 +72,32 @@ def worthless_stages(table: StageTable) -> Iterator[str]:
             f"`{table.stage_names[last]}` has {100 * quality:.1f} % {metric.name}, no more than one answer for all "
             f"rows ({100 * constant:.1f} %)"
         )
+
+
+def remarks_of(results: SweepResults, result: SplitResult) -> Iterator[str]:
+    """All remarks on a split, without a full stop: on its rows, points, crossings, scores and lengths.
+
+    Args:
+        results: of the sweep.
+        result: of the split.
+    """
+    yield from result.remarks
+    score = results.settings.scores[0]
+    for point in result.select(score=score, kind="confident"):
+        if point.note:
+            yield f"{100 * (point.target or 0):g} % confident: {point.note}"
+    for point in result.select(kind="budget"):
+        if point.note:
+            name = budget(point.target, results.unit)
+            yield f"Budget of {name}, `{point.score}`: {point.note}; the cheapest is taken"
+    for stage, found in result.crossings.get(score, {}).items():
+        places = ", ".join(f"{place:.4g}" for place in found.crossings)
+        where = f" ({places})" if places else ""
+        yield f"Crossing of the densities of `{score}` at {stage}, between their modes: {found.status}{where}"
+    for entry in result.scores:
+        yield from entry.remarks
+    for name, reason in result.lengths_left_out.items():
+        tokens = f"{name} tokens" if name.isdecimal() else f"{name} length"
+        yield f"Speed-ups at {tokens} are left out: {reason}"
+    if any(point.speedup < 1 for point in result.select(score=score, kind="expected")):
+        yield "A speed-up below 1 means that the reference alone is cheaper: nothing is to be saved there"

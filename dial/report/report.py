@@ -1,10 +1,10 @@
-"""The sweep's results: operating points with what they kept on fresh rows, curves, comparisons of scores."""
+"""The report of a sweep: made once from a table, then shown as text and figures and written to a folder."""
 
 import dataclasses
 import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,17 +13,20 @@ from dial.claims import SWEEP_FILES
 from dial.files import atomic_write, plain, write_json
 from dial.report.analysis import Analysis, Choices
 from dial.report.configuration import check_folder, configuration
-from dial.report.errors import StageErrors, errors_of_report, write_errors
+from dial.report.errors import StageErrors, errors_of_splits, write_errors
 from dial.report.exits import compression
+from dial.report.results import SweepResults, from_json
 from dial.report.settings import SweepSettings
+from dial.report.text import render
 from dial.stages.parquet import save_table
-from dial.stages.scores import ROUTING_SCORES
 from dial.stages.table import StageTable
 from dial.tradeoff.curve import Curve, concat, thin
 from dial.tradeoff.density import Densities
 from dial.tradeoff.rules import check_patience
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from dial.costs.functions import ModelCosts
 
 __all__ = ["Prepared", "Report", "SweepSettings", "build_report", "check_folder", "configuration", "prepare"]
@@ -37,12 +40,12 @@ FILES = SWEEP_FILES
 
 @dataclass
 class Report:
-    """Results of a sweep.
+    """Results of a sweep with what they were made from.
 
     Attributes:
         table: all rows, with every score.
         settings: as given.
-        summary: everything that ``summary.json`` holds, as plain values.
+        summary: what ``summary.json`` holds, as plain values.
         curves: exact, one for each split, score and rule; reported splits only.
         densities: per score and stage on the calibration rows (crossfit: on the reported rows).
         costs: cost functions, where they are known.
@@ -55,52 +58,59 @@ class Report:
     densities: dict[str, list[Densities]] = field(default_factory=dict)
     costs: "ModelCosts | None" = None
 
+    @cached_property
+    def results(self) -> SweepResults:
+        """What was found, as values."""
+        results: SweepResults = from_json(SweepResults, self.summary)
+        return results
+
     @property
     def partial(self) -> bool:
         """Whether rows were left out on purpose (a trial run), so that no number means anything."""
-        return bool(self.summary["partial"])
+        return self.results.partial
 
     @cached_property
     def errors(self) -> list[StageErrors]:
         """Rows that the last stage corrects and breaks, for every reported split and score."""
-        scores = [name for name in self.summary["settings"]["scores"] if name in self.table.scores]
-        return errors_of_report(self.table, list(self.summary["splits"]), scores)
+        scores = [name for name in self.results.settings.scores if name in self.table.scores]
+        return errors_of_splits(self.table, list(self.results.splits), scores)
 
     def text(self) -> str:
-        """The results as a readable table."""
-        from dial.report.text import render
+        """The results as readable tables."""
+        return render(self.results)
 
-        return render(self.summary)
+    def figures(self) -> "dict[str, Figure]":
+        """All figures by file name."""
+        from dial.report.figures import plots
 
-    def write(self, folder: str | FilePath) -> FilePath:
+        return plots.figures(self.results, self.curves, self.densities, self.errors)
+
+    def write(self, folder: str | Path) -> Path:
         """Write all files, each whole or not at all; ``summary.json``, which readers look for, comes last.
 
         Raises:
             ValueError: the folder holds results of another configuration, or whole results where these are partial.
         """
-        from dial.report.figures import plots
+        from dial.report.figures.style import save  # matplotlib: only where something is drawn
 
-        folder = FilePath(folder)
-        check_folder(folder, self.summary["configuration"], self.partial)
+        folder = Path(folder)
+        check_folder(folder, self.results.configuration, self.partial)
         save_table(self.table, folder / "stages.parquet")
         if self.curves:
             self._write_curves(folder)
         if self.costs is not None:
             self.costs.save(folder / "costs.json")
         else:
-            write_json(
-                folder / "costs.json",
-                {"schema": SCHEMA, "note": "cost functions unknown; see macs_<stage> in stages.parquet"},
-            )
+            note = "cost functions unknown; see macs_<stage> in stages.parquet"
+            write_json(folder / "costs.json", {"schema": SCHEMA, "note": note})
         if self.errors:
             write_errors(folder / "errors.csv", self.errors, self.partial)
-        for name, figure in plots.figures(self).items():
-            with atomic_write(folder / name) as temporary:
-                figure.savefig(temporary, dpi=150, metadata={"Software": None})
+        for name, figure in self.figures().items():
+            save(figure, folder / name)
         write_json(folder / "summary.json", self.summary)
         return folder
 
-    def _write_curves(self, folder: FilePath) -> None:
+    def _write_curves(self, folder: Path) -> None:
         import pyarrow.csv
         import pyarrow.parquet
 
@@ -116,10 +126,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A table made ready: rows once, with all scores.
+    """A table made ready: each row once, with all scores.
 
     Attributes:
         table: the table.
+        settings: what to choose.
         scores: names of the scores to analyse, random last unless it was asked for.
         reported: splits to report on.
         partial: a trial run.
@@ -127,10 +138,47 @@ class Prepared:
     """
 
     table: StageTable
+    settings: SweepSettings
     scores: tuple[str, ...]
     reported: tuple[str, ...]
     partial: bool
     configuration: str
+
+    def report(self, costs: "ModelCosts | None" = None) -> Report:
+        """Choose operating points on calibration rows and state what they do on the others.
+
+        Args:
+            costs: cost functions, for figures at other length conventions.
+
+        Raises:
+            ValueError: too few rows or one class only to choose on, or a metric without sums in first place. Sizes and
+                classes are not checked where the table is ``partial``.
+        """
+        table, settings = self.table, self.settings
+        summary: dict[str, Any] = {
+            "schema": SCHEMA,
+            "partial": self.partial,
+            "configuration": self.configuration,
+            "task": table.settings.get("task"),
+            "metrics": list(table.metrics),
+            "label_names": list(table.label_names),
+            "settings": asdict(settings) | {"scores": list(self.scores)},
+            "table": table.settings,
+            "stages": [_describe(table, index) for index in range(len(table.stages))],
+            "compression": compression(table),
+            "calibration": _calibration(self),
+            "splits": {},
+        }
+        report = Report(table, settings, summary, costs=costs)
+        held_out = table.of_split("calibration") if summary["calibration"]["method"] == "split" else None
+        for split in self.reported:
+            rows = table.of_split(split)
+            analysis = Analysis(rows, Choices(self.scores, settings, held_out, rows, self.partial), settings, costs)
+            summary["splits"][split] = analysis.summary()
+            report.curves += analysis.curves()
+            report.densities = report.densities or analysis.choices.densities()
+        report.summary = plain(summary)
+        return report
 
 
 def prepare(table: StageTable, settings: SweepSettings) -> Prepared:
@@ -143,7 +191,7 @@ def prepare(table: StageTable, settings: SweepSettings) -> Prepared:
     wanted = settings.scores or tuple(table.scores) or routing_scores(table)
     missing = [name for name in (*wanted, "random") if name not in table.scores]
     table = table.with_scores(missing, seed=settings.seed) if missing else table
-    check_patience(settings.patience, settings.tolerance, len(table.stages), table.regression)
+    check_patience(settings.patience, settings.tolerance, len(table.stages), not table.task.exact)
     if settings.tolerance is not None:
         table = dataclasses.replace(table, settings={**table.settings, "tolerance": settings.tolerance})
     reported = tuple(split for split in table.splits if split not in ROLES_NOT_REPORTED)
@@ -154,54 +202,20 @@ def prepare(table: StageTable, settings: SweepSettings) -> Prepared:
     names = tuple(dict.fromkeys((*wanted, "random")))
     if names[0] == "random" and len(names) > 1 and "random" not in settings.scores:
         names = (*names[1:], "random")
-    return Prepared(table, names, reported, bool(table.settings.get("partial", False)), configuration(table, settings))
+    partial = bool(table.settings.get("partial", False))
+    return Prepared(table, settings, names, reported, partial, configuration(table, settings))
 
 
 def routing_scores(table: StageTable) -> tuple[str, ...]:
     """All scores that this kind of task admits and this table has the outputs for."""
     if table.outputs is None:
         return ("random",)
-    return ROUTING_SCORES["regression" if table.regression else "classification"]
+    return table.task.scores
 
 
 def build_report(table: StageTable, settings: SweepSettings, costs: "ModelCosts | None" = None) -> Report:
-    """Choose operating points on calibration rows and state what they do on the others.
-
-    Args:
-        table: every split that the models ran over.
-        settings: what to choose.
-        costs: cost functions, for figures at other length conventions.
-
-    Raises:
-        ValueError: no rows to choose or to report on, too few rows or one class only to choose on, an unknown score,
-            or a metric without sums in first place. Sizes and classes are not checked where the table is ``partial``.
-    """
-    prepared = prepare(table, settings)
-    table = prepared.table
-    summary: dict[str, Any] = {
-        "schema": SCHEMA,
-        "partial": prepared.partial,
-        "configuration": prepared.configuration,
-        "task": table.settings.get("task"),
-        "metrics": list(table.metrics),
-        "label_names": list(table.label_names),
-        "settings": asdict(settings) | {"scores": list(prepared.scores)},
-        "table": table.settings,
-        "stages": [_describe(table, index) for index in range(len(table.stages))],
-        "compression": compression(table),
-        "calibration": _calibration(prepared, settings),
-        "splits": {},
-    }
-    report = Report(table, settings, summary, costs=costs)
-    for split in prepared.reported:
-        rows = table.of_split(split)
-        held_out = table.of_split("calibration") if settings.calibration == "split" and len(table.stages) > 1 else None
-        analysis = Analysis(rows, Choices(prepared.scores, settings, held_out, rows, prepared.partial), settings, costs)
-        summary["splits"][split] = analysis.summary()
-        report.curves += analysis.curves()
-        report.densities = report.densities or analysis.choices.densities()
-    report.summary = plain(summary)
-    return report
+    """The report of a table; see :func:`prepare` and :meth:`Prepared.report`."""
+    return prepare(table, settings).report(costs)
 
 
 def _describe(table: StageTable, index: int) -> dict[str, Any]:
@@ -216,9 +230,9 @@ def _describe(table: StageTable, index: int) -> dict[str, Any]:
     }
 
 
-def _calibration(prepared: Prepared, settings: SweepSettings) -> dict[str, Any]:
+def _calibration(prepared: Prepared) -> dict[str, Any]:
     """How operating points are chosen, after checking that they can be."""
-    table = prepared.table
+    table, settings = prepared.table, prepared.settings
     if len(table.stages) == 1:
         return {"method": "none", "rows": 0}
     if settings.calibration == "split" and "calibration" not in table.splits:

@@ -3,12 +3,12 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dial.files import read_json, readable
+from dial.files import readable
 from dial.parquet_checks import whole_parquet
+from dial.report.results import SplitResult, SweepResults, read_results
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Run:
     Attributes:
         name: as shown.
         folder: where its results lie.
-        summary: its ``summary.json``.
+        results: of its sweep.
         split: the split shown.
         score: the score shown.
         flops: mean cost per row along the curve, ``(P,)``.
@@ -28,7 +28,7 @@ class Run:
 
     name: str
     folder: Path
-    summary: dict[str, Any]
+    results: SweepResults
     split: str
     score: str
     flops: np.ndarray
@@ -36,19 +36,20 @@ class Run:
     rows: str | None = None
 
     @property
-    def result(self) -> dict[str, Any]:
-        """The split's part of the summary."""
-        return self.summary["splits"][self.split]
+    def result(self) -> SplitResult:
+        """What was found on the split."""
+        return self.results.splits[self.split]
 
     @property
     def metric(self) -> str:
         """The primary metric."""
-        return self.summary["metrics"][0]
+        return self.results.metric
 
     @property
     def best(self) -> float:
         """Quality of the last stage, a fraction."""
-        return float(self.result["stages"][-1]["quality"][self.metric])
+        quality = self.result.stages[-1].quality[self.metric]
+        return float("nan") if quality is None else quality
 
     @property
     def alone(self) -> float:
@@ -56,8 +57,8 @@ class Run:
 
         What a multi-exit model is compared with, its encoder unpruned, is another model, whose quality is not known.
         """
-        exits = self.summary["table"].get("reference_without_exits")
-        return 2 * float(self.result["stages"][-1]["macs"] if exits else self.result["reference_macs"])
+        exits = self.results.table.get("reference_without_exits")
+        return 2 * (self.result.stages[-1].macs if exits else self.result.reference_macs)
 
 
 def read_run(folder: str | Path, split: str | None = None, score: str | None = None) -> Run:
@@ -80,25 +81,24 @@ def read_run(folder: str | Path, split: str | None = None, score: str | None = N
             f"`runs` must be folders with summary.json and curve.parquet (or a sweep/ with them), but {given} has none."
         )
     place = found[0]
-    summary = read_json(place / "summary.json", "runs")
     with readable(place / "summary.json", "runs"):
-        return _run(given, place, summary, split, score)
+        return _run(given, place, read_results(place / "summary.json", "runs"), split, score)
 
 
-def _run(given: Path, place: Path, summary: dict[str, Any], split: str | None, score: str | None) -> Run:
-    splits = list(summary["splits"])
+def _run(given: Path, place: Path, results: SweepResults, split: str | None, score: str | None) -> Run:
+    splits = list(results.splits)
     if split is not None and split not in splits:
         raise ValueError(f"`split` must be one of {', '.join(splits)} of {given}, but got {split!r}.")
-    split, metric = split or splits[0], summary["metrics"][0]
+    split, metric = split or splits[0], results.metric
     name, rows = given.resolve().name, _rows_of(place / "stages.parquet", split)  # "." has no name
-    if len(summary["stages"]) == 1:
-        (stage,) = summary["splits"][split]["stages"]
-        point = np.array([2 * stage["macs"]]), np.array([stage["quality"][metric]])
-        return Run(name, place, summary, split, score or "", *point, rows)
-    rules = {entry["score"]: entry["rule"] for entry in summary["splits"][split]["scores"]}
+    if len(results.stages) == 1:
+        (stage,) = results.splits[split].stages
+        point = np.array([2 * stage.macs]), np.array([stage.quality[metric]], dtype=float)
+        return Run(name, place, results, split, score or "", *point, rows)
+    rules = {entry.score: entry.rule for entry in results.splits[split].scores}
     if score is not None and score not in rules:
         raise ValueError(f"`score` must be one of {', '.join(rules)} of {given}, but got {score!r}.")
-    score = score or summary["settings"]["scores"][0]
+    score = score or results.settings.scores[0]
     if not (place / "curve.parquet").is_file():
         raise ValueError(f"`runs` must be folders with summary.json and curve.parquet, but {place} lacks the curve.")
     import pyarrow.compute as pc
@@ -107,10 +107,8 @@ def _run(given: Path, place: Path, summary: dict[str, Any], split: str | None, s
     wanted = (pc.field("split") == split) & (pc.field("score") == score) & (pc.field("rule") == rules[score])
     with whole_parquet(place / "curve.parquet", "runs"):
         curve = pq.read_table(place / "curve.parquet", columns=["macs", metric], filters=wanted)
-    flops, quality = 2 * curve["macs"].to_numpy(), curve[metric].to_numpy()
-    run = Run(name, place, summary, split, score, flops, quality, rows)
-    for value in (run.best, run.alone, summary["partial"], summary["configuration"]):  # what readers rely on
-        hash(value)
+    run = Run(name, place, results, split, score, 2 * curve["macs"].to_numpy(), curve[metric].to_numpy(), rows)
+    float(run.best), float(run.alone)  # what readers rely on
     return run
 
 

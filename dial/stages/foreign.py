@@ -1,4 +1,4 @@
-"""What the costs of a foreign table mean, in which order its stages run, and what the last of them costs alone.
+"""Foreign tables, written by anything else: their stages, costs, labels and scores as a stage table holds them.
 
 Nothing in the numbers tells own costs from cumulative ones, or a cascade from the exits of one model, and each mistake
 gives a plausible speed-up. So whoever sweeps such a table says it.
@@ -6,12 +6,169 @@ gives a plausible speed-up. So whoever sweeps such a table says it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-COSTS, KINDS = ("own", "cumulative"), ("tiers", "exits")
+from datamodules.labels import KINDS, Classes, number_names, number_of
+from dial.stages.columns import Columns, declared_ranges
+from dial.stages.stage import Stage
+from dial.stages.table import StageTable
+from dial.stages.task import Classification, task_of
+
+NOT_SCORES = ("output", "prediction", "macs", "decide_macs", "length", "padded")
+COST_KINDS, STAGE_KINDS = ("own", "cumulative"), ("tiers", "exits")
+
+
+def foreign_table(
+    columns: Columns,
+    metrics: Sequence[str] | None,
+    label_names: Sequence[str] | None,
+    seed: int,
+    costs: str | None,
+    stages: str | None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> StageTable:
+    """The table of a file written by anything else; what it lacks is derived.
+
+    See :func:`dial.stages.parquet.load_table` for the arguments.
+    """
+    costly = read_costs(columns, columns.names, _stages(columns), costs, stages)
+    names = costly.names
+    common = columns.common()
+    common["label"] = as_numbers(common["label"], label_names, "label", columns.path)
+    outputs = columns.per_stage("output_{}", names) if f"output_{names[0]}" in columns.names else None
+    if outputs is not None and outputs.ndim == 2:
+        outputs = outputs[:, :, None]
+    has_predictions = outputs is None or all(f"prediction_{name}" in columns.names for name in names)
+    answers = [
+        as_numbers(columns(column), label_names, column, columns.path)
+        for column in (f"prediction_{name}" for name in names if has_predictions)
+    ]
+    predictions = np.stack(answers, axis=1) if answers else None
+    if label_names is None:
+        label_names = _classes(common["label"], outputs, predictions, columns.path)
+        if outputs is None and predictions is not None and label_names:
+            common["label"] = _ranks(common["label"], label_names)
+            predictions = _ranks(predictions, label_names)
+    task = task_of(label_names)
+    if predictions is None:
+        assert outputs is not None
+        predictions = task.predict(outputs)
+    if outputs is not None and task.exact and outputs.shape[-1] not in (1, task.columns):
+        raise ValueError(
+            f"`label_names` must name the {outputs.shape[-1]} classes of the logits in {columns.path!r}, but got "
+            f"{len(label_names)}: {', '.join(label_names)}."
+        )
+    statistics = _named(columns, "stat_", names)
+    table = StageTable(
+        **common,
+        stages=tuple(Stage(name, name) for name in names),
+        outputs=outputs,
+        predictions=predictions,
+        scores=_named(columns, "", names),
+        statistics=statistics,
+        decide_macs=costly.decide,
+        macs=costly.macs,
+        macs_reference=costly.reference,
+        lengths=columns.by_tier("length", names),
+        padded=columns.by_tier("padded", names),
+        metrics=tuple(metrics or task.metrics),
+        label_names=tuple(label_names),
+        settings={"seed": seed, "foreign": True, "remarks": costly.remarks} | declared_ranges(ranges),
+    )
+    wanted = [name for name in task.scores if name not in table.scores and (outputs is not None or name == "random")]
+    return table.with_scores(wanted, seed)
+
+
+def _stages(columns: Columns) -> list[str]:
+    """Return stage names from the column names, in order of appearance."""
+    outputs, predictions, costs = (
+        [name.removeprefix(prefix) for name in columns.names if name.startswith(prefix)]
+        for prefix in ("output_", "prediction_", "macs_")
+    )
+    stages = outputs or predictions
+    if not stages:
+        raise ValueError(
+            f"`table` must have a column 'output_<stage>' or 'prediction_<stage>' for every stage, "
+            f"but {columns.path!r} has {', '.join(columns.names)}. Add one of them per stage."
+        )
+    kind = "output" if outputs else "prediction"
+    for name in dict.fromkeys([*predictions, *costs]):
+        if name not in stages and name != "reference":  # left out, it would be missing from every figure
+            raise ValueError(
+                f"`table` must have a column '{kind}_{name}', as it has others of the stage {name!r}, "
+                f"but {columns.path!r} has {', '.join(columns.names)}. Add the column, or drop the stage's others."
+            )
+    return stages
+
+
+def _named(columns: Columns, prefix: str, stages: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return ``(N, S)`` by name for the columns ``<prefix><name>_<stage>`` that a foreign table has.
+
+    The last stage decides nothing: where it alone has no column its entries are NaN.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for column in columns.names:
+        stage = max((name for name in stages if column.endswith(f"_{name}")), key=len, default=None)
+        if stage is None or not column.startswith(prefix):
+            continue
+        name = column[len(prefix) : -len(stage) - 1]
+        reserved = name in NOT_SCORES or name.startswith("stat_") or not name
+        if not reserved and pa.types.is_floating(columns.arrow.schema.field(column).type):
+            found.setdefault(name, {})[stage] = columns(column)
+    result = {}
+    for name, by_stage in found.items():
+        missing = [stage for stage in stages if stage not in by_stage]
+        if missing == [stages[-1]] and not prefix:
+            by_stage[stages[-1]] = np.full(columns.arrow.num_rows, np.nan)
+        elif missing and not prefix and name in Classification.scores:
+            continue  # computed anew for all stages
+        elif missing:
+            columns(f"{prefix}{name}_{missing[0]}")  # raises, naming the column
+        result[name] = np.stack([by_stage[stage] for stage in stages], axis=1)
+    return result
+
+
+def _classes(
+    label: np.ndarray, outputs: np.ndarray | None, predictions: np.ndarray | None, path: str
+) -> tuple[str, ...]:
+    """Return class numbers as names, or none for regression: a single output, or labels that are no whole numbers.
+
+    Raises:
+        ValueError: labels that are no whole numbers beside several logits: these are neither classes nor one answer.
+    """
+    fractions = np.flatnonzero(np.asarray(label) != np.round(label))
+    if outputs is not None and outputs.shape[-1] > 1:
+        if len(fractions):
+            raise ValueError(
+                f"`table` must have classes from 0 to {outputs.shape[-1] - 1} as 'label' beside {outputs.shape[-1]} "
+                f"logits a row, but {path!r} has {label[fractions[0]]} in row {fractions[0]}. Correct the column, or "
+                "give one output a row for a regression."
+            )
+        return tuple(str(index) for index in range(outputs.shape[-1]))
+    if outputs is not None or predictions is None or len(fractions) or (predictions != np.round(predictions)).any():
+        return ()
+    present = {0} if len(label) == 0 else {int(index) for index in np.unique([label, *predictions.T])}
+    # A negative number is no class, and is refused as such when the table is checked.
+    return tuple(number_names(present if min(present) >= 0 else range(max(present) + 1)))
+
+
+def _ranks(values: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
+    """Classes whose names are numbers as positions among these names; what is none stays as it is.
+
+    >>> _ranks(np.array([5, 900, 5]), ["5", "900"]).tolist()
+    [0, 1, 0]
+    """
+    find = Classes(label_names)
+    distinct, places = np.unique(values, return_inverse=True)
+    found = [find(value) for value in distinct.tolist()]
+    if None in found:
+        return values
+    return np.array(found, np.int64)[places].reshape(values.shape)
 
 
 @dataclass(frozen=True)
@@ -85,7 +242,7 @@ def check_said(stages: int, costs: str | None, kind: str | None, has_reference: 
     Raises:
         ValueError: naming what is to be said.
     """
-    for name, value, allowed in (("costs", costs, COSTS), ("stages", kind, KINDS)):
+    for name, value, allowed in (("costs", costs, COST_KINDS), ("stages", kind, STAGE_KINDS)):
         if value is not None and value not in allowed:
             raise ValueError(f"`{name}` must be {' or '.join(allowed)}, but got {value!r}.")
     if stages > 1 and costs is None:
@@ -139,3 +296,59 @@ def _check_rising(macs: np.ndarray, decide: np.ndarray, names: Sequence[str], sa
             f"got {macs[row, stage + 1]:g} after {decide[row, stage]:g} for sample_id {sample_id[row]}. "
             "Give `--costs own` if they are."
         )
+
+
+def as_numbers(values: np.ndarray, label_names: Sequence[str] | None, column: str, path: str) -> np.ndarray:
+    """Classes by name where they have names, else numbers.
+
+    Args:
+        values: ``(N,)`` texts, decimals, truth values or numbers.
+        label_names: of the classes in the order of the logits; empty for regression, None where nobody said.
+        column: where they come from.
+        path: of the file.
+
+    Returns:
+        ``(N,)`` int64, or float64 where one is no whole number. Classes that are numbers and have no names that are
+        stay as they are.
+
+    Raises:
+        ValueError: a value that is no number where there are no names, or that none of the names is.
+
+    Example:
+        >>> as_numbers(np.array(["pos", "Neg"], object), ["neg", "pos"], "label", "t.parquet").tolist()
+        [1, 0]
+    """
+    numbered = any(number_of(name) is not None for name in label_names or ())
+    if values.ndim == 1 and values.dtype.kind in "iufb" and not numbered:
+        return values
+    distinct, places = _distinct(values)
+    find: Callable[[object], Any] = Classes(label_names) if label_names else number_of
+    numbers = []
+    for value in distinct:
+        number = find(value)
+        if number is None:
+            allowed, remedy = "texts or numbers", "Correct the column."
+            if isinstance(value, KINDS):
+                allowed = f"one of {', '.join(label_names)}" if label_names else "numbers, or have `label_names`"
+                remedy = remedy if label_names else "Give `--label-names` in the order of the logits."
+            shown = repr(value) if isinstance(value, str) else str(value)
+            raise ValueError(f"`table` must have {allowed} as {column!r}, but {path!r} has {shown}. {remedy}")
+        numbers.append(number)
+    whole = all(abs(number) < 2**53 and number == int(number) for number in numbers)
+    return np.array([int(n) if whole else float(n) for n in numbers], np.int64 if whole else np.float64)[places]
+
+
+def _distinct(values: np.ndarray) -> tuple[list[object], np.ndarray]:
+    """Values that differ, and for each row which of them it has."""
+    if values.ndim == 1 and values.dtype.kind in "iufb":
+        numbers, inverse = np.unique(values, return_inverse=True)
+        return list(numbers), inverse
+    known: dict[str, int] = {}
+    distinct: list[object] = []
+    places = np.empty(len(values), np.int64)
+    for row, value in enumerate(values):
+        place = known.setdefault(repr(value), len(distinct))
+        if place == len(distinct):
+            distinct.append(value)
+        places[row] = place
+    return distinct, places

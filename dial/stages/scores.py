@@ -65,38 +65,8 @@ SCORES: dict[str, Callable[[Any, Any], Any]] = {
 }
 """Scores computed from the logits of a classifier, by name."""
 
-ROUTING_SCORES: dict[str, tuple[str, ...]] = {"classification": (*SCORES, "random"), "regression": ("random",)}
-"""Scores that can route, by kind of task. The oracle knows the labels and exists in the analysis only."""
-
-
-GIVEN = ("learned",)
-"""Scores that no logits tell: the model gives them itself (``learned``: the certainty of BERxiT's learning-to-exit)."""
-
-
-def check_score(name: str, regression: bool, argument: str, given: Sequence[str] = ()) -> None:
-    """Refuse a score that does not exist for this kind of task.
-
-    Args:
-        name: the score.
-        regression: whether the task has real-valued labels.
-        argument: the argument as the user spells it, for the message.
-        given: scores of :data:`GIVEN` that the model gives.
-
-    Raises:
-        ValueError: naming the argument, the scores that are allowed and the one that came.
-    """
-    task = "regression" if regression else "classification"
-    if name not in (*ROUTING_SCORES[task], *given):
-        allowed = ", ".join([*ROUTING_SCORES[task], *given])
-        if name in GIVEN:
-            raise ValueError(
-                f"`{argument}` for this model must be one of: {allowed}; but got {name!r}, which only a model that "
-                "learnt to exit gives at every stage before the last; train it with `--model.certainty joint`."
-            )
-        reason = " (the oracle is always part of the analysis, and routes nothing)" if name == "oracle" else ""
-        raise ValueError(
-            f"`{argument}` for {task} must be one of: {allowed}; but got {name!r}{reason}. Choose one of these."
-        )
+MODEL_SCORES: dict[str, str] = {}
+"""Scores that no logits tell, as a model gives them itself: by name what an error says about the models that do."""
 
 
 def compute(name: str, logits: Logits, temperature: float = 1.0) -> Logits:
@@ -144,7 +114,7 @@ def compute(name: str, logits: Logits, temperature: float = 1.0) -> Logits:
     if values.shape[0] < 2:
         raise ValueError(
             f"`logits` must have at least two classes in the last dimension, but got {values.shape[0]}. "
-            "Route regression by 'random'."
+            "Route numbers by 'random'."
         )
     if temperature == 1:
         return SCORES[name](values, xp)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from dial.stages import scores as score_functions
-from dial.stages.metrics.metrics import AGREEMENT, METRICS, NAMED, UNIT_RANGE, Mean, Metric, check_metric
+from dial.stages.metrics.metrics import AGREEMENT, METRICS, NAMED, UNIT_RANGE, Mean, Metric
 from dial.stages.repeats import check_repeats, distinct
 from dial.stages.stage import Stage
+from dial.stages.task import Task, task_of
 
 SCHEMA = 2
 """Of the newest file that is read. In one of schema 2 scores, predictions and costs may be left to be computed."""
@@ -93,9 +94,8 @@ class StageTable:
         check_finite(self)
         check_scores(self)
         check_ranges(self)
-        kind = np.float64 if self.regression else np.int64
-        self._set("label", np.asarray(self.label).astype(kind))
-        self._set("predictions", np.asarray(self.predictions).astype(kind))
+        self._set("label", self.task.labels(self.label))
+        self._set("predictions", self.task.labels(self.predictions))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -103,10 +103,10 @@ class StageTable:
     def __len__(self) -> int:
         return len(self.split)
 
-    @property
-    def regression(self) -> bool:
-        """Whether labels are real numbers: there are no label names."""
-        return not self.label_names
+    @cached_property
+    def task(self) -> Task:
+        """What labels and outputs mean."""
+        return task_of(self.label_names)
 
     @cached_property
     def splits(self) -> tuple[str, ...]:
@@ -167,7 +167,7 @@ class StageTable:
             close = {"outputs": self.outputs}
         else:
             close = {f"`{name}`": values for name, values in {**self.scores, **self.statistics}.items()}
-            (close if self.regression else exact)["predictions"] = self.predictions
+            (exact if self.task.exact else close)["predictions"] = self.predictions
         check_repeats(self.sample_id, repeats, originals, exact, close, self.split)
         counts = dict(self.settings.get("repeats", {}))
         for name in self.split[repeats].tolist():
@@ -178,7 +178,7 @@ class StageTable:
         """Return a table with these scores computed from its outputs, at the temperature of each stage.
 
         Args:
-            names: of :data:`dial.stages.scores.ROUTING_SCORES`.
+            names: of the task's scores.
             seed: for ``random``; by default the table's own (``settings["seed"]``), else 0.
 
         Raises:
@@ -188,7 +188,7 @@ class StageTable:
         seed = int(self.settings.get("seed") or 0) if seed is None else seed
         computed = dict(self.scores)
         for name in names:
-            score_functions.check_score(name, self.regression, "scores")
+            self.task.check_score(name, "scores")
             columns = []
             for index, stage in enumerate(self.stage_names):
                 if name == "random":
@@ -219,7 +219,7 @@ class StageTable:
             allowed = ", ".join([*NAMED, *self.statistics])
             raise ValueError(f"`metric` must be one of: {allowed}; but got {name!r}. Choose one of these.")
         metric = METRICS[name]
-        return metric, metric.statistics(self.label, self.predictions, len(self.label_names) or None)
+        return metric, metric.statistics(self.label, self.predictions, self.task.classes)
 
     def range_of(self, statistic: str) -> tuple[float, float]:
         """Return the lowest and the highest value that a statistic can have, as declared."""
@@ -262,7 +262,7 @@ def check_shapes(table: StageTable) -> None:
     if table.outputs is not None:
         wanted.append(("outputs", table.outputs, (rows, stages, *table.outputs.shape[2:3])))
         if table.outputs.ndim != 3:
-            wanted.append(("outputs", table.outputs, (rows, stages, len(table.label_names) or 1)))
+            wanted.append(("outputs", table.outputs, (rows, stages, table.task.columns)))
     for name, value, shape in wanted:
         if value is not None and np.shape(value) != shape:
             raise ValueError(
@@ -287,7 +287,7 @@ def check_names(table: StageTable) -> None:
         )
     for name in table.metrics:
         if name not in table.statistics:
-            check_metric(name, len(table.label_names))
+            table.task.check_metric(name)
 
 
 def check_labels(table: StageTable) -> None:
@@ -295,8 +295,7 @@ def check_labels(table: StageTable) -> None:
     label = np.asarray(table.label)
     bad = ~np.isfinite(label)
     allowed = "a finite number"
-    if not table.regression:
-        classes = len(table.label_names)
+    if (classes := table.task.classes) is not None:
         if table.outputs is not None and table.outputs.shape[-1] != classes:
             raise ValueError(
                 f"`outputs` must have one logit for each of the {classes} labels {list(table.label_names)}, "

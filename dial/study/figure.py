@@ -7,18 +7,17 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter
 
-from dial.report.figures.line_labels import label_lines
-from dial.report.figures.plots import COLOURS, INK, LEVELS, ORACLE, RANDOM, new_figure
+from dial.report.figures import style
 
 STYLES: dict[str, dict[str, Any]] = {
-    "cascade": {"color": COLOURS[0], "linewidth": 1.8},
-    "exits": {"color": COLOURS[1], "linewidth": 1.8},
-    "random": {"color": RANDOM, "linewidth": 1.4, "linestyle": "--"},
-    "oracle": {"color": ORACLE, "linewidth": 1.2, "linestyle": "-."},
+    "cascade": {"color": style.COLOURS[0], "linewidth": 1.8},
+    "exits": {"color": style.COLOURS[1], "linewidth": 1.8},
+    "random": {"color": style.RANDOM, "linewidth": 1.4, "linestyle": "--"},
+    "oracle": {"color": style.ORACLE, "linewidth": 1.2, "linestyle": "-."},
 }
-BESIDE = {"textcoords": "offset points", "fontsize": 8, "color": INK}
+PANEL = (6.6, 4.8)  # inches
 LATENCIES = (("p50", "o"), ("p95", "s"), ("p99", "^"))
 
 
@@ -28,28 +27,21 @@ def study_figure(results: dict[str, Any]) -> Figure:
     Args:
         results: as in ``study.json``.
     """
-    figure, axes = new_figure(4, columns=2, size=(6.6, 4.4))
+    figure, axes = style.new_figure(4, columns=2, size=PANEL)
     _trade_off(axes[0], results)
     _throughput(axes[1], results)
     _latency(axes[2], results)
     _batch_sizes(axes[3], results)
     machine = results["machine"]
     figure.suptitle(
-        f"{results.get('task') or ''} {results['split']}, {results['rows']} rows, {results['settings']['repeats']} "
+        f"{style.title_of(results.get('task'), results['split'], results['rows'])}, {results['settings']['repeats']} "
         f"repetitions: {machine['processor']}, {machine['threads']} thread(s), torch {machine['torch']}",
         fontsize=9,
-        color="#555555",
+        color=style.FAINT,
     )
     if results.get("partial"):
-        figure.text(0.5, 0.5, "partial", fontsize=60, color="#00000022", ha="center", va="center", rotation=20)
+        style.mark_partial(figure)
     return figure
-
-
-def _levels(axis: Axes, best: float) -> None:
-    for share, dashes in LEVELS:
-        axis.axhline(100 * share * best, color=INK, linewidth=0.8, linestyle=dashes, alpha=0.6)
-        place: dict[str, Any] = {"xytext": (3, 0), "va": "center", "annotation_clip": True, **BESIDE}
-        axis.annotate(f"{100 * share:g} %", (1, 100 * share * best), xycoords=("axes fraction", "data"), **place)
 
 
 def _trade_off(axis: Axes, results: dict[str, Any]) -> None:
@@ -63,14 +55,13 @@ def _trade_off(axis: Axes, results: dict[str, Any]) -> None:
     alone = sorted((each for each in alone if each["padded_to"] is None), key=_mean_of)
     for index, each in enumerate(alone):  # in order of time, so that neighbours' names lie at different heights
         quality = 100 * (best + each["quality"] - each["quality_of_super"])  # it was seen on the timed rows only
-        axis.plot(_mean_of(each), quality, "D", color=INK, markerfacecolor="white", markersize=5)
-        place: dict[str, Any] = {"xytext": (5, 18 if (len(alone) - index) % 2 == 0 else 6), **BESIDE}
-        axis.annotate(each["name"], (_mean_of(each), quality), **place)
-    _levels(axis, best)
+        axis.plot(_mean_of(each), quality, "D", color=style.INK, markerfacecolor="white", markersize=5)
+        style.name_point(axis, each["name"], (_mean_of(each), quality), (5, 18 if (len(alone) - index) % 2 == 0 else 6))
+    style.draw_levels(axis, best, "the Super")
     axis.set(xlabel="mean ms per row, one at a time", ylabel=f"{results['metric']}, %")
     axis.set_xlim(0, 1.12 * max(max(each["ms"]) for each in lines))
     axis.set_title("quality over time", fontsize=10, loc="left")
-    label_lines(axis, [each["method"] for each in lines], avoid=axis.texts)
+    style.legend(axis, PANEL[0])
 
 
 def _mean_of(contender: dict[str, Any]) -> float:
@@ -83,9 +74,9 @@ def _throughput(axis: Axes, results: dict[str, Any]) -> None:
     for each in results["curves"]:
         if each["method"] in ("random", "oracle"):
             continue
-        style = STYLES[each["method"]] | ({"linestyle": ":"} if each["kind"] == "single" else {})
+        look = STYLES[each["method"]] | ({"linestyle": ":"} if each["kind"] == "single" else {})
         name = f"{each['method']}, {'batch 1' if each['kind'] == 'single' else 'best batch'}"
-        axis.plot(100 * np.array(each["quality"]), 1e3 / np.array(each["ms"]), label=name, **style)
+        axis.plot(100 * np.array(each["quality"]), 1e3 / np.array(each["ms"]), label=name, **look)
     for each in results["throughput"]:
         speed = each["rows_per_second"]
         error = [[speed["median"] - speed["low"]], [speed["high"] - speed["median"]]]
@@ -94,16 +85,18 @@ def _throughput(axis: Axes, results: dict[str, Any]) -> None:
             speed["median"],
             yerr=error,
             fmt="x",
-            color=INK,
+            color=style.INK,
             markersize=6,
             zorder=5,
         )
-    for share, dashes in LEVELS:
-        axis.axvline(100 * share * results["super_quality"], color=INK, linewidth=0.8, linestyle=dashes, alpha=0.6)
-    _log(axis.yaxis, axis.set_yscale)
+    for share, dashes in style.LEVELS:
+        name = f"{100 * share:g} % of the Super"
+        place = 100 * share * results["super_quality"]
+        axis.axvline(place, color=style.INK, linewidth=0.8, linestyle=dashes, alpha=0.6, label=name)
+    style.log_ticks(axis.yaxis, axis.set_yscale)
     axis.set(xlabel=f"{results['metric']}, %", ylabel="rows per second (log)")
     axis.set_title("throughput over quality (× executor)", fontsize=10, loc="left")
-    axis.legend(fontsize=8, frameon=False, loc="lower left")
+    style.legend(axis, PANEL[0])
 
 
 def _latency(axis: Axes, results: dict[str, Any]) -> None:
@@ -117,33 +110,27 @@ def _latency(axis: Axes, results: dict[str, Any]) -> None:
         axis.plot(values, [place] * len(values), color="#BBBBBB", linewidth=1, zorder=1)
         for (name, marker), value in zip(LATENCIES, values, strict=True):
             label = name if not place else None
-            axis.plot(value, place, marker, color=COLOURS[LATENCIES.index((name, marker))], markersize=5, label=label)
+            axis.plot(
+                value, place, marker, color=style.COLOURS[LATENCIES.index((name, marker))], markersize=5, label=label
+            )
     axis.set_yticks(range(len(lines)), [name for name, _ in lines], fontsize=8)
     axis.invert_yaxis()
-    _log(axis.xaxis, axis.set_xscale)
+    style.log_ticks(axis.xaxis, axis.set_xscale)
     axis.set_xlabel("ms per row, one at a time (log)")
     axis.set_title("latency", fontsize=10, loc="left")
-    axis.legend(fontsize=8, frameon=False, loc="upper right", ncols=3, bbox_to_anchor=(1, 1.1))
+    style.legend(axis, PANEL[0])
 
 
 def _batch_sizes(axis: Axes, results: dict[str, Any]) -> None:
     """Throughput of each model by batch size, with the one taken."""
-    for index, each in enumerate(each for each in results["contenders"] if each["padded_to"] is None):
+    models = [each for each in results["contenders"] if each["padded_to"] is None]
+    for colour, each in zip(style.colours(len(models)), models, strict=True):
         pairs = sorted((int(size), rows) for size, rows in each["throughput"].items())
-        colour = (*COLOURS, INK)[index % (len(COLOURS) + 1)]
         axis.plot(*zip(*pairs, strict=True), "-", color=colour, linewidth=1.4, marker=".", label=each["name"])
         axis.plot(each["batch_size"], dict(pairs)[each["batch_size"]], "o", color=colour, markersize=8, alpha=0.6)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    _log(axis.yaxis, axis.set_yscale)
+    style.log_ticks(axis.yaxis, axis.set_yscale)
     axis.set(xlabel="rows per batch", ylabel="rows per second (log)")
     axis.set_title("batch sizes (circle: taken)", fontsize=10, loc="left")
-    axis.legend(fontsize=8, frameon=False)
-
-
-def _log(axis: Any, scale: Any) -> None:
-    """A logarithmic axis with plain numbers at 1, 2 and 5."""
-    scale("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    style.legend(axis, PANEL[0])

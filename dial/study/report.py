@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dial.files import atomic_write, write_json
-from dial.report.text import percent, table
+from dial.report.tables import percent, table, with_interval
 
 FILES = ("times.json", "study.md", "study.png", "study.json")
 METHODS = {"cascade": "cascade", "random": "random routing", "oracle": "oracle (knows the labels)", "exits": "exits"}
@@ -19,17 +19,16 @@ def write_study(folder: str | Path, results: dict[str, Any]) -> Path:
 
     Args:
         folder: is created.
-        results: what :meth:`dial.study.measure.Study.run` gives.
+        results: what :meth:`dial.study.study.Study.run` gives.
     """
-    from dial.study.figure import study_figure  # matplotlib: only when it is needed
+    from dial.report.figures.style import save  # matplotlib: only where something is drawn
+    from dial.study.figure import study_figure
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "study.md") as temporary:
         temporary.write_text(render(results), encoding="utf-8")
-    figure = study_figure(results)
-    with atomic_write(folder / "study.png") as temporary:
-        figure.savefig(temporary, dpi=150, metadata={"Software": None})
+    save(study_figure(results), folder / "study.png")
     write_json(folder / "study.json", results)
     return folder
 
@@ -86,11 +85,11 @@ def ranged(value: dict[str, float], digits: int = 1) -> str:
         >>> ranged({"median": 2.0, "low": 1.5, "high": 3.25})
         '2.0 [1.5, 3.2]'
     """
-    return f"{value['median']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+    return with_interval(value["median"], (value["low"], value["high"]), digits=digits)
 
 
-def _ratio(value: float, interval: Sequence[float]) -> str:
-    return f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+def _ratio(entry: Mapping[str, Any], name: str = "speedup") -> str:
+    return with_interval(entry[name], entry[f"{name}_interval"])
 
 
 def _contenders(results: dict[str, Any]) -> str:
@@ -104,9 +103,9 @@ def _contenders(results: dict[str, Any]) -> str:
             [
                 *(each["name"], each["dtype"], str(each["padded_to"] or "–"), ranged(single["mean"], 2)),
                 *(f"{single[name]['median']:.2f}" for name in ("p50", "p95", "p99", "processor")),
-                *(_ratio(single["speedup"], single["speedup_interval"]), str(each["batch_size"])),
+                *(_ratio(single), str(each["batch_size"])),
                 *(ranged(batched["rows_per_second"]), f"{batched['processor']['median']:.2f}"),
-                *(_ratio(batched["speedup"], batched["speedup_interval"]), quality),
+                *(_ratio(batched), quality),
             ]
         )
     return table(header, rows, left=2)
@@ -122,8 +121,8 @@ def _points(results: dict[str, Any]) -> str:
             rows.append(
                 [
                     *(f"{100 * target:g}", METHODS[each["method"]], READINGS[each["reading"]]),
-                    _ratio(each["speedup"], each["speedup_interval"]) if known else "not reached",
-                    _ratio(each["over_padded"], each["over_padded_interval"]) if known else "–",
+                    _ratio(each) if known else "not reached",
+                    _ratio(each, "over_padded") if known else "–",
                     *(percent(each["kept"]), ranged(latency["mean"], 2)),
                     *(f"{latency[name]['median']:.2f}" for name in ("p50", "p95", "p99")),
                 ]

@@ -1,175 +1,261 @@
-"""What measured times say of operating points: speed-up in time, latency, throughput (TangoBERT, Tables 2 and 3)."""
+"""The measured study: a cascade and its rivals on the clock, in turns, on the rows of one split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dial.stages.metrics.metrics import evaluate
+from dial.costs.times import TimeTable
+from dial.inference.batch_size import BatchSizes, best_batch_size
+from dial.inference.executor import Executor
+from dial.inference.router import Decision
+from dial.inference.staged import StagedModel
+from dial.machine import describe_machine
 from dial.stages.table import StageTable
-from dial.study.points import Point, exits_score
-from dial.study.times import Times, latency, ratio, spread, taken_times, timed_table
-from dial.tradeoff.curve import curve, thin
+from dial.study.analysis import Measured, Point, Times, analyse, choose_exits, choose_points, exits_score
+from dial.study.timing import Clocked, Contender, TableTimer, check_names, clock, rivals
 from dial.tradeoff.paths import quality_of
+from dial.tradeoff.rules import tiers_left_out
 from dial.tradeoff.taken import super_alone
 
-DRAWN = 200  # points of a curve
+SEARCHED_ROWS = 256
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Everything that a study has measured.
+class StudySettings:
+    """What to measure.
 
     Attributes:
-        rows: reported split, all rows.
-        sampled: positions ``(N,)`` in ``rows`` of those that were timed.
-        score: decides.
-        points: of the cascade, random routing and the oracle.
-        single: by model the times of rows one by one.
-        batched: by model the times of rows in batches of its best size.
-        outputs: by model logits of its last exit ``(N, C)``.
-        about: by model what is known: dtype, padding, batch size, throughput by batch size.
-        padded: name of the Super padded to its maximum length.
-        exits: table of another model with exits on the same rows, its points, and its name among the times.
-        runs: what the executor took, see :func:`dial.study.measure.Study.run`.
+        rows: of the reported split that are timed, spread evenly.
+        repeats: of everything.
+        targets: shares of the Super's quality.
+        pad_to: tokens that the papers pad every row to.
+        score: decides; None: the table's first that is not random.
+        folds: of cross-fitting, where there are no calibration rows.
+        seed: of orders and resamples.
     """
 
-    rows: StageTable
-    sampled: NDArray[np.int64]
-    score: str
-    points: Sequence[Point]
-    single: Mapping[str, Times]
-    batched: Mapping[str, Times]
-    outputs: Mapping[str, NDArray[np.float32]]
-    about: Mapping[str, Mapping[str, Any]]
-    padded: str
-    exits: tuple[StageTable, Sequence[Point], str] | None = None
-    runs: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    rows: int = 500
+    repeats: int = 5
+    targets: tuple[float, ...] = (0.99, 0.98)
+    pad_to: int = 128
+    score: str | None = None
+    folds: int = 5
+    seed: int = 0
 
-    @property
-    def super(self) -> str:
-        """Name of the last tier."""
-        return self.rows.stages[-1].tier
-
-
-def analyse(measured: Measured) -> dict[str, Any]:
-    """All results as plain values: ``contenders``, ``points``, ``throughput``, ``prediction``, ``curves``."""
-    return {
-        "metric": measured.rows.metrics[0],
-        "split": measured.rows.splits[0],
-        "score": measured.score,
-        "rows": len(measured.sampled),
-        "rows_of_split": len(measured.rows),
-        "super": measured.super,
-        "super_quality": quality_of(super_alone(measured.rows)),
-        "contenders": [_contender(measured, name) for name in measured.single],
-        "points": _points(measured),
-        "throughput": _throughput(measured),
-        "prediction": [
-            {key: run[key] for key in ("target", "batch", "predicted_ms")}
-            | {"measured_ms": (own := spread(run["model_ms"]))["median"], "ratio": run["predicted_ms"] / own["median"]}
-            for run in measured.runs
-        ],
-        "curves": _curves(measured),
-    }
+    def __post_init__(self) -> None:
+        for name, least in (("rows", 1), ("repeats", 1), ("pad_to", 1), ("folds", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"`{name}` must be a whole number from {least} up, but got {value!r}.")
+        if not self.targets or not all(0 < target <= 1 for target in self.targets):
+            raise ValueError(f"`targets` must be shares of the Super's quality in (0, 1], but got {self.targets!r}.")
 
 
-def _contender(measured: Measured, name: str) -> dict[str, Any]:
-    """One model alone on every row."""
-    single, batched = measured.single[name], measured.batched[name]
-    rows, count = measured.rows.take(measured.sampled), len(measured.sampled)
-    speed = count / (batched.last().sum(axis=1) / 1e3)
-    found: dict[str, Any] = {"name": name, **measured.about[name]}
-    found["single"] = latency(single.last()) | {"processor": spread(single.processor / count)}
-    found["batched"] = {"rows_per_second": spread(speed), "processor": spread(batched.processor / count)}
-    for kind, times in (("single", measured.single), ("batched", measured.batched)):
-        middle, interval = ratio(times[measured.super].last(), times[name].last())
-        found[kind] |= {"speedup": middle, "speedup_interval": interval}
-    if name in measured.outputs:
-        outputs = measured.outputs[name]
-        predictions = outputs[:, 0] if rows.regression else outputs.argmax(axis=1)
-        own = rows.predictions[:, -1]
-        found["quality"] = evaluate(rows.metrics[0], rows.label, predictions)
-        found["quality_of_super"] = evaluate(rows.metrics[0], rows.label, own)
-        if not rows.regression:
-            found["agrees"] = float((predictions == own).mean())
-    return found
+class Study:
+    """Measures, and keeps what it measured.
 
+    Args:
+        network: the cascade (or model with exits), in eval mode on its device.
+        table: its stage table, reported split and calibration rows.
+        split: the reported split.
+        units: text or pair of each of its rows, by ``sample_id``.
+        settings: what to measure.
+        cache_dir: where best batch sizes are kept.
+        exits: another model with exits (DeeBERT) and its stage table, with the same rows.
 
-def _points(measured: Measured) -> list[dict[str, Any]]:
-    """TangoBERT's Table 2: every method and target, one row at a time."""
-    alone, padded = measured.single[measured.super].last(), measured.single[measured.padded].last()
-    best = quality_of(super_alone(measured.rows))
-    groups = [(measured.rows, measured.points, measured.single)]
-    if measured.exits is not None:
-        table, points, name = measured.exits
-        groups.append((table, points, {table.stages[0].tier: measured.single[name]}))
-    found = []
-    for table, points, times in groups:
-        for point in points:
-            cost = taken_times(table, times, point.taken.take(measured.sampled))
-            quality = quality_of(point.taken)
-            middle, interval = ratio(alone, cost)
-            over_padded, over_interval = ratio(padded, cost)
-            shares = dict(zip(table.stage_names, point.taken.shares.tolist(), strict=True))
-            found.append(
-                {key: getattr(point, key) for key in ("method", "reading", "target", "reached", "thresholds")}
-                | {"quality": quality, "kept": quality / best if best > 0 else None}
-                | {"speedup": middle, "speedup_interval": interval}
-                | {"over_padded": over_padded, "over_padded_interval": over_interval}
-                | {"shares": shares, "latency": latency(cost)}
+    Raises:
+        ValueError: a single stage, a tier called like a rival, a score that the table does not hold, or an exits table
+            of other rows.
+    """
+
+    def __init__(
+        self,
+        network: StagedModel,
+        table: StageTable,
+        split: str,
+        units: Mapping[Any, Any],
+        settings: StudySettings,
+        cache_dir: str | Path,
+        exits: tuple[StagedModel, StageTable] | None = None,
+    ) -> None:
+        self.network, self.settings, self.cache_dir = network.eval(), settings, cache_dir
+        if len(network.stages) < 2:
+            raise ValueError(
+                "`study` compares stages, but the model has one; give a cascade, or a model with several exits."
             )
-    return found
+        check_names(list(network.tiers), exits is not None)
+        self.rows = table.of_split(split)
+        self.held_out = table.of_split("calibration") if "calibration" in table.splits else None
+        self.score = settings.score or next((name for name in table.scores if name != "random"), "random")
+        if self.score not in table.scores:
+            raise ValueError(f"`score` must be one of {', '.join(table.scores)}, but got {self.score!r}.")
+        count = min(settings.rows, len(self.rows))
+        self.sampled = np.unique(np.linspace(0, len(self.rows) - 1, count).round().astype(np.int64))
+        self.everything = [units[identity] for identity in self.rows.sample_id.tolist()]
+        self.units = [self.everything[i] for i in self.sampled.tolist()]
+        self.points = choose_points(self.rows, self.held_out, self.score, settings.targets, settings.folds)
+        self.exits = None if exits is None else (exits[0].eval(), *self._exits_points(exits[1]))
+        self.contenders = self._contenders()
+        self.times: TimeTable | None = None
 
+    def _exits_points(self, table: StageTable) -> tuple[StageTable, list[Point]]:
+        rows = table.of_split(self.rows.splits[0])
+        if not np.array_equal(rows.sample_id, self.rows.sample_id) or not np.array_equal(rows.label, self.rows.label):
+            raise ValueError(
+                f"`exits` must be a run over the same rows, but its split {rows.splits[0]} has {len(rows)} rows "
+                f"and other ids or labels than the {len(self.rows)} of this one; test both on the same data."
+            )
+        held_out = table.of_split("calibration") if "calibration" in table.splits else None
+        if self.held_out is None:
+            held_out = None
+        tables = {"in_sample": self.rows, "expected": self.held_out}
+        reference = {name: quality_of(super_alone(rows)) for name, rows in tables.items() if rows is not None}
+        points = choose_exits(rows, held_out, exits_score(rows), self.settings.targets, reference)
+        return rows, points
 
-def _throughput(measured: Measured) -> list[dict[str, Any]]:
-    """TangoBERT's Table 3: what the executor did at each target, at batch 1 and at the best batch sizes."""
-    best = quality_of(super_alone(measured.rows))
-    expected = {p.target: p for p in measured.points if (p.method, p.reading) == ("cascade", "expected")}
-    count, found = len(measured.sampled), []
-    for run in measured.runs:
-        point = expected[run["target"]]
-        quality = quality_of(point.taken)
-        times = measured.single if run["batch"] == "1" else measured.batched
-        alone = times[measured.super].last().sum(axis=1)
-        padded = times[measured.padded].last().sum(axis=1)
-        own = np.asarray(run["model_ms"]) * count
-        entry = {key: run[key] for key in ("target", "batch", "batch_sizes", "shares")}
-        entry |= {"quality": quality, "kept": quality / best if best > 0 else None}
-        entry |= {
-            "rows_per_second": spread(1e3 / np.asarray(run["model_ms"])),
-            "rows_per_second_with_texts": spread(1e3 / np.asarray(run["wall_ms"])),
-            "processor": spread(run["processor_ms"]),
-            "speedup": spread(alone / own),
-            "over_padded": spread(padded / own),
+    def _contenders(self) -> list[Contender]:
+        """The cascade's tiers, the Super's rivals, and the model with exits."""
+        contenders = [Contender(tier.name, tier, self.units) for tier in self.network.tiers]
+        others, self.skipped = rivals(self.network.tiers[-1], self.units, self.settings.pad_to)
+        exits = () if self.exits is None else self.exits[0].tiers
+        return contenders + others + [Contender("exits", tier, self.units) for tier in exits]
+
+    def run(self, say: Callable[[str], None] = logger.info) -> dict[str, Any]:
+        """Measure everything, ``repeats`` times in turns.
+
+        Args:
+            say: gets a line on the progress, as it takes minutes.
+
+        Returns:
+            Results as plain values (see :func:`dial.study.analysis.analyse`), with machine and settings.
+        """
+        sizes = self._batch_sizes()
+        say("study: best batch sizes: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
+        ones = dict.fromkeys(sizes, 1)
+        batches = {"1": ones, "best": sizes}
+        points = [p for p in self.points if (p.method, p.reading) == ("cascade", "expected")]
+        runs: list[dict[str, Any]] = [
+            {"target": p.target, "point": p, "batch": name, "batch_sizes": self._own(chosen)}
+            for p in points
+            for name, chosen in batches.items()
+        ]
+        for run in runs:
+            run |= {"model_ms": [], "wall_ms": [], "processor_ms": []}
+        lengths = {c.name: c.lengths for c in self.contenders}
+        timer = TableTimer(
+            self.network.tiers,
+            lengths,
+            {tier.name: sorted({1, sizes[tier.name]}) for tier in self.network.tiers},
+            seed=self.settings.seed,
+        )
+        rounds: dict[str, list[dict[str, Clocked]]] = {name: [] for name in batches}
+        self._warm_up(sizes)
+        for repeat in range(self.settings.repeats):
+            for name, chosen in batches.items():
+                rounds[name].append(clock(self.contenders, chosen, self.settings.seed + repeat))
+            for index in np.random.default_rng(self.settings.seed + repeat).permutation(len(runs)):
+                self._execute(runs[index])
+            timer.round()
+            say(f"study: repetition {repeat + 1} of {self.settings.repeats} is done")
+        self.times = timer.table()
+        self._predict(runs)
+        measured = self._measured(rounds, runs, sizes)
+        machine = describe_machine(next(self.network.parameters()).device)
+        settings = dataclasses.asdict(self.settings)
+        head = {"schema": 1, "task": self.rows.settings.get("task"), "machine": machine, "settings": settings}
+        return head | {"skipped": self.skipped} | analyse(measured)
+
+    def _own(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        return {tier.name: sizes[tier.name] for tier in self.network.tiers}
+
+    def _batch_sizes(self) -> dict[str, int]:
+        """The best batch size of every contender, searched or known; the padded Super takes the Super's."""
+        self._batch_size: dict[str, BatchSizes] = {}
+        last = self.network.tiers[-1].name
+        spaced = np.unique(np.linspace(0, len(self.everything) - 1, SEARCHED_ROWS).round().astype(int))
+        for contender in self.contenders:
+            if contender.width is None:
+                tokens = contender.tokeniser([self.everything[i] for i in spaced])
+                self._batch_size[contender.name] = best_batch_size(contender.tier, tokens, self.cache_dir)
+        self._batch_size[f"{last}-padded"] = self._batch_size[last]
+        return {name: sizes.best for name, sizes in self._batch_size.items()}
+
+    def _warm_up(self, sizes: Mapping[str, int]) -> None:
+        """One batch of each kind that does not count."""
+        for contender in self.contenders:
+            contender.time(contender.batches(sizes[contender.name])[0])
+            contender.time([0])
+
+    def _execute(self, run: dict[str, Any]) -> None:
+        """The executor on the timed rows' texts, at one point and in batches of one kind."""
+        executor = Executor(self.network, self.decision(run["point"]), batch_sizes=run["batch_sizes"])
+        ids = self.rows.sample_id[self.sampled].tolist()
+        numbered = list(zip(ids if isinstance(ids[0], int) else range(len(ids)), self.units, strict=True))
+        used, start = time.process_time(), time.perf_counter()
+        answers = list(executor.run(numbered, numbered=True))
+        wall, used = time.perf_counter() - start, time.process_time() - used
+        count = len(answers)
+        run["model_ms"].append(1e3 * sum(work.seconds for work in executor.work.values()) / count)
+        run["wall_ms"].append(1e3 * wall / count)
+        run["processor_ms"].append(1e3 * used / count)
+        taken = np.bincount([answer.stage for answer in answers], minlength=len(self.network.stages)) / count
+        run["shares"] = dict(zip(self.rows.stage_names, taken.tolist(), strict=True))
+        run["taken"] = np.array([answer.stage for answer in answers])
+
+    def decision(self, point: Point) -> Decision:
+        """What the executor runs a point by."""
+        known = self.rows.settings.get("temperatures", {})
+        temperatures = tuple(float(known.get(name, 1.0)) for name in self.rows.stage_names)
+        seed = int(self.rows.settings.get("seed") or 0)
+        return Decision(self.rows.stage_names, "threshold", self.score, point.thresholds, temperatures, seed)
+
+    def _predict(self, runs: Sequence[dict[str, Any]]) -> None:
+        """What the table of times says of each run, from the rows' lengths and stages alone."""
+        assert self.times is not None
+        lengths = {contender.name: contender.lengths for contender in self.contenders}
+        for run in runs:
+            left_out = tiers_left_out([stage.tier for stage in self.rows.stages], run["point"].thresholds)
+            run["predicted_ms"] = self.times.mean_time(
+                self.rows.stages, lengths, run["taken"], run["batch_sizes"], left_out
+            )
+
+    def _measured(
+        self,
+        rounds: Mapping[str, Sequence[Mapping[str, Clocked]]],
+        runs: Sequence[Mapping[str, Any]],
+        sizes: Mapping[str, int],
+    ) -> Measured:
+        times = {
+            kind: {
+                c.name: Times(
+                    np.stack([clocked[c.name].milliseconds for clocked in each]),
+                    np.array([clocked[c.name].processor for clocked in each]),
+                )
+                for c in self.contenders
+            }
+            for kind, each in rounds.items()
         }
-        found.append(entry)
-    return found
-
-
-def _curves(measured: Measured) -> list[dict[str, Any]]:
-    """Quality over mean milliseconds at every threshold, on all rows: of rows alone, and in batches."""
-    found = []
-    sets: list[tuple[str, StageTable, Mapping[str, Times], str, tuple[str, ...]]] = []
-    lines = (measured.score, "random", "oracle")
-    sets.append(("single", measured.rows, measured.single, "cascade", lines))
-    sets.append(("batched", measured.rows, measured.batched, "cascade", lines[:1]))
-    if measured.exits is not None:
-        table, _, name = measured.exits
-        own = exits_score(table)
-        for kind, times in (("single", measured.single), ("batched", measured.batched)):
-            sets.append((kind, table, {table.stages[0].tier: times[name]}, "exits", (own,)))
-    for kind, table, times, name, scores in sets:
-        timed = timed_table(table, measured.sampled, times)
-        for score in scores:
-            line = thin(curve(timed, score, "oracle" if score == "oracle" else "threshold"), DRAWN)
-            label = score if score in ("random", "oracle") else name
-            quality = line.quality[table.metrics[0]]
-            known = np.isfinite(quality)
-            points = {"ms": line.macs[known].tolist(), "quality": quality[known].tolist()}
-            found.append({"kind": kind, "method": label, **points})
-    return found
+        last = self.network.tiers[-1].name
+        models = {
+            c.name: {
+                "dtype": c.tier.view.dtype,
+                "padded_to": c.width,
+                "batch_size": sizes[c.name],
+                "throughput": {str(size): rows for size, rows in self._batch_size[c.name].throughput.items()},
+            }
+            for c in self.contenders
+        }
+        outputs = {name: clocked.outputs[:, -1] for name, clocked in rounds["1"][0].items()}
+        exits = None if self.exits is None else (self.exits[1], self.exits[2], "exits")
+        kinds = times["1"], times["best"]
+        head = self.rows, self.sampled, self.score, self.points
+        return Measured(*head, *kinds, outputs, models, f"{last}-padded", exits, runs)

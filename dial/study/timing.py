@@ -1,7 +1,8 @@
-"""Tiers on the clock: rows one by one and in batches, in turns, to every exit; and a table of times by length."""
+"""Models on the clock: a cascade's tiers and its Super's rivals, in turns, to every exit; and times by length."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,15 @@ from torch import Tensor
 from dial.costs.times import TierTimes, TimeTable
 from dial.inference.router import Decision
 from dial.machine import describe_machine, synchronise
-from dial.tiers.tier import Encoding, Tier
+from dial.tiers.loading import load_tier
+from dial.tiers.tier import Encoding, Tier, View
 from dial.tiers.tokens import Tokeniser, Tokens
 
+DTYPES = ("float32", "bfloat16", "int8")
 TURN = 16  # batches that a contender runs before another one does
 POINTS = 8  # lengths that a table is measured at
 AGAIN, SHORT = 3, 50.0  # what takes fewer milliseconds is measured several times in a round
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,17 @@ def timed_run(tier: Tier, encoding: Encoding, score: str = "softmax") -> Timed:
     Args:
         tier: in eval mode.
         encoding: tensors ``(B, T)`` on the tier's device.
-        score: what the decisions compute; not used for regression, which has none.
+        score: what the decisions compute; ``random`` where the task does not admit it.
     """
     rows = len(encoding["input_ids"])
     stages = (*tier.stage_names, "rest")
-    score = score if tier.label_names else "random"
+    score = score if score in tier.task.scores else "random"
     course = Decision(stages, "threshold", score, (float("inf"),) * len(tier.exits)).course(np.arange(rows))
     marks: list[float] = []
     outputs: list[Tensor] = []
 
-    def ask(exit_index: int, taken: Tensor, logits: Tensor, decisions: Any = None) -> Tensor:
-        keep = course(exit_index, taken, logits, decisions)
+    def ask(exit_index: int, taken: Tensor, logits: Tensor, scores: Any = None) -> Tensor:
+        keep = course(exit_index, taken, logits, scores)
         marks.append(time.perf_counter())
         outputs.append(logits)
         return keep
@@ -111,9 +115,59 @@ def widened(encoding: Encoding, width: int, tokeniser: Tokeniser) -> Encoding:
     if missing <= 0:
         return encoding
     encoding = {"attention_mask": torch.ones_like(encoding["input_ids"]), **encoding}
-    sides = (missing, 0) if tokeniser.pad_left else (0, missing)
-    fill = {"input_ids": tokeniser.pad_id, "token_type_ids": tokeniser.pad_type}
+    sides = (missing, 0) if tokeniser.padding.pad_left else (0, missing)
+    fill = {"input_ids": tokeniser.padding.pad_id, "token_type_ids": tokeniser.padding.pad_type}
     return {key: torch.nn.functional.pad(value, sides, value=fill.get(key, 0)) for key, value in encoding.items()}
+
+
+def check_names(tiers: Sequence[Tier], exits: bool = False) -> None:
+    """Refuse a tier that is called what a rival is called: times are kept by name, so the two would be mixed.
+
+    Args:
+        tiers: of the cascade.
+        exits: whether another model with exits, called ``exits``, takes part.
+
+    Raises:
+        ValueError: there is one; names ``names``.
+    """
+    last = tiers[-1]
+    taken = [f"{last.name}-padded", *(f"{last.name}-{dtype}" for dtype in DTYPES if dtype != last.view.dtype)]
+    taken += ["exits"] if exits else []
+    clash = [tier.name for tier in tiers if tier.name in taken]
+    if clash:
+        raise ValueError(
+            f"`names` must differ from what the study calls its rivals ({', '.join(taken)}), but got "
+            f"{', '.join(clash)}; call the tiers otherwise."
+        )
+
+
+def rivals(tier: Tier, units: Sequence[Any], pad_to: int) -> tuple[list[Contender], dict[str, str]]:
+    """The Super padded to its maximum length, called ``<tier>-padded``, and in every other precision.
+
+    Args:
+        tier: the Super, on its device.
+        units: texts or pairs to time on.
+        pad_to: tokens to pad to; no more than the tier keeps.
+
+    Returns:
+        The rivals, and why others could not take part, by name.
+    """
+    contenders = [Contender(f"{tier.name}-padded", tier, units, min(pad_to, tier.max_length))]
+    missing: dict[str, str] = {}
+    device = next(tier.parameters()).device
+    for dtype in DTYPES:
+        name = f"{tier.name}-{dtype}"
+        if tier.view.dtype == dtype:
+            continue
+        try:
+            view = View.parse(vars(tier.view) | {"dtype": dtype}, name)
+            rival = Contender(name, load_tier(view, name, list(tier.label_names), name).to(device), units)
+            rival.time([0])  # where a device lacks the precision, it says so here
+            contenders.append(rival)
+        except (ValueError, RuntimeError) as error:  # torch says so in errors of the second kind
+            missing[name] = str(error)
+            logger.warning("The study goes without %s: %s", name, error)
+    return contenders, missing
 
 
 @dataclass
@@ -149,19 +203,19 @@ def clock(contenders: Sequence[Contender], sizes: Mapping[str, int], seed: int) 
         order = random.permutation(len(batches))  # each turn meets rows of all lengths
         turns = np.array_split(order, -(-len(batches) // TURN))
         work += [(contender, [batches[i] for i in turn]) for turn in turns]
-    found: dict[str, Clocked] = {}
+    clocked: dict[str, Clocked] = {}
     for index in random.permutation(len(work)):
         contender, mine = work[index]
         for rows in mine:
             timed = contender.time(rows)
-            if contender.name not in found:
+            if contender.name not in clocked:
                 shape = len(contender.tokens), *timed.outputs.shape[1:]
-                found[contender.name] = Clocked(np.zeros(shape[:2]), 0.0, np.zeros(shape, dtype=np.float32))
-            clocked = found[contender.name]
-            clocked.milliseconds[rows] = timed.milliseconds / len(rows)
-            clocked.outputs[rows] = timed.outputs
-            clocked.processor += timed.processor
-    return found
+                clocked[contender.name] = Clocked(np.zeros(shape[:2]), 0.0, np.zeros(shape, dtype=np.float32))
+            own = clocked[contender.name]
+            own.milliseconds[rows] = timed.milliseconds / len(rows)
+            own.outputs[rows] = timed.outputs
+            own.processor += timed.processor
+    return clocked
 
 
 @dataclass
@@ -181,7 +235,7 @@ class TableTimer:
     batch_sizes: Mapping[str, Sequence[int]]
     points: int = POINTS
     seed: int = 0
-    _found: dict[tuple[str, int, int], list[np.ndarray]] = field(default_factory=dict)
+    _milliseconds: dict[tuple[str, int, int], list[np.ndarray]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._random = np.random.default_rng(self.seed)
@@ -198,14 +252,14 @@ class TableTimer:
             for size in self.batch_sizes[tier.name]
             for length in self._grid[tier.name]
         ]
-        for tier, size, length in cells if not self._found else ():
+        for tier, size, length in cells if not self._milliseconds else ():
             timed_run(tier, self._encoding(tier, size, length))  # kernels are made for each new shape
         for index in self._random.permutation(len(cells)):
             tier, size, length = cells[index]
-            found = self._found.setdefault((tier.name, size, length), [])
-            for again in range(AGAIN):
-                if not again or found[-1][-1] * size < SHORT:
-                    found.append(timed_run(tier, self._encoding(tier, size, length)).milliseconds / size)
+            measured = self._milliseconds.setdefault((tier.name, size, length), [])
+            for repetition in range(AGAIN):
+                if not repetition or measured[-1][-1] * size < SHORT:
+                    measured.append(timed_run(tier, self._encoding(tier, size, length)).milliseconds / size)
 
     def table(self) -> TimeTable:
         """The means over the rounds so far: what many rows take on the machine as it is, with its slow moments."""
@@ -213,7 +267,7 @@ class TableTimer:
         for tier in self.tiers:
             grid = self._grid[tier.name]
             columns = {
-                size: np.stack([np.mean(self._found[tier.name, size, n], axis=0) for n in grid], axis=1)
+                size: np.stack([np.mean(self._milliseconds[tier.name, size, n], axis=0) for n in grid], axis=1)
                 for size in self.batch_sizes[tier.name]
             }
             times[tier.name] = TierTimes(tier.fingerprint, tuple(grid), columns)
@@ -240,5 +294,5 @@ def spread(lengths: np.ndarray, points: int) -> list[int]:
         >>> spread(np.array([3, 4, 4, 5, 5, 5, 6, 20]), 4)
         [3, 4, 5, 20]
     """
-    wanted = np.quantile(lengths, np.linspace(0, 1, points), method="nearest")
-    return sorted({int(length) for length in wanted})
+    spaced = np.quantile(lengths, np.linspace(0, 1, points), method="nearest")
+    return sorted({int(length) for length in spaced})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,9 +87,3 @@ class Batching:
         used = part["attention_mask"][0] != 0
         part = {key: value[:, used] for key, value in part.items()}
         return part if self.masked else {key: value for key, value in part.items() if key != "attention_mask"}
-
-
-def batching_of(tier: Any) -> Batching:
-    """What a tier needs of its batches; whatever takes a tier's place may need nothing."""
-    found: Batching = getattr(tier, "batching", Batching())
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pickle import UnpicklingError
 from typing import Any
@@ -12,26 +11,24 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dial.models.exit_proof import prove_layers
-from dial.models.exits import Visits, find_layers
+from dial.models.exits import UnsuitableEncoderError, Visits, find_layers
 from dial.models.multi_exit import MultiExitForSequenceClassification
 from dial.models.pooling import Pooling
-from dial.models.trial import UnsuitableEncoderError
+from dial.stages.task import task_of
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels
 from dial.tiers.loading import (
-    check_max_length,
-    longest,
-    quiet,
+    View,
+    length_kept,
+    load_tier,
     read_config,
     read_tokenizer,
     reason_of,
 )
+from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import check_place
 from dial.tiers.tier import Encoding, Tier, encoding_key, own_names
-from dial.tiers.tiers import View, load_tier, special_tokens
-
-logger = logging.getLogger(__name__)
 
 
 def tier_with_exits(
@@ -76,14 +73,10 @@ def tier_with_exits(
     check_exits_hold(model, "path")
     if certainty:
         model.add_certainty()
-    if declared and label_names:  # the head of a classifier is in its own order of labels
+    if declared and task_of(label_names).exact:  # the head of a classifier is in its own order of labels
         _reorder(model, match_labels(own_names(config), label_names, "path")[0])
     tokenizer = read_tokenizer(place, "path")
-    check_max_length(max_length, special_tokens(tokenizer, model), "path")
-    length, cut = longest(tokenizer, model, max_length)
-    if cut:
-        logger.warning("`max_length` %s is more than the model's %s positions; %s.", max_length, length, length)
-    tokenizer.model_max_length = length  # saved with the tokenizer, so that a folder keeps its length
+    length = length_kept(tokenizer, model, max_length, "model", "path")
     tier = MultiExitTier("model", view, model.train(), tokenizer, length, label_names)
     settle(tier, "path")
     return tier, False

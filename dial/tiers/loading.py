@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import json
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from dial.files import read_json
-from dial.tiers.labels import remedy_of_numbers
-from dial.tiers.places import CONFIG, code_refused
-from dial.tiers.tier import own_names
+from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
+from dial.stages.task import Regression, Task, task_of
+from dial.tiers.batch_proof import settle
+from dial.tiers.labels import match_labels, remedy_of_numbers
+from dial.tiers.model_inputs import check_max_length, longest, quiet
+from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
+from dial.tiers.places import CONFIG, check_place, code_refused
+from dial.tiers.precision import cast_encoder
+from dial.tiers.tier import Encoding, GoOn, Tier, View, encoding_key, own_names
 
+KINDS: dict[str, type[Tier]] = {MultiExitConfig.model_type: MultiExitTier}
+"""Tiers of models that do more than answer once, by the `model_type` of their configuration."""
 CARD = "card.json"
 DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")  # BART's and T5's name
 PER_LAYER = ("layer_types", "attention_window", "attention_layers")  # settings with an entry for each layer
-NO_LIMIT = 512  # tokens kept by default where neither the model nor its tokenizer has a limit
 
 
 def read_config(path: str, layers: int | None, label_names: Sequence[str], argument: str) -> tuple[Any, bool]:
@@ -31,7 +39,7 @@ def read_config(path: str, layers: int | None, label_names: Sequence[str], argum
     Raises:
         ValueError: it cannot be read, has too few layers, or its head has another number of outputs than the data.
     """
-    config = _read(AutoConfig, path, argument, "configuration")
+    config, task = _read(AutoConfig, path, argument, "configuration"), task_of(label_names)
     if getattr(config, "auto_map", None):
         raise ValueError(code_refused(path, argument, f"`auto_map` in its {CONFIG}"))
     if layers is not None:
@@ -39,31 +47,33 @@ def read_config(path: str, layers: int | None, label_names: Sequence[str], argum
     declared = any("ForSequenceClassification" in name for name in config.architectures or [])
     if not declared:
         name_labels(config, label_names)
-    elif config.num_labels != max(1, len(label_names)):
-        wanted = f"{len(label_names)} labels ({', '.join(label_names)})" if label_names else "1 output (regression)"
+    elif config.num_labels != task.columns:
         remedy = "give a tier that was trained on this task, or an encoder without a head to train one."
-        own = (own_names(config) or []) if label_names else []
+        own = (own_names(config) or []) if task.exact else []
         if "label_names:" in (given := remedy_of_numbers(own, label_names)):
             remedy = given
         named = f" ({', '.join(own[:20])})" if own else ""
         raise ValueError(
-            f"`{argument}` must have the data's {wanted}, but the head in {path} has {config.num_labels}{named}; "
-            f"{remedy}"
+            f"`{argument}` must have the data's {task.head_in_words}, but the head in {path} has "
+            f"{config.num_labels}{named}; {remedy}"
         )
     else:
-        _check_kind(config, label_names, path, argument)
+        _check_kind(config, task, path, argument)
     return config, declared
 
 
-def _check_kind(config: Any, label_names: Sequence[str], path: str, argument: str) -> None:
+def _check_kind(config: Any, task: Task, path: str, argument: str) -> None:
     """Refuse a head of as many outputs as the data needs that means something else by them."""
     kind = config.problem_type
-    if kind == "multi_label_classification" or (kind == "regression" and len(label_names) > 1):
-        means = "any number of its labels may hold at once" if kind != "regression" else "its outputs are quantities"
-        wanted = "one of the data's labels" if label_names else "a number"
+    if kind == "multi_label_classification" or (kind == Regression.problem_type and task.columns > 1):
+        means = (
+            "any number of its labels may hold at once"
+            if kind != Regression.problem_type
+            else "its outputs are quantities"
+        )
         raise ValueError(
-            f"`{argument}` must answer with {wanted}, but the head in {path} is of `problem_type` {kind}: {means}; "
-            "give a tier that was trained on this task, or an encoder without a head to train one."
+            f"`{argument}` must answer with {task.answer_in_words}, but the head in {path} is of `problem_type` "
+            f"{kind}: {means}; give a tier that was trained on this task, or an encoder without a head to train one."
         )
 
 
@@ -90,11 +100,10 @@ def cut_layers(config: Any, layers: int, argument: str) -> None:
 
 def name_labels(config: Any, label_names: Sequence[str]) -> None:
     """Write the data's labels into a configuration, in place; none means regression."""
-    config.num_labels = max(1, len(label_names))
-    if label_names:
-        config.id2label = dict(enumerate(label_names))
-        config.label2id = {name: i for i, name in enumerate(label_names)}
-    config.problem_type = "single_label_classification" if label_names else "regression"
+    task = task_of(label_names)
+    for name, value in task.head_settings().items():
+        setattr(config, name, value)
+    config.problem_type = task.problem_type
 
 
 def read_model(path: str, config: Any, argument: str) -> tuple[nn.Module, list[str]]:
@@ -169,46 +178,221 @@ def reason_of(error: BaseException) -> str:
     return text.split(". ")[0][:200] or type(error).__name__
 
 
-def longest(tokenizer: Any, model: Any, asked: int | None) -> tuple[int, bool]:
-    """Tokens kept of a text, and whether more were asked for than the model has positions."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    limit = limit if limit and limit > 0 else None  # XLNet says -1: its positions have no end
-    if limit:
-        for key, module in model.named_modules():
-            if key.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-                limit -= module.padding_idx + 1  # RoBERTa counts positions from behind the padding index
-    if asked is not None:
-        return (min(asked, limit), asked > limit) if limit else (asked, False)
-    own = tokenizer.model_max_length if tokenizer is not None else NO_LIMIT
-    own = own if own < 10**9 else (limit or NO_LIMIT)
-    return min(own, limit or own), False
+__all__ = ["Encoding", "GoOn", "Tier", "View", "build_tier", "encoding_key", "load_tier", "save_tier"]
+
+WORDS = "words"  # the tokenizer that is built from the training text
+logger = logging.getLogger(__name__)
 
 
-def check_max_length(asked: int | None, special: int, argument: str) -> None:
-    """Refuse a length at which nothing would be kept of a text.
+def load_tier(
+    view: View | str | Mapping[str, Any],
+    name: str,
+    label_names: list[str],
+    argument: str = "path",
+    train: bool = False,
+) -> Tier:
+    """Load a model and its tokenizer.
 
     Args:
-        asked: tokens to keep; None: no such wish.
-        special: how many of them are special tokens.
-        argument: how the user calls the tier.
+        view: what to load and how to use it.
+        name: what the tier is called in tables and figures.
+        label_names: the data's names in the order of its integers; empty for regression.
+        argument: how the user calls ``view``, for error messages.
+        train: give a model in training mode, and allow one without classification head, which then gets a new one.
 
     Raises:
-        ValueError: no room is left beside the special tokens.
+        ValueError: the folder is missing or incomplete, the hub cannot be reached, the labels do not fit, or there are
+            fewer layers than asked for, or its answers depend on the batch; names ``argument``.
     """
-    if asked is not None and asked <= special:
-        beside = f", as {special} are special tokens" if special else ""
-        raise ValueError(f"`{argument}`: `max_length` must be at least {special + 1}{beside}, but got {asked}.")
+    view = View.parse(view, argument)
+    path = check_place(view.path, argument)
+    config, declared = read_config(path, view.layers, label_names, argument)
+    model, missing = read_model(path, config, argument)
+    tokenizer = read_tokenizer(path, argument)
+    if missing and not train:
+        raise ValueError(
+            f"`{argument}` must be a trained classifier, but {view.path} has no {missing[0]}"
+            f"{'' if declared else ' (an encoder without classification head)'}; train it with `dial fit` first."
+        )
+    if missing:
+        logger.warning("%s: %s has no trained classification head; a new one starts untrained.", name, view.path)
+    own = list(label_names) if missing else view.label_names or own_names(model.config)
+    order, assumed = _order(view, own, label_names, name, argument)
+    if missing or (train and assumed):
+        name_labels(model.config, label_names)  # training makes it true
+    elif view.label_names:
+        name_labels(model.config, view.label_names)
+    if train and view.dtype == "int8":
+        raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for training, but got 'int8'.")
+    check_exits_hold(model, argument)
+    max_length = length_kept(tokenizer, model, view.max_length, name, argument)
+    model.train(train)
+    kind = _kind(model)
+    tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
+    settle(tier, argument)  # in float32, whose noise is small
+    cast_encoder(model, view.dtype, argument)
+    return tier
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress bars and load reports of transformers: what matters in them is said in one line."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+def build_tier(
+    config: Mapping[str, Any],
+    tokenizer: str,
+    label_names: list[str],
+    max_length: int | None = None,
+    layers: int | None = None,
+    embeddings: str | None = None,
+    name: str = "model",
+    argument: str = "config",
+) -> Tier:
+    """Make an untrained model from a configuration.
+
+    Args:
+        config: ``model_type`` (``bilstm``, ``bert``, ...) and any settings of its configuration class.
+        tokenizer: folder or hub id; ``words`` for one built from the training text by :meth:`Tier.fit_tokenizer`, of
+            at most ``vocab_size`` entries.
+        label_names: the data's names in the order of its integers; empty for regression.
+        max_length: tokens kept of a text or pair.
+        layers: number of layers, at most those of ``config``.
+        embeddings: file of word vectors for a word-level model; its width sets a BiLSTM's embedding width.
+        name: what the tier is called in tables and figures.
+        argument: how the user calls ``config``, for error messages.
+
+    Raises:
+        ValueError: an unknown ``model_type`` or setting, a vocabulary smaller than the tokenizer's, or word vectors
+            that do not fit; names the argument.
+    """
+    settings = dict(config)
+    if embeddings is not None:
+        if tokenizer != WORDS:
+            raise ValueError(f"`embeddings` needs the tokenizer {WORDS!r} (word-level), but got {tokenizer!r}.")
+        width = word_vectors_width(embeddings, "embeddings")
+        if settings.get("model_type") == BiLSTMConfig.model_type:
+            settings["embedding_size"] = width
+    read = (
+        None if tokenizer == WORDS else read_tokenizer(check_place(tokenizer, "tokenizer", weights=False), "tokenizer")
+    )
+    made = _make_config(settings, read, argument)
+    if layers is not None:
+        cut_layers(made, layers, argument)
+    name_labels(made, label_names)
+    with quiet():
+        model = AutoModelForSequenceClassification.from_config(made)
+    if embeddings is not None and model.base_model.get_input_embeddings().embedding_dim != width:
+        wanted = model.base_model.get_input_embeddings().embedding_dim
+        raise ValueError(f"`embeddings` must have the model's embedding width {wanted}, but {embeddings} has {width}.")
+    check_exits_hold(model, argument)
+    longest_text = length_kept(read, model, max_length, name, argument)
+    kind = _kind(model)
+    tier = kind(name, View(path=name), model.train(), read, longest_text, label_names, word_vectors=embeddings)
+    return tier if read is None else settle(tier, argument, place=tokenizer)
+
+
+def _kind(model: Any) -> type[Tier]:
+    return KINDS.get(model.config.model_type, Tier)
+
+
+def _make_config(settings: dict[str, Any], tokenizer: Any, argument: str) -> Any:
+    """A configuration of ``settings``, with the special tokens of ``tokenizer`` (None: the word-level one)."""
+    model_type = settings.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"`{argument}` must have a `model_type` that transformers knows (bilstm, bert, roberta, electra, "
+            f"distilbert, modernbert, ...), but got {model_type!r}."
+        )
+    default = CONFIG_MAPPING[model_type]()
+    unknown = [key for key in settings if not hasattr(default, key)]
+    if unknown:
+        allowed = ", ".join(sorted(key for key in default.to_dict() if not key.startswith("_")))
+        raise ValueError(f"`{argument}` of {model_type} allows {allowed}, but got {', '.join(unknown)}.")
+    special = {"pad": 0, "cls": 2, "sep": 3, "bos": 2, "eos": 3}  # as laid out by build_word_tokenizer
+    if tokenizer is not None:
+        special = {key: getattr(tokenizer, f"{key}_token_id") for key in special}
+        settings.setdefault("vocab_size", len(tokenizer))
+        if settings["vocab_size"] < len(tokenizer):
+            raise ValueError(
+                f"`{argument}`: `vocab_size` must be at least the tokenizer's {len(tokenizer)}, "
+                f"but got {settings['vocab_size']}; leave it out."
+            )
+    for key, value in special.items():
+        if key == "pad" or getattr(default, f"{key}_token_id", None) is not None:
+            settings.setdefault(f"{key}_token_id", value)
+    with quiet():
+        return AutoConfig.for_model(model_type, **settings)
+
+
+def _order(
+    view: View, own: list[str] | None, label_names: list[str], name: str, argument: str
+) -> tuple[list[int] | None, bool]:
+    if not task_of(label_names).exact:
+        return None, False
+    order, assumed = match_labels(own, label_names, argument)
+    if assumed:
+        logger.warning(
+            "%s: the labels of %s (%s) are taken in the data's order (%s); `label_names` on the tier settles it.",
+            *(name, view.path, ", ".join(own or ["without names"]), ", ".join(label_names)),
+        )
+    return order, assumed
+
+
+def length_kept(tokenizer: Any, model: Any, asked: int | None, name: str, argument: str) -> int:
+    """Tokens kept of a text, as asked for and as far as the model has positions; the tokenizer remembers them."""
+    check_max_length(asked, special_tokens(tokenizer, model), argument)
+    length, cut = longest(tokenizer, model, asked)
+    if cut:
+        logger.warning("%s: `max_length` %s is more than the model's %s positions; %s.", name, asked, length, length)
+    if tokenizer is not None:
+        tokenizer.model_max_length = length  # saved with the tokenizer, so that a folder keeps its length
+    return length
+
+
+def special_tokens(tokenizer: Any, model: Any) -> int:
+    """Special tokens that a single text gets from its tokenizer, or from the word-level one that is still to be built.
+
+    Args:
+        tokenizer: of the model; None for the word-level one.
+        model: which says how that one will lay out rows.
+    """
+    if tokenizer is None:
+        return 0 if isinstance(model.config, BiLSTMConfig) else 2
+    return int(tokenizer.num_special_tokens_to_add(pair=False))
+
+
+def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: bool = False) -> Path:
+    """Write a folder that :func:`load_tier`, and the Auto classes of transformers, can read.
+
+    It is written beside its place and then renamed, so that no half folder is ever seen.
+
+    Args:
+        folder: where to; its parents are created.
+        tier: a tier whose tokenizer is known.
+        card: what is known about the model; plain values, written as ``card.json``.
+        replace: allow an earlier tier in ``folder`` to be replaced.
+
+    Raises:
+        ValueError: something lies at ``folder`` that is no tier of ours, or that may not be replaced.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        ours = (folder / CARD).is_file()
+        if not ours or not replace:
+            reason = "an earlier model" if ours else "something that `dial fit` did not write"
+            raise ValueError(
+                f"`folder` must not exist yet, but {folder} holds {reason}; give another folder or move it."
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        made = Path(scratch) / "new"
+        with quiet():
+            tier.model.save_pretrained(made)  # type: ignore[operator]
+            tier.tokenizer.save_pretrained(made)
+        (made / CARD).write_text(json.dumps(dict(card), indent=2, sort_keys=True) + "\n")
+        old = Path(scratch) / "old"
+        if folder.exists():
+            folder.rename(old)
+        try:
+            made.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    return folder

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 CARRIED = ("input_ids", "attention_mask", "token_type_ids")  # what an encoding holds
 WHOLE = {"padding": False, "truncation": False, "verbose": False}
 AGAIN = 16
+NO_LIMIT = 512  # tokens kept by default where neither the model nor its tokenizer has a limit
 PAIR = ("A text that is tried, 1, 2.", "And a second one; not the same.")
 
 
@@ -148,3 +151,48 @@ def _padding(tokenizer: Any, model: Any, size: int | None, argument: str, path: 
             f"and the embedding has {size} rows; {remedy}."
         )
     return int(found)
+
+
+def longest(tokenizer: Any, model: Any, asked: int | None) -> tuple[int, bool]:
+    """Tokens kept of a text, and whether more were asked for than the model has positions."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = limit if limit and limit > 0 else None  # XLNet says -1: its positions have no end
+    if limit:
+        for key, module in model.named_modules():
+            if key.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+                limit -= module.padding_idx + 1  # RoBERTa counts positions from behind the padding index
+    if asked is not None:
+        return (min(asked, limit), asked > limit) if limit else (asked, False)
+    own = tokenizer.model_max_length if tokenizer is not None else NO_LIMIT
+    own = own if own < 10**9 else (limit or NO_LIMIT)
+    return min(own, limit or own), False
+
+
+def check_max_length(asked: int | None, special: int, argument: str) -> None:
+    """Refuse a length at which nothing would be kept of a text.
+
+    Args:
+        asked: tokens to keep; None: no such wish.
+        special: how many of them are special tokens.
+        argument: how the user calls the tier.
+
+    Raises:
+        ValueError: no room is left beside the special tokens.
+    """
+    if asked is not None and asked <= special:
+        beside = f", as {special} are special tokens" if special else ""
+        raise ValueError(f"`{argument}`: `max_length` must be at least {special + 1}{beside}, but got {asked}.")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress bars and load reports of transformers: what matters in them is said in one line."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -9,8 +9,16 @@ from torch import Tensor, nn
 
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification, MultiExitOutput
 from dial.models.exit_proof import prove_exits
-from dial.models.trial import UnsuitableEncoderError
-from dial.tiers.tier import Encoding, GoOn, Tier
+from dial.models.exits import UnsuitableEncoderError
+from dial.stages.scores import MODEL_SCORES
+from dial.tiers.batching import Encoding
+from dial.tiers.contract import GoOn
+from dial.tiers.tier import Tier
+
+MODEL_SCORES["learned"] = (
+    "which only a model that learnt to exit gives at every stage before the last; train it with "
+    "`--model.certainty joint`"
+)
 
 
 class MultiExitTier(Tier):
@@ -25,6 +33,7 @@ class MultiExitTier(Tier):
     """
 
     model: MultiExitForSequenceClassification
+    drops_rows = True
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -33,7 +42,7 @@ class MultiExitTier(Tier):
         self.exits = [f"layer{layer}" for layer in self.model.exits]
 
     @property
-    def decisions(self) -> tuple[str, ...]:
+    def model_scores(self) -> tuple[str, ...]:
         """``learned`` for a model that learnt to exit (BERxiT), whose certainty is a score of its own."""
         return () if self.model.certainty is None else ("learned",)
 
@@ -58,29 +67,29 @@ class MultiExitTier(Tier):
         )
 
     def decide(self, encoding: Encoding) -> tuple[Tensor, dict[str, Tensor]]:
-        """What :meth:`forward` gives, and the scores ``(B, E)`` of :attr:`decisions` in float64."""
+        """What :meth:`forward` gives, and the scores ``(B, E)`` of :attr:`model_scores` in float64."""
         output = self.outputs(encoding)
         assert output.logits is not None
-        return output.logits, {name: _score(output.certainty) for name in self.decisions}
+        return output.logits, {name: _score(output.certainty) for name in self.model_scores}
 
-    def run(self, encoding: Encoding, go_on: GoOn, decisions: bool = False) -> None:
+    def run(self, encoding: Encoding, go_on: GoOn, scores: bool = False) -> Any:
         """Compute layer after layer; rows that leave at an exit are in no later layer.
 
         Args:
             encoding: tensors ``(B, T)``.
-            go_on: as for :meth:`Tier.run`.
-            decisions: give ``go_on`` a fourth argument, the scores ``(R,)`` of :attr:`decisions` by name.
+            go_on: see :class:`~dial.tiers.contract.TierContract`.
+            scores: give ``go_on`` a fourth argument, the scores ``(R,)`` of :attr:`model_scores` by name.
         """
         in_order = self.order == sorted(self.order)
 
         def ask(exit_index: int, rows: Tensor, logits: Tensor, *certainty: Tensor) -> Any:
             if not in_order or logits.dtype is not torch.float32:
                 logits = self._in_order(logits)
-            if not decisions:
+            if not scores:
                 return go_on(exit_index, rows, logits)
             return go_on(exit_index, rows, logits, {"learned": _score(certainty[0])} if certainty else {})
 
-        self.model.run(self.batching.arranged(encoding), ask, certainty=decisions)
+        self.model.run(self.batching.arranged(encoding), ask, certainty=scores)
 
     def _in_order(self, logits: Tensor) -> Tensor:
         logits = logits.float()
@@ -95,14 +104,15 @@ class MultiExitTier(Tier):
             raise ValueError(f"`exit_index` must be below {len(self.exits)}, but got {exit_index}.")
         return LastExit(self.model.first_exits(exit_index + 1))
 
-    def reference_parameters(self) -> tuple[int, int]:
-        """Parameters of what :meth:`reference_path` gives: all, and those outside its table of word embeddings."""
+    def describe(self) -> dict[str, Any]:
+        """What a tier says of itself, and the sizes of the encoder unpruned."""
         with torch.device("meta"):
-            model = self._reference()
-        total = sum(parameter.numel() for parameter in model.parameters())
-        return total, total - sum(parameter.numel() for parameter in model.get_input_embeddings().parameters())
+            reference = self._reference()
+        own, whole = _sizes(self.model), _sizes(reference)
+        unpruned = {"parameters": whole[0], "without_embeddings": whole[1]}
+        return {"without_embeddings": own[1], "unpruned": unpruned} | super().describe()
 
-    def reference_path(self) -> nn.Module:
+    def reference_path(self) -> nn.Module | None:
         """The unpruned encoder with one exit, untrained: what speed-ups of a multi-exit model refer to."""
         with torch.random.fork_rng():
             model = self._reference()
@@ -132,6 +142,12 @@ def check_exits_hold(model: Any, argument: str) -> None:
             prove_exits(model)
         except UnsuitableEncoderError as error:
             raise ValueError(f"`{argument}`: {error}") from error
+
+
+def _sizes(model: MultiExitForSequenceClassification) -> tuple[int, int]:
+    """Parameters: all, and those outside the table of word embeddings."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return total, total - sum(parameter.numel() for parameter in model.get_input_embeddings().parameters())
 
 
 def _score(certainty: Tensor | None) -> Tensor:

@@ -105,7 +105,7 @@ def _compute(tier: Tier, loader: Iterable[Mapping[str, Any]], device: torch.devi
     """Sample ids ``(R,)`` and logits ``(R, C)`` of the loader's rows; the tier returns to its device and mode."""
     training, home = tier.training, next(tier.parameters()).device
     tier.eval().to(device)
-    ids, logits = [np.empty(0, np.int64)], [np.empty((0, max(1, len(tier.label_names))), np.float32)]
+    ids, logits = [np.empty(0, np.int64)], [np.empty((0, tier.task.columns), np.float32)]
     try:
         for batch in loader:
             encoding = {name: value.to(device) for name, value in batch["encodings"][tier.encoding_key].items()}

@@ -4,31 +4,110 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.labels import check_label_names
 from dial.models import BiLSTMConfig, build_word_tokenizer, copy_word_vectors, read_word_vectors
+from dial.stages.task import task_of
 from dial.tiers.batching import Batching, Encoding
-from dial.tiers.encoding_key import encoding_key
+from dial.tiers.contract import GoOn, TierContract
 from dial.tiers.labels import is_generic
 from dial.tiers.model_inputs import accepted_inputs
-from dial.tiers.precision import FullPrecisionHead
-from dial.tiers.spec import View
+from dial.tiers.precision import Dtype, FullPrecisionHead
+from dial.tiers.tokens import encoding_key
+
+
+@dataclass(frozen=True)
+class View:
+    """A folder or hub id of a model and how it is used; a bare string is short for ``{path}``.
+
+    Args:
+        path: folder left by ``dial fit`` or by ``save_pretrained``, or a hub id.
+        layers: keep only the first layers of the encoder, of an encoder-decoder in both halves; all if not given.
+        dtype: numbers that the encoder computes in; the head always computes in float32. ``int8`` is for CPUs: weights
+            and activations of linear layers are rounded to 8 bits, everything else is float32.
+        max_length: tokens kept of a text or pair; default: the tokenizer's own maximum.
+        batch_size: rows that the executor computes at once.
+        label_names: names of the model's outputs in their order, where its configuration does not tell.
+        temperature: divides the logits before a score is computed; it never changes a prediction.
+
+    Raises:
+        ValueError: a value is outside its range.
+    """
+
+    path: str
+    layers: int | None = None
+    dtype: Dtype = "float32"
+    max_length: int | None = None
+    batch_size: int | None = None
+    label_names: list[str] | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path:
+            raise ValueError(f"`path` must be a folder or a hub id, but got {self.path!r}.")
+        for name in ("layers", "max_length", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"`{name}` must be a whole number from 1 up, or left out, but got {value!r}.")
+        if self.dtype not in get_args(Dtype):
+            raise ValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {self.dtype!r}.")
+        if not isinstance(self.temperature, int | float) or not 0 < self.temperature < float("inf"):
+            raise ValueError(f"`temperature` must be a number above 0, but got {self.temperature!r}.")
+        names = self.label_names
+        if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
+            raise ValueError(f"`label_names` must be a list of strings (quote numbers), but got {names!r}.")
+        if names is not None:
+            check_label_names(names)
+
+    @classmethod
+    def parse(cls, spec: str | Mapping[str, Any] | View, argument: str = "tier") -> View:
+        """Make a view from what a user may write.
+
+        Args:
+            spec: a path, a mapping of the arguments of :class:`View`, or a view (returned as it is).
+            argument: how the user calls it, for the error message.
+
+        Raises:
+            ValueError: an unknown key, a missing ``path``, or a value outside its range; names ``argument``.
+
+        Example:
+            >>> View.parse({"path": "runs/super", "layers": 2}).layers
+            2
+            >>> View.parse({"path": "runs/super", "layer": 2}, "tiers[1]")
+            Traceback (most recent call last):
+                ...
+            ValueError: `tiers[1]` allows the keys path, layers, dtype, max_length, batch_size, label_names,
+            temperature, but got layer.
+        """
+        if isinstance(spec, View):
+            return spec
+        if isinstance(spec, str):
+            spec = {"path": spec}
+        if not isinstance(spec, Mapping):
+            raise ValueError(f"`{argument}` must be a folder, a hub id or a mapping with `path`, but got {spec!r}.")
+        allowed = [field.name for field in fields(cls)]
+        unknown = [str(key) for key in spec if key not in allowed]
+        if unknown:
+            raise ValueError(f"`{argument}` allows the keys {', '.join(allowed)}, but got {', '.join(unknown)}.")
+        if "path" not in spec:
+            raise ValueError(f"`{argument}` must name a `path` (folder or hub id), but got {dict(spec)!r}.")
+        try:
+            return cls(**spec)
+        except ValueError as error:
+            raise ValueError(f"`{argument}`: {error}") from None
+
 
 __all__ = ["Encoding", "GoOn", "Tier", "encoding_key", "own_names"]
 
-# (exit or stage, rows, outputs), and where asked for decisions, to a bool for each row; None where a tier admits it.
-GoOn = Callable[..., Any]
 
-
-class Tier(nn.Module):
+class Tier(TierContract):
     """A sequence classifier (or regressor) with one exit, as a part of a :class:`StagedModel`.
-
-    Whatever has the same attributes and methods can take its place; a model with several exits has several names in
-    ``exits`` and drops rows between them in its ``run``.
 
     Args:
         name: what the tier is called in tables and figures.
@@ -68,8 +147,8 @@ class Tier(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self.label_names = list(label_names)
-        self.order = order or list(range(max(1, len(label_names))))
+        self.label_names, self.task = list(label_names), task_of(label_names)
+        self.order = order or list(range(self.task.columns))
         self.labels_assumed = assumed
         self.card = card or {}
         self.word_vectors = word_vectors
@@ -93,16 +172,6 @@ class Tier(nn.Module):
         if self._encoding_key is None:  # once: it reads the whole vocabulary, and every batch asks for it
             self._encoding_key = encoding_key(self.tokenizer, self.max_length)
         return self._encoding_key
-
-    @property
-    def decisions(self) -> tuple[str, ...]:
-        """Scores that the model gives itself, where what decides is no function of what answers."""
-        return ()
-
-    @property
-    def stage_names(self) -> list[str]:
-        """Name of the stage of each exit."""
-        return [self.name] if len(self.exits) == 1 else [f"{self.name}.{exit_name}" for exit_name in self.exits]
 
     @property
     def fingerprint(self) -> str:
@@ -132,23 +201,14 @@ class Tier(nn.Module):
         logits: Tensor = self._full_precision_head(self.model, inputs).logits
         return logits.float()
 
-    def decide(self, encoding: Encoding) -> tuple[Tensor, dict[str, Tensor]]:
-        """What :meth:`forward` gives, and the scores ``(B, E)`` of :attr:`decisions` by name."""
-        return self(encoding), {}
-
-    def run(self, encoding: Encoding, go_on: GoOn) -> None:
-        """Compute exit after exit, ask ``go_on(exit, rows, outputs)`` after each, and drop the rows that leave.
-
-        Args:
-            encoding: tensors ``(B, T)``.
-            go_on: gets the exit's index, the rows ``(R,)`` of ``encoding`` that reached it and their outputs
-                ``(R, C)``; returns a bool ``(R,)``. It is asked after the last exit too.
-        """
+    def run(self, encoding: Encoding, go_on: GoOn, scores: bool = False) -> Any:
+        """See :class:`TierContract`."""
         outputs = self(encoding)[:, 0]
-        go_on(0, torch.arange(len(outputs), device=outputs.device), outputs)
+        rows = torch.arange(len(outputs), device=outputs.device)
+        go_on(0, rows, outputs, {}) if scores else go_on(0, rows, outputs)
 
     def path(self, exit_index: int) -> nn.Module:
-        """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name."""
+        """See :class:`TierContract`."""
         if exit_index not in range(len(self.exits)):
             raise ValueError(f"`exit_index` must be below {len(self.exits)}, but got {exit_index}.")
         return TierPath(self)
@@ -166,6 +226,16 @@ class Tier(nn.Module):
         if "token_type_ids" in self._accepted and "token_type_ids" in names:
             encoding["token_type_ids"] = torch.zeros_like(ids)
         return encoding
+
+    def describe(self) -> dict[str, Any]:
+        """Where it came from, how it is used, its fingerprint and its size."""
+        return {
+            "path": self.view.path,
+            "fingerprint": self.fingerprint,
+            "encoding": self.encoding_key,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "view": {key: value for key, value in vars(self.view).items() if value is not None},
+        }
 
     def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:
         """Build the word-level tokenizer from the training text and look its words up in the word vectors.

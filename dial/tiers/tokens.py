@@ -1,26 +1,117 @@
-"""Texts to token ids, and token ids to padded tensors, as a tier at work needs them: a batch at a time, no cache."""
+"""How a tier reads texts: its tokens, and the key of its encodings, which all determines that changes them."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import tempfile
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dial.tiers.encoding_key import has_plain_backend
-from dial.tiers.tier import Tier
+from datamodules.row_tokens import RowTokeniser, Unit, has_plain_backend
+from datamodules.row_tokens import RowTokens as Tokens
 
-Unit = str | tuple[str, str]
+# Settings of a saved tokenizer that say where it came from, or that are part of the key in another place.
+NO_MATTER = (
+    "_name_or_path name_or_path is_local local_files_only backend tokenizer_file vocab_file processor_class auto_map "
+    "chat_template special_tokens_map_file model_max_length padding_side truncation_side model_input_names "
+    "transformers_version files_loaded clean_up_tokenization_spaces"
+).split()
+# What tokenizers are known to differ on: case, accents, forms of one letter, scripts without spaces, digits, spaces.
+PROBES = (
+    "The Quick brown FOX isn't here, 12,345.67 times!",
+    "naïve café Ångström Straße İstanbul \u0065\u0301",
+    "ﬁne ½ Ⅳ ＡＢＣ ｶﾀｶﾅ №",
+    "自然言語処理は面白い。日本語のテキスト",
+    "Привет мир مرحبا بالعالم नमस्ते สวัสดี",
+    "  two  spaces\tand\nlines\u00a0\u200b\u2028end ",
+    "e-mail@example.org http://a.b/c?d=e #tag 🙂👍🏽",
+    "antidisestablishmentarianism xqzjvk aaaaaaaaaaaaaaaa",
+    "<s> </s> [CLS] [SEP] [MASK] <pad> <unk> <|endoftext|>",
+    "",
+)
 
 
-class Tokens(NamedTuple):
-    """One text or pair: its ids, its token types where the tokenizer has them, and whether it was longer."""
+def encoding_key(tokenizer: Any, max_length: int) -> str:
+    """Twelve hexadecimal digits that what a tokenizer does determines, wherever its files lie.
 
-    ids: list[int]
-    types: list[int] | None
-    truncated: bool = False
+    Two tiers whose tokenizers give the same ids share a key, so that texts are encoded for them once. A fast tokenizer
+    is its backend. Of one that Python code is part of all that it would save counts (switches such as
+    ``do_lower_case``, added tokens, the files of its sub-word model), and what it makes of a few texts: that may depend
+    on a dictionary that is installed beside it.
+
+    Args:
+        tokenizer: of transformers, fast or slow.
+        max_length: tokens kept of a text or pair.
+    """
+    backend = _backend(tokenizer)
+    content = backend if backend is not None and has_plain_backend(tokenizer) else [backend, *_in_python(tokenizer)]
+    settings = {
+        "max_length": max_length,
+        "special": {str(key): str(value) for key, value in tokenizer.special_tokens_map.items()},
+        "inputs": sorted(tokenizer.model_input_names),
+        "sides": [tokenizer.padding_side, tokenizer.truncation_side],
+    }
+    if getattr(tokenizer, "split_special_tokens", False):
+        settings["split_special_tokens"] = True
+    text = json.dumps([content, settings], sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+
+
+def _backend(tokenizer: Any) -> Any:
+    """The backend as plain values; None where there is none, or where it calls Python, which it cannot write."""
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    try:
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+    except Exception:  # the bindings raise no narrower class
+        return None
+    # Calls leave their padding and truncation behind in the backend.
+    return {key: value for key, value in content.items() if key not in ("padding", "truncation")}
+
+
+def _in_python(tokenizer: Any) -> list[Any]:
+    """What a tokenizer is beyond its backend: its class, what it saves, and what it makes of a few texts."""
+    return [type(tokenizer).__name__, _saved(tokenizer), [_ids(tokenizer, text) for text in PROBES]]
+
+
+def _saved(tokenizer: Any) -> dict[str, Any]:
+    """Settings, and digests of the files that a tokenizer saves; its vocabulary where it cannot save any."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            tokenizer.save_pretrained(folder)
+        except (NotImplementedError, OSError, ValueError, TypeError):
+            found["vocabulary"] = tokenizer.get_vocab()
+            found["settings"] = _settings(tokenizer.init_kwargs)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.name == "tokenizer_config.json":
+                found["settings"] = _settings(json.loads(path.read_text(encoding="utf-8")))
+            elif path.is_file() and path.suffix != ".jinja":
+                found[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _settings(saved: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in saved.items() if key not in NO_MATTER}
+
+
+def _ids(tokenizer: Any, text: str) -> Any:
+    try:
+        return list(tokenizer([text], padding=False, truncation=False, verbose=False)["input_ids"][0])
+    except Exception as error:  # a text that it refuses is something that it does, too
+        return type(error).__name__
+
+
+class ReadsText(Protocol):
+    """What a tier is to its tokeniser."""
+
+    tokenizer: Any
+    max_length: int
 
 
 def check_unit(unit: Any, name: str) -> Unit:
@@ -55,57 +146,15 @@ def check_unit(unit: Any, name: str) -> Unit:
     )
 
 
-class Tokeniser:
-    """Encodes rows for one tier.
+class Tokeniser(RowTokeniser):
+    """Encodes rows for one tier: a batch at a time, no cache.
 
     Args:
         tier: whose tokenizer and maximum length count.
     """
 
-    def __init__(self, tier: Tier) -> None:
-        self.tokenizer: Any = tier.tokenizer
-        self.max_length = tier.max_length
-        self.typed = "token_type_ids" in self.tokenizer.model_input_names
-        choices = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)  # masked anyway, but a valid id
-        self.pad_id = next(choice for choice in choices if choice is not None)
-        self.pad_type = getattr(self.tokenizer, "pad_token_type_id", 0)
-        self.pad_left = self.tokenizer.padding_side == "left"
-        unknown = self.tokenizer.unk_token_id
-        self.filler = self.pad_id if unknown is None else unknown
-        self._plain = has_plain_backend(self.tokenizer)
-        self._truncation: dict[str, Any] | None = None
-
-    def __call__(self, units: Sequence[Unit]) -> list[Tokens]:
-        """Tokens of each row, at most ``max_length``, and at least one."""
-        if not units:
-            return []
-        encoded = self._fast(units) if self._plain else self._slow(units)
-        # An empty text where the tokenizer adds no special tokens; models need at least one token.
-        return [row if row.ids else Tokens([self.filler], [0] if self.typed else None) for row in encoded]
-
-    def _fast(self, units: Sequence[Unit]) -> list[Tokens]:
-        # transformers sets up truncation in the backend; the backend alone is spared what it does to every row.
-        backend = self.tokenizer.backend_tokenizer
-        if backend.truncation != self._truncation or backend.padding is not None or self._truncation is None:
-            self.tokenizer("", padding=False, truncation=True, max_length=self.max_length)
-            self._truncation = backend.truncation
-        found = backend.encode_batch_fast(list(units))
-        return [Tokens(row.ids, row.type_ids if self.typed else None, len(row.overflowing) > 0) for row in found]
-
-    def _slow(self, units: Sequence[Unit]) -> list[Tokens]:
-        found = []
-        for unit in units:
-            # Lists of one: transformers takes a pair whose second text is empty for a single text otherwise.
-            texts = [[unit]] if isinstance(unit, str) else [[text] for text in unit]
-            batch = self.tokenizer(*texts, padding=False, verbose=False)
-            truncated = len(batch["input_ids"][0]) > self.max_length
-            if truncated:
-                batch = self.tokenizer(
-                    *texts, truncation=True, max_length=self.max_length, padding=False, verbose=False
-                )
-            row = {key: list(values[0]) for key, values in batch.items()}
-            found.append(Tokens(row["input_ids"], row["token_type_ids"] if self.typed else None, truncated))
-        return found
+    def __init__(self, tier: ReadsText) -> None:
+        super().__init__(tier.tokenizer, tier.max_length)
 
     def collate(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Tensors ``(B, T)`` padded to the longest row.
@@ -113,16 +162,5 @@ class Tokeniser:
         There is an ``attention_mask`` only where something is padded: an encoder that gets one looks at it to find that
         out, which shows in the time of a single row and waits for a GPU.
         """
-        lengths = [len(row.ids) for row in rows]
-        shape = len(rows), max(lengths)
-        ids = np.full(shape, self.pad_id, dtype=np.int64)
-        mask = np.zeros(shape, dtype=np.int64)
-        types = np.full(shape, self.pad_type, dtype=np.int64) if self.typed else None
-        for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            place = slice(shape[1] - length, None) if self.pad_left else slice(length)
-            ids[index, place], mask[index, place] = row.ids, 1
-            if types is not None and row.types is not None:
-                types[index, place] = row.types
-        arrays = {"input_ids": ids} | ({"attention_mask": mask} if min(lengths) < shape[1] else {})
-        arrays |= {} if types is None else {"token_type_ids": types}
-        return {key: torch.from_numpy(value).to(device, non_blocking=True) for key, value in arrays.items()}
+        batch = self.padding.batch(rows, masked=False)
+        return {key: value.to(device, non_blocking=True) for key, value in batch.items()}

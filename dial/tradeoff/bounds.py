@@ -122,7 +122,7 @@ def lost_row(table: StageTable, metric: Metric, gradient: np.ndarray) -> np.ndar
     if isinstance(metric, Mean) and metric.name in table.statistics:
         low, high = metric.range
         return (high - low) * np.abs(gradient[:, 0])
-    if table.label_names:
+    if table.task.exact:
         changes = worst_losses(metric, table.label, len(table.label_names))
         return np.maximum(-(gradient @ changes.T).min(axis=1, initial=0.0), 0.0)
     low, high = (limit([limit(table.label), limit(table.predictions)]) for limit in (np.min, np.max))

@@ -36,7 +36,7 @@ def row_statistics(table: StageTable, metric: Metric) -> np.ndarray:
 def quality_at(table: StageTable, name: str, stages: np.ndarray) -> float:
     """A metric when every row stops at its stage ``(N,)``; any metric, additive or not."""
     answers = table.statistics.get(name, table.predictions)[np.arange(len(stages)), stages]
-    return metric_of(table, name).evaluate(table.label, answers, len(table.label_names) or None)
+    return metric_of(table, name).evaluate(table.label, answers, table.task.classes)
 
 
 def quality_of(taken: Taken, name: str | None = None) -> float:

@@ -101,7 +101,7 @@ def mean_over_draws(table: StageTable, metric: Metric, chances: np.ndarray, seed
     values = []
     for _ in range(int(np.clip(DRAWN_ROWS // max(len(rows), 1), 1, DRAWS))):
         stages = (rng.random((len(rows), 1)) >= passed).sum(axis=1)
-        values.append(metric.evaluate(table.label, answers[rows, stages], len(table.label_names) or None))
+        values.append(metric.evaluate(table.label, answers[rows, stages], table.task.classes))
     return float(np.mean(values))
 
 

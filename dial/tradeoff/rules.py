@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dial.stages.metrics.metrics import metric as metric_named
 from dial.stages.table import StageTable
 from dial.tradeoff.ordering import ascending
 
@@ -195,9 +194,7 @@ def _gains(table: StageTable, metric: str) -> np.ndarray:
     """Return how good each stage's answer is, ``(N, S)``; only differences within a row matter."""
     if metric in table.statistics:
         return table.statistics[metric]
-    if metric_named(metric).regression:
-        return -((table.predictions - table.label[:, None]) ** 2)
-    return (table.predictions == table.label[:, None]).astype(np.float64)
+    return table.task.gains(table.predictions, table.label)
 
 
 def replay(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ def sweep(tmp_path, glue, monkeypatch) -> Callable[..., Tested]:
     Takes a function from the data module to the module, settings of the data, of the sweep and of the trainer. Writes
     the table alone, unless `report` is true.
     """
-    monkeypatch.setattr(plots, "figures", lambda report: {})
+    monkeypatch.setattr(plots, "figures", lambda *values: {})
     folder = tmp_path / "sweep"
 
     def run(

@@ -22,7 +22,7 @@ LABELS = ["negative", "positive"]
 @pytest.fixture
 def run_test(tmp_path: Path, glue: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Function: test a module with a sweep and a study of six rows; gives the run folder."""
-    monkeypatch.setattr(plots, "figures", lambda report: {})
+    monkeypatch.setattr(plots, "figures", lambda *values: {})
 
     def run(module: LightningModule, name: str = "run", trial: bool = False, **settings: Any) -> Path:
         data = GLUEDataModule(

@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
 from callbacks import PredictionWriter
-from callbacks.predictions import answer
 from datamodules import TextDataModule
+from dial.stages.task import task_of
 from lightning_modules import Classifier
 
 
@@ -72,7 +73,7 @@ def test_a_trial_is_marked_and_gives_way_but_a_whole_file_does_not(predict, tmp_
 
 
 def test_answers_of_classifiers_and_regressors() -> None:
-    found = answer(torch.tensor([0.0, 2.0], dtype=torch.float64), ["no", "yes"])
+    found = task_of(["no", "yes"]).record(np.array([0.0, 2.0]))
     assert (found["prediction"], found["label_name"]) == (1, "yes")
     assert found["probabilities"]["yes"] == pytest.approx(1 / (1 + 2.718281828459045**-2))
-    assert answer(torch.tensor([2.5]), []) == {"prediction": 2.5}
+    assert task_of([]).record(np.array([2.5])) == {"prediction": 2.5}

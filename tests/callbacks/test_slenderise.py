@@ -19,8 +19,8 @@ from dial.losses import task_loss
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification
 from dial.models.slender.encoder import make_room
 from dial.models.slender.importance import importance
-from dial.models.slender.masks import masks
-from dial.models.slender.structures import structures
+from dial.models.slender.structures import masks, structures
+from dial.stages.task import task_of
 from lightning_modules.policies import GradientEquilibrium, JointSum, LayerWeighted, TwoStage
 from lightning_modules.policies.policy import Parts
 
@@ -56,6 +56,9 @@ class Rows(LightningDataModule):
     val_dataloader = train_dataloader
 
 
+TASK = task_of(["no", "yes"])
+
+
 class Toy(LightningModule):
     """Joint training of all exits; the validation quality is a list that the test gives."""
 
@@ -66,14 +69,14 @@ class Toy(LightningModule):
         model = MultiExitForSequenceClassification(MultiExitConfig(encoder=encoder, dropout=dropout))
         self.tier = nn.Module()
         self.tier.model = model
-        self.quality = quality or [0.5]
+        self.quality, self.task = quality or [0.5], TASK
 
     def forward(self, encodings: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.tier.model(**encodings).logits
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
         logits = self(batch["encodings"])
-        return sum(task_loss(logits[:, i], batch["label"]) for i in range(logits.shape[1]))
+        return sum(task_loss(logits[:, i], batch["label"], TASK) for i in range(logits.shape[1]))
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         quality = self.quality[min(self.current_epoch, len(self.quality) - 1)]
@@ -163,7 +166,7 @@ def test_what_goes_is_least_important_without_dropout(tmp_path, scope: str, exit
     sums = [torch.zeros(axis.count, dtype=torch.float64) for axis in structures(reference)]
     for batch in list(Rows().train_dataloader())[:2]:
         logits = reference(**batch["encodings"]).logits
-        losses = [task_loss(logits[:, i], batch["label"]) for i in range(3)]
+        losses = [task_loss(logits[:, i], batch["label"], TASK) for i in range(3)]
         for total, value in zip(sums, importance(reference, losses if exits == "all" else losses[-1:]), strict=True):
             total += value
     for kind, keep in ((0, 2), (1, 5)):
@@ -353,7 +356,7 @@ def test_the_importance_is_of_the_plain_sum_whatever_the_policy_weighs(tmp_path,
     for parameter in policy.frozen():
         parameter.requires_grad_(False)
     module.training_step = lambda batch, batch_idx: policy.loss(
-        torch.stack([task_loss(logits, batch["label"]) for logits in module(batch["encodings"]).unbind(1)])
+        torch.stack([task_loss(logits, batch["label"], TASK) for logits in module(batch["encodings"]).unbind(1)])
     )
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     module.configure_optimizers = lambda: torch.optim.SGD(trained, lr=0.0)
@@ -423,7 +426,7 @@ def test_two_processes_keep_the_same_structures_and_weights(tmp_path, rate: floa
     for rank, sums in enumerate(by_rank):
         for batch in list(DataLoader(Rows(world_size=2).rows(rank), batch_size=4))[:3]:
             logits = reference(**batch["encodings"]).logits
-            losses = [task_loss(logits[:, i], batch["label"]) for i in range(3)]
+            losses = [task_loss(logits[:, i], batch["label"], TASK) for i in range(3)]
             for total, value in zip(sums, importance(reference, losses), strict=True):
                 total += value
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from callbacks import ThresholdSweep
 from dial.stages.parquet import load_table, save_slim, save_table
 from dial.stages.table import StageTable
-from dial.tiers.tiers import load_tier, save_tier
+from dial.tiers.loading import load_tier, save_tier
 from dial.tradeoff.rules import replay
 from lightning_modules import Cascade, MultiExit
 from tests.stages.test_parquet import assert_equal
@@ -127,7 +127,7 @@ def test_running_by_the_learnt_score_is_the_table_s_replay(sweep, number) -> Non
         torch.testing.assert_close(given["learned"], decisions["learned"][rows, stage], atol=1e-6, rtol=1e-5)
         return given["learned"] < limits[stage]
 
-    answers, stage = module.network.run({tier.encoding_key: dict(encoding)}, go_on, decisions=True)
+    answers, stage = module.network.run({tier.encoding_key: dict(encoding)}, go_on, scores=True)
     expected = replay(decisions["learned"].numpy(), limits)
     assert stage.tolist() == expected.tolist() and len(set(expected)) > 1
     torch.testing.assert_close(answers, outputs[torch.arange(4), stage], atol=1e-5, rtol=1e-4)
@@ -220,7 +220,7 @@ def test_certainty_is_charged(number) -> None:
     for index in (0, 3):
         with_it, without = (path_cost(each, each.path(index), [6])([6])[0] for each in (tier, plain))
         assert with_it - without == 16 * (index + 1)  # hidden units, once at each exit on the way
-    assert tier.decisions == ("learned",) and plain.decisions == ()
+    assert tier.model_scores == ("learned",) and plain.model_scores == ()
 
 
 @pytest.mark.parametrize("task", ["sst2", "stsb"])

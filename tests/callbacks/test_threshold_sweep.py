@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from callbacks.row_parts import concatenate, merge
 from dial.costs.macs import count_macs
 from dial.stages.metrics.metrics import evaluate
 from lightning_modules import Cascade, Classifier
+from lightning_modules.rows import RowGatherer
 
 MNLI = ["entailment", "neutral", "contradiction"]
 
@@ -257,13 +257,18 @@ def test_a_part_of_the_rows_is_marked_and_sizes_are_not_checked(sweep, make_tiny
     assert (done.table.split == "test").sum() < 40
 
 
-def test_ranks_are_joined_and_one_may_have_no_rows() -> None:
+def test_ranks_are_joined_and_one_may_have_no_rows(monkeypatch) -> None:
     def batch(*ids: int) -> dict:
-        return {"sample_id": np.array(ids), "lengths": {"swift": np.array(ids) * 2}}
+        return {"sample_id": torch.tensor(ids), "lengths": {"swift": torch.tensor(ids) * 2}}
 
-    joined = merge([{"test": [batch(1, 2), batch(3)]}, {}, {"test": [batch(2)], "other": [batch(9)]}])
+    ranks = [RowGatherer() for _ in range(3)]
+    for rank, split, rows in ((0, "test", batch(1, 2)), (0, "test", batch(3)), (2, "test", batch(2))):
+        ranks[rank].add(rows, split)
+    ranks[2].add(batch(9), "other")
+    monkeypatch.setattr("lightning_modules.rows.gather", lambda own: [dict(each._batches) for each in ranks])
+    joined = ranks[0].gather()
     assert joined["test"]["sample_id"].tolist() == [1, 2, 3, 2] and joined["other"]["sample_id"].tolist() == [9]
-    assert concatenate([batch(1), batch(4)])["lengths"]["swift"].tolist() == [2, 8]
+    assert joined["test"]["lengths"]["swift"].tolist() == [2, 4, 6, 4]
 
 
 def test_repeated_rows_are_counted_once(sweep, make_tiny_bert, monkeypatch) -> None:

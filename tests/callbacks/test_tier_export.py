@@ -17,7 +17,7 @@ from callbacks.tier_export import is_finished
 from datamodules import GLUEDataModule
 from datamodules.checks import is_partial
 from dial.models import MultiExitForSequenceClassification
-from dial.tiers.tiers import View, load_tier
+from dial.tiers.loading import View, load_tier
 from lightning_modules import Classifier, MultiExit
 from tests.models.families import classifier
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from callbacks.trained_rows import check_rows, trained_rows
+from callbacks.resume import check_rows, trained_rows
 from datamodules import TextDataModule
 from dial.claims import contents, place
 from dial.cli.run_folder import Finished, check_inputs, check_models, model_contents, read_inputs, write_inputs

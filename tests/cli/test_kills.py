@@ -5,7 +5,6 @@
 makes so many; the default is a few. Half of them come at any moment of the command, half while it trains.
 """
 
-import json
 import os
 import random
 import signal
@@ -13,10 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from dial.cli.interrupts import INTERRUPTED
+from scripts.kills_checks import crumbs, differences, torn_files
 
 KILLS = int(os.environ.get("DIAL_KILLS", "8"))
 EVERY = 5
@@ -39,15 +37,11 @@ def steps_lost(file: Path) -> list[int]:
 
 
 def check_finished(folder: Path, whole: Path) -> None:
-    """The same weights, card and best checkpoint as those of a fit that nobody disturbed; nothing left behind."""
-    one, two = (load_file(run / "tier/model.safetensors") for run in (whole, folder))
-    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    assert json.loads((folder / "tier/card.json").read_text()) == json.loads((whole / "tier/card.json").read_text())
-    one, two = (torch.load(run / "checkpoints/best.ckpt", weights_only=True)["state_dict"] for run in (whole, folder))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    """The same weights, card and checkpoints as those of a fit that nobody disturbed; nothing left behind."""
+    for part in ("tier", "checkpoints"):
+        assert differences(folder / part, whole / part) == []
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
-    left = [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".fit.lock"]
-    assert left == []
+    assert crumbs(folder) == []
 
 
 @pytest.mark.slow
@@ -83,6 +77,7 @@ def test_killed_at_random_moments(dial, fit_arguments, tmp_path) -> None:
             continue
         assert done.code == (-signal.SIGKILL if name == "SIGKILL" else 128 + signal.SIGTERM), done.output[-3000:]
         assert "Traceback" not in done.output
+        assert torn_files(folder) == []
         if name == "SIGTERM":
             assert done.output.count("interrupted") == 1 and INTERRUPTED in done.output, done.output[-3000:]
         counts[name] += 1

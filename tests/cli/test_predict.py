@@ -24,7 +24,7 @@ from dial.cli import predict
 from dial.cli.main import main
 from dial.cli.record_files import JsonLines
 from dial.stages.parquet import load_table
-from dial.tiers.tiers import load_tier
+from dial.tiers.loading import load_tier
 from tests.conftest import ROOT
 from tests.inference.run_folder import make_run
 from tests.tiers import small

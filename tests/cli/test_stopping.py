@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+import dial.cli.main as dial_command
+import dial.cli.predict  # noqa: F401  (to be patched)
 from callbacks import Resume
 from callbacks.checkpoints import LAST
 from dial.cli.interrupts import INTERRUPTED, Interrupts, Stopped, exit_code
@@ -82,6 +84,36 @@ def test_forked_processes_get_what_they_always_got() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.arrived is None
+
+
+@pytest.mark.parametrize(
+    ("command", "inner"), [("sweep", "dial.cli.main.run"), ("predict", "dial.cli.predict.answer_file")]
+)
+def test_a_signal_in_the_middle_of_a_class_body_is_no_error(monkeypatch, capsys, command, inner) -> None:
+    """As while a module is imported: up to Python 3.11 `__set_name__` makes a RuntimeError of what is raised in it."""
+
+    class Field:
+        def __set_name__(self, owner, name):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def half_imported(*args: Any) -> int:
+        type("Imported", (), {"field": Field()})
+        return 0
+
+    monkeypatch.setattr(inner, half_imported)
+    arguments = ["run", "texts.csv", "--out=out.jsonl"] if command == "predict" else ["table.parquet"]
+    assert dial_command.main([command, *arguments]) == 143
+    said = capsys.readouterr().err
+    assert said.startswith("interrupted") and said.count("\n") == 1
+
+
+def test_an_error_without_a_signal_is_not_taken_for_one(monkeypatch) -> None:
+    def broken(*args: Any) -> int:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("dial.cli.main.run", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        dial_command.main(["sweep"])
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])

@@ -9,13 +9,11 @@ import torch
 from torch import nn
 
 from dial.costs import counting
-from dial.costs.counting import check_countable, network_costs, path_cost
-from dial.costs.functions import ModelCosts
+from dial.costs.counting import RowCosts, check_countable, network_costs, path_cost
+from dial.costs.functions import ModelCosts, RowWork
 from dial.costs.macs import count_macs
-from dial.costs.row_costs import RowCosts
-from dial.tiers.spec import View
-from dial.tiers.tier import Tier
-from dial.tiers.tiers import load_tier
+from dial.tiers.loading import load_tier
+from dial.tiers.tier import Tier, View
 from tests.models.families import classifier
 
 DATA = ["negative", "positive"]
@@ -38,8 +36,8 @@ def test_a_fixed_length_beyond_the_positions_follows_the_quadratic(tiny_bert: Pa
 
 def test_costs_of_a_cascade_are_counted_where_rows_are(make_tiny_bert: Callable[..., Path]) -> None:
     tiers = [load_tier(str(make_tiny_bert(layers=n)), f"tier{n}", DATA) for n in (1, 2)]
-    lengths = {"tier1": [np.array([3, 8]), np.array([128, 128])], "tier2": [np.array([4, 9]), np.array([10, 10])]}
-    costs = network_costs(tiers, lengths)
+    lengths = {"tier1": np.array([3, 8]), "tier2": np.array([4, 9])}
+    costs = network_costs(tiers, lengths, {"tier1": np.array([8, 128]), "tier2": np.array([10, 10])}, 128)
     assert costs.answer["tier1"][0]([3, 128]).tolist() == [macs_of_bert(n, layers=1) for n in (3, 128)]
     assert costs.alone("tier2", [9]).tolist() == [macs_of_bert(9, layers=2)]
 
@@ -99,7 +97,7 @@ def test_a_row_at_work_counts_a_window_at_most(longformer: Tier, counted: list[i
     costs = RowCosts([longformer], known)
     counted.clear()
     for length in (1, 8, 10, 16, 9):
-        (macs,) = costs.answer(0, np.array([0]), np.array([length]), padded=16)
+        (macs,) = costs.answer(0, np.array([0]), RowWork(np.array([length]), 16))
         assert macs == count_macs(longformer.path(0), longformer.example(length))
     assert sorted(counted) == [9, 16]
 

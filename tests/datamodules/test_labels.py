@@ -17,7 +17,7 @@ import pytest
 
 from datamodules import TextDataModule
 from datamodules.labels import Classes, Hidden, class_labels, infer_label_names, number_labels, number_of
-from dial.tiers.spec import View
+from dial.tiers.tier import View
 
 SPELLINGS = {
     "float": float,

@@ -16,8 +16,8 @@ from dial.inference.staged import StagedModel
 from dial.report.figures import plots
 from dial.report.report import SweepSettings, build_report
 from dial.stages.table import StageTable
+from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.tier import Tier
-from dial.tiers.tiers import load_tier, save_tier
 from dial.tiers.tokens import Tokeniser
 from tests.tiers import small
 

@@ -18,7 +18,7 @@ from dial.inference.staged import StagedModel
 from dial.machine import describe_machine
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
-from dial.tiers.tiers import load_tier, save_tier
+from dial.tiers.loading import load_tier, save_tier
 from dial.tradeoff.calibration import Chooser
 from dial.tradeoff.rules import agreement, replay, tiers_left_out
 from tests.inference.run_folder import copy_of, make_run, texts_of_split

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from dial.costs.functions import CostFunction, ModelCosts
+from dial.costs.counting import RowCosts
+from dial.costs.functions import CostFunction, ModelCosts, RowWork
 from dial.costs.macs import count_macs
-from dial.costs.row_costs import RowCosts
 from dial.inference.executor import CHUNK, Answer, Executor, is_out_of_memory
 from dial.inference.queues import Row, TierQueue
 from dial.inference.router import Decision, replayed
 from dial.inference.staged import StagedModel
-from dial.tiers.tiers import build_tier
+from dial.tiers.loading import build_tier
 from dial.tiers.tokens import Tokeniser
 from dial.tradeoff.rules import agreement, replay
 from tests.tiers import small
@@ -130,7 +130,7 @@ def test_padded_rows_are_charged_as_their_batch() -> None:
 def test_a_length_that_was_never_counted_is_counted() -> None:
     network = small.networks(1)["single"]
     few = ModelCosts({"only": {0: CostFunction(counts={3: 1000})}})
-    found = RowCosts(list(network.tiers), few).answer(0, np.zeros(4, dtype=int), np.array([3, 16, 3, 5]), 16)
+    found = RowCosts(list(network.tiers), few).answer(0, np.zeros(4, dtype=int), RowWork(np.array([3, 16, 3, 5]), 16))
     counted = {n: count_macs(network.tiers[0].path(0), network.tiers[0].example(n)) for n in (5, 16)}
     assert found.tolist() == [1000, counted[16], 1000, counted[5]]
 

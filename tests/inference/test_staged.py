@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from dial.inference.staged import StagedModel, take_rows
+from dial.tiers.contract import TierContract
+from dial.tiers.loading import build_tier
 from dial.tiers.tier import Tier
-from dial.tiers.tiers import build_tier
 
 CLASSES = ["a", "b", "c"]
 
 
-class ThreeExits(nn.Module):
+class ThreeExits(TierContract):
     """A stack of three blocks over the mean of the word embeddings, with a head after each; drops rows that leave."""
 
     def __init__(self, name: str = "toy", key: str = "words") -> None:
         super().__init__()
         self.name, self.encoding_key, self.label_names = name, key, CLASSES
         self.exits = ["1", "2", "3"]
-        self.stage_names = [f"{name}.{exit_name}" for exit_name in self.exits]
         self.table = nn.Embedding(50, 8)
         self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in self.exits)
         self.heads = nn.ModuleList(nn.Linear(8, 3) for _ in self.exits)
@@ -40,7 +40,9 @@ class ThreeExits(nn.Module):
             outputs.append(head(hidden))
         return torch.stack(outputs, dim=1)
 
-    def run(self, encoding: dict[str, Tensor], go_on: Callable[[int, Tensor, Tensor], Tensor]) -> None:
+    def run(
+        self, encoding: dict[str, Tensor], go_on: Callable[[int, Tensor, Tensor], Tensor], scores: bool = False
+    ) -> None:
         hidden = self.embed(encoding)
         rows = torch.arange(len(hidden))
         for index, (block, head) in enumerate(zip(self.blocks, self.heads, strict=True)):

@@ -3,19 +3,20 @@
 import math
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
 from dial.tiers.tier import Tier
-from lightning_modules import Classifier
+from lightning_modules import Classifier, Distillation
 from lightning_modules.training import LearningRate, decay_groups, training_steps
 
 NAMES = ["negative", "positive"]
 
 
-class Watched(Classifier):
+class Watching(Classifier):
     """Keeps what every training step saw and gave."""
 
     def training_step(self, batch, batch_idx):
@@ -26,9 +27,19 @@ class Watched(Classifier):
         return self.loss
 
 
-def watched(path, **settings) -> Watched:
+class Watched(Watching):
+    """Labels alone."""
+
+
+class WatchedStudent(Watching, Distillation):
+    """With a teacher."""
+
+
+def watched(path, **settings) -> Any:
     """Without dropout, so that a second forward gives the same logits."""
-    module = Watched(path=str(path), label_names=NAMES, max_length=32, **settings)
+    module = (WatchedStudent if "teacher" in settings else Watched)(
+        path=str(path), label_names=NAMES, max_length=32, **settings
+    )
     for layer in module.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.0
@@ -206,17 +217,19 @@ def test_batches_hold_no_encoding_of_a_teacher_that_is_done(fit, tiny_bert, teac
         ({"tokenizer": "words"}, r"`tokenizer` and `embeddings` are for a model from `config`"),
         ({"warmup": 1.5}, r"`warmup` must lie between 0 and 1, but got 1\.5"),
         ({"distillation_weight": -0.1}, r"`distillation_weight` must lie between 0 and 1, but got -0\.1"),
-        ({"distillation": "logits_mse"}, r"`teacher` must name a trained tier.*`distillation` is logits_mse"),
+        ({"distillation": "logits_mse"}, r"`teacher` must name a trained tier to distil from, but it was left out"),
         ({"distillation_temperature": 0.0}, r"`distillation_temperature` must be above 0, but got 0\.0"),
     ],
 )
 def test_bad_arguments(tiny_bert, settings, message) -> None:
+    kind = Distillation if any("distil" in name for name in settings) else Classifier
     with pytest.raises(ValueError, match=message):
-        Classifier(**{"path": str(tiny_bert), "label_names": NAMES, **settings})
+        kind(**{"path": str(tiny_bert), "label_names": NAMES, **settings})
 
 
 def test_hyperparameters_are_plain_and_hold_no_thresholds(tiny_bert, tmp_path) -> None:
-    module = Classifier(path=str(tiny_bert), label_names=NAMES, teacher={"path": str(tiny_bert)})
+    module = Distillation(path=str(tiny_bert), label_names=NAMES, teacher={"path": str(tiny_bert)})
+    assert module.hparams["teacher"] == {"path": str(tiny_bert)} and module.hparams["distillation_weight"] == 0.5
     torch.save(dict(module.hparams), tmp_path / "hparams.pt")
     assert torch.load(tmp_path / "hparams.pt", weights_only=True)["label_names"] == NAMES
     assert not [name for name in module.hparams if "threshold" in name or name == "optimizer"]

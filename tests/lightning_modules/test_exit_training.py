@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dial.tiers.tiers import load_tier, save_tier
+from dial.tiers.loading import load_tier, save_tier
 from lightning_modules import MultiExit
 from lightning_modules.policies import GradientEquilibrium, LayerWeighted, TwoStage
 
@@ -114,13 +114,13 @@ def test_a_model_that_learnt_to_exit_goes_on_and_others_start(make, tmp_path) ->
     first = make(certainty="joint")
     save_tier(tmp_path / "tier", first.tier, {})
     again = make(path=str(tmp_path / "tier"))
-    assert again.tier.decisions == ("learned",) and again._trained and not again.tier.model.certainty_detached
+    assert again.tier.model_scores == ("learned",) and again._trained and not again.tier.model.certainty_detached
     plain = make()
     save_tier(tmp_path / "plain", plain.tier, {})
     started = make(path=str(tmp_path / "plain"), certainty="detached")
-    assert started.tier.decisions == ("learned",) and not started._trained and started.tier.model.certainty_detached
+    assert started.tier.model_scores == ("learned",) and not started._trained and started.tier.model.certainty_detached
     assert make(path=str(tmp_path / "plain"))._trained
-    assert load_tier(str(tmp_path / "plain"), "plain", LABELS).decisions == ()
+    assert load_tier(str(tmp_path / "plain"), "plain", LABELS).model_scores == ()
 
 
 def test_two_stages_train_it_in_both(make) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -19,10 +20,10 @@ from callbacks import TierExport
 from datamodules import GLUEDataModule
 from dial.costs.counting import network_costs
 from dial.tiers.layers import all_layers
-from dial.tiers.tiers import load_tier, save_tier
+from dial.tiers.loading import load_tier, save_tier
 from lightning_modules import MultiExit
-from lightning_modules.learning_rate import StagedRate
 from lightning_modules.policies import GradientEquilibrium, LayerWeighted, TwoStage
+from lightning_modules.training import StagedRate
 from tests.cli.glue_files import sentences
 
 LABELS = ["negative", "positive"]
@@ -115,7 +116,7 @@ def test_equilibrium_divides_the_gradient_of_a_real_encoder(make, batch, exits) 
 
 
 def test_layers_teach_layers(make, batch, other, tmp_path) -> None:
-    from dial.tiers.tiers import save_tier
+    from dial.tiers.loading import save_tier
 
     assistant = make(path=str(other))
     save_tier(tmp_path / "ta", assistant.tier, {})
@@ -180,7 +181,7 @@ def test_hidden_states_are_those_of_transformers(make, batch, encoder) -> None:
 def test_teachers_that_do_not_fit_are_refused(make, make_tiny_bert, other, encoder, tmp_path) -> None:
     from transformers import AutoTokenizer
 
-    from dial.tiers.tiers import save_tier
+    from dial.tiers.loading import save_tier
 
     with pytest.raises(ValueError, match=r"`teacher` must have the student's 4 layers.* has 3"):
         make(teacher=str(make_tiny_bert(layers=3)), hidden_weight=1.0)
@@ -247,7 +248,7 @@ def test_when_the_encoder_is_trained_no_more(make, policy, ends) -> None:
 
 def test_the_reference_is_the_encoder_without_exits(make) -> None:
     module, alone = make(exits=[1, 2, 4]), make(exits=[4])
-    lengths = {"model": [[5]]}
+    lengths = {"model": np.array([5])}
     costs, single = (network_costs(m.network.tiers, lengths) for m in (module, alone))
     one_exit = 16 * 2  # MACs
     assert costs.alone("model", [5]) == single.answer["model"][0]([5]) == single.alone("model", [5])

@@ -1,43 +1,70 @@
 """Rows are counted once, whatever the batches and processes."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
-from lightning_modules.rows import DistinctRows
+from dial.stages.task import task_of
+from lightning_modules import rows as gathering
+from lightning_modules.base import StagedModule
+from lightning_modules.rows import RowGatherer, each_once
 
 
-def test_repeats_are_dropped_when_ranks_merge() -> None:
-    outputs, labels = torch.randn(5, 3), torch.randint(3, (5,))
+def batch(ids: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"sample_id": ids, "label": labels, "logits": logits}
+
+
+def quality(names: list[str], metrics: list[str], *batches: dict[str, torch.Tensor]) -> dict[str, list[float]]:
+    gatherer, module = RowGatherer(), StagedModule(names, metrics)
+    for each in batches:
+        gatherer.add(each)
+    return module.quality_of_exits(each_once(gatherer.gather()[""]))
+
+
+def test_repeats_are_dropped_when_ranks_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits, labels = torch.randn(5, 1, 3), torch.randint(3, (5,))
     ids = torch.tensor([7, 3, 9, 1, 4])
-    whole, rank0, rank1 = DistinctRows(3), DistinctRows(3), DistinctRows(3)
-    whole.update(ids, labels, outputs)
-    for rows, part in (([0, 2, 4], rank0), ([1, 3, 0], rank1)):  # row 0 comes twice, to fill the round
-        part.update(ids[rows], labels[rows], outputs[rows])
-    rank0.merge_state(rank1)
-    for merged, expected in zip(rank0.compute(), whole.compute(), strict=True):
-        np.testing.assert_array_equal(merged, expected)
+    whole, rank0, rank1 = RowGatherer(), RowGatherer(), RowGatherer()
+    whole.add(batch(ids, labels, logits))
+    expected = each_once(whole.gather()[""])
+    for places, part in (([0, 2, 4], rank0), ([1, 3, 0], rank1)):  # row 0 comes twice, to fill the round
+        part.add(batch(ids[places], labels[places], logits[places]))
+    monkeypatch.setattr(gathering, "gather", lambda own: pickle.loads(pickle.dumps([own, dict(rank1._batches)])))
+    merged = each_once(rank0.gather()[""])
+    for name, values in expected.items():
+        np.testing.assert_array_equal(merged[name], values)
+    assert merged["sample_id"].tolist() == [1, 3, 4, 7, 9] and rank0._batches == {}
+
+
+def test_rows_of_one_id_and_several_parts_are_all_kept() -> None:
+    logits = torch.arange(4.0).reshape(4, 1, 1)
+    rows = batch(torch.tensor([5, 2, 5, 5]), torch.zeros(4), logits) | {"part": torch.tensor([1, 0, 0, 1])}
+    rows["logits"][3] = 0.0  # the repeat of the first
+    gatherer = RowGatherer()
+    gatherer.add(rows)
+    kept = each_once(gatherer.gather()[""])
+    assert list(zip(kept["sample_id"].tolist(), kept["part"].tolist(), strict=True)) == [(2, 0), (5, 0), (5, 1)]
 
 
 def test_metric_counts_every_row_once() -> None:
-    rows = DistinctRows(2)
-    right, wrong = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
-    for sample_id, output in ((0, right), (1, wrong), (0, right), (0, right)):
-        rows.update(torch.tensor([sample_id]), torch.tensor([1]), output)
-    assert rows.evaluate(["accuracy"]) == {"accuracy": 0.5}
+    right, wrong = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[1.0, 0.0]]])
+    rows = [(0, right), (1, wrong), (0, right), (0, right)]
+    batches = [batch(torch.tensor([sample_id]), torch.tensor([1]), output) for sample_id, output in rows]
+    assert quality(["no", "yes"], ["accuracy"], *batches) == {"accuracy": [0.5]}
 
 
 def test_regression_predicts_the_output() -> None:
-    rows = DistinctRows(1)
-    rows.update(torch.arange(4), torch.tensor([0.0, 1.0, 2.0, 3.5]), torch.tensor([[0.0], [2.0], [4.0], [7.0]]))
-    assert abs(rows.evaluate(["pearson"])["pearson"] - 1.0) < 1e-12
+    logits = torch.tensor([[0.0], [2.0], [4.0], [7.0]])[:, None]
+    (pearson,) = quality([], ["pearson"], batch(torch.arange(4), torch.tensor([0.0, 1.0, 2.0, 3.5]), logits))["pearson"]
+    assert abs(pearson - 1.0) < 1e-12 and task_of([]).name == "regression"
 
 
 @pytest.mark.parametrize("what", ["label", "output"])
 def test_rows_that_share_an_id_are_no_repeats(what: str) -> None:
-    rows = DistinctRows(2)
-    rows.update(torch.tensor([4, 5]), torch.tensor([1, 0]), torch.tensor([[0.0, 2.0], [1.0, -1.0]]))
+    first = batch(torch.tensor([4, 5]), torch.tensor([1, 0]), torch.tensor([[[0.0, 2.0]], [[1.0, -1.0]]]))
     label, output = (0, [0.0, 2.0]) if what == "label" else (1, [0.0, 1.0])
-    rows.update(torch.tensor([4]), torch.tensor([label]), torch.tensor([output]))
+    second = batch(torch.tensor([4]), torch.tensor([label]), torch.tensor([[output]]))
     with pytest.raises(ValueError, match=f"`sample_id` must be unique, but got 4 with different {what}s. Number"):
-        rows.evaluate(["accuracy"])
+        quality(["no", "yes"], ["accuracy"], first, second)

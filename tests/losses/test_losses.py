@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dial.losses import logits_mse, soft_cross_entropy, task_loss
+from dial.stages.task import task_of
 
 
 def softmax(row: list[float], temperature: float) -> list[float]:
@@ -19,22 +20,22 @@ def test_task_loss_is_the_mean_negative_log_probability(classes: int) -> None:
     expected = -sum(
         math.log(softmax(row, 1)[label]) for row, label in zip(logits.tolist(), labels.tolist(), strict=True)
     )
-    assert task_loss(logits, labels).item() == pytest.approx(expected / 7, rel=1e-5)
+    assert task_loss(logits, labels, task_of("abcde"[:classes])).item() == pytest.approx(expected / 7, rel=1e-5)
 
 
 def test_task_loss_of_regression_is_the_mean_square() -> None:
     outputs, targets = torch.randn(7, 1), torch.randn(7)
     expected = sum((o[0] - t) ** 2 for o, t in zip(outputs.tolist(), targets.tolist(), strict=True)) / 7
-    assert task_loss(outputs, targets).item() == pytest.approx(expected, rel=1e-5)
+    assert task_loss(outputs, targets, task_of([])).item() == pytest.approx(expected, rel=1e-5)
     # labels read from a table are float64; bf16-true models give bf16
-    assert task_loss(outputs, targets.double()).item() == pytest.approx(expected, rel=1e-5)
-    assert task_loss(outputs.bfloat16(), targets).dtype == torch.float32
+    assert task_loss(outputs, targets.double(), task_of([])).item() == pytest.approx(expected, rel=1e-5)
+    assert task_loss(outputs.bfloat16(), targets, task_of([])).dtype == torch.float32
 
 
 @pytest.mark.parametrize(("width", "labels"), [(2, torch.zeros(3)), (1, torch.zeros(3, dtype=torch.long))])
 def test_task_loss_refuses_labels_of_the_other_kind(width: int, labels: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"`logits`: .* outputs? per row"):
-        task_loss(torch.zeros(3, width), labels)
+        task_loss(torch.zeros(3, width), labels, task_of("ab"[: width * (width - 1)]))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 4.0])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification, exit_proof
 from dial.models.exit_proof import prove_exits, prove_layers
-from dial.models.trial import UnsuitableEncoderError
+from dial.models.exits import UnsuitableEncoderError
 from tests.models.families import DECODERS, classifier, tokens
 
 SUITABLE = ["bert", "roberta", "megatron-bert", "electra", "distilbert", "modernbert", "mpnet", "deberta", "deberta-v2"]

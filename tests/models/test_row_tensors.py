@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from dial.models import MultiExitForSequenceClassification
-from dial.models.row_tensors import RowTensors
-from dial.models.trial import UnsuitableEncoderError
+from dial.models.exits import RowTensors, UnsuitableEncoderError
 from tests.models.families import classifier
 
 

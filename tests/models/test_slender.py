@@ -6,8 +6,7 @@ from torch import nn
 
 from dial.models.slender.embeddings import factorise
 from dial.models.slender.encoder import cut, cut_in_place, shape_model
-from dial.models.slender.masks import attach_masks, has_masks, masks, set_masks
-from dial.models.slender.structures import structures
+from dial.models.slender.structures import attach_masks, has_masks, masks, set_masks, structures
 from tests.models.encoders import CONFIGS, encoder, tokens
 
 ATTENTIONS = ("eager", "sdpa")

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from dial.models.slender.importance import TaylorImportance, choose, importance
-from dial.models.slender.masks import attach_masks, masks
-from dial.models.slender.structures import structures
+from dial.models.slender.structures import attach_masks, masks, structures
 from tests.models.encoders import CONFIGS, encoder, tokens
 
 # Matrices of layer 0: (name, rows or columns, offset of each block). Heads are 4 (MiniLM 12) wide, 12 neurons.

@@ -6,8 +6,8 @@ from transformers import AutoModel, BertConfig
 
 from dial.models.slender.embeddings import factorise
 from dial.models.slender.encoder import cut
-from dial.models.slender.masks import attach_masks, masks
 from dial.models.slender.plan import Schedule, Sizes, Target, to_steps
+from dial.models.slender.structures import attach_masks, masks
 from tests.models.encoders import CONFIGS, encoder
 
 

@@ -127,9 +127,9 @@ def test_missing_files_are_named(tmp_path):
 def test_run_is_read_from_its_folder_or_its_sweep_folder(runs):
     run, same = read_run(runs / "a"), read_run(runs / "a" / "sweep")
     np.testing.assert_array_equal(run.flops, same.flops)
-    stages = run.result["stages"]
-    assert run.flops[0] == pytest.approx(2 * stages[0]["macs"])
-    assert run.quality[-1] == pytest.approx(stages[-1]["quality"]["accuracy"])
+    stages = run.result.stages
+    assert run.flops[0] == pytest.approx(2 * stages[0].macs)
+    assert run.quality[-1] == pytest.approx(stages[-1].quality["accuracy"])
     assert read_run(runs / "a", score="energy").score == "energy"
     with pytest.raises(ValueError, match="`score` must be one of softmax, energy, random"):
         read_run(runs / "a", score="margin")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dial.report.errors import errors_of_report, quantile_of, stage_errors, write_errors
+from dial.report.errors import errors_of_splits, quantile_of, stage_errors, write_errors
 from dial.report.figures.errors import errors_figure
 from dial.stages.table import StageTable
 from tests.stages.tables import random_table, regression_table
@@ -72,13 +72,13 @@ def test_refusals() -> None:
 
 
 def test_what_has_no_errors_gives_none() -> None:
-    assert errors_of_report(regression_table(), ["test"], ["random"]) == []
-    assert errors_of_report(scored(stages=1), ["test"], ["energy"]) == []
+    assert errors_of_splits(regression_table(), ["test"], ["random"]) == []
+    assert errors_of_splits(scored(stages=1), ["test"], ["energy"]) == []
 
 
 def test_the_file_holds_every_count(tmp_path: Path) -> None:
     table = scored(rows=60, stages=3, splits=("calibration", "test", "test_mismatched"))
-    errors = errors_of_report(table, ["test", "test_mismatched"], ["energy", "softmax"])
+    errors = errors_of_splits(table, ["test", "test_mismatched"], ["energy", "softmax"])
     write_errors(tmp_path / "errors.csv", errors)
     with (tmp_path / "errors.csv").open() as file:
         lines = list(csv.DictReader(file))
@@ -97,7 +97,7 @@ def test_the_file_holds_every_count(tmp_path: Path) -> None:
 
 def test_the_figure_says_every_share() -> None:
     table = scored(rows=90, stages=3, splits=("test", "test_mismatched"))
-    errors = errors_of_report(table, table.splits, ["softmax"])
+    errors = errors_of_splits(table, table.splits, ["softmax"])
     figure = errors_figure(errors)
     assert len(figure.axes) == 2
     for axis, split in zip(figure.axes, table.splits, strict=True):

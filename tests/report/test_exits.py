@@ -8,7 +8,6 @@ import pytest
 from dial.cli.tables import CompareCommand, SweepCommand
 from dial.report.compare import Comparison
 from dial.report.figures.exits import compare_exits_figure, exits_figure
-from dial.report.figures.plots import figures
 from dial.report.report import SweepSettings, build_report
 from dial.report.runs import read_run
 from dial.stages.table import StageTable
@@ -92,7 +91,7 @@ def test_rows_of_one_length_have_no_simple_ones(table):
     same = dataclasses.replace(table, lengths={"model": np.full(len(table), 9)})
     report = build_report(same, QUICK)
     assert report.summary["splits"]["test"]["simple"]["rows"] == 0
-    assert "Simple instances" not in report.text() and "exits.png" in figures(report)
+    assert "Simple instances" not in report.text() and "exits.png" in report.figures()
 
 
 def test_the_text_has_patience_and_what_it_was_asked_for(report):
@@ -107,12 +106,12 @@ def test_the_text_has_patience_and_what_it_was_asked_for(report):
 
 def test_a_cascade_without_exits_says_nothing_of_all_this():
     report = build_report(logits_table(60, seed=2), dataclasses.replace(QUICK, patience=()))
-    assert report.summary["compression"] == {} and exits_figure(report) is None
+    assert report.summary["compression"] == {} and exits_figure(report.results) is None
     assert not any(word in report.text() for word in ("Compression", "Simple instances", "patience"))
 
 
 def test_exits_are_drawn_at_their_layers_with_their_quality(report):
-    made = figures(report)
+    made = report.figures()
     (axis,) = made["exits.png"].axes
     stages = report.summary["splits"]["test"]["stages"]
     lines = {str(line.get_label()): line for line in axis.lines}
@@ -123,7 +122,7 @@ def test_exits_are_drawn_at_their_layers_with_their_quality(report):
 
 
 def test_nobody_measured_the_reference_of_a_model_with_exits(report):
-    (axis, *_) = figures(report)["curve.png"].axes
+    (axis, *_) = report.figures()["curve.png"].axes
     assert not any("alone" in text.get_text() for text in axis.texts)
     assert axis.get_xlabel() == "mean cost per row, % of the encoder unpruned, without exits"
     costs = [line.get_xdata().max() for line in axis.lines if line.get_label() == "entropy"]
@@ -132,18 +131,18 @@ def test_nobody_measured_the_reference_of_a_model_with_exits(report):
 
 def test_runs_with_and_without_exits_are_compared(runs):
     comparison = Comparison([read_run(runs / name) for name in ("exits", "cascade", "single")])
-    (axis,) = compare_exits_figure(comparison).axes
+    (axis,) = compare_exits_figure(comparison.runs).axes
     lines = {str(line.get_label()): line for line in axis.lines}
     assert lines["exits"].get_xdata().tolist() == list(LAYERS)
     for name in ("cascade", "single"):
         assert set(lines[name].get_ydata()) == {100 * read_run(runs / name).best}
-    rows = {row["name"]: row for row in comparison.rows()}
+    rows = {row["name"]: row for row in comparison.rows}
     # The cost of the model, not of the unpruned one that it was made from, whose quality nobody knows.
-    stages = read_run(runs / "exits").result["stages"]
-    assert rows["exits"]["flops"] == pytest.approx(2 * stages[-1]["macs"])
-    assert rows["exits"]["quality"] == stages[-1]["quality"]["accuracy"]
-    assert rows["cascade"]["flops"] == pytest.approx(2 * read_run(runs / "cascade").result["reference_macs"])
-    assert compare_exits_figure(Comparison([read_run(runs / "cascade")])) is None
+    stages = read_run(runs / "exits").result.stages
+    assert rows["exits"]["flops"] == pytest.approx(2 * stages[-1].macs)
+    assert rows["exits"]["quality"] == stages[-1].quality["accuracy"]
+    assert rows["cascade"]["flops"] == pytest.approx(2 * read_run(runs / "cascade").result.reference_macs)
+    assert compare_exits_figure([read_run(runs / "cascade")]) is None
 
 
 def test_a_run_can_be_compared_by_patience(runs, tmp_path, capsys):

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from scripts import results
-from scripts.results_steps import ARITHMETIC, Derived, due, goals
+from scripts.results_plan import plan
+from scripts.results_steps import ARITHMETIC, ROOT, Derived, due, goals
 
 TABLES = 56  # 3 + 12 + 1 of SST-2, 6 + 6 + 1 each of CoLA, MRPC and RTE, 1 of STS-B
 
 
 def test_every_input_of_a_step_is_made_by_an_earlier_one() -> None:
     made: set[str] = set()
-    for step in results.plan("data", "models"):
+    for step in plan("data", "models"):
         used = set(re.findall(r"runs/results/[\w/-]*?/tier\b", " ".join(step.command)))
         assert used <= made, f"{step.name} needs {used - made}"
         if step.result.endswith("tier/card.json"):
@@ -23,7 +24,7 @@ def test_every_input_of_a_step_is_made_by_an_earlier_one() -> None:
 
 
 def test_every_sweep_reads_a_table_that_an_earlier_step_keeps() -> None:
-    steps = list(results.plan("data", "models"))
+    steps = list(plan("data", "models"))
     kept: set[str] = set()
     for step in steps:
         if isinstance(step, Derived) and step.command[1] == "sweep":
@@ -36,7 +37,7 @@ def test_every_sweep_reads_a_table_that_an_earlier_step_keeps() -> None:
 
 
 def test_results_and_run_folders_are_not_shared() -> None:
-    steps = list(results.plan("data", "models"))
+    steps = list(plan("data", "models"))
     assert len({step.result for step in steps}) == len(steps) == len({step.name for step in steps})
     runs = [step.command[-1] for step in steps if step.command[0] == "dial"]
     assert len(set(runs)) == len(runs)
@@ -44,7 +45,7 @@ def test_results_and_run_folders_are_not_shared() -> None:
 
 
 def test_plan_has_every_task_seed_and_first_tier() -> None:
-    names = {step.name for step in results.plan("data", "models")}
+    names = {step.name for step in plan("data", "models")}
     assert {"sst2/seed0/cascade-bilstm-distilled", "sst2/seed0/cascade-layers2", "sst2/times"} <= names
     for task in ("cola", "mrpc", "rte"):
         for seed in (0, 1, 2):
@@ -55,12 +56,12 @@ def test_plan_has_every_task_seed_and_first_tier() -> None:
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     """Every result of the plan, one file as old as the other, and the arithmetic older than all."""
-    for step in results.plan("data", "models"):
+    for step in plan("data", "models"):
         place = tmp_path / step.result
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text("{}")
         os.utime(place, (1000, 1000))
-    code = tmp_path / ARITHMETIC / "metrics.py"
+    code = tmp_path / ARITHMETIC[0] / "metrics.py"
     code.parent.mkdir(parents=True)
     code.touch()
     os.utime(code, (900, 900))
@@ -68,13 +69,13 @@ def made(tmp_path: Path) -> Path:
 
 
 def due_names(root: Path, only: str = "") -> list[str]:
-    steps = list(results.plan("data", "models"))
+    steps = list(plan("data", "models"))
     return [step.name for step in due(steps, goals(steps, only), root)]
 
 
 def remove(root: Path, *kinds: str) -> None:
     """Remove the results of the steps whose name or result holds one of these."""
-    for step in results.plan("data", "models"):
+    for step in plan("data", "models"):
         if any(kind in step.name or kind in step.result for kind in kinds):
             (root / step.result).unlink(missing_ok=True)
 
@@ -86,7 +87,7 @@ def test_nothing_is_due_where_everything_is_there(made: Path) -> None:
 def test_a_clone_with_its_tables_only_sweeps_and_compares(made: Path) -> None:
     """`runs/` is not part of the repository; the figures are, and are made again from the new sweeps."""
     remove(made, "runs/", "times.json", "executor.json", "/kept")
-    steps = {step.name: step for step in results.plan("data", "models")}
+    steps = {step.name: step for step in plan("data", "models")}
     names = due_names(made)
     assert {type(steps[name]) for name in names} == {Derived}
     assert sum(name.endswith("/sweep") for name in names) == sum(name.endswith("/crossfit") for name in names) == TABLES
@@ -108,7 +109,7 @@ def test_a_change_of_tables_or_arithmetic_makes_sweeps_anew(made: Path) -> None:
     os.utime(made / "results/rte/seed0-exits-ta.parquet", (2000, 2000))
     again = ["exits-ta/sweep", "exits-ta/crossfit", "compare"]
     assert due_names(made) == [f"rte/seed0/{name}" for name in again]
-    os.utime(made / ARITHMETIC / "metrics.py", (3000, 3000))
+    os.utime(made / ARITHMETIC[0] / "metrics.py", (3000, 3000))
     assert len(due_names(made)) == 2 * TABLES + 4
 
 
@@ -180,3 +181,16 @@ def test_tables_are_written_when_everything_is_done_and_left_before(
     assert not (tmp_path / "rte-sweep/earlier.json").exists()  # nothing of an earlier sweep is left beside the new one
     results.main(["--list"])
     assert capsys.readouterr().out.count("done  ") == 3 and len(ran) == 6
+
+
+def test_no_fit_depends_on_defaults() -> None:
+    """The published numbers come of these rates and epochs, whatever a configuration chooses by itself."""
+    fits = [step.command for step in plan("d", "m") if step.command[:2] == ("dial", "fit")]
+    assert len(fits) > 50
+    for command in fits:
+        assert "--trainer.max_epochs" in command
+        text = (ROOT / command[command.index("--config") + 1]).read_text()
+        fixed = "--model.optimizer.init_args.lr" in command
+        assert fixed or "lr: auto" not in text, command
+        if "--model.optimizer" in command:
+            assert command[command.index("--model.optimizer") + 1] == "torch.optim.AdamW"

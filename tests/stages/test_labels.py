@@ -129,7 +129,7 @@ def test_a_regression_on_decimals(write: Write) -> None:
         frame[f"output_{stage}"] = [float(row[0]) for row in frame[f"output_{stage}"]]
     frame.to_parquet(path)
     table = load_table(path, costs="own")
-    assert table.regression and table.label.tolist() == (CLASSES + 0.25).tolist()
+    assert not table.task.exact and table.label.tolist() == (CLASSES + 0.25).tolist()
 
 
 def test_the_command_on_texts(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +169,7 @@ def test_fractions_are_no_classes(write: Write) -> None:
     frame = pd.read_parquet(write(pa.array, predictions=True))
     frame["prediction_swift"] += 0.25
     frame.to_parquet(halves)
-    assert load_table(halves, costs="own").regression  # whole labels, answers between them
+    assert not load_table(halves, costs="own").task.exact  # whole labels, answers between them
     with pytest.raises(ValueError, match=r"`prediction_swift` must be 0 to 2, .* but got \d\.25 for sample_id 0"):
         load_table(halves, label_names=NAMES, costs="own")
 

@@ -115,7 +115,7 @@ def classes_of(name: str) -> int:
 
 def statistics_of(name: str) -> np.ndarray:
     random = np.random.default_rng(1)
-    if METRICS[name].regression:
+    if METRICS[name].task == "regression":
         label = random.normal(size=40)
         return METRICS[name].statistics(label, label + random.normal(size=40))
     if name == "f1":

@@ -169,7 +169,7 @@ def test_foreign_regression_and_tables_without_logits(tmp_path: Path) -> None:
         label=random.normal(size=12), output_swift=random.normal(size=12), output_big_swift=random.normal(size=12)
     )
     table = loaded(tmp_path, frame)
-    assert table.regression
+    assert not table.task.exact
     assert table.metrics == ("pearson",)
     np.testing.assert_allclose(table.predictions[:, 0], frame["output_swift"], rtol=1e-6)
     frame = foreign().drop(columns=["output_swift", "output_big_swift"])

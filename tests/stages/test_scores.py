@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from dial.stages.scores import ROUTING_SCORES, SCORES, check_score, compute, of_row, random_score
+from dial.stages.scores import SCORES, compute, of_row, random_score
+from dial.stages.task import task_of
 
 
 def reference(name: str, logits: list[float], temperature: float) -> float:
@@ -124,14 +125,14 @@ def test_random_of_strings_does_not_depend_on_the_longest() -> None:
 )
 def test_unknown_scores_are_refused_with_the_list(name: str, regression: bool, words: list[str]) -> None:
     with pytest.raises(ValueError, match="must be one of") as error:
-        check_score(name, regression, "--scores")
+        task_of([] if regression else ["no", "yes"]).check_score(name, "--scores")
     assert all(word in str(error.value) for word in words)
 
 
 def test_known_scores_pass() -> None:
-    for name in ROUTING_SCORES["classification"]:
-        check_score(name, False, "--scores")
-    check_score("random", True, "--scores")
+    for name in (*SCORES, "random"):
+        task_of(["no", "yes"]).check_score(name, "--scores")
+    task_of([]).check_score("random", "--scores")
 
 
 def test_bad_arguments() -> None:

@@ -1,211 +1,137 @@
-"""What measured times say of points, against sums row by row; and the page and the figure that show it."""
+"""A small study from end to end: every model is measured, and the executor takes the stages of the table."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from dial.stages.stage import Stage
-from dial.stages.table import StageTable
-from dial.study.figure import study_figure
-from dial.study.points import choose_exits, choose_points
-from dial.study.report import render, write_study
-from dial.study.study import Measured, analyse
-from dial.study.times import Times, nearest, ratio, stage_times, timed_table
-from tests.stages.tables import random_table
+from dial.inference.classifier import load_network
+from dial.inference.operating_point import Sweep
+from dial.inference.staged import StagedModel
+from dial.study import timing
+from dial.study.report import render
+from dial.study.study import Study, StudySettings
+from dial.tiers.precision import missing_route
+from dial.tiers.tier import Tier
+from tests.inference.run_folder import make_run
+from tests.tiers import small
 
-REPEATS = 3
-
-
-def scored(rows: int = 120, stages: int = 2, seed: int = 0) -> StageTable:
-    table = random_table(rows, stages, seed=seed, splits=("calibration", "test"))
-    return table.with_scores(["softmax", "entropy", "random"])
+SETTINGS = {"rows": 14, "repeats": 2, "targets": (0.95, 0.9), "pad_to": 12}
 
 
-def measured(rows: int = 120, sampled: int = 20) -> Measured:
-    """A study with made-up times: of the swift about 1 ms a row, of the super about 10."""
-    table = scored(rows)
-    whole = table.of_split("test")
-    random = np.random.default_rng(1)
-    taken = np.unique(np.linspace(0, len(whole) - 1, sampled).round().astype(int))
-
-    def times(level: float, exits: int = 1) -> Times:
-        values = level * np.cumsum(random.uniform(0.5, 1.5, (REPEATS, len(taken), exits)), axis=2)
-        return Times(values, values[:, :, -1].sum(axis=1) * 1.5)
-
-    names = {"tier0": 1.0, "tier1": 10.0, "tier1-padded": 40.0, "tier1-int8": 5.0}
-    points = choose_points(whole, table.of_split("calibration"), "softmax", (0.99, 0.9))
-    other = scored(rows, stages=3, seed=0)
-    exits = tuple(Stage(f"exits{i}", "exits", i) for i in range(3))
-    other = StageTable(**{**vars(other), "stages": exits, "lengths": {"exits": other.lengths["tier0"]}})
-    reference = {"expected": 0.8, "in_sample": 0.8}
-    chosen = choose_exits(other.of_split("test"), other.of_split("calibration"), "entropy", (0.99, 0.9), reference)
-    runs = [
-        {"target": target, "batch": batch, "batch_sizes": {"tier0": 8, "tier1": 4}, "shares": {"tier0": 0.5}}
-        | {"model_ms": [4.0, 5.0, 6.0], "wall_ms": [5.0, 6.0, 7.0], "processor_ms": [8.0, 9.0, 7.0]}
-        | {"predicted_ms": 5.5}
-        for target in (0.99, 0.9)
-        for batch in ("1", "best")
-    ]
-    about = {
-        name: {"dtype": "float32", "padded_to": 64 if "padded" in name else None, "batch_size": 4}
-        | {"throughput": {"1": 50.0, "2": 80.0, "4": 90.0}}
-        for name in [*names, "exits"]
-    }
-    outputs = dict.fromkeys(names, whole.outputs[taken, -1])
-    single = {name: times(level) for name, level in names.items()} | {"exits": times(4.0, 3)}
-    batched = {name: times(level / 3) for name, level in names.items()} | {"exits": times(1.0, 3)}
-    found = (other.of_split("test"), chosen, "exits")
-    return Measured(whole, taken, "softmax", points, single, batched, outputs, about, "tier1-padded", found, runs)
+def runs_of(folder: Path, tiers: list[Tier], **settings: Any) -> Sweep:
+    return Sweep(make_run(folder, tiers, **settings))
 
 
-def test_speed_ups_are_sums_of_what_ran() -> None:
-    study = measured()
-    found = analyse(study)
-    table, taken = study.rows, study.sampled
-    for entry, point in zip(found["points"], study.points, strict=False):
-        stays = point.taken.stages == 0 if point.method != "random" else point.taken.chances[:, 0]
-        stays, skipped = stays.astype(float), point.taken.left_out == (("tier0",),)
-        ratios = []
-        for repeat in range(REPEATS):
-            spent, alone = 0.0, 0.0
-            for place, row in enumerate(taken):
-                spent += 0 if skipped else study.single["tier0"].rows[repeat, place, 0]
-                spent += (1 - stays[row]) * study.single["tier1"].rows[repeat, place, 0]
-                alone += study.single["tier1"].rows[repeat, place, 0]
-            ratios.append(alone / spent)
-        assert entry["speedup"] == pytest.approx(sorted(ratios)[1])
-        low, high = entry["speedup_interval"]
-        assert low <= entry["speedup"] * 1.02 and high >= entry["speedup"] * 0.98
-        right = table.predictions == table.label[:, None]
-        assert entry["quality"] == pytest.approx((stays * right[:, 0] + (1 - stays) * right[:, 1]).mean())
-        assert entry["kept"] == pytest.approx(entry["quality"] / found["super_quality"])
-        assert entry["shares"]["tier0"] == pytest.approx(stays.mean())
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    torch.manual_seed(0)
+    tiers = [small.plain_tier("swift", model_type="bilstm", words=12), small.plain_tier("super", 2)]
+    return runs_of(tmp_path_factory.mktemp("cascade"), tiers)
 
 
-def test_points_are_those_of_each_method_and_reading() -> None:
-    found = analyse(measured())
-    kinds = [(p["target"], p["method"], p["reading"]) for p in found["points"]]
-    cascade = [("cascade", "expected"), ("cascade", "in_sample"), ("random", "expected"), ("random", "in_sample")]
-    cascade.append(("oracle", "in_sample"))
-    exits = [("exits", "expected"), ("exits", "in_sample")]
-    assert kinds == [(t, *kind) for t in (0.99, 0.9) for kind in cascade] + [
-        (t, *e) for t in (0.99, 0.9) for e in exits
-    ]
-    by = {(p["target"], p["method"], p["reading"]): p for p in found["points"]}
-    for target in (0.99, 0.9):
-        assert by[target, "cascade", "in_sample"]["kept"] >= target - 1e-9
-        assert by[target, "oracle", "in_sample"]["speedup"] >= by[target, "cascade", "in_sample"]["speedup"] * 0.9
+@pytest.fixture(scope="module")
+def exits(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    torch.manual_seed(1)
+    return runs_of(tmp_path_factory.mktemp("exits"), [small.exits_tier("model", small.plain_tier("base"))])
 
 
-def test_exits_are_held_to_the_supers_quality() -> None:
-    table = scored(stages=3).of_split("test")
-    own = (table.predictions[:, -1] == table.label).mean()
-    (within,) = choose_exits(table, None, "entropy", (0.99,), {"in_sample": own})
-    answers = table.predictions[np.arange(len(table)), within.taken.stages]
-    assert within.reached and (answers == table.label).mean() >= 0.99 * own - 1e-9
-    (beyond,) = choose_exits(table, None, "entropy", (0.99,), {"in_sample": 1.2})
-    assert not beyond.reached
-    assert [p.reading for p in choose_exits(table, table, "entropy", (0.9,), {"in_sample": 0.5, "expected": 0.5})] == [
-        "expected",
-        "in_sample",
-    ]
+def study_of(sweep: Sweep, cache: Path, others: Any = None, **settings: Any) -> Study:
+    units = dict(enumerate(small.texts(160, seed=5)))
+    network = load_network(sweep, {}, "cpu")
+    return Study(network, sweep.table, "test", units, StudySettings(**{**SETTINGS, **settings}), cache, others)
 
 
-def test_a_cascade_with_exits_pays_the_whole_first_tier() -> None:
-    stages = (Stage("a.one", "a", 0), Stage("a.two", "a", 1), Stage("b", "b", 0))
-    table = random_table(4, stages=3)
-    table = StageTable(**{**vars(table), "stages": stages, "lengths": {}})
-    times = {
-        "a": Times(np.array([[[1.0, 3.0]] * 4]), np.ones(1)),
-        "b": Times(np.array([[[10.0]] * 4]), np.ones(1)),
-    }
-    assert stage_times(table, times)[0].tolist() == [[1, 3, 13]] * 4
-
-
-def test_rows_that_were_not_timed_take_the_times_of_their_length() -> None:
-    lengths = np.array([5, 20, 9, 30, 6, 21, 8, 28, 5])
-    sampled = np.array([0, 1, 2])
-    for row, found in enumerate(nearest(lengths, sampled)):
-        assert abs(lengths[sampled][found] - lengths[row]) == min(abs(lengths[sampled] - lengths[row]))
-    same = nearest(np.full(6, 4), np.array([0, 1, 2]))
-    assert np.bincount(same).tolist() == [2, 2, 2]
-    table = random_table(40)
-    taken = np.arange(0, 40, 3)
-    values = np.random.default_rng(0).uniform(1, 2, (3, len(taken), 1))
-    times = {name: Times(values, np.ones(3)) for name in ("tier0", "tier1")}
-    timed = timed_table(table, taken, times)
-    assert timed.macs[taken, 0] == pytest.approx(np.median(values, axis=0)[:, 0])
-    assert timed.macs[taken, 1] == pytest.approx(2 * np.median(values, axis=0)[:, 0])
-
-
-def test_the_interval_of_a_ratio_covers_it() -> None:
-    random = np.random.default_rng(0)
-    covered = 0
-    for trial in range(60):
-        reference = random.gamma(4, 2.5, (1, 200)) * random.uniform(0.95, 1.05, (5, 1))
-        cost = reference * np.where(random.uniform(size=200) < 0.5, 0.1, 1.1)
-        middle, (low, high) = ratio(reference, cost, seed=trial)
-        assert low <= middle <= high
-        covered += low <= 1 / 0.6 <= high
-    assert covered >= 51  # of 60, expected 57
-
-
-def test_throughput_and_prediction() -> None:
-    study = measured()
-    found = analyse(study)
-    assert [(t["target"], t["batch"]) for t in found["throughput"]] == [
-        (0.99, "1"),
-        (0.99, "best"),
-        (0.9, "1"),
-        (0.9, "best"),
-    ]
-    first = found["throughput"][0]
-    assert first["rows_per_second"] == {"median": 200.0, "low": pytest.approx(1000 / 6), "high": 250.0}
-    alone = study.single["tier1"].last().sum(axis=1) / len(study.sampled)
-    wanted = sorted(a / b for a, b in zip(alone, [4, 5, 6], strict=True))
-    assert first["speedup"]["median"] == pytest.approx(wanted[1])
-    assert found["prediction"][0] | {} == {
-        "target": 0.99,
-        "batch": "1",
-        "predicted_ms": 5.5,
-        "measured_ms": 5.0,
-        "ratio": pytest.approx(1.1),
-    }
-
-
-def complete() -> dict[str, Any]:
-    machine = {"processor": "some", "threads": 2, "device": "cpu", "instructions": "AVX2", "torch": "2.13"}
-    settings = {"targets": [0.99, 0.9], "repeats": REPEATS}
-    return {"machine": machine, "settings": settings, "task": "sst2", "skipped": {}} | analyse(measured())
-
-
-def test_the_page_says_every_number(tmp_path: Path) -> None:
-    results = complete() | {"skipped": {"tier1-bfloat16": "no bf16 here"}, "partial": True}
-    text = render(results)
+def test_everything_is_measured(cascade: Sweep, exits: Sweep, tmp_path: Path) -> None:
+    table = exits.table
+    table = type(table)(**{**vars(table), "label": cascade.table.label})
+    study = study_of(cascade, tmp_path, (load_network(exits, {}, "cpu"), table))
+    results = study.run()
+    names = ["swift", "super", "super-padded", "super-bfloat16", "super-int8", "exits"]
+    assert [c["name"] for c in results["contenders"]] == [n for n in names if n not in results["skipped"]]
+    assert set(results["skipped"]) <= ({"super-int8"} if missing_route() else set())
+    assert results["rows"] == 14 and results["rows_of_split"] == 80
+    by_name = {c["name"]: c for c in results["contenders"]}
     for each in results["contenders"]:
-        assert f"{each['single']['mean']['median']:.2f}" in text and each["name"] in text
-    for point in results["points"]:
-        if point["reached"]:
-            assert f"{point['speedup']:.2f} [{point['speedup_interval'][0]:.2f}" in text
-    assert "PARTIAL" in text and "Not measured: tier1-bfloat16: no bf16 here" in text and "2 thread(s)" in text
-    write_study(tmp_path / "study", results)
-    assert sorted(path.name for path in (tmp_path / "study").iterdir()) == ["study.json", "study.md", "study.png"]
-    assert json.loads((tmp_path / "study" / "study.json").read_text())["rows"] == results["rows"]
+        assert each["single"]["mean"]["median"] > 0 and each["batched"]["rows_per_second"]["median"] > 0
+        assert each["single"]["p50"]["median"] <= each["single"]["p95"]["median"] <= each["single"]["p99"]["median"]
+    assert by_name["super"]["single"]["speedup"] == 1
+    assert by_name["super-padded"]["agrees"] == 1 and by_name["super-padded"]["padded_to"] == 12
+    part = cascade.table.of_split("test").take(study.sampled)
+    assert by_name["super"]["quality"] == pytest.approx((part.predictions[:, 1] == part.label).mean())
+    assert by_name["swift"]["quality"] == pytest.approx((part.predictions[:, 0] == part.label).mean())
+    assert {p["method"] for p in results["points"]} == {"cascade", "random", "oracle", "exits"}
+    assert [(t["target"], t["batch"]) for t in results["throughput"]] == [
+        (target, batch) for target in (0.95, 0.9) for batch in ("1", "best")
+    ]
+    assert len(results["prediction"]) == 4 and all(p["ratio"] > 0 for p in results["prediction"])
+    assert "super-padded" in render(results)
+    assert study.times is not None and set(study.times.tiers) == {"swift", "super"}
+    timed = study.times.timed(cascade.table)  # the tiers are the table's
+    assert (timed.macs[:, 1] > timed.macs[:, 0]).all()
 
 
-def test_the_figure_has_a_line_for_each_method_and_a_dot_for_each_model() -> None:
-    results = complete()
-    figure = study_figure(results)
-    first, second, third, fourth = figure.axes[:4]
-    assert {line.get_label() for line in first.lines} >= {"cascade", "random", "oracle", "exits"}
-    cascade = next(line for line in first.lines if line.get_label() == "cascade")
-    wanted = next(c for c in results["curves"] if (c["kind"], c["method"]) == ("single", "cascade"))
-    assert cascade.get_xdata().tolist() == wanted["ms"]
-    assert {text.get_text() for text in second.get_legend().get_texts()} >= {"cascade, batch 1", "exits, best batch"}
-    assert [t.get_text() for t in third.get_yticklabels()][:2] == ["tier0", "tier1"]
-    assert len(fourth.get_legend().get_texts()) == 4
+def test_the_executor_takes_the_stages_of_the_table(cascade: Sweep, tmp_path: Path) -> None:
+    study = study_of(cascade, tmp_path)
+    point = next(p for p in study.points if (p.method, p.reading) == ("cascade", "expected"))
+    run: dict[str, Any] = {"point": point, "batch_sizes": {"swift": 4, "super": 2}}
+    run |= {"model_ms": [], "wall_ms": [], "processor_ms": []}
+    study._execute(run)
+    assert run["taken"].tolist() == point.taken.stages[study.sampled].tolist()
+    assert 0 < run["model_ms"][0] < run["wall_ms"][0]
+
+
+def test_without_calibration_rows_points_are_cross_fitted(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    tiers = [small.plain_tier("swift"), small.plain_tier("super", 2)]
+    sweep = runs_of(tmp_path / "run", tiers, calibration="crossfit")
+    study = study_of(sweep, tmp_path, rows=8, repeats=1)
+    assert study.held_out is None
+    assert {p.reading for p in study.points} == {"expected", "in_sample"}
+    assert all(len(p.taken.macs) == 160 for p in study.points)
+
+
+def test_refusals(cascade: Sweep, exits: Sweep, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`rows` must be a whole number from 1 up, but got 0"):
+        StudySettings(rows=0)
+    with pytest.raises(ValueError, match="`targets` must be shares"):
+        StudySettings(targets=(1.5,))
+    with pytest.raises(ValueError, match="`score` must be one of energy, softmax, random, but got 'margin'"):
+        study_of(cascade, tmp_path, score="margin")
+    table = exits.table
+    other = type(table)(**{**vars(table), "label": (cascade.table.label + 1) % 3})
+    with pytest.raises(ValueError, match="`exits` must be a run over the same rows"):
+        study_of(cascade, tmp_path, (load_network(exits, {}, "cpu"), other))
+
+
+@pytest.mark.parametrize("name", ["super-int8", "super-padded", "exits"])
+def test_no_tier_is_called_what_a_rival_is_called(name: str, cascade: Sweep, exits: Sweep, tmp_path: Path) -> None:
+    """Two under one name would be one in every table."""
+    network = load_network(cascade, {}, "cpu")
+    network.tiers[0].name = name
+    other = (load_network(exits, {}, "cpu"), exits.table)
+    with pytest.raises(ValueError, match=f"`names` must differ from what the study calls its rivals.* but got {name};"):
+        Study(StagedModel(list(network.tiers)), cascade.table, "test", {}, StudySettings(), tmp_path, other)
+
+
+def test_a_rival_that_cannot_run_is_left_out_and_named(
+    cascade: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*args: Any) -> Tier:
+        raise RuntimeError('"addmm" not implemented for this device')
+
+    monkeypatch.setattr(timing, "load_tier", lacking)
+    study = study_of(cascade, tmp_path)
+    assert [c.name for c in study.contenders] == ["swift", "super", "super-padded"]
+    assert "not implemented" in study.skipped["super-bfloat16"] and "super-int8" in study.skipped
+
+
+def test_a_model_with_exits_is_studied_alone(exits: Sweep, tmp_path: Path) -> None:
+    results = study_of(exits, tmp_path, rows=6, repeats=1, targets=(0.9,)).run()
+    point = next(p for p in results["points"] if p["method"] == "cascade")
+    assert list(point["shares"]) == ["model.layer1", "model.layer2", "model.layer3"]
+    assert np.isfinite(point["speedup"])

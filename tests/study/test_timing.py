@@ -85,7 +85,7 @@ def test_padding_to_a_width_changes_no_answer() -> None:
         assert int(mask.sum()) == plain.lengths[row]
         with torch.no_grad():
             torch.testing.assert_close(tier(wide), tier(plain.encode([row])), atol=1e-5, rtol=1e-5)
-    padded.tokeniser.pad_left = True
+    padded.tokeniser.padding = padded.tokeniser.padding._replace(pad_left=True)
     left = widened(plain.encode([0]), 30, padded.tokeniser)
     assert left["attention_mask"][0, 0] == 0 and left["attention_mask"][0, -1] == 1
 

@@ -10,10 +10,9 @@ import torch
 from dial.inference.staged import StagedModel
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification
 from dial.stages import scores as routing
+from dial.tiers.loading import build_tier
 from dial.tiers.multi_exit import MultiExitTier
-from dial.tiers.spec import View
-from dial.tiers.tier import Tier
-from dial.tiers.tiers import build_tier
+from dial.tiers.tier import Tier, View
 
 CLASSES = ["bad", "fair", "good"]
 WORDS = "the a film plot cast is was not but good bad dull fine great poor very so and of".split()

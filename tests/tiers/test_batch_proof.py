@@ -21,8 +21,8 @@ from dial.inference.staged import StagedModel
 from dial.tiers import batch_proof
 from dial.tiers.batching import Batching
 from dial.tiers.layers import tier_with_exits
+from dial.tiers.loading import load_tier
 from dial.tiers.tier import Tier
-from dial.tiers.tiers import load_tier
 from tests.conftest import WORDS
 from tests.tiers import families
 

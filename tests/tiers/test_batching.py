@@ -16,7 +16,7 @@ from dial.inference.router import Decision
 from dial.inference.staged import StagedModel
 from dial.study.timing import TableTimer
 from dial.tiers.batching import Batching, Encoding
-from dial.tiers.tiers import load_tier
+from dial.tiers.loading import load_tier
 from lightning_modules.classifier import Classifier
 from tests.tiers import families
 from tests.tiers.test_batch_proof import answers, batches, load, units

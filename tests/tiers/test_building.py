@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dial.tiers.tiers import build_tier, load_tier, save_tier
+from dial.tiers.loading import build_tier, load_tier, save_tier
 from tests.tiers.tiny_tiers import DATA, TEXTS, logits_of, words_tier
 
 

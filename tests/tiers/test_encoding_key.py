@@ -16,8 +16,8 @@ from datamodules.rows import Rows
 from dial.inference.executor import Executor
 from dial.inference.router import Decision
 from dial.inference.staged import StagedModel
-from dial.tiers import encoding_key
-from dial.tiers.tiers import load_tier
+from dial.tiers.loading import load_tier
+from dial.tiers.tokens import encoding_key
 from tests.tiers import families
 
 TEXTS = ["A Film", "a film", "FAIR film not", "filmgood", "the plot ( fair", "Good. a"]

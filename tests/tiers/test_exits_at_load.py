@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification
 from dial.tiers.layers import check_same_layers, tier_with_exits
+from dial.tiers.loading import build_tier, load_tier, save_tier
 from dial.tiers.multi_exit import MultiExitTier
-from dial.tiers.tiers import build_tier, load_tier, save_tier
 from tests.models.families import FAMILIES, classifier, tokens
 
 DATA = ["negative", "positive"]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from dial.costs.counting import tier_costs
 from dial.inference.staged import StagedModel
-from dial.tiers.int8 import Int8Linear, missing_route, quantise
+from dial.tiers.loading import build_tier, load_tier, save_tier
+from dial.tiers.precision import Int8Linear, missing_route, quantise
 from dial.tiers.tier import Tier
-from dial.tiers.tiers import build_tier, load_tier, save_tier
 
 LABELS = ["negative", "positive"]
 TEXTS = ["a good film", "the plot was dull and the cast is not great", "fine", "so very bad of the film"]
@@ -145,7 +145,7 @@ def test_what_has_no_linear_layers_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_machine_without_the_route_is_told(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dial.tiers.int8.missing_route", lambda: "8-bit products overflow")
+    monkeypatch.setattr("dial.tiers.precision.missing_route", lambda: "8-bit products overflow")
     with pytest.raises(
         ValueError, match=r"`super`: `dtype` int8 needs exact 8-bit .*overflow.* take bfloat16"
     ) as error:

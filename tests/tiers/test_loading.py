@@ -10,9 +10,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from dial.tiers.layers import tier_with_exits
-from dial.tiers.loading import read_card
+from dial.tiers.loading import build_tier, load_tier, read_card
 from dial.tiers.places import check_place
-from dial.tiers.tiers import build_tier, load_tier
 from tests.conftest import ROOT
 from tests.tiers import families
 from tests.tiers.tiny_tiers import DATA, TEXTS, MakeBert
@@ -132,7 +131,7 @@ def test_every_reader_of_transformers_is_told_to_run_no_code() -> None:
     """Also where nobody looked at the folder before: a hub id, or a later reader."""
     calls = [
         (path, call)
-        for path in [*ROOT.glob("lightning_modules/**/*.py"), *ROOT.glob("callbacks/*.py"), *ROOT.glob("dial/*.py")]
+        for path in [*ROOT.glob("lightning_modules/**/*.py"), *ROOT.glob("callbacks/*.py"), *ROOT.glob("dial/**/*.py")]
         for call in re.findall(r"\.from_pretrained\(([^)]*)\)", path.read_text())
     ]
     assert calls

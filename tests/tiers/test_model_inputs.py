@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from dial.inference.executor import Executor
 from dial.inference.router import Decision
 from dial.inference.staged import StagedModel
+from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.model_inputs import match_inputs
 from dial.tiers.tier import Tier
-from dial.tiers.tiers import load_tier, save_tier
 from dial.tiers.tokens import Tokeniser
 from tests.tiers import families
 

@@ -19,8 +19,8 @@ from dial.report.report import build_report
 from dial.report.settings import SweepSettings
 from dial.stages import scores as routing
 from dial.stages.table import StageTable
+from dial.tiers.loading import build_tier, load_tier, save_tier
 from dial.tiers.multi_exit import MultiExitTier
-from dial.tiers.tiers import build_tier, load_tier, save_tier
 from dial.tradeoff.curve import curve
 from dial.tradeoff.rules import replay
 
@@ -206,7 +206,7 @@ def test_costs_of_each_exit(make_folder: Make, slender: bool) -> None:
     shapes: dict[str, Any] = {"heads": [1, 2, 1, 1], "intermediate": [3, 32, 8, 9], "embedding_rank": 5}
     tier = load_tier(str(make_folder(**(shapes if slender else {}))), "ta", DATA)
     lengths = np.array([5, 9])
-    costs = network_costs([tier], {"ta": [lengths]})
+    costs = network_costs([tier], {"ta": np.asarray(lengths)})
     macs = costs.stage_macs(StagedModel([tier]).stages, {"ta": lengths})[1]
     heads, inner = ([1, 2, 1, 1], [3, 32, 8, 9]) if slender else ([2] * 4, [FEED_FORWARD] * 4)
     rank = 5 if slender else None
@@ -267,7 +267,7 @@ def test_a_sweep_over_all_exits_and_tiers(cascade: StagedModel) -> None:
     logits = cascade(encodings).numpy()
     lengths = {tier.name: encodings[tier.encoding_key]["attention_mask"].sum(dim=1).numpy() for tier in cascade.tiers}
     charged = {name: np.full(count, 16) for name in lengths}  # one length, as counting takes its time
-    costs = network_costs(cascade.tiers, {name: [values] for name, values in charged.items()})
+    costs = network_costs(cascade.tiers, charged)
     decide, macs = costs.stage_macs(cascade.stages, charged)
     label = np.where(np.random.default_rng(0).random(count) < 0.8, logits[:, -1].argmax(-1), 1)
     table = StageTable(

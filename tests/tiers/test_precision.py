@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from dial.tiers.loading import build_tier
 from dial.tiers.tier import Tier
-from dial.tiers.tiers import build_tier
 
 SMALL = {"vocab_size": 30, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 32}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -74,7 +74,7 @@ def test_without_autocast_nothing_changes(model_type: str) -> None:
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_an_encoder_in_low_precision_has_a_float32_head(model_type: str, dtype: str, tmp_path: Any) -> None:
-    from dial.tiers.tiers import load_tier, save_tier
+    from dial.tiers.loading import load_tier, save_tier
 
     whole = make(model_type)
     save_tier(tmp_path / "model", whole, {})

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from dial.tiers.spec import View
+from dial.tiers.tier import View
 
 
 def test_a_string_is_short_for_a_path() -> None:

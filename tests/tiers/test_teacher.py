@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from dial.tiers.loading import build_tier
 from dial.tiers.teacher import teacher_logits
 from dial.tiers.tier import Tier
-from dial.tiers.tiers import build_tier
 
 TEXTS = [f"{'word ' * (i % 5 + 1)}number {i}" for i in range(13)]
 IDS = np.arange(13) * 3 + 100

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
-from dial.tiers import encoding_key
-from dial.tiers.spec import View
-from dial.tiers.tiers import build_tier, load_tier, save_tier
+from dial.tiers.loading import build_tier, load_tier, save_tier
+from dial.tiers.tier import View
+from dial.tiers.tokens import encoding_key
 from tests.tiers.tiny_tiers import DATA, TEXTS, MakeBert, logits_of, words_tier
 
 # ---- loading ----
@@ -154,7 +154,7 @@ def test_an_encoder_gets_a_new_head_for_training(
 ) -> None:
     tier = load_tier(str(bare_encoder), "swift", data, train=True)
     assert tier.training and tier.model.config.num_labels == max(1, len(data))
-    ours = [record for record in caplog.records if record.name.startswith("lightning_modules")]
+    ours = [record for record in caplog.records if record.name.startswith("dial.")]
     assert [record.message for record in ours] == [
         f"swift: {bare_encoder} has no trained classification head; a new one starts untrained."
     ]

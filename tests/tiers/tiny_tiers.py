@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from dial.tiers.loading import build_tier
 from dial.tiers.tier import Tier
-from dial.tiers.tiers import build_tier
 
 DATA = ["negative", "positive"]
 TEXTS = ["a great film", "the plot was not so good and the cast is poor", "dull"]

@@ -6,41 +6,39 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from dial.report.errors import StageErrors
+from dial.report.figures.style import INK, new_figure, title_of
 
-INK = "#222222"
 ROWS = (("corrected", "F→T", "#0B5C94"), ("broken", "T→F", "#B84A00"))
 """What is counted, its name in the paper, and the colour of its largest share."""
 CELL = (0.62, 0.36)  # inches
 GAP = 0.5  # between what is corrected and what is broken, in cells
 
 
-def errors_figure(errors: Sequence[StageErrors]) -> Figure:
+def errors_figure(errors: Sequence[StageErrors], task: str | None = None) -> Figure:
     """One panel for each split; above what the last stage corrects, below what it breaks, one line for each stage.
 
     Cells are shares of all rows of the split, so that a line adds up to the number before it.
 
     Args:
         errors: of one score; at least one.
+        task: the data set.
     """
     splits = list(dict.fromkeys(each.split for each in errors))
     deepest = max(sum(each.split == split for each in errors) for split in splits)
     quantiles = len(errors[0].rows)
     width, height = CELL[0] * quantiles + 2.4, CELL[1] * (2 * deepest + GAP) + 1.3
-    figure = Figure(figsize=(width, height * len(splits)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure, axes = new_figure(len(splits), columns=1, size=(width, height))
     top = max(float(each.share(name).max()) for each in errors for name, _, _ in ROWS) or 1.0
-    for index, split in enumerate(splits):
-        axis = figure.add_subplot(len(splits), 1, index + 1)
-        _panel(axis, [each for each in errors if each.split == split], top)
+    for axis, split in zip(axes, splits, strict=True):
+        _panel(axis, [each for each in errors if each.split == split], title_of(task, split), top)
     return figure
 
 
-def _panel(axis: Axes, errors: Sequence[StageErrors], top: float) -> None:
+def _panel(axis: Axes, errors: Sequence[StageErrors], data: str, top: float) -> None:
     first, quantiles = errors[0], len(errors[0].rows)
     places, names = [], []
     for block, (name, letters, colour) in enumerate(ROWS):
@@ -63,7 +61,7 @@ def _panel(axis: Axes, errors: Sequence[StageErrors], top: float) -> None:
     what = first.stage if len(errors) == 1 else "the stage"
     axis.set_xlabel(f"quantile of `{first.score}` of {what}: 1 = least sure", fontsize=9)
     rows = int(first.rows.sum())
-    title = f"{first.split}: rows that {first.last} corrects (F→T) and breaks (T→F), % of {rows:,}"
+    title = f"{data}: rows that {first.last} corrects (F→T) and breaks (T→F), % of {rows:,}"
     axis.set_title(title, fontsize=10, loc="left")
 
 

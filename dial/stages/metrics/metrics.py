@@ -12,17 +12,67 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from dial.stages.metrics.sums import (
-    beside,
-    columns,
-    correlation,
-    correlation_gradient,
-    divide,
-    middle,
-    one_hot,
-    ranks,
-    variance,
-)
+# Below this share of its largest possible value, a variance computed from sums is rounding error.
+NO_VARIANCE = 1e-12
+
+
+def beside(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Return labels ``(N,)`` as ``(N, 1)`` where predictions are ``(N, S)``."""
+    label = np.asarray(label)
+    return label[:, None] if np.ndim(prediction) == label.ndim + 1 else label
+
+
+def columns(*statistics: np.ndarray) -> np.ndarray:
+    """Return ``K`` arrays ``(...)`` as ``(..., K)`` float64, each in one piece of memory: they are summed singly."""
+    return np.moveaxis(np.stack(statistics).astype(np.float64, copy=False), 0, -1)
+
+
+def one_hot(label: np.ndarray, prediction: np.ndarray, classes: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return predictions and labels as booleans ``(..., C)`` of one shape."""
+    prediction = np.asarray(prediction)
+    if classes is None:
+        classes = int(max(np.max(label, initial=0), np.max(prediction, initial=0))) + 1
+    predicted = prediction[..., None] == np.arange(classes)
+    labelled = beside(label, prediction)[..., None] == np.arange(classes)
+    return predicted, np.broadcast_to(labelled, predicted.shape)
+
+
+def divide(numerator: np.ndarray | float, denominator: np.ndarray) -> np.ndarray:
+    """Divide, with 0 where the denominator is 0."""
+    shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
+    return np.divide(numerator, denominator, out=np.zeros(shape), where=np.asarray(denominator) != 0)
+
+
+def middle(values: np.ndarray) -> float:
+    """Return the lower median, which is one of the values, or 0 if there are none."""
+    flat = np.ravel(values)
+    return float(np.partition(flat, (len(flat) - 1) // 2)[(len(flat) - 1) // 2]) if len(flat) else 0.0
+
+
+def variance(value: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return a variance computed as a difference of sums, 0 where it is only their rounding error."""
+    return np.where(value > NO_VARIANCE * np.abs(scale), value, 0.0)
+
+
+def correlation(covariance: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return covariance / sqrt(first * second) within [-1, 1], 0 where a variance is 0."""
+    return np.clip(divide(covariance, np.sqrt(first) * np.sqrt(second)), -1.0, 1.0)
+
+
+def correlation_gradient(moments: tuple | list, derivatives: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return the gradient of covariance / sqrt(v w) from the gradients ``(..., K)`` of the three moments ``(...)``."""
+    covariance, v, w = (np.asarray(moment)[..., None] for moment in moments)
+    by_covariance, by_v, by_w = derivatives
+    root = np.sqrt(v) * np.sqrt(w)
+    slope = divide(by_covariance, root) - divide(covariance, 2 * root) * (divide(by_v, v) + divide(by_w, w))
+    return np.where(root > 0, slope, 0.0)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Return 1-based ranks ``(N,)``; equal values get the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - (counts - 1) / 2)[inverse]
 
 
 class Metric(ABC):
@@ -31,12 +81,14 @@ class Metric(ABC):
     Attributes:
         name: as in :data:`METRICS`.
         additive: whether the value is a function of sums of :meth:`statistics`.
-        regression: whether labels are real numbers.
+        task: name of the task that it is for.
+        most_classes: how many classes there may be.
     """
 
     name: str
     additive: bool = True
-    regression: bool = False
+    task: str = "classification"
+    most_classes: float = float("inf")
 
     @abstractmethod
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
@@ -121,6 +173,7 @@ class F1(Metric):
     """F1 of class 1, where there are two. Sums: true positives, predicted positives, labelled positives."""
 
     name = "f1"
+    most_classes = 2
 
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """See :class:`Metric`.
@@ -128,9 +181,8 @@ class F1(Metric):
         Raises:
             ValueError: there are more than two classes: what is no class 1 would count as one other class.
         """
-        check_metric(
-            self.name, max(classes or 0, 1 + int(max(np.max(label, initial=0), np.max(prediction, initial=0))))
-        )
+        classes = max(classes or 0, 1 + int(max(np.max(label, initial=0), np.max(prediction, initial=0))))
+        check_metric(self.name, self.task, classes, f"classification of {classes} classes")
         predicted = np.asarray(prediction) == 1
         labelled = np.broadcast_to(beside(label, prediction) == 1, predicted.shape)
         return columns(predicted & labelled, predicted, labelled)
@@ -234,7 +286,7 @@ class Pearson(Metric):
     """
 
     name = "pearson"
-    regression = True
+    task = "regression"
 
     def __init__(self, origin: tuple[float, float] | None = None) -> None:
         self.origin = origin
@@ -274,7 +326,7 @@ class Spearman(Metric):
 
     name = "spearman"
     additive = False
-    regression = True
+    task = "regression"
 
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """Not available."""
@@ -303,25 +355,25 @@ NAMED = tuple(name for name in METRICS if name != AGREEMENT)
 """Metrics that are asked for by name; agreement stands in where there are no labels."""
 
 
-def check_metric(name: str, classes: int, argument: str = "metrics") -> None:
+def check_metric(name: str, task: str, classes: int, in_words: str, argument: str = "metrics") -> None:
     """Refuse a metric that does not exist, or not for this kind of task.
 
     Args:
         name: the metric.
-        classes: how many there are; 0 for regression.
+        task: name of the task.
+        classes: how many there are, if any.
+        in_words: the task as the error names it.
         argument: how the user calls the metric.
 
     Raises:
         ValueError: naming the argument, the metrics that are allowed, and the one that came.
     """
-    allowed = [
-        key for key, each in METRICS.items() if each.regression == (not classes) and (classes <= 2 or key != "f1")
-    ]
+    allowed = [key for key, each in METRICS.items() if each.task == task and classes <= each.most_classes]
     if name not in allowed:
         allowed = [key for key in allowed if key in NAMED]
-        task = f"classification of {classes} classes" if classes else "regression (no `label_names`)"
-        remedy = "It is F1 of class 1 of two; take macro_f1." if name == "f1" and classes else "Choose from these."
-        raise ValueError(f"`{argument}` for {task} must be of: {', '.join(allowed)}; but got {name!r}. {remedy}")
+        binary = name in METRICS and METRICS[name].task == task
+        remedy = "It is F1 of class 1 of two; take macro_f1." if binary else "Choose from these."
+        raise ValueError(f"`{argument}` for {in_words} must be of: {', '.join(allowed)}; but got {name!r}. {remedy}")
 
 
 def evaluate(name: str, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> float:

@@ -1,0 +1,101 @@
+"""What a tier owes to a staged model: stages, scores, answers, and how it may be run, counted and described.
+
+Nobody asks for a tier's class. One with several exits, with scores of its own, or that answers only after it was
+decided (a decoder) says so in the properties below; the defaults are those of one exit whose outputs decide and answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from dial.tiers.batching import Batching, Encoding
+
+# (exit or stage, rows, outputs), and where they are asked for the scores that the tier gives itself, to a bool for each
+# row: which are deferred; None: all are, False: none is.
+GoOn = Callable[..., Any]
+Scores = dict[str, Tensor]
+
+
+class TierContract(nn.Module):
+    """A model as a part of a :class:`~dial.inference.staged.StagedModel`.
+
+    Attributes:
+        name: what the tier is called in tables and figures.
+        exits: names of its exits, first to last.
+        label_names: the data's names in the order of its integers; empty for regression.
+        encoding_key: of the encodings that it reads.
+        batching: what it needs of its batches.
+        own_label_names: the model's own names in the data's order; None if it has none that mean anything.
+        model_scores: names of the scores that it gives itself, where what decides is no function of the outputs.
+        drops_rows: whether exited rows are in no later layer.
+        answers_later: whether :meth:`answer` computes more than what decided, for the rows that stay.
+    """
+
+    name: str
+    exits: Sequence[str] = ("final",)
+    label_names: Sequence[str]
+    encoding_key: Any
+    batching: Batching = Batching()
+    own_label_names: Any = None
+    model_scores: Any = ()
+    drops_rows: bool = False
+    answers_later: bool = False
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Name of the stage of each exit."""
+        return [self.name] if len(self.exits) == 1 else [f"{self.name}.{exit_name}" for exit_name in self.exits]
+
+    def decide(self, encoding: Encoding) -> tuple[Tensor, Scores]:
+        """What decides, of all exits of all rows.
+
+        Args:
+            encoding: tensors ``(B, T)``.
+
+        Returns:
+            Outputs ``(B, E, C)`` in float32, and by name the scores ``(B, E)`` of :attr:`model_scores` in float64.
+        """
+        return self(encoding), {}
+
+    def run(self, encoding: Encoding, go_on: GoOn, scores: bool = False) -> Any:
+        """Compute exit after exit, ask ``go_on(exit, rows, outputs)`` after each, and drop the exited rows.
+
+        Args:
+            encoding: tensors ``(B, T)``.
+            go_on: gets the exit's index, the rows ``(R,)`` of ``encoding`` that reached it and their outputs
+                ``(R, C)``. It is asked after the last exit too.
+            scores: give ``go_on`` a fourth argument, by name the scores ``(R,)`` of :attr:`model_scores`.
+
+        Returns:
+            What :meth:`answer` needs; None where what decides answers.
+        """
+        raise NotImplementedError
+
+    def answer(self, encoding: Encoding, rows: Tensor, outputs: Tensor, state: Any = None) -> Tensor:
+        """What answers, for rows that stay; called only where :attr:`answers_later` holds.
+
+        Args:
+            encoding: tensors ``(B, T)``, as they were run.
+            rows: ``(R,)`` of ``encoding``.
+            outputs: ``(R, C)`` that decided, each at its row's exit.
+            state: what :meth:`run` gave; None where all rows were decided at once.
+
+        Returns:
+            ``(R, C)``.
+        """
+        return outputs
+
+    def path(self, exit_index: int) -> nn.Module:
+        """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name."""
+        raise NotImplementedError
+
+    def reference_path(self) -> nn.Module | None:
+        """What its speed-ups refer to, as :meth:`path`; None: its own last exit."""
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies it in reports and cards, as plain values."""
+        return {}
