@@ -43,7 +43,7 @@ def test_the_classifier_sets_it_before_torch_is_imported() -> None:
     """And not afterwards, when it would reach nothing but the processes that are started later."""
     names = ("lightning_modules", "dial.inference", "dial.inference.classifier")
     fake = f"import sys, types\nfor name in {names}: sys.modules[name] = types.ModuleType(name)\n"
-    fake += f"sys.modules[{names[1]!r}].adaptive_classifier = types.SimpleNamespace(AdaptiveClassifier=1)\n"
+    fake += f"sys.modules[{names[2]!r}].AdaptiveClassifier = 1\n"
     ask = "from dial import AdaptiveClassifier"
     assert run(fake + ask) == PASSIVE
     assert run(f"{fake}sys.modules['torch'] = 1\n{ask}") == dict.fromkeys(NAMES)
