@@ -1,6 +1,7 @@
 """Files that are either whole or absent."""
 
 import contextlib
+import glob
 import json
 import math
 import os
@@ -42,6 +43,20 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError) and str(error.filename) == str(temporary):
             error.filename, error.filename2 = str(path), None  # the name that the user knows
         raise
+
+
+def remove_scratch(path: str | Path, before: float | None = None) -> None:
+    """Remove what killed processes left half-written of a file.
+
+    Args:
+        path: as for :func:`atomic_write`.
+        before: seconds of the clock; what was touched later may be of a process that is at work, and stays.
+    """
+    path = Path(path)
+    for scratch in path.parent.glob(f".{glob.escape(path.stem)}.{12 * '[0-9a-f]'}.part{glob.escape(path.suffix)}"):
+        with contextlib.suppress(OSError):
+            if before is None or scratch.stat().st_mtime < before:
+                scratch.unlink()
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dial.files import atomic_write, read_json, write_json
+from dial.files import atomic_write, read_json, remove_scratch, write_json
 
 
 def full_disk(*_: object, **__: object) -> None:
@@ -76,3 +76,15 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path, content: str, messa
     path.write_text(content)
     with pytest.raises(ValueError, match=rf"`runs` must lead to .* but .*summary.json {message}"):
         read_json(path, "runs")
+
+
+def test_what_killed_processes_left_of_a_file_is_removed_and_nothing_else(tmp_path) -> None:
+    target = tmp_path / "curve.csv"
+    names = [f".curve.{'0a' * 6}.part.csv", f".curve.{'0b' * 6}.part.png", f".curve2.{'0a' * 6}.part.csv", ".curve.csv"]
+    for name in ("curve.csv", *names):
+        (tmp_path / name).touch()
+    begun = (tmp_path / names[0]).stat().st_mtime
+    remove_scratch(target, before=begun)
+    assert (tmp_path / names[0]).exists()  # of a process that may be at work
+    remove_scratch(target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["curve.csv", *names[1:]])

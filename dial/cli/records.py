@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dial.claims import check_parent, check_same
-from dial.files import atomic_write, plain, write_json
+from dial.files import atomic_write, plain, remove_scratch, write_json
 
 SCHEMA = 1
 MANIFEST, SKIPPED = "manifest.json", "skipped.jsonl"
@@ -98,6 +98,8 @@ class Output:
         self._prepare()
         self._claim()
         try:
+            for path in (self.manifest, self.skipped):
+                remove_scratch(path)
             self.totals = self._recover()
             self._recover_skipped()
         except BaseException:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from dataclasses import replace
 from functools import partial
 
@@ -140,6 +141,14 @@ def test_written_files_hold_the_results(report, table, tmp_path):
     for name in ("curve.png", "scores.png", "shares.png"):
         assert (folder / name).read_bytes()[:4] == b"\x89PNG"
     report.write(folder)  # the same configuration again: fine
+
+
+def test_what_a_killed_sweep_left_half_written_goes(report, tmp_path):
+    scratch = tmp_path / f".curve.{'0a' * 6}.part.csv"
+    scratch.touch()
+    os.utime(scratch, (1, 1))
+    report.write(tmp_path)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_folder_with_other_results_is_refused_and_stays_as_it_is(report, table, tmp_path):
