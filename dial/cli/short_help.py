@@ -12,7 +12,7 @@ DATA = {
     "--data.batch_size N": "rows per process and step",
 }
 MODEL = {
-    "--model NAME": "Classifier, MultiExit (an encoder with several exits), Cascade (tested only)",
+    "--model NAME": "Classifier, Distillation, MultiExit (an encoder with several exits), Cascade (tested only)",
     "--model.path FOLDER|ID": "pretrained model, or a tier that `dial fit` left",
     "--model.layers N": "keep the first layers of the encoder only",
 }
@@ -20,6 +20,7 @@ TRAINING = {
     "--model.teacher FOLDER": "trained tier to distil from",
     "--model.optimizer.init_args.lr RATE": "learning rate",
     "--trainer.max_epochs N": "epochs at most; early stopping may end a fit before (--early_stopping.patience)",
+    "--length.min_steps N": "without max_epochs: steps that a small set gets at least",
     "--seed_everything N": "of initial weights, dropout and the like",
 }
 TESTING = {
