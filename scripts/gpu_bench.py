@@ -129,8 +129,7 @@ class Bench:
             name: of the tier.
             dtype: of its view.
         """
-        from dial.tiers.tiers import build_tier, load_tier, save_tier
-
+        from dial.tiers.loading import build_tier, load_tier, save_tier
         from dial.tiers.tier import View
 
         folder = self.folder / name

@@ -231,7 +231,9 @@ def predict_commands(place: Path, setup: Path) -> dict[str, Command]:
     predict = ("predict", str(setup), str(texts), "--on-error=skip", "--score=energy", f"--threshold={threshold}")
     outs = {"lines": place / "lines/rows.jsonl", "gzip": place / "gzip/rows.jsonl.gz", "parts": place / "parts/rows"}
     return {
-        f"predict {name}": Command((*predict, "--batch-size=8", "--part-rows=50", f"--out={out}"), out, (INTERRUPTED,))
+        f"predict {name}": Command(
+            (*predict, "--batch-size=8", "--part-rows=50", f"--out={out}"), out, (INTERRUPTED, "interrupted")
+        )
         for name, out in outs.items()
     }
 
