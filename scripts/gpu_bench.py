@@ -129,8 +129,8 @@ class Bench:
             name: of the tier.
             dtype: of its view.
         """
-        from dial.tiers.spec import View
-        from dial.tiers.tiers import build_tier, load_tier, save_tier
+        from dial.tiers.loading import build_tier, load_tier, save_tier
+        from dial.tiers.tier import View
 
         folder = self.folder / name
         if not folder.exists():
@@ -146,7 +146,7 @@ class Bench:
         return load_tier(View(path=str(folder), dtype=dtype), name, NAMES)  # type: ignore[arg-type]
 
     def _multi_exit(self, encoder: dict[str, Any]) -> Any:
-        from dial.tiers.spec import View
+        from dial.tiers.tier import View
         from transformers import AutoTokenizer
 
         from dial.models import MultiExitConfig, MultiExitForSequenceClassification
