@@ -239,7 +239,7 @@ class Executor:
         encoding = self._tokenisers[index].collate(tokens, self.device)
         memory = None
         if self.rule.memory and rows[0].memory is not None:
-            memory = np.stack([row.memory for row in rows])
+            memory = np.array([row.memory for row in rows])
         router = self.rule.router(np.array([row.id for row in rows]), memory)
         start = time.perf_counter()
         with torch.inference_mode():

@@ -136,8 +136,13 @@ class Sweep:
     def point(self, rule: Rule, promise: Promise) -> OperatingPoint:
         """An operating point of this run's tiers by a rule with its thresholds."""
         temperatures = tuple(float(self.settings["temperatures"].get(name, 1.0)) for name in self.stages)
-        values = {"stages": self.stages, "temperatures": temperatures, "seed": int(self.settings.get("seed", 0))}
-        complete = dataclasses.replace(rule, **values, tolerance=self._tolerance)
+        complete = dataclasses.replace(
+            rule,
+            stages=self.stages,
+            temperatures=temperatures,
+            seed=int(self.settings.get("seed", 0)),
+            tolerance=self._tolerance,
+        )
         tiers = {name: str(tier["fingerprint"]) for name, tier in self.settings["tiers"].items()}
         about: dict[str, Any] = {"run": str(self.run), "metric": self.summary["metrics"][0]}
         if self.calibration is not None:

@@ -228,7 +228,7 @@ class Analysis:
 
     def _in_sample_point(self, choice: Choice) -> dict[str, Any]:
         rule, target, taken = choice.point.rule, choice.target, choice.taken
-        entry = {"score": rule.score, "rule": rule.name, "kind": choice.kind, "target": target}
+        entry: dict[str, Any] = {"score": rule.score, "rule": rule.name, "kind": choice.kind, "target": target}
         entry["thresholds"] = list(rule.thresholds) if rule.routes else []
         measured = self._measure(taken)
         entry |= measured | {"held": self._held(choice.kind, target, measured)}

@@ -10,7 +10,6 @@ from unittest import mock
 import numpy as np
 import torch
 
-from callbacks.threshold_sweep import describe
 from dial.costs.functions import CostFunction, ModelCosts
 from dial.inference.staged import StagedModel
 from dial.report.figures import plots
@@ -72,7 +71,7 @@ def make_run(
             "length": "true",
             "reference": loaded[-1].name,
             "seed": 0,
-            "tiers": {tier.name: describe(tier) for tier in loaded},
+            "tiers": {tier.name: tier.describe() for tier in loaded},
             "partial": partial,
         },
     ).with_scores(list(SCORES), seed=0)
