@@ -87,7 +87,7 @@ def test_forked_processes_get_what_they_always_got() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "inner"), [("sweep", "dial.cli.main.run"), ("predict", "dial.cli.predict.answer_file")]
+    ("command", "inner"), [("sweep", "dial.cli.main.run_command"), ("predict", "dial.cli.predict.PredictCommand.answer")]
 )
 def test_a_signal_in_the_middle_of_a_class_body_is_no_error(monkeypatch, capsys, command, inner) -> None:
     """As while a module is imported: up to Python 3.11 `__set_name__` makes a RuntimeError of what is raised in it."""
@@ -111,7 +111,7 @@ def test_an_error_without_a_signal_is_not_taken_for_one(monkeypatch) -> None:
     def broken(*args: Any) -> int:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("dial.cli.main.run", broken)
+    monkeypatch.setattr("dial.cli.main.run_command", broken)
     with pytest.raises(RuntimeError, match="a defect"):
         dial_command.main(["sweep"])
 

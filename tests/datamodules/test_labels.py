@@ -212,7 +212,7 @@ def test_a_regression_label_is_a_number(bad: Any) -> None:
 
 def test_hidden_rows_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("datamodules.text.rank_zero_info", said.append)
+    monkeypatch.setattr("datamodules.base.rank_zero_info", said.append)
     file = csv_file(tmp_path / "a.csv", [0, -1, 1, "-1.0", "", 1, 0])
     with pytest.raises(ValueError, match=r"`label_names` cannot be told|must be a text or a number"):
         TextDataModule(test_file=file, calibration="crossfit").read("test")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dial.tiers.tiers import load_tier, save_tier
+from dial.tiers.loading import load_tier, save_tier
 
 from dial import AdaptiveClassifier
 from dial.costs.times import TierTimes, TimeTable
