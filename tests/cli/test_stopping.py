@@ -87,7 +87,8 @@ def test_forked_processes_get_what_they_always_got() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "inner"), [("sweep", "dial.cli.main.run_command"), ("predict", "dial.cli.predict.PredictCommand.answer")]
+    ("command", "inner"),
+    [("sweep", "dial.cli.main.run_command"), ("predict", "dial.cli.predict.PredictCommand.answer")],
 )
 def test_a_signal_in_the_middle_of_a_class_body_is_no_error(monkeypatch, capsys, command, inner) -> None:
     """As while a module is imported: up to Python 3.11 `__set_name__` makes a RuntimeError of what is raised in it."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dial.tiers.loading import load_tier, save_tier
 
 from dial import AdaptiveClassifier
 from dial.costs.times import TierTimes, TimeTable
@@ -19,6 +18,7 @@ from dial.inference.staged import StagedModel
 from dial.machine import describe_machine
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
+from dial.tiers.loading import load_tier, save_tier
 from dial.tradeoff.events import replay
 from dial.tradeoff.patience import agreement
 from tests.inference.run_folder import copy_of, make_run, texts_of_split
