@@ -98,7 +98,8 @@ class StagedModule(LightningModule):
             exits = dict(zip(self.exit_names, values, strict=False))
             logged |= {f"validation/{name}/{exit_name}": value for exit_name, value in exits.items()}
             each = ", ".join(f"{exit_name} {100 * value:.2f}" for exit_name, value in exits.items())
-            words[name] = f"{name} {100 * chosen[name]:.2f}" + (f" ({each})" if each else "")
+            shown = f"{100 * chosen[name]:.2f}"
+            words[name] = f"{name} {shown} ({each})" if each else f"validation/{name} {shown}"
         # Every rank computes the same numbers from the gathered rows; sync_dist only keeps Lightning from warning.
         self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in logged.items()}, sync_dist=True)
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:

@@ -119,7 +119,10 @@ def test_exits_over_other_rows_are_refused_before_any_model_runs(run_test, tiers
     cascade = Cascade(tiers, label_names=LABELS, metrics=["accuracy"])
     for change, message in (
         ({}, "`study.exits` must hold a whole sweep, but exits is of a trial run"),
-        ({"summary": {"partial": False}, "label_names": ["no"]}, "`study.exits` must be of the labels .* has no"),
+        (
+            {"summary": {"partial": False}, "label_names": ["no"]},
+            "`study.exits` must be of the labels .* has the labels no",
+        ),
         (
             {"label_names": LABELS},
             "`study.exits` must be a run over the same rows, but exits has 3 rows with other ids in",
