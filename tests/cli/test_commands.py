@@ -28,7 +28,7 @@ def test_print_config_shows_everything_and_runs_nothing(dial, fit_arguments, tmp
     text = dial(*fit_arguments, f"--run={tmp_path}/a", "--print_config").ok()
     config = yaml.safe_load(text)
     assert config["trainer"]["max_epochs"] == 2 and config["trainer"]["gradient_clip_val"] == 1.0
-    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 5e-5
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == "auto"
     assert config["data"]["init_args"]["task"] == "sst2"
     assert {"sweep", "export", "predictions", "resume", "checkpoint", "early_stopping"} <= set(config)
     assert config["early_stopping"]["monitor"] == config["checkpoint"]["monitor"] == "validation/quality"
@@ -125,10 +125,12 @@ def test_predict_of_a_cascade_is_refused(dial, test_arguments, tmp_path) -> None
 def test_a_checkpoint_must_not_override_what_was_typed(dial, fitted, data_arguments, fit_arguments, tmp_path) -> None:
     checkpoint = f"--ckpt_path={fitted}/checkpoints/best.ckpt"
     common = ("validate", *fit_arguments[1:], checkpoint)
-    for typed in ("--model.warmup=0.3", "--model.init_args.layers=1", "--model.distillation=logits_mse"):
+    for typed in ("--model.warmup=0.3", "--model.init_args.layers=1"):
         name = typed.split("=")[0].split(".")[-1]
         error = dial(*common, typed, f"--run={tmp_path}/a").error
         assert re.search(rf"`--model\.{name}` is .*`--ckpt_path` was trained with .*leave the argument out", error)
+    error = dial(*common, "--model.distillation=logits_mse", f"--run={tmp_path}/a").error
+    assert "`--model.class_path` is" in error and "Distillation" in error and "`--ckpt_path` was trained with" in error
     # A value that equals the default counts as typed too: here the checkpoint has 32.
     error = dial(*common, "--model.max_length=128", f"--run={tmp_path}/a").error
     assert "`--model.max_length` is 128, but the checkpoint of `--ckpt_path` was trained with 32" in error

@@ -332,7 +332,10 @@ def test_two_stages_leave_what_they_freeze_bit_identical(fit) -> None:
 
 def test_no_checkpoint_of_the_first_stage_is_the_best_one(fit, monkeypatch) -> None:
     # Its exits are random, however good the last one is.
-    monkeypatch.setattr(MultiExit, "_exit_quality", lambda self: {"accuracy": [0.1 if self._stage else 0.9] * 4})
+    quality = {0: 0.9, 1: 0.1}
+    monkeypatch.setattr(
+        MultiExit, "quality_of_exits", lambda self, rows: {"accuracy": [quality[int(bool(self._stage))]] * 4}
+    )
     _, _, trainer = fit(policy=TwoStage(0.5), callbacks=[EarlyStopping("validation/quality", mode="max", patience=3)])
     best = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=True)
     assert best["global_step"] > trainer.global_step // 2
