@@ -46,14 +46,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("run"), tiers)
 
 
-def stage_by_loop(outputs: np.ndarray, threshold: float) -> int:
-    """Of one row ``(S, C)``: where the mean of the largest probabilities reaches the threshold."""
+def stage_by_loop(outputs: np.ndarray, threshold: float) -> tuple[int, float]:
+    """Of one row ``(S, C)``: where the mean of the largest probabilities reaches the threshold, and that mean."""
     total = 0.0
     for stage, logits in enumerate(outputs.astype(float)):
         total += float(np.exp(logits - logits.max()).max() / np.exp(logits - logits.max()).sum())
         if total / (stage + 1) >= threshold:
-            return stage
-    return len(outputs) - 1
+            break
+    return stage, total / (stage + 1)
 
 
 def test_a_sweep_charts_it_and_chooses_its_points(
@@ -72,7 +72,7 @@ def test_a_sweep_charts_it_and_chooses_its_points(
     assert set(points) == {"expected", "confident", "in_sample"}
     for point in points.values():
         (threshold,) = {float(value) for value in point["thresholds"]}
-        stages = [stage_by_loop(row, threshold) for row in test.outputs]
+        stages = [stage_by_loop(row, threshold)[0] for row in test.outputs]
         assert point["quality"]["accuracy"] == np.mean(test.predictions[np.arange(160), stages] == test.label)
     # Without the rule it is another configuration, whose results do not go into the same folder.
     assert dial(*arguments, "--out", str(tmp_path / "own")) == 2
@@ -97,9 +97,11 @@ def test_predictions_are_routed_by_it(
     decision = manifest["point"]["decision"]
     assert (decision["rule"], decision["score"]) == ("mean", "mean")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    stages = [stage_by_loop(outputs, float(decision["thresholds"][0])) for outputs in table.outputs]
+    stopped = [stage_by_loop(outputs, float(decision["thresholds"][0])) for outputs in table.outputs]
+    stages = [stage for stage, _ in stopped]
     assert len(set(stages)) > 1
     assert [row["stage"] for row in rows] == [table.stage_names[stage] for stage in stages]
+    np.testing.assert_allclose([row["score"] for row in rows], [mean for _, mean in stopped], atol=1e-5)
     # The point is kept with its rule's name, and read back where the rule is there.
     again = [*command, "--point", str(tmp_path / "out.jsonl.manifest.json"), "--out", str(tmp_path / "again.jsonl")]
     assert dial(*again) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def measured(rows: int = 120, sampled: int = 20) -> Measured:
     points = choose_points(whole, table.of_split("calibration"), "softmax", (0.99, 0.9))
     other = scored(rows, stages=3, seed=0)
     exits = tuple(Stage(f"exits{i}", "exits", i) for i in range(3))
-    other = StageTable(**{**vars(other), "stages": exits, "lengths": {"exits": other.lengths["tier0"]}})
+    other = dataclasses.replace(other, stages=exits, lengths={"exits": other.lengths["tier0"]})
     reference = {"expected": 0.8, "in_sample": 0.8}
     chosen = choose_exits(other.of_split("test"), other.of_split("calibration"), "entropy", (0.99, 0.9), reference)
     runs = [
@@ -128,7 +129,7 @@ def test_exits_are_held_to_the_supers_quality() -> None:
 def test_a_cascade_with_exits_pays_the_whole_first_tier() -> None:
     stages = (Stage("a.one", "a", 0), Stage("a.two", "a", 1), Stage("b", "b", 0))
     table = random_table(4, stages=3)
-    table = StageTable(**{**vars(table), "stages": stages, "lengths": {}})
+    table = dataclasses.replace(table, stages=stages, lengths={})
     times = {
         "a": Times(np.array([[[1.0, 3.0]] * 4]), np.ones(1)),
         "b": Times(np.array([[[10.0]] * 4]), np.ones(1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def study_of(sweep: Sweep, cache: Path, others: Any = None, **settings: Any) -> 
 
 def test_everything_is_measured(cascade: Sweep, exits: Sweep, tmp_path: Path) -> None:
     table = exits.table
-    table = type(table)(**{**vars(table), "label": cascade.table.label})
+    table = dataclasses.replace(table, label=cascade.table.label)
     study = study_of(cascade, tmp_path, (load_network(exits, {}, "cpu"), table))
     results = study.run()
     names = ["swift", "super", "super-padded", "super-bfloat16", "super-int8", "exits"]
@@ -103,7 +104,7 @@ def test_refusals(cascade: Sweep, exits: Sweep, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`score` must be one of energy, softmax, random, but got 'margin'"):
         study_of(cascade, tmp_path, score="margin")
     table = exits.table
-    other = type(table)(**{**vars(table), "label": (cascade.table.label + 1) % 3})
+    other = dataclasses.replace(table, label=(cascade.table.label + 1) % 3)
     with pytest.raises(ValueError, match="`exits` must be a run over the same rows"):
         study_of(cascade, tmp_path, (load_network(exits, {}, "cpu"), other))
 

@@ -15,6 +15,7 @@ from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
 from dial.study.timing import TableTimer
 from dial.tiers.batching import Batching, Encoding
+from dial.tiers.contract import GoOn
 from dial.tiers.loading import load_tier
 from dial.tradeoff.rules import rule_named
 from lightning_modules.classifier import Classifier
@@ -74,10 +75,10 @@ def test_an_executor_s_batches_are_of_one_length(tiny_tokenizer, grouped: bool, 
     texts = units(120, False)
     run, shapes = tier.run, []
 
-    def watched(encoding: Encoding, go_on: object) -> None:
+    def watched(encoding: Encoding, go_on: GoOn, scores: bool = False) -> object:
         assert "attention_mask" not in encoding  # nothing is padded
         shapes.append(tuple(encoding["input_ids"].shape))
-        run(encoding, go_on)
+        return run(encoding, go_on, scores)
 
     tier.run = watched  # type: ignore[method-assign]
     executor = Executor(

@@ -23,6 +23,7 @@ from dial.tiers.loading import build_tier, load_tier, save_tier
 from dial.tiers.multi_exit import MultiExitTier
 from dial.tradeoff.events import replay
 from dial.tradeoff.rules import curve
+from tests.tradeoff.choosing import thresholds_at
 
 DATA = ["negative", "positive"]
 SWAPPED = ("Positive", "Negative")
@@ -290,7 +291,7 @@ def test_a_sweep_over_all_exits_and_tiers(cascade: StagedModel) -> None:
     assert len(swept) > 30 and swept.shares[0].tolist() == [1, 0, 0, 0] and swept.shares[-1].tolist() == [0, 0, 0, 1]
     own = {key: {k: v[count // 2 :] for k, v in encoding.items()} for key, encoding in encodings.items()}
     for point in (0, len(swept) // 3, 2 * len(swept) // 3, len(swept) - 1):
-        thresholds = swept.thresholds(point)
+        thresholds = thresholds_at(swept, point)
 
         def go_on(stage: int, rows: Tensor, outputs: Tensor, limits: Any = thresholds) -> Tensor:
             return routing.compute("entropy", outputs) < limits[stage]
