@@ -15,7 +15,8 @@ VALUES = {
         "--data.train_file": "a.csv", "--data.test_file": "b.csv", "--data.text_column": "one",
         "--data.text_b_column": "two", "--data.label_column": "three", "--data.batch_size": 5, "--model.path": "p",
         "--model.layers": 2, "--model.teacher": "t", "--model.optimizer.init_args.lr": 0.25,
-        "--trainer.max_epochs": 7, "--length.min_steps": 50, "--early_stopping.patience": 4, "--seed_everything": 11, "--run": "r",
+        "--trainer.max_epochs": 7, "--length.min_steps": 50, "--early_stopping.patience": 4, "--seed_everything": 11,
+        "--run": "r",
         "--trainer.accelerator": "cpu", "--trainer.devices": "2", "--trainer.precision": "bf16-mixed",
     },
     "test": {
