@@ -27,8 +27,9 @@ class Threshold(Rule):
     By the score ``random`` a coin decides, so that on a table quality and cost are expectations over its draws.
 
     Example:
+        >>> import torch
         >>> rule = Threshold("softmax", (0.9,), ("swift", "super"))
-        >>> rule.router(np.arange(2)).decide(0, np.arange(2), np.array([[4.0, 0.0], [0.1, 0.0]]))
+        >>> rule.router(np.arange(2)).decide(0, np.arange(2), torch.tensor([[4.0, 0.0], [0.1, 0.0]]))
         array([False,  True])
     """
 
