@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -112,7 +113,11 @@ def run_command(command: str, words: Words) -> int:
     Raises:
         ValueError: there is no such command, or bad input.
     """
-    words = without_imports(words)
+    with modules_of_this_folder():
+        return _run(command, without_imports(words))
+
+
+def _run(command: str, words: Words) -> int:
     if command not in COMMANDS:
         raise ValueError(f"COMMAND must be one of {', '.join(COMMANDS)}, but got {command!r}; see `dial --help`.")
     entry, helps = COMMANDS[command], ("-h", "--help")
@@ -126,6 +131,24 @@ def run_command(command: str, words: Words) -> int:
     from dial.cli.trainer import run_trainer_command
 
     return run_trainer_command([command, *words])
+
+
+@contextmanager
+def modules_of_this_folder() -> Iterator[None]:
+    """Let ``--import`` and a config's ``class_path`` name modules in the current folder, as ``python -m`` does.
+
+    The folder comes last, so that a user's ``datasets.py`` hides no library, and by its full path: jsonargparse reads a
+    config from within the config's folder, where the empty entry that Python puts there means another one.
+    """
+    folder = str(Path.cwd())
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.reverse()
+            sys.path.remove(folder)  # the last one, which is ours
+            sys.path.reverse()
 
 
 def without_imports(words: Words) -> list[str]:
@@ -142,15 +165,12 @@ def without_imports(words: Words) -> list[str]:
             rest.append(word)
             continue
         name = name if mark else next(remaining, "")
-        sys.path.insert(0, str(Path.cwd()))  # as for `python -m`
         try:
             import_module(name)
         except (ModuleNotFoundError, ValueError) as error:
             raise ValueError(
                 f"`--import` must be a module, in this folder or installed, but got {name!r}: {error}."
             ) from error
-        finally:
-            sys.path.pop(0)
     return rest
 
 
