@@ -204,7 +204,7 @@ class Analysis:
             for target in self.settings.targets:
                 choose = partial(Chooser.expected, target=target)
                 key, macs = key_of(rule, "expected", target), crossfit(folds, choose, self.rows)[0].macs
-                costs[key] = sum(float(macs[mask].sum()) for mask, _ in folds) / len(self.rows)
+                costs[key] = sum(float(macs[fold.mask].sum()) for fold, _ in folds) / len(self.rows)
         return costs
 
     def _held(self, kind: str, target: float | None, measured: dict[str, Any]) -> bool | None:

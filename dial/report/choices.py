@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-import numpy as np
-
 from dial.report.settings import SweepSettings
 from dial.stages.table import StageTable
-from dial.tradeoff.calibration import Chooser, crossfit, fold_tables
+from dial.tradeoff.calibration import Chooser, Fold, crossfit, fold_tables
 from dial.tradeoff.density import Densities
 from dial.tradeoff.point import OperatingPoint
 from dial.tradeoff.rule import Rule
@@ -86,8 +84,8 @@ class Choices:
         return {rule.key: Chooser(self.calibration, rule) for rule in self.rules}
 
     @cached_property
-    def _folds(self) -> list[tuple[np.ndarray, StageTable]]:
-        """For each fold its rows as a mask, and the table of the others; empty without crossfit."""
+    def _folds(self) -> list[Fold]:
+        """Empty without crossfit."""
         return [] if self.held_out is not None else fold_tables(self.rows, self.settings.folds, self.partial)
 
     def densities(self) -> dict[str, list[Densities]]:
@@ -96,9 +94,9 @@ class Choices:
             return {}
         return {each.rule.score: each.crossings for each in self.choosers.values() if each.rule.by_score}
 
-    def on_folds(self, rule: Rule) -> list[tuple[np.ndarray, Chooser]]:
-        """For each fold its rows as a mask, and a rule's chooser on the others; empty without crossfit."""
-        return [(mask, Chooser(table, rule)) for mask, table in self._folds]
+    def on_folds(self, rule: Rule) -> list[tuple[Fold, Chooser]]:
+        """Each fold with a rule's chooser on its other rows; empty without crossfit."""
+        return [(fold, Chooser(fold.others, rule)) for fold in self._folds]
 
     def all(self) -> Iterator[Choice]:
         """Every rule, kind and target."""

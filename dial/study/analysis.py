@@ -69,7 +69,7 @@ def choose_points(
                 taken = chosen.taken(rows)
             else:
                 chosen = in_sample
-                choosers = [(mask, Chooser(others, rule)) for mask, others in fold_tables(rows, folds)]
+                choosers = [(fold, Chooser(fold.others, rule)) for fold in fold_tables(rows, folds)]
                 taken, _ = crossfit(choosers, choose, rows)
             points.append(Point(method, "expected", target, taken, chosen.thresholds))
             points.append(Point(method, "in_sample", target, in_sample.taken(rows), in_sample.thresholds))

@@ -15,6 +15,8 @@ from dial.tradeoff.taken import Taken, row_statistics, units_of
 
 MANY_SUMS = 12  # above, second moments of all pairs of sums would not fit
 GRID = 256
+MANY_POINTS = 16_384
+"""Points of a curve above which as many as a quarter of these stand for all."""
 
 
 def lower_bound(
@@ -168,9 +170,8 @@ class Margins:
     """Quality − target · Super along a curve, with delta-method variances from cumulative second moments.
 
     Both qualities come from the same rows, so what counts is the variance of their difference. With many sums (a
-    confusion
-    matrix of many classes) a grid of points, evenly spaced over the dial's points and so fixed before any label is
-    seen, stands for all.
+    confusion matrix of many classes), or very many points, a grid of points, evenly spaced over the dial's points and
+    so fixed before any label is seen, stands for all.
 
     Args:
         curve: of calibration rows.
@@ -184,9 +185,9 @@ class Margins:
         self.groups = None if curve.table.group is None else int(self.units.max()) + 1
         self.few = statistics.shape[2] <= MANY_SUMS
         count = len(curve)
-        self.points = (
-            np.arange(count) if self.few else np.unique(np.linspace(0, count - 1, GRID).round().astype(np.int64))
-        )
+        grid = count if count <= MANY_POINTS else MANY_POINTS // 4
+        grid = grid if self.few else min(grid, GRID)
+        self.points = np.unique(np.linspace(0, count - 1, grid).round().astype(np.int64))
         self.sums = curve.sums(statistics)[self.points]
         self.quality = metric.value(self.sums)
 
@@ -217,4 +218,4 @@ class Margins:
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.curve.moments(self.statistics, self.units)
+        return self.curve.take(self.points).moments(self.statistics, self.units)

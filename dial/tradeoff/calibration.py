@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import norm
@@ -216,8 +216,22 @@ def folds_of(table: StageTable, folds: int) -> np.ndarray:
     return np.array([int.from_bytes(digest, "little") % folds for digest in digests])[inverse]
 
 
-def fold_tables(table: StageTable, folds: int, partial: bool = False) -> list[tuple[np.ndarray, StageTable]]:
-    """For each fold its rows as a mask ``(N,)``, and the table of the others.
+class Fold(NamedTuple):
+    """Rows of a table that are answered by points chosen on the others.
+
+    Attributes:
+        mask: ``(N,)`` which rows of the table these are.
+        rows: they.
+        others: the rest.
+    """
+
+    mask: np.ndarray
+    rows: StageTable
+    others: StageTable
+
+
+def fold_tables(table: StageTable, folds: int, partial: bool = False) -> list[Fold]:
+    """The folds of a table.
 
     Args:
         table: rows of one split.
@@ -229,19 +243,19 @@ def fold_tables(table: StageTable, folds: int, partial: bool = False) -> list[tu
     """
     fold = folds_of(table, folds)
     if np.bincount(fold, minlength=folds).min() > 0:
-        return [(fold == k, table.take(fold != k)) for k in range(folds)]
+        return [Fold(fold == k, table.take(fold == k), table.take(fold != k)) for k in range(folds)]
     if partial:
         return []
     raise ValueError(f"`folds` must leave rows in every fold, but got {folds} for {len(fold)} rows; use fewer.")
 
 
 def crossfit(
-    folds: Sequence[tuple[np.ndarray, Chooser]], choose: Callable[[Chooser], OperatingPoint], table: StageTable
+    folds: Sequence[tuple[Fold, Chooser]], choose: Callable[[Chooser], OperatingPoint], table: StageTable
 ) -> tuple[Taken, tuple[OperatingPoint, ...]]:
     """Choose on all folds but one and apply to that one, in turn.
 
     Args:
-        folds: for each its rows as a mask ``(N,)``, and a chooser on the others.
+        folds: each with a chooser on its other rows.
         choose: an operating point of a chooser.
         table: all rows.
 
@@ -249,7 +263,7 @@ def crossfit(
         What is done with every row, chosen without it, and the K points.
     """
     points = tuple(choose(chooser) for _, chooser in folds)
-    parts = [(mask, point.rule.taken(table.take(mask))) for (mask, _), point in zip(folds, points, strict=True)]
+    parts = [(fold.mask, point.rule.taken(fold.rows)) for (fold, _), point in zip(folds, points, strict=True)]
     return Taken.joined(table, parts), points
 
 

@@ -16,7 +16,7 @@ from dial.stages.metrics.metrics import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.events import Events
 from dial.tradeoff.quantiles import Quantiles
-from dial.tradeoff.taken import metric_of, row_statistics
+from dial.tradeoff.taken import metric_of, row_statistics, summed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +25,7 @@ ROUNDING = 1e-9  # share of an area that is rounding error, where nothing is gai
 GRID = 101
 """Points at which a metric that is not additive is computed, evenly spaced over the points of a curve."""
 Reweighted = Callable[[Metric, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""Quality and mean cost ``(M, b)`` of some points under a metric and weights of the rows ``(N, b)``."""
+"""Quality and mean cost ``(M, b)`` of some points under a metric and weights of the units ``(U, b)``."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,11 +75,13 @@ class Curve(ABC):
         """
 
     @abstractmethod
-    def reweighted(self, statistics: np.ndarray) -> Reweighted:
-        """The points at which quality can change, ready for other weights of the rows.
+    def reweighted(self, statistics: np.ndarray, units: np.ndarray, points: np.ndarray | None = None) -> Reweighted:
+        """Some points, ready for weights of the units that the rows are drawn in.
 
         Args:
             statistics: ``(N, S, K)``.
+            units: ``(N,)`` from 0 up.
+            points: which; None: all those at which quality can change.
         """
 
     @abstractmethod
@@ -252,10 +254,10 @@ class EventCurve(Curve):
         """See :meth:`Curve.moments`."""
         events, rows = self.events, np.arange(len(statistics))
         count = int(units.max(initial=-1)) + 1
-        y = np.zeros((count, statistics.shape[2]))
-        np.add.at(y, units, statistics[:, -1])
-        start = np.zeros_like(y)
-        np.add.at(start, units, statistics[rows, events.start])
+        if count == len(rows):  # nothing is summed before it is squared
+            last = statistics[:, -1]
+            return self._products(statistics, statistics), self._products(statistics, last[:, None]), last.T @ last
+        y, start = summed(statistics[:, -1], units), summed(statistics[rows, events.start], units)
         unit = units[events.row]
         change = statistics[events.row, events.after] - statistics[events.row, events.before]
         before = start[unit] + _earlier_changes(change, unit)
@@ -264,36 +266,51 @@ class EventCurve(Curve):
         crossed = self._running(change[:, :, None] * y[unit][:, None, :])
         return start.T @ start + squares, start.T @ y + crossed, y.T @ y
 
-    def reweighted(self, statistics: np.ndarray) -> Reweighted:
+    def _products(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Sums over rows of the products of ``(N, S, K)`` and ``(N, S or 1, K)`` at the row's stage, ``(P, K, K)``."""
+        total = np.empty((len(self), first.shape[2], second.shape[2]))
+        for i, j in np.ndindex(total.shape[1:]):
+            if first is second and j < i:
+                total[:, i, j] = total[:, j, i]
+            else:
+                total[:, i, j] = self.sums(first[..., i] * second[..., j])
+        return total
+
+    def reweighted(self, statistics: np.ndarray, units: np.ndarray, points: np.ndarray | None = None) -> Reweighted:
         """See :meth:`Curve.reweighted`.
 
-        Between these points only rows move whose answers do not differ, so quality is constant and cost goes up: no
-        target has its cheapest point, and no area its bend, anywhere else. A tenth of the points or so is left.
+        Between the points at which quality can change only rows move whose answers do not differ, so quality is
+        constant and cost goes up: no target has its cheapest point, and no area its bend, anywhere else. A tenth of the
+        points or so is left.
         """
         events, applied, macs = self.events, self.applied, self.table.macs
         change = statistics[events.row, events.after] - statistics[events.row, events.before]
         cost = macs[events.row, events.after] - macs[events.row, events.before]
-        matters = (np.abs(change).max(axis=1, initial=0) > 0) | (cost < 0)
         point = np.repeat(np.arange(1, len(applied)), np.diff(applied))
-        reached = np.unique(point[matters])  # by a step that changes something
-        kept = np.unique(np.concatenate([[0], reached - 1, reached, [len(applied) - 1]])).astype(np.int64)
-        rows = np.arange(len(statistics))
+        if points is None:
+            matters = (np.abs(change).max(axis=1, initial=0) > 0) | (cost < 0)
+            reached = np.unique(point[matters])  # by a step that changes something
+            points = np.concatenate([[0], reached - 1, reached, [len(applied) - 1]])
+        kept = np.unique(points).astype(np.int64)
+        rows, count = np.arange(len(statistics)), int(units.max()) + 1
         index = (
             np.concatenate([np.zeros(len(rows), np.int64), np.searchsorted(kept, point)]),
-            np.concatenate([rows, events.row]),
+            np.concatenate([units, units[events.row]]),
         )
 
-        def matrix(first: np.ndarray, changes: np.ndarray) -> csr_array:
-            values = np.concatenate([first, changes])
+        def matrix(first: np.ndarray, changes: np.ndarray) -> csr_array | np.ndarray:
+            values, shape = np.concatenate([first, changes]), (len(kept), count)
+            if len(kept) * count < 4 * len(values):  # hardly an entry would be zero
+                return np.bincount(index[0] * count + index[1], values, len(kept) * count).reshape(shape)
             used = values != 0
-            return csr_array((values[used], (index[0][used], index[1][used])), shape=(len(kept), len(rows)))
+            return csr_array((values[used], (index[0][used], index[1][used])), shape=shape)
 
         columns = [matrix(statistics[rows, events.start, k], change[:, k]) for k in range(change.shape[1])]
-        costs = matrix(macs[rows, events.start], cost)
+        costs, sizes = matrix(macs[rows, events.start], cost), np.bincount(units)
 
         def evaluate(metric: Metric, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             sums = np.stack([np.cumsum(column @ weights, axis=0) for column in columns], axis=-1)
-            return metric.value(sums), np.cumsum(costs @ weights, axis=0) / weights.sum(axis=0)
+            return metric.value(sums), np.cumsum(costs @ weights, axis=0) / (sizes @ weights)
 
         return evaluate
 

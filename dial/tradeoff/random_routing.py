@@ -10,7 +10,7 @@ import numpy as np
 from dial.stages.metrics.metrics import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.curve import Curve, Reweighted
-from dial.tradeoff.taken import mean_over_draws
+from dial.tradeoff.taken import mean_over_draws, summed
 
 POINTS = 1001
 
@@ -83,18 +83,19 @@ class RandomCurve(Curve):
 
     def moments(self, statistics: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See :meth:`dial.tradeoff.curve.Curve.moments`."""
-        grouped = np.zeros((int(units.max(initial=-1)) + 1, *statistics.shape[1:]))
-        np.add.at(grouped, units, statistics)
+        grouped = summed(statistics, units)
         pairs = np.einsum("gsi,gtj->stij", grouped, grouped, optimize=True)
         squares = np.einsum("ps,pt,stij->pij", self.shares, self.shares, pairs, optimize=True)
         return squares, np.einsum("ps,sij->pij", self.shares, pairs[:, -1], optimize=True), pairs[-1, -1]
 
-    def reweighted(self, statistics: np.ndarray) -> Reweighted:
-        """All points, ready for other weights of the rows."""
+    def reweighted(self, statistics: np.ndarray, units: np.ndarray, points: np.ndarray | None = None) -> Reweighted:
+        """See :meth:`dial.tradeoff.curve.Curve.reweighted`; by default all points, of which there are few."""
+        shares = self.shares if points is None else self.shares[points]
+        grouped, macs, sizes = summed(statistics, units), summed(self.table.macs, units), np.bincount(units)
 
         def evaluate(metric: Metric, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            columns = np.einsum("nsk,nb->skb", statistics, weights, optimize=True)
-            sums = np.einsum("ps,skb->pbk", self.shares, columns, optimize=True)
-            return metric.value(sums), self.shares @ (self.table.macs.T @ weights) / weights.sum(axis=0)
+            columns = np.einsum("nsk,nb->skb", grouped, weights, optimize=True)
+            sums = np.einsum("ps,skb->pbk", shares, columns, optimize=True)
+            return metric.value(sums), shares @ (macs.T @ weights) / (sizes @ weights)
 
         return evaluate

@@ -36,7 +36,7 @@ class Taken:
     @classmethod
     def at(cls, table: StageTable, stages: np.ndarray, left_out: Sequence[str] = ()) -> Taken:
         """Every row stops at its stage ``(N,)``, and some tiers do not run."""
-        return cls(table, stages=np.asarray(stages, dtype=np.int64), left_out=(tuple(left_out),))
+        return cls(table, stages=np.asarray(stages, dtype=np.int16), left_out=(tuple(left_out),))
 
     @classmethod
     def drawn(cls, table: StageTable, chances: np.ndarray, left_out: Sequence[str] = ()) -> Taken:
@@ -52,7 +52,7 @@ class Taken:
     @classmethod
     def joined(cls, table: StageTable, parts: Sequence[tuple[np.ndarray, Taken]]) -> Taken:
         """Decisions over parts of the rows as one: masks ``(N,)`` that cover each row once, and what is done there."""
-        which, columns = np.zeros(len(table), dtype=np.int64), {}
+        which, columns = np.zeros(len(table), dtype=np.int16), {}
         for position, (mask, _) in enumerate(parts):
             which[mask] = position
         for name in ("stages", "chances"):
@@ -139,6 +139,16 @@ def units_of(table: StageTable) -> np.ndarray:
         return np.arange(len(table))
     units: np.ndarray = np.unique(table.group, return_inverse=True)[1]
     return units
+
+
+def summed(values: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Sums of values ``(N, ...)`` over the rows of each unit ``(N,)``, ``(U, ...)``."""
+    count = int(units.max(initial=-1)) + 1
+    if count == len(units) and (units[:-1] < units[1:]).all():
+        return values
+    columns = values.reshape(len(units), -1).T
+    sums = np.stack([np.bincount(units, column, count) for column in columns], axis=-1)
+    return sums.reshape(count, *values.shape[1:])
 
 
 def quality_at(table: StageTable, name: str, stages: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dial.stages.table import StageTable
-from dial.tradeoff.calibration import Chooser, fold_tables
+from dial.tradeoff.calibration import Chooser, Fold, fold_tables
 from dial.tradeoff.curve import Curve
 from dial.tradeoff.events import replay
 from dial.tradeoff.patience import agreement
@@ -29,9 +29,9 @@ def thresholds_at(curve: Curve, point: int) -> np.ndarray:
     return np.array(rule.thresholds)
 
 
-def folds(table: StageTable, score: str, count: int) -> list[tuple[np.ndarray, Chooser]]:
+def folds(table: StageTable, score: str, count: int) -> list[tuple[Fold, Chooser]]:
     """For each fold its rows as a mask, and a chooser on the others."""
-    return [(mask, chooser_of(others, score)) for mask, others in fold_tables(table, count)]
+    return [(fold, chooser_of(fold.others, score)) for fold in fold_tables(table, count)]
 
 
 def replayed(rule: Rule, scores: np.ndarray, predictions: np.ndarray | None = None) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 
 from dial.stages.metrics.metrics import METRICS
 from dial.tradeoff import bootstrap as intervals
-from dial.tradeoff.bootstrap import bootstrap, percentile_interval, resample_weights
+from dial.tradeoff.bootstrap import bootstrap, drawn_units, percentile_interval, resample_weights
 from dial.tradeoff.curve import normalised_area
 from dial.tradeoff.rules import curve
 from dial.tradeoff.taken import Taken, quality_at, row_statistics
@@ -15,7 +15,7 @@ from tests.tradeoff.choosing import choose
 
 
 def all_weights(rows, resamples, seed):
-    return np.concatenate(list(resample_weights(np.arange(rows), resamples, seed)), axis=1)
+    return np.concatenate(list(resample_weights(rows, resamples, seed)), axis=1)
 
 
 def test_weights_count_rows_drawn_with_replacement(monkeypatch):
@@ -26,16 +26,61 @@ def test_weights_count_rows_drawn_with_replacement(monkeypatch):
     assert weights.var(axis=1).mean() == pytest.approx(1 - 1 / 50, rel=0.02)
     assert (weights == all_weights(50, 4000, seed=3)).all()
     monkeypatch.setattr(intervals, "CHUNK", 500)
-    blocks = list(resample_weights(np.arange(50), 25, seed=3))
+    blocks = list(resample_weights(50, 25, seed=3))
     assert [block.shape for block in blocks] == [(50, 10), (50, 10), (50, 5)]
 
 
 def test_rows_of_a_group_are_drawn_together():
-    units = np.array(["b", "a", "b", "c", "a", "a"])
-    weights = np.concatenate(list(resample_weights(units, 300, seed=0)), axis=1)
-    assert (weights[0] == weights[2]).all()
-    assert (weights[1] == weights[4]).all()
-    assert (weights[[0, 1, 3]].sum(axis=0) == 3).all()
+    table = logits_table(6, seed=0, splits=("test",))
+    table = dataclasses.replace(table, group=np.array(["b", "a", "b", "c", "a", "a"]))
+    assert drawn_units(table).tolist() == [1, 0, 1, 2, 0, 0]
+
+
+def test_of_very_many_rows_random_blocks_of_equal_size_are_drawn(monkeypatch):
+    table = logits_table(1000, seed=0, splits=("test",))
+    assert drawn_units(table).tolist() == list(range(1000))
+    monkeypatch.setattr(intervals, "BLOCKS", 64)
+    units = drawn_units(table)
+    assert set(np.bincount(units)) == {1000 // 64, 1000 // 64 + 1}
+    assert (np.diff(units) > 0).mean() < 0.6  # not one stretch of rows after the other
+    assert (units == drawn_units(table)).all()
+    grouped = drawn_units(dataclasses.replace(table, group=np.arange(1000) // 5))
+    assert all(len(set(grouped[start : start + 5])) == 1 for start in range(0, 1000, 5))
+    assert len(set(grouped)) == 64
+
+
+def test_blocks_and_nodes_give_the_intervals_of_rows_and_all_points(monkeypatch):
+    metric = "mcc"
+    table = logits_table(2500, seed=3, splits=("test",), metrics=(metric,))
+    decisions = {"point": choose(table, "softmax", 0.97).rule.taken(table)}
+    paths = {name: curve(table, name) for name in ("softmax", "random", "oracle")}
+
+    def spread(values):
+        return np.quantile(values, [0.025, 0.5, 0.975], axis=-1)
+
+    found = []
+    for blocks in (8192, 800):
+        monkeypatch.setattr(intervals, "BLOCKS", blocks)
+        got = bootstrap(table, METRICS[metric], decisions, paths, (0.99, 0.95), resamples=1000, seed=blocks)
+        areas = [got.normalised_area("softmax"), got.areas["oracle"]]
+        found.append([spread(v) for v in (got.speedup("point"), got.kept("point"), *got.chosen["softmax"], *areas)])
+    for rows, together in zip(*found, strict=True):
+        width = rows[2] - rows[0]
+        np.testing.assert_allclose(together, rows, atol=0.12 * width)
+
+
+@pytest.mark.parametrize("name", ["softmax", "random"])
+def test_given_points_under_weights_of_blocks_are_those_of_repeated_rows(name):
+    table = logits_table(60, seed=8, splits=("test",), strengths=(0.8, 1.5, 2.5))
+    whole, units = curve(table, name), np.arange(60) % 7
+    statistics, weights = row_statistics(table, METRICS["accuracy"]), np.array([[2, 0, 1, 3, 0, 0, 1]]).T
+    points = np.array([0, 5, len(whole) // 2, len(whole) - 1])
+    quality, macs = whole.reweighted(statistics, units, points)(METRICS["accuracy"], weights)
+    rows = np.repeat(np.arange(60), weights[units, 0])
+    for position, point in enumerate(points):
+        right = whole.picked((table.predictions == table.label[:, None]).astype(float), point)[rows]
+        assert quality[position, 0] == pytest.approx(right.mean())
+        assert macs[position, 0] == pytest.approx(whole.picked(table.macs, point)[rows].mean())
 
 
 def test_bootstrap_draws_the_rows_of_the_tables_groups_together():
@@ -90,7 +135,7 @@ def test_normalised_area_of_the_rows_themselves_is_that_of_the_exact_curve():
     areas = {}
     for key in ("softmax", "random", "oracle"):
         whole = curve(table, key)
-        quality, macs = whole.reweighted(statistics)(METRICS["accuracy"], ones)
+        quality, macs = whole.reweighted(statistics, np.arange(300))(METRICS["accuracy"], ones)
         places = np.searchsorted(whole.macs, macs[:, 0] - 1e-6)
         np.testing.assert_allclose(macs[:, 0], whole.macs[places])
         np.testing.assert_allclose(quality[:, 0], whole.quality["accuracy"][places])
@@ -102,7 +147,7 @@ def test_normalised_area_of_the_rows_themselves_is_that_of_the_exact_curve():
 def test_points_where_quality_can_change_are_far_fewer():
     table = logits_table(2000, seed=8, splits=("test",))
     whole = curve(table, "softmax")
-    evaluate = whole.reweighted(row_statistics(table, METRICS["accuracy"]))
+    evaluate = whole.reweighted(row_statistics(table, METRICS["accuracy"]), np.arange(2000))
     assert len(evaluate(METRICS["accuracy"], np.ones((2000, 1)))[0]) < 0.5 * len(whole.applied)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -205,6 +206,19 @@ def test_margins_row_by_row_equal_those_from_moments(monkeypatch):
     for one, two in zip(fast.at(0.97)[1:], slow.at(0.97)[1:], strict=True):
         np.testing.assert_allclose(one[points], two, rtol=1e-9, atol=1e-12)
     assert chooser.confident(0.9).promise.quality >= 0.9 * chooser.quality[-1]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_margins_on_a_grid_of_very_many_points_are_those_of_its_points(monkeypatch, grouped):
+    table = logits_table(200, seed=2, splits=("calibration",), strengths=(1.0, 1.6, 2.5), metrics=("f1",))
+    table = dataclasses.replace(table, group=np.arange(200) // 3) if grouped else table
+    chooser = chooser_of(table, "margin")
+    every = Margins(chooser.curve, chooser.statistics, chooser.measured).at(0.97)
+    monkeypatch.setattr(bounds, "MANY_POINTS", 80)
+    points, *some = Margins(chooser.curve, chooser.statistics, chooser.measured).at(0.97)
+    assert len(points) == 20 and points[0] == 0 and points[-1] == len(chooser.curve) - 1
+    for one, two in zip(every[1:], some, strict=True):
+        np.testing.assert_allclose(one[points], two, rtol=1e-9, atol=1e-12)
 
 
 def test_worst_losses_turn_a_right_row_wrong():

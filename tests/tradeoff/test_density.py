@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from dial.tradeoff import density
 from dial.tradeoff.density import densities
 
 
@@ -34,6 +35,19 @@ def test_densities_equal_the_sum_of_kernels():
     for index in (100, 400, 700):
         value = sum(norm.pdf(found.grid[index], x, width) for x in group) / len(group)
         assert found.right[index] == pytest.approx(value)
+
+
+def test_very_many_rows_in_bins_have_the_densities_of_each_row(monkeypatch):
+    rng = np.random.default_rng(0)
+    right = rng.random(20_000) < 0.7
+    score = np.where(right, rng.normal(2, 1, 20_000), rng.gamma(2, 0.5, 20_000))
+    binned = densities(score, right)
+    monkeypatch.setattr(density, "BINS", 20_000)
+    each = densities(score, right)
+    np.testing.assert_allclose(binned.grid, each.grid, atol=1e-2)
+    for ours, rows in ((binned.right, each.right), (binned.wrong, each.wrong)):
+        np.testing.assert_allclose(np.interp(each.grid, binned.grid, ours), rows, atol=2e-3 * rows.max())
+    np.testing.assert_allclose(binned.crossings, each.crossings, atol=1e-3)
 
 
 def test_a_score_that_is_surer_of_its_errors_has_no_crossing():

@@ -75,7 +75,7 @@ def test_resampling_weights_the_expectation():
     got = bootstrap(table, METRICS["f1"], {"p": taken}, {"random": curve(table, "random")}, (0.9,), resamples=5, seed=4)
     from dial.tradeoff.bootstrap import resample_weights
 
-    weights = np.concatenate(list(resample_weights(np.arange(50), 5, 4)), axis=1)
+    weights = np.concatenate(list(resample_weights(50, 5, 4)), axis=1)
     chances = stop_chances(point.rule.thresholds)
     statistics = row_statistics(table, METRICS["f1"])
     for b in range(5):

@@ -1,0 +1,44 @@
+"""Time and memory of `dial sweep` on large tables of logits; the target for 1,000,000 rows x 2 is 30 s and 1.5 GB."""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.bench_curves import table_of
+from dial.stages.parquet import save_table
+
+
+def main() -> None:
+    """Print one line per table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 100_000])
+    parser.add_argument("--stages", type=int, nargs="+", default=[2, 12])
+    parser.add_argument("--folder", help="keep tables and results here; default: a temporary folder")
+    parser.add_argument("--profile", help="write cProfile's statistics to this file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        for rows, stages in zip(options.rows, options.stages, strict=True):
+            folder = Path(options.folder or temporary)
+            path = folder / f"{rows}x{stages}.parquet"
+            if not path.exists():
+                if os.fork() == 0:  # the memory that a table is made in is not the sweep's
+                    save_table(table_of(rows, stages, classes=2), path)
+                    os._exit(0)
+                os.wait()
+            profile = ["-m", "cProfile", "-o", options.profile] if options.profile else []
+            command = [sys.executable, *profile, "-m", "dial", "sweep", str(path), "--out", str(path.with_suffix(""))]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            print(
+                f"{rows} rows x {stages} stages: {used.ru_utime + used.ru_stime:.1f} s of processor time so far, "
+                f"peak {used.ru_maxrss / 2**20:.2f} GB",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
