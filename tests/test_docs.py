@@ -1,11 +1,21 @@
 """The pages that people start from: what they link to and name exists, and the front page stays short."""
 
+import math
 import re
 import shlex
+import sys
+import textwrap
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+
+from dial.tradeoff.rule import Reached
+from dial.tradeoff.rules import curve
+from tests.stages.population import logits_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,3 +71,53 @@ def test_every_config_of_a_model_is_named_in_the_pages() -> None:
 def test_citation_has_what_readers_of_it_need() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors", "version"} <= set(citation)
+
+
+def blocks_of(page: Path) -> dict[str, str]:
+    """Python blocks of a page by the first words of their docstrings."""
+    found = re.findall(r"^( *)```python\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
+    texts = [textwrap.dedent(text) for _, text in found]
+    return {text.split('"""')[1]: text for text in texts if text.startswith('"""')}
+
+
+def module_of(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A block as a module that others can import."""
+    module = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    exec(compile(text, name, "exec"), module.__dict__)
+    return module
+
+
+def test_the_method_worked_through_trains_as_it_says(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = blocks_of(ROOT / "docs/adding.md")
+    loss, method = (next(text for first, text in blocks.items() if words in first) for words in ("loss", "Fine-tuning"))
+    module_of("dial.losses.smoothed", loss, monkeypatch)
+    written = module_of("lightning_modules.smoothed", method, monkeypatch).SmoothedClassifier
+    with pytest.raises(ValueError, match="`smoothing` must be from 0 to 1, but got 2"):
+        written(smoothing=2, path=str(tiny_bert), label_names=["negative", "positive"])
+    model = written(smoothing=0.3, path=str(tiny_bert), label_names=["negative", "positive"]).eval()
+    ids = torch.randint(5, 20, (4, 7), generator=torch.Generator().manual_seed(0))
+    encodings = {model.tier.encoding_key: {"input_ids": ids, "attention_mask": torch.ones_like(ids)}}
+    labels = torch.tensor([0, 1, 1, 0])
+    logits = model(encodings)[:, -1].tolist()
+    by_hand = 0.0
+    for row, label in zip(logits, labels.tolist(), strict=True):
+        total = math.log(sum(math.exp(value) for value in row))
+        for index, value in enumerate(row):
+            by_hand -= ((0.7 if index == label else 0.0) + 0.3 / 2) * (value - total) / 4
+    assert model.training_step({"encodings": encodings, "label": labels}, 0).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_the_rule_worked_through_is_the_one_that_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dial.tradeoff.rules import RULES
+
+    monkeypatch.setattr("dial.tradeoff.rules.RULES", dict(RULES))
+    text = next(text for first, text in blocks_of(ROOT / "docs/adding.md").items() if "mean_rule" in first)
+    rule = module_of("mean_rule", text, monkeypatch).Mean()
+    table = logits_table(20, seed=0, splits=("test",), strengths=(1.0, 1.5, 2.5))
+    values, memory = rule.values(table), np.zeros((20, 1))
+    for stage in range(2):
+        reached = Reached(stage, table.sample_id, table.outputs[:, stage], None, memory)
+        np.testing.assert_allclose(rule.confidence(reached), values[:, stage])
+    points = curve(table, "mean", "mean")
+    assert points.macs[0] < points.macs[-1]
