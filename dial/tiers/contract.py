@@ -32,6 +32,7 @@ class TierContract(nn.Module):
         model_scores: names of the scores that it gives itself, where what decides is no function of the outputs.
         drops_rows: whether exited rows are in no later layer.
         answers_later: whether :meth:`answer` computes more than what decided, for the rows that stay.
+        writes: whether an answer is a text that a decoder generates, whose cost depends on its own length too.
     """
 
     name: str
@@ -43,6 +44,7 @@ class TierContract(nn.Module):
     model_scores: Any = ()
     drops_rows: bool = False
     answers_later: bool = False
+    writes: bool = False
 
     @property
     def stage_names(self) -> list[str]:
@@ -89,7 +91,14 @@ class TierContract(nn.Module):
         return outputs
 
     def path(self, exit_index: int) -> nn.Module:
-        """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name."""
+        """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name.
+
+        Where the tier :attr:`writes`, all but the writing: the encoder, and the head that decides if there is one.
+        """
+        raise NotImplementedError
+
+    def writing_path(self, pieces: int) -> nn.Module:
+        """The encoder and so many steps of the decoder, as :meth:`path`; called only where :attr:`writes` holds."""
         raise NotImplementedError
 
     def reference_path(self) -> nn.Module | None:
