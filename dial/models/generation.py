@@ -165,7 +165,7 @@ class _Rows:
         return found
 
     def put(self, rows: Tensor, tokens: Tensor, lengths: Tensor, steps: int | Tensor, told: Tensor | None) -> None:
-        """Answers of the rows ``(R,)``: tokens ``(R, L)``, lengths and steps ``(R,)``, scores of steps ``(R, L, 4)``."""
+        """Answers of rows ``(R,)``: tokens ``(R, L)``, lengths and steps ``(R,)``, scores of steps ``(R, L, 4)``."""
         steps = torch.as_tensor(steps).expand(len(rows)).tolist()
         for i, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
             self._answers[row] = (tokens[i, :length], steps[i], None if told is None else told[i, :length])
@@ -196,7 +196,7 @@ def _summed_up(told: list[Tensor]) -> dict[str, Tensor]:
 
 
 def _told(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each step its log-probabilities ``(R, V)``, and energy, largest probability and negative entropy ``(R, 3)``."""
+    """Log-probabilities of a step ``(R, V)``; its energy, largest probability and negative entropy ``(R, 3)``."""
     energy = logits.logsumexp(dim=-1, keepdim=True)
     log_p = logits - energy
     largest, negative_entropy = log_p.amax(dim=-1, keepdim=True).exp(), (log_p.exp() * log_p).nansum(-1, keepdim=True)
