@@ -63,3 +63,58 @@ def vocabulary_fingerprint(tokenizer: Any) -> str:
     """
     pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     return hashlib.sha256(repr(pieces).encode()).hexdigest()[:12]
+
+
+class ReadingPath(nn.Module):
+    """The encoder, and an energy head where there is one, as a plain module for counting its operations.
+
+    Args:
+        model: of transformers.
+        head: a module of states and mask, or None.
+    """
+
+    def __init__(self, model: Any, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder_of(model), head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """What the head says, or the states ``(B, T, D)``."""
+        states = encoder_states(self.encoder, input_ids, attention_mask)
+        if self.head is None:
+            return states
+        logits: Tensor = self.head(states, attention_mask)
+        return logits
+
+
+class WritingPath(nn.Module):
+    """An encoder, and so many steps of its decoder with caches, as a plain module for counting its operations.
+
+    Every step takes one piece for each beam and gives the logits of the next. The first one also computes keys and
+    values of the source for each beam, as ``generate`` of transformers does, and no later step does so again.
+
+    Args:
+        model: an encoder-decoder of transformers.
+        pieces: steps.
+        beams: hypotheses at once; 1 for greedy decoding.
+    """
+
+    def __init__(self, model: Any, pieces: int, beams: int = 1) -> None:
+        super().__init__()
+        self.model, self.pieces, self.beams = model, pieces, beams
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits ``(B * beams, 1, V)`` of the last step."""
+        states = encoder_states(encoder_of(self.model), input_ids, attention_mask)
+        states = states.repeat_interleave(self.beams, dim=0)
+        mask = None if attention_mask is None else attention_mask.repeat_interleave(self.beams, dim=0)
+        ids, past, logits = input_ids.new_zeros(len(states), 1), None, states
+        for _ in range(self.pieces):
+            output = self.model(
+                encoder_outputs=(states,),
+                attention_mask=mask,
+                decoder_input_ids=ids,
+                past_key_values=past,
+                use_cache=True,
+            )
+            past, logits = output.past_key_values, output.logits
+        return logits

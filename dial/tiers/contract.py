@@ -120,7 +120,14 @@ class TierContract(nn.Module):
         raise NotImplementedError
 
     def path(self, exit_index: int) -> nn.Module:
-        """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name."""
+        """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name.
+
+        Where the tier :attr:`writes`, all but the writing: the encoder, and the head that decides if there is one.
+        """
+        raise NotImplementedError
+
+    def writing_path(self, pieces: int) -> nn.Module:
+        """The encoder and so many steps of the decoder, as :meth:`path`; called only where :attr:`writes` holds."""
         raise NotImplementedError
 
     def reference_path(self) -> nn.Module | None:
