@@ -8,14 +8,22 @@ if TYPE_CHECKING:
     from datamodules.glue import GLUEDataModule
     from datamodules.graded import GradedSentimentDataModule
     from datamodules.text import TextDataModule
+    from datamodules.text_to_text_files import TextToTextDataModule
 
-__all__ = ["GLUEDataModule", "GradedSentimentDataModule", "SequenceDataModule", "TextDataModule"]
+__all__ = [
+    "GLUEDataModule",
+    "GradedSentimentDataModule",
+    "SequenceDataModule",
+    "TextDataModule",
+    "TextToTextDataModule",
+]
 
 _HOMES = {
     "GLUEDataModule": "glue",
     "GradedSentimentDataModule": "graded",
     "SequenceDataModule": "base",
     "TextDataModule": "text",
+    "TextToTextDataModule": "text_to_text_files",
 }
 
 

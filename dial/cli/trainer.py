@@ -37,7 +37,7 @@ from dial.cli.parsing import NO_VALIDATION, check_limits, check_order, missing_m
 from dial.cli.run_folder import Claim, Finished, check_inputs, check_run_folder, one_at_a_time, remove_crumbs
 from dial.cli.stopping import Stoppable, failing_together, starts_run
 from dial.machine import slow_bf16
-from dial.tiers.loading import reason_of
+from dial.tiers.reading import reason_of
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018

@@ -7,7 +7,7 @@ decided (a decoder) says so in the properties below; the defaults are those of o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -18,6 +18,24 @@ from dial.tiers.batching import Batching, Encoding
 # row: which are deferred; None: all are, False: none is.
 GoOn = Callable[..., Any]
 Scores = dict[str, Tensor]
+
+
+class Written(NamedTuple):
+    """What a tier wrote for ``R`` rows.
+
+    Attributes:
+        texts: R answers.
+        predictions: ``(R,)`` float64: classes, -1 where an answer is no label word; numbers; NaN for free text.
+        generated: ``(R,)`` steps that the decoder took, which is what each row is charged.
+        limited: ``(R,)`` bool, whether the answer was cut off by the limit of its length.
+        scores: ``(R,)`` float64 by name, where they were asked for: those that only a finished answer tells.
+    """
+
+    texts: list[str]
+    predictions: Tensor
+    generated: Tensor
+    limited: Tensor
+    scores: Scores
 
 
 class TierContract(nn.Module):
@@ -90,6 +108,17 @@ class TierContract(nn.Module):
             ``(R, C)``.
         """
         return outputs
+
+    def write(self, encoding: Encoding, rows: Tensor, state: Any = None, scores: bool = False) -> Written:
+        """What a decoder writes for rows that stay; called only where :attr:`writes` holds.
+
+        Args:
+            encoding: tensors ``(B, T)``, as they were run.
+            rows: ``(R,)`` of ``encoding``.
+            state: what :meth:`run` gave; None where nothing was run.
+            scores: whether to compute those of the answers.
+        """
+        raise NotImplementedError
 
     def path(self, exit_index: int) -> nn.Module:
         """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name.
