@@ -81,7 +81,8 @@ def check_countable(tier: Tier, argument: str, length: int = 8) -> int:
     try:
         counts = [count_macs(tier.path(index), tier.example(length)) for index in sorted({0, len(tier.exits) - 1})]
         if tier.writes:
-            counts.append(count_macs(tier.writing_path(1), tier.example(length)))
+            writing = tier.writing_path(1)
+            counts.append(count_macs(writing, writing.example(length)))
     except Exception as error:  # whatever a foreign model raises on plain token ids
         reason = " ".join(f"{'' if isinstance(error, ValueError) else f'{type(error).__name__}: '}{error}".split())
         raise ValueError(

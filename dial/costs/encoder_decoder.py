@@ -26,20 +26,16 @@ def writing_cost(tier: Tier, longest: int) -> Writing:
     """Coefficients of :attr:`~dial.costs.functions.CostFunction.writing` of a tier that writes.
 
     Args:
-        tier: whose ``writing_path`` holds the encoder too, which is not counted here.
+        tier: what to count.
         longest: tokens of the longest source that will be asked for, at most those that the model takes.
 
     Raises:
         ValueError: no such polynomial holds.
     """
-    encoder: dict[int, int] = {}
-    alone = tier.writing_path(0)
 
     def count(length: int, pieces: int) -> int:
-        example = tier.example(length)
-        if length not in encoder:
-            encoder[length] = count_macs(alone, example)
-        return count_macs(tier.writing_path(pieces), example) - encoder[length]
+        path = tier.writing_path(pieces)
+        return count_macs(path, path.example(length))
 
     return fit_writing(count, longest)
 

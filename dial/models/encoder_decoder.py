@@ -87,7 +87,7 @@ class ReadingPath(nn.Module):
 
 
 class WritingPath(nn.Module):
-    """An encoder, and so many steps of its decoder with caches, as a plain module for counting its operations.
+    """So many steps of a decoder with caches, as a plain module for counting its operations.
 
     Every step takes one piece for each beam and gives the logits of the next. The first one also computes keys and
     values of the source for each beam, as ``generate`` of transformers does, and no later step does so again.
@@ -102,12 +102,22 @@ class WritingPath(nn.Module):
         super().__init__()
         self.model, self.pieces, self.beams = model, pieces, beams
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits ``(B * beams, 1, V)`` of the last step."""
-        states = encoder_states(encoder_of(self.model), input_ids, attention_mask)
+    def example(self, length: int) -> dict[str, Tensor]:
+        """States ``(1, length, D)`` of one source, and its mask."""
+        weight = next(self.model.parameters())
+        states = torch.zeros(1, length, hidden_size(self.model), dtype=weight.dtype, device=weight.device)
+        return {"states": states, "attention_mask": states.new_ones(1, length, dtype=torch.long)}
+
+    def forward(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits ``(B * beams, 1, V)`` of the last step.
+
+        Args:
+            states: last hidden states of the encoder ``(B, T, D)``.
+            attention_mask: ``(B, T)``.
+        """
         states = states.repeat_interleave(self.beams, dim=0)
         mask = None if attention_mask is None else attention_mask.repeat_interleave(self.beams, dim=0)
-        ids, past, logits = input_ids.new_zeros(len(states), 1), None, states
+        ids, past, logits = torch.zeros(len(states), 1, dtype=torch.long, device=states.device), None, states
         for _ in range(self.pieces):
             output = self.model(
                 encoder_outputs=(states,),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from dial.models.encoder_decoder import WritingPath
 from dial.tiers.batching import Batching, Encoding
 
 # (exit or stage, rows, outputs), and where they are asked for the scores that the tier gives itself, to a bool for each
@@ -126,8 +127,8 @@ class TierContract(nn.Module):
         """
         raise NotImplementedError
 
-    def writing_path(self, pieces: int) -> nn.Module:
-        """The encoder and so many steps of the decoder, as :meth:`path`; called only where :attr:`writes` holds."""
+    def writing_path(self, pieces: int) -> WritingPath:
+        """So many steps of the decoder, for counting them; called only where :attr:`writes` holds."""
         raise NotImplementedError
 
     def reference_path(self) -> nn.Module | None:
