@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from lightning_modules.distillation import Distillation
     from lightning_modules.multi_exit import MultiExit
     from lightning_modules.optimizers import SizedAdamW
+    from lightning_modules.seq2seq import Seq2Seq
 
-__all__ = ["Cascade", "Classifier", "Distillation", "MultiExit", "SizedAdamW", "StagedModule"]
+__all__ = ["Cascade", "Classifier", "Distillation", "MultiExit", "Seq2Seq", "SizedAdamW", "StagedModule"]
 PLACES = {
     "Cascade": "cascade",
     "Classifier": "classifier",
     "Distillation": "distillation",
     "MultiExit": "multi_exit",
+    "Seq2Seq": "seq2seq",
     "SizedAdamW": "optimizers",
     "StagedModule": "base",
 }
