@@ -10,7 +10,6 @@ import numpy as np
 from dial.stages.metrics.metrics import METRICS
 from dial.stages.metrics.texts import TextMetric
 
-
 COUNT_RANGE = (0.0, float("inf"))
 """Of what metrics of texts sum up: numbers of n-grams, edits, characters."""
 

@@ -127,13 +127,22 @@ def test_repeats_of_a_distributed_sampler_may_be_written_otherwise() -> None:
         ({"metrics": ("accuracy",)}, r"`metrics` for free text must be of: bleu, chrf, .*; but got 'accuracy'"),
         ({"label_names": ("a", "b")}, r"`metrics` for classification of 2 classes .* 'bleu'. It compares free text"),
         ({"label_names": ()}, r"`metrics` for regression .* 'bleu'. It compares free text"),
-        ({"statistics": {"bleu_length": np.full((60, 2), -1.0)}}, r"`stat_bleu_length_tier0` must be .* but got -1"),
         ({"cut_off": {"tier0": np.zeros(3)}}, r"`cut_off\['tier0'\]` must have shape \(60,\)"),
     ],
 )
 def test_bad_tables_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         text_table(60, 2, **changes)
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+def test_sums_are_counts(value: float) -> None:
+    table = text_table(20)
+    statistics = {**table.statistics, "bleu_total_2": np.full((20, 2), value)}
+    with pytest.raises(
+        ValueError, match=rf"`stat_bleu_total_2_tier0` must lie in its range, 0 to inf, but got {value}"
+    ):
+        dataclasses.replace(table, statistics=statistics)
 
 
 def test_scores_of_logits_do_not_exist_for_free_text() -> None:
