@@ -73,8 +73,8 @@ class Seq2Seq(TierModule):
             )
         if path is not None and tokenizer:
             raise ValueError(
-                f"`tokenizer` is for a model from `config`, but got {tokenizer!r} with `path`, which has its own; leave "
-                "it out."
+                f"`tokenizer` is for a model from `config`, but got {tokenizer!r} with `path`, which has its own; "
+                "leave it out."
             )
         if validation not in ("generation", "loss"):
             raise ValueError(f"`validation` must be generation or loss, but got {validation!r}.")
