@@ -172,4 +172,5 @@ def row_costs(sweep: Sweep, network: StagedModel) -> RowCosts:
     reference = settings.get("reference") or network.tiers[-1].name
     totals = {name: float(lengths.sum()) for name, lengths in table.lengths.items() if lengths.sum()}
     longer = {name: totals[reference] / total for name, total in totals.items() if reference in totals}
-    return RowCosts(list(network.tiers), sweep.costs, settings.get("length", "true"), reference, longer)
+    pieces = {name: float(steps.mean()) for name, steps in table.written.items()}
+    return RowCosts(list(network.tiers), sweep.costs, settings.get("length", "true"), reference, longer, pieces)

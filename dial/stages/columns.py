@@ -64,7 +64,13 @@ class Columns:
     def common(self) -> dict[str, Any]:
         """What every table has of its rows."""
         group = self("group") if "group" in self.names else None
-        return {"split": self("split"), "sample_id": self("sample_id"), "label": self("label"), "group": group}
+        shared = {name: self(name) for name in ("split", "sample_id", "label")}
+        return shared | {"group": group, "references": self.references() if "references" in self.names else None}
+
+    def references(self) -> list[Any]:
+        """One or several texts for each row."""
+        values: list[Any] = self.arrow.column("references").to_pylist()
+        return values
 
 
 def declared_ranges(ranges: Mapping[str, Sequence[float]] | None) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 Columns: ``split``, ``sample_id``, optional ``group``, ``label``; per tier ``length_<tier>`` and ``padded_<tier>``; per
 stage ``output_<stage>`` (list of ``C`` raw logits, fp32), ``prediction_<stage>``, ``<score>_<stage>``,
-``stat_<name>_<stage>``, ``decide_macs_<stage>``, ``macs_<stage>``; and ``macs_reference``. What is no column (schema
+``stat_<name>_<stage>``, ``decide_macs_<stage>``, ``macs_<stage>``; and ``macs_reference``. Where decoders answer, per
+stage ``text_<stage>``, per tier ``written_<tier>`` (tokens) and ``cut_off_<tier>`` (0 or 1), and for free text
+``references`` (list of texts). What is no column (schema
 version, stages with their tiers, metrics, label names, settings) is JSON in the metadata under the key ``dial``. A
 *slim* table has its cost functions there, and lacks the scores, predictions and costs that follow from the rest.
 
@@ -28,8 +30,11 @@ from dial.parquet_checks import KEY, check_about, whole_parquet
 from dial.stages.columns import Columns, declared_ranges
 from dial.stages.foreign import foreign_table
 from dial.stages.stage import Stage
-from dial.stages.table import SCHEMA, WHOLE, StageTable
+from dial.stages.table import SCHEMA, SLIM, WHOLE, StageTable
 from dial.stages.task import Classification, Task, task_of
+
+TIER_COLUMNS = {"length": "lengths", "padded": "padded", "written": "written", "cut_off": "cut_off"}
+"""What columns of a tier are called, and where a table has them."""
 
 
 def save_table(table: StageTable, path: str | Path) -> None:
@@ -38,7 +43,7 @@ def save_table(table: StageTable, path: str | Path) -> None:
     Raises:
         ValueError: two columns would have one name (score ``a`` of stage ``b_c`` and score ``a_b`` of stage ``c``).
     """
-    arrow = _arrow(table, frozenset(), {"schema": WHOLE})
+    arrow = _arrow(table, frozenset(), {"schema": _schema(table, WHOLE)})
     with atomic_write(path) as temporary:
         pq.write_table(arrow, temporary)
 
@@ -54,11 +59,12 @@ def save_slim(table: StageTable, path: str | Path, costs: ModelCosts | None) -> 
     Raises:
         ValueError: as for :func:`save_table`.
     """
-    about = {"schema": SCHEMA} | ({} if costs is None else {"costs": costs.to_json()})
+    about = {"schema": _schema(table, SLIM)} | ({} if costs is None else {"costs": costs.to_json()})
     arrow = _arrow(table, redundant(table, costs), about)
     floats = [field.name for field in arrow.schema if pa.types.is_floating(field.type)]
     logits = [field.name for field in arrow.schema if pa.types.is_fixed_size_list(field.type)]
-    repeated = [name for name in arrow.column_names if name not in (*floats, *logits, "sample_id")]
+    texts = [field.name for field in arrow.schema if pa.types.is_list(field.type)]
+    repeated = [name for name in arrow.column_names if name not in (*floats, *logits, *texts, "sample_id")]
     with atomic_write(path) as temporary:
         pq.write_table(
             arrow,
@@ -68,6 +74,11 @@ def save_slim(table: StageTable, path: str | Path, costs: ModelCosts | None) -> 
             use_dictionary=repeated,
             use_byte_stream_split=[*floats, *(f"{name}.list.element" for name in logits)],
         )
+
+
+def _schema(table: StageTable, least: int) -> int:
+    """Version of the file: readers that do not know texts must not read one that holds them."""
+    return least if table.texts is None and table.references is None and not table.task.written else SCHEMA
 
 
 def _arrow(table: StageTable, omitted: Collection[str], more: dict[str, Any]) -> pa.Table:
@@ -99,13 +110,17 @@ def _columns(table: StageTable, omitted: Collection[str]) -> Iterator[tuple[str,
     if table.group is not None:
         yield "group", table.group
     yield "label", table.label
-    for kind, by_tier in (("length", table.lengths), ("padded", table.padded)):
-        yield from ((f"{kind}_{tier}", values) for tier, values in by_tier.items())
+    if table.references is not None:
+        yield "references", pa.array([list(row) for row in table.references], pa.list_(pa.string()))
+    for kind, field in TIER_COLUMNS.items():
+        yield from ((f"{kind}_{tier}", values) for tier, values in getattr(table, field).items())
     scores = {name: values for name, values in table.scores.items() if name not in omitted}
     for index, stage in enumerate(table.stage_names):
         if table.outputs is not None:
             flat = pa.array(np.ascontiguousarray(table.outputs[:, index]).reshape(-1))
             yield f"output_{stage}", pa.FixedSizeListArray.from_arrays(flat, table.outputs.shape[-1])
+        if table.texts is not None:
+            yield f"text_{stage}", pa.array(table.texts[:, index].tolist(), pa.string())
         if "prediction" not in omitted:
             yield f"prediction_{stage}", table.predictions[:, index]
         yield from ((f"{name}_{stage}", values[:, index]) for name, values in scores.items())
@@ -185,17 +200,17 @@ def _own(
     stages = tuple(Stage(**stage) for stage in about["stages"])
     names, tiers = [stage.name for stage in stages], list(dict.fromkeys(stage.tier for stage in stages))
     outputs = columns.per_stage("output_{}", names) if f"output_{names[0]}" in columns.names else None
-    lengths, padded = columns.by_tier("length", tiers), columns.by_tier("padded", tiers)
+    by_tier = {field: columns.by_tier(kind, tiers) for kind, field in TIER_COLUMNS.items()}
     table = StageTable(
         **columns.common(),
-        **_costs(columns, about, stages, lengths, padded),
+        **_costs(columns, about, stages, by_tier["lengths"], by_tier["padded"]),
         stages=stages,
         outputs=outputs,
         predictions=_predictions(columns, names, outputs, task_of(about["label_names"])),
         scores={name: columns.per_stage(name + "_{}", names) for name in _given(columns, about["scores"], names[0])},
         statistics={name: columns.per_stage(f"stat_{name}_{{}}", names) for name in about["statistics"]},
-        lengths=lengths,
-        padded=padded,
+        **by_tier,
+        texts=columns.per_stage("text_{}", names) if f"text_{names[0]}" in columns.names else None,
         metrics=tuple(about["metrics"]),
         label_names=tuple(about["label_names"]),
         settings=about["settings"] | declared_ranges({**about["settings"].get("ranges", {}), **(ranges or {})}),

@@ -25,14 +25,12 @@ class Written(NamedTuple):
 
     Attributes:
         texts: R answers.
-        predictions: ``(R,)`` float64: classes, -1 where an answer is no label word; numbers; NaN for free text.
         generated: ``(R,)`` steps that the decoder took, which is what each row is charged.
         limited: ``(R,)`` bool, whether the answer was cut off by the limit of its length.
         scores: ``(R,)`` float64 by name, where they were asked for: those that only a finished answer tells.
     """
 
     texts: list[str]
-    predictions: Tensor
     generated: Tensor
     limited: Tensor
     scores: Scores

@@ -152,6 +152,7 @@ def build_text_tier(
     label_names: Sequence[str],
     max_length: int,
     max_new_tokens: int | None = None,
+    beams: int | None = None,
     name: str = "model",
     argument: str = "config",
 ) -> TextToTextTier:
@@ -164,6 +165,7 @@ def build_text_tier(
         label_names: the label words; ``*`` alone for free text, empty for numbers.
         max_length: tokens kept of a source.
         max_new_tokens: pieces of an answer.
+        beams: width of the search; default 1, greedy.
         name: what the tier is called in tables and figures.
         argument: how the user calls ``config``, for error messages.
 
@@ -194,7 +196,7 @@ def build_text_tier(
     with quiet():
         model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(kind, **settings))
     kept = length_kept(read, model, max_length, name, argument)
-    view = View(path=name, max_new_tokens=max_new_tokens)
+    view = View(path=name, max_new_tokens=max_new_tokens, beams=beams)
     tier = TextToTextTier(name, view, model.train(), read, kept, list(label_names), pieces=tokenizer)
     if read is not None:
         settle(tier, argument, place=tokenizer)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from datamodules.labels import is_free_text
 from dial.models.encoder_decoder import ReadingPath, WritingPath, encoder_of, encoder_states
 from dial.models.energy_head import HEAD_SCORES, EnergyHead
-from dial.models.generation import Generated, Generation, generate
+from dial.models.generation import Generation, generate
 from dial.models.pieces import build_piece_tokenizer
 from dial.models.saved_head import save_head
 from dial.tiers.batching import Encoding
@@ -23,9 +21,6 @@ from dial.tiers.contract import GoOn, Written
 from dial.tiers.tier import Tier
 
 MAX_NEW_TOKENS = 64  # pieces of an answer, where neither the view nor the model says
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*")
-NO_CLASS = -1
-"""Prediction of an answer that is no label word: it equals no label, and so is wrong."""
 
 
 @dataclass
@@ -39,7 +34,6 @@ class Read:
 
     states: Tensor
     mask: Tensor | None
-    generated: Generated | None = field(default=None)
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """States and mask of some rows ``(R,)``, without columns that are padding in all of them."""
@@ -74,12 +68,10 @@ class TextToTextTier(Tier):
         self.head, self.pieces = head, pieces
         self.exits = ["final"]
         own = self.model.generation_config
-        self.generation = Generation(
-            beams=self.view.beams or 1,
-            max_new_tokens=self.view.max_new_tokens or self.card.get("max_new_tokens") or MAX_NEW_TOKENS,
-        )
-        own.max_length = None  # a limit of the other kind, which `generate` would warn of at each call
-        self._classes = {word.strip(): index for index, word in enumerate(self.label_names)}
+        limit = self.view.max_new_tokens or own.max_new_tokens or (own.max_length or MAX_NEW_TOKENS + 1) - 1
+        self.generation = Generation(beams=self.view.beams or 1, max_new_tokens=limit)
+        # What is saved with the model; a limit of the other kind would have `generate` warn at each call.
+        own.max_new_tokens, own.max_length = limit, None
 
     @property
     def model_scores(self) -> tuple[str, ...]:
@@ -147,22 +139,19 @@ class TextToTextTier(Tier):
         states, mask = (state or self.read(encoding)).take(rows)
         generated = generate(self.model, states, mask, self.generation, scores)
         texts = self.tokenizer.batch_decode(generated.tokens, skip_special_tokens=True)
-        return Written(texts, self.predictions(texts), generated.steps, generated.limited, generated.scores)
+        return Written(texts, generated.steps, generated.limited, generated.scores)
 
-    def predictions(self, texts: Sequence[str]) -> Tensor:
-        """What texts mean, ``(R,)`` float64: classes, -1 where one is no label word; numbers; of free text NaN.
+    def forced(self, encoding: Encoding, labels: Tensor) -> Tensor:
+        """Logits ``(B, T, V)`` in float32 behind the pieces of targets, each read whatever the model would write.
 
-        A number that cannot be read is 0.
-
-        Example: of the label words no and yes, ``yes `` is 1 and ``maybe`` is -1.
+        Args:
+            encoding: tensors ``(B, S)`` of the sources.
+            labels: ``(B, T)`` pieces, -100 behind the end.
         """
-        if is_free_text(self.label_names):
-            return torch.full((len(texts),), torch.nan, dtype=torch.float64)
-        if self.label_names:
-            found = [self._classes.get(text.strip(), NO_CLASS) for text in texts]
-        else:
-            found = [float(text) if NUMBER.fullmatch(text) else 0.0 for text in texts]  # type: ignore[misc]
-        return torch.tensor(found, dtype=torch.float64)
+        inputs = {k: v for k, v in self.batching.arranged(encoding).items() if k in self._accepted}
+        before = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
+        logits: Tensor = self.model(**inputs, decoder_input_ids=before, use_cache=False).logits
+        return logits.float()
 
     # ---- costs ----
 

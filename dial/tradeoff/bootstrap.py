@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dial.stages.metrics.metrics import Metric
+from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.curve import ROUNDING, Curve
 from dial.tradeoff.taken import Taken, row_statistics, super_alone, units_of

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from dial.stages.metrics.metrics import Mean, Metric
+from dial.stages.metrics.base import Mean, Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import Interval, percentile_interval
 from dial.tradeoff.curve import Curve

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from scipy.sparse import csr_array
 
-from dial.stages.metrics.metrics import Metric
+from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.events import Events
 from dial.tradeoff.quantiles import Quantiles

@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from dial.stages.metrics.metrics import Metric
+from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.calibration import Chooser
 from dial.tradeoff.curve import midway

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dial.stages.metrics.metrics import Mean, Metric
+from dial.stages.metrics.base import Mean, Metric
 from dial.stages.metrics.metrics import metric as metric_named
 from dial.stages.table import StageTable
 

@@ -253,7 +253,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     arrow = pq.read_table(tmp_path / "new.parquet")
     about = {**json.loads(arrow.schema.metadata[b"dial"]), "schema": 9}
     pq.write_table(arrow.replace_schema_metadata({b"dial": json.dumps(about)}), tmp_path / "new.parquet")
-    with pytest.raises(ValueError, match=r"schema up to 2, but .* has 9. Update DIAL"):
+    with pytest.raises(ValueError, match=r"schema up to 3, but .* has 9. Update DIAL"):
         load_table(tmp_path / "new.parquet")
 
 
