@@ -194,6 +194,15 @@ class VocabularyHead(EnergyHead):
         self.narrow = nn.Linear(config.hidden_size, width, bias=False) if config.bottleneck else nn.Identity()
         self.output = nn.Linear(width, config.outputs)
 
+    def of_positions(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Logits ``(P, C)`` of the P unpadded positions alone, row after row.
+
+        Args:
+            states: ``(B, T, D)``.
+            mask: ``(B, T)``.
+        """
+        return self.logits(states[mask.bool()])
+
     def logits(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits ``(B, T, C)``, those of padding meaningless; see :meth:`EnergyHead.logits`."""
         with torch.autocast(states.device.type, enabled=False):

@@ -306,9 +306,9 @@ def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / "new"
+        made.mkdir()
         with quiet():
-            tier.model.save_pretrained(made)  # type: ignore[operator]
-            tier.tokenizer.save_pretrained(made)
+            tier.save(made)
         (made / CARD).write_text(json.dumps(dict(card), indent=2, sort_keys=True) + "\n")
         old = Path(scratch) / "old"
         if folder.exists():

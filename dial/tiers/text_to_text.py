@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from dial.models.encoder_decoder import ReadingPath, WritingPath, encoder_of, en
 from dial.models.energy_head import HEAD_SCORES, EnergyHead
 from dial.models.generation import Generation, generate
 from dial.models.pieces import build_piece_tokenizer
+from dial.models.saved_head import save_head
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn, Written
 from dial.tiers.tier import Tier
@@ -53,9 +55,13 @@ class TextToTextTier(Tier):
         head: energy head on the encoder's states; None for a tier that cannot decide, such as a Super.
         pieces: kind of tokenizer to build: ``pieces`` or ``characters``.
         settings: those of :class:`Tier`.
+
+    Attributes:
+        apart: whether :meth:`save` writes the head alone, for a folder that a tier names as its ``head``.
     """
 
     writes = answers_later = True
+    apart = False
 
     def __init__(self, *args: Any, head: EnergyHead | None = None, pieces: str = "pieces", **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -84,6 +90,13 @@ class TextToTextTier(Tier):
         for name, value in sorted(self.head.state_dict().items() if self.head is not None else ()):
             digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:12]
+
+    def save(self, folder: Path) -> None:
+        """See :class:`Tier`; with the head, or the head alone."""
+        if not self.apart:
+            super().save(folder)
+        if self.head is not None:
+            save_head(self.head, folder)
 
     # ---- reading and deciding ----
 
@@ -146,7 +159,7 @@ class TextToTextTier(Tier):
         """See :class:`TierContract`."""
         return ReadingPath(self.model, self.head)
 
-    def writing_path(self, pieces: int) -> nn.Module:
+    def writing_path(self, pieces: int) -> WritingPath:
         """See :class:`TierContract`."""
         return WritingPath(self.model, pieces, self.generation.beams)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -237,6 +238,11 @@ class Tier(TierContract):
         if "token_type_ids" in self._accepted and "token_type_ids" in names:
             encoding["token_type_ids"] = torch.zeros_like(ids)
         return encoding
+
+    def save(self, folder: Path) -> None:
+        """Write what a folder needs for :func:`~dial.tiers.loading.load_tier` and the Auto classes of transformers."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def describe(self) -> dict[str, Any]:
         """Where it came from, how it is used, its fingerprint and its size."""
