@@ -41,7 +41,8 @@ from dial.tiers.reading import reason_of
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
-lightning_modules.Distillation, lightning_modules.Seq2Seq, lightning_modules.SizedAdamW  # noqa: B018
+lightning_modules.Distillation, lightning_modules.EnergyHead, lightning_modules.Seq2Seq  # noqa: B018
+lightning_modules.SizedAdamW  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 datamodules.TextToTextDataModule  # noqa: B018
 
