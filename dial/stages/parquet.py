@@ -9,7 +9,9 @@ version, stages with their tiers, metrics, label names, settings) is JSON in the
 *slim* table has its cost functions there, and lacks the scores, predictions and costs that follow from the rest.
 
 A *foreign* table, written by anything else, needs ``split``, ``sample_id``, ``label`` and per stage ``macs_<stage>``
-with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived, but what the costs are must be said.
+with ``output_<stage>``, ``prediction_<stage>`` or ``text_<stage>``; the rest is derived, but what the costs are must be
+said. Free text needs ``references`` instead of ``label``; or, without texts, the sums ``stat_<name>_<stage>`` of a
+metric.
 """
 
 from __future__ import annotations
