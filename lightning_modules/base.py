@@ -53,6 +53,11 @@ class StagedModule(LightningModule):
         return {tier.encoding_key: (tier.tokenizer, tier.max_length) for tier in self.tiers_at_work}
 
     @property
+    def plain_keys(self) -> set[str]:
+        """Encoding keys of the tiers that read texts and pairs as they are, not in the form for models that write."""
+        return {tier.encoding_key for tier in self.tiers_at_work if not tier.writes}
+
+    @property
     def tiers_at_work(self) -> list[Tier]:
         """Tiers that will read the data's rows."""
         return list(self.network.tiers)

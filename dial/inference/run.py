@@ -132,6 +132,9 @@ def load_network(sweep: Sweep, places: Mapping[str, str], device: str) -> Staged
     if unknown:
         raise ValueError(f"`tiers` allows {', '.join(known)}, but got {', '.join(unknown)}.")
     loaded = [_load(sweep, name, about, places.get(name)) for name, about in known.items()]
+    for tier in loaded:
+        if tier.writes:
+            tier.source_form = sweep.settings.get("source_form")
     slow_bf16((tier.view.dtype for tier in loaded), device)
     return StagedModel(loaded).to(torch.device(device)).eval()
 

@@ -32,8 +32,8 @@ def configuration(table: StageTable, settings: SweepSettings) -> str:
     }
     identity: Any = {key: value for key, value in table.settings.items() if key not in NO_IDENTITY}
     if not table.settings.get("tiers"):
-        contents = (table.label, table.predictions, table.macs, table.macs_reference, *table.scores.values())
-        identity = fingerprint(*contents)
+        contents = (table.label, table.predictions, table.macs, table.macs_reference)
+        identity = fingerprint(*contents, *table.scores.values(), *table.statistics.values())
     partial = bool(table.settings.get("partial"))
     return configuration_of(settings, table.metrics, table.stages, identity, None if partial else rows)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from dial.stages import scores as score_functions
 from dial.stages.metrics.base import UNIT_RANGE, Mean, Metric, columns
+from dial.stages.metrics.groups import GroupAccuracy
 from dial.stages.metrics.metrics import AGREEMENT, METRICS, NAMED
 from dial.stages.metrics.texts import TextMetric
 from dial.stages.repeats import check_repeats, distinct
@@ -191,7 +192,9 @@ class StageTable:
         exact = {"labels": self.label, **{f"lengths for {tier}": values for tier, values in self.lengths.items()}}
         if self.outputs is not None:
             close = {"outputs": self.outputs}
-        elif self.task.written:  # another batch can give another text, and so other sums; what it is to be is the same
+        elif (
+            self.texts is not None
+        ):  # another batch can give another text, and so other sums; what it is to be is the same
             close = {f"`{name}`": values for name, values in self.scores.items()}
             exact |= {} if self.references is None else {"references": self.references}
         else:
@@ -320,6 +323,11 @@ def check_names(table: StageTable) -> None:
     for name in table.metrics:
         if name not in table.statistics:
             table.task.check_metric(name)
+    if GroupAccuracy.name in table.metrics and table.group is None:
+        raise ValueError(
+            f"`metrics` with {GroupAccuracy.name} need a column `group`, such as the question that a row answers, but "
+            "the table has none. Add it, or leave the metric out."
+        )
 
 
 def check_labels(table: StageTable) -> None:

@@ -49,6 +49,7 @@ class TierContract(nn.Module):
         model_scores: names of the scores that it gives itself, where what decides is no function of the outputs.
         drops_rows: whether exited rows are in no later layer.
         answers_later: whether :meth:`answer` computes more than what decided, for the rows that stay.
+        source_form: how a text ``{0}`` or pair ``{0}``, ``{1}`` is read; None: as it is.
         writes: whether an answer is a text that a decoder generates, whose cost depends on its own length too.
     """
 
@@ -61,6 +62,7 @@ class TierContract(nn.Module):
     model_scores: Any = ()
     drops_rows: bool = False
     answers_later: bool = False
+    source_form: str | None = None
     writes: bool = False
 
     @property

@@ -9,10 +9,13 @@ from functools import cached_property
 import numpy as np
 
 from dial.stages.metrics.base import Mean, Metric
+from dial.stages.metrics.groups import GroupAccuracy
 from dial.stages.metrics.metrics import metric as metric_named
+from dial.stages.metrics.texts import TextMetric
 from dial.stages.table import StageTable
 
 DRAWS, DRAWN_ROWS = 25, 50_000
+ROUNDING = 1e-12  # share of the largest gain that is rounding error
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +117,10 @@ def super_alone(table: StageTable) -> Taken:
 def metric_of(table: StageTable, name: str | None = None) -> Metric:
     """A metric of this table: a column of its own statistics, or one by name (default: the table's first)."""
     name = table.metrics[0] if name is None else name
-    return Mean(name, table.range_of(name)) if name in table.statistics else metric_named(name)
+    if name in table.statistics:
+        return Mean(name, table.range_of(name))
+    metric = metric_named(name)
+    return GroupAccuracy(units_of(table)) if isinstance(metric, GroupAccuracy) else metric
 
 
 def row_statistics(table: StageTable, metric: Metric) -> np.ndarray:
@@ -143,8 +149,34 @@ def units_of(table: StageTable) -> np.ndarray:
 
 def quality_at(table: StageTable, name: str, stages: np.ndarray) -> float:
     """A metric when every row stops at its stage ``(N,)``; any metric, additive or not."""
-    answers = table.statistics.get(name, table.predictions)[np.arange(len(stages)), stages]
-    return metric_of(table, name).evaluate(table.label, answers, table.task.classes)
+    metric, rows = metric_of(table, name), np.arange(len(stages))
+    if isinstance(metric, TextMetric):
+        return float(metric.value(row_statistics(table, metric)[rows, stages].sum(axis=0)))
+    answers = table.statistics.get(name, table.predictions)[rows, stages]
+    return metric.evaluate(table.label, answers, table.task.classes)
+
+
+def row_gains(table: StageTable, name: str) -> np.ndarray:
+    """How good each answer of each row is, ``(N, S)``; only differences within a row matter.
+
+    Of free text it is what the answer adds to the metric where all other rows have the last stage's: for a metric that
+    is no mean, to first order.
+    """
+    if name in table.statistics:
+        return table.statistics[name]
+    if not table.task.written:
+        return table.task.gains(table.predictions, table.label)
+    metric, statistics = table.metric_statistics(name)
+    gains: np.ndarray = statistics @ metric.gradient(statistics[:, -1].sum(axis=0))
+    return gains
+
+
+def right_rows(table: StageTable) -> np.ndarray:
+    """Which answers are right, ``(N, S)``; of free text those that are worth as much as the last stage's."""
+    if table.task.written:
+        gains = row_gains(table, table.metrics[0])
+        return np.asarray(gains >= gains[:, -1:] - ROUNDING * np.abs(gains).max(initial=0))
+    return np.asarray(table.predictions == table.label[:, None])
 
 
 def quality_of(taken: Taken, name: str | None = None) -> float:
