@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from dial.costs.counting import RowCosts, network_costs
+from dial.costs.functions import ModelCosts
 from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
 from dial.stages.scores import SCORES, random_score
@@ -40,7 +42,14 @@ def networks(kind: str) -> StagedModel:
     return StagedModel(tiers).eval()
 
 
-def table_of(network: StagedModel, units: list[str], seed: int = 0) -> StageTable:
+@cache
+def counted(kind: str) -> ModelCosts:
+    """Cost functions of the tiers, which take a second each to count."""
+    network = networks(kind)
+    return network_costs(network.tiers, {tier.name: np.arange(1, 33) for tier in network.tiers})
+
+
+def table_of(kind: str, network: StagedModel, units: list[str], seed: int = 0) -> StageTable:
     """The stage table, each row alone."""
     answered, lengths = [], {tier.name: [] for tier in network.tiers}
     for unit in units:
@@ -56,7 +65,7 @@ def table_of(network: StagedModel, units: list[str], seed: int = 0) -> StageTabl
         name: np.concatenate([each.generated[name].numpy() for each in answered]) for name in answered[0].generated
     }
     known = {name: np.array(values) for name, values in lengths.items()}
-    costs = network_costs(network.tiers, known).columns(network.stages, known, known, generated=written)
+    costs = counted(kind).columns(network.stages, known, known, generated=written)
     texts = np.concatenate([each.texts for each in answered])
     return StageTable(
         split=np.full(len(units), "test"),
@@ -87,8 +96,7 @@ def rule_of(table: StageTable, score: str, quantile: float = 0.5) -> Rule:
 def test_answers_and_costs_equal_the_replay_at_any_batch_size(kind: str) -> None:
     network = networks(kind)
     units = small.texts(ROWS)
-    table = table_of(network, units)
-    counted = network_costs(network.tiers, table.lengths)
+    table = table_of(kind, network, units)
     for score, sizes in ((network.routing_scores[0], (1, 7, 64)), ("random", (7,))):
         rule = rule_of(table, score)
         stages = rule.replay(table)
@@ -96,7 +104,7 @@ def test_answers_and_costs_equal_the_replay_at_any_batch_size(kind: str) -> None
         near = (np.abs(table.scores[score][:, :-1] - rule.thresholds) < 1e-5).any(axis=1)
         complete = type(rule)(score, rule.thresholds, tuple(stage.name for stage in network.stages))
         pieces = {name: float(values.mean()) for name, values in table.written.items()}
-        costs = RowCosts(list(network.tiers), counted, pieces=pieces)
+        costs = RowCosts(list(network.tiers), counted(kind), pieces=pieces)
         for size in sizes:
             answers = list(Executor(network, complete, size, costs=costs).run(units))
             taken = np.array([answer.stage for answer in answers])
@@ -114,9 +122,10 @@ def test_answers_and_costs_equal_the_replay_at_any_batch_size(kind: str) -> None
 
 
 def test_the_decoder_runs_for_the_rows_that_stay_and_the_encoder_for_all() -> None:
-    network = networks("free text")
+    kind = "free text"
+    network = networks(kind)
     units = small.texts(ROWS)
-    table = table_of(network, units)
+    table = table_of(kind, network, units)
     rule = rule_of(table, "energy", 0.7)
     counts = {"read": 0, "written": 0}
     swift = network.tiers[0]
@@ -161,9 +170,10 @@ def test_scores_that_decide_are_those_of_heads_and_of_classifiers() -> None:
 
 
 def test_decide_gives_the_scores_without_writing() -> None:
-    network = networks("label words")
+    kind = "label words"
+    network = networks(kind)
     units = small.texts(8)
-    table = table_of(network, units)
+    table = table_of(kind, network, units)
     for tier in network.tiers:
         tier.write = lambda *_: pytest.fail("a decoder ran")  # type: ignore[method-assign]
     encodings = {t.encoding_key: Tokeniser(t).collate(Tokeniser(t)(units)) for t in network.tiers}
