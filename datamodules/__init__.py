@@ -7,12 +7,14 @@ if TYPE_CHECKING:
     from datamodules.base import SequenceDataModule
     from datamodules.glue import GLUEDataModule
     from datamodules.graded import GradedSentimentDataModule
+    from datamodules.number_words import NumberWordsDataModule
     from datamodules.text import TextDataModule
     from datamodules.text_to_text_files import TextToTextDataModule
 
 __all__ = [
     "GLUEDataModule",
     "GradedSentimentDataModule",
+    "NumberWordsDataModule",
     "SequenceDataModule",
     "TextDataModule",
     "TextToTextDataModule",
@@ -21,6 +23,7 @@ __all__ = [
 _HOMES = {
     "GLUEDataModule": "glue",
     "GradedSentimentDataModule": "graded",
+    "NumberWordsDataModule": "number_words",
     "SequenceDataModule": "base",
     "TextDataModule": "text",
     "TextToTextDataModule": "text_to_text_files",
