@@ -195,7 +195,10 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
-        (foreign().drop(columns=["output_swift", "output_big_swift"]), ["'output_<stage>', 'prediction_<stage>' or 'text_<stage>'"]),
+        (
+            foreign().drop(columns=["output_swift", "output_big_swift"]),
+            ["'output_<stage>', 'prediction_<stage>' or 'text_<stage>'"],
+        ),
         (foreign(output_swift=[np.zeros(2)] * 12), ["as many logits at every stage", "[2, 3]"]),
         (
             foreign(output_swift=[np.zeros(3)] * 11 + [np.zeros(2)]),
