@@ -37,17 +37,20 @@ def test_targets_are_read_back_as_the_labels(tmp_path: Path, task: str) -> None:
         assert read.tolist() == data.rows(role).label.tolist()
 
 
-def test_models_that_read_units_as_they_are_get_them(tiny_tokenizer, tmp_path: Path) -> None:
+def test_models_that_read_units_as_they_are_get_them(tiny_tokenizer, tmp_path: Path, monkeypatch) -> None:
     from tests.datamodules.stub import Recorder
     from tests.datamodules.test_base import make_trainer
 
     class Mixed(Recorder):
         plain_keys = ("encoder",)
 
+    checked: list[list[str]] = []  # the label words are all unknown to this tokenizer
+    monkeypatch.setattr("datamodules.text_to_text.check_words_differ", lambda words, tokenizer: checked.append(words))
     folder = str(write_task(tmp_path, "rte", train=200))
     data = GLUEAsTextDataModule("rte", source=folder, batch_size=8)
     module = Mixed({"encoder": (tiny_tokenizer, 32), "decoder": (tiny_tokenizer, 64)})
     make_trainer(tmp_path).test(module, datamodule=data, verbose=False)
+    assert checked == [["entailment", "not_entailment"]]  # for the decoder alone
     rows = data.rows("test")
     for row, (first, second) in enumerate(rows.units()):
         assert data.tokens("test", "encoder").row(row).tolist() == tiny_tokenizer(first, second)["input_ids"]
