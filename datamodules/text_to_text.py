@@ -50,6 +50,14 @@ class TextToText(SequenceDataModule):
         """The label words; ``*`` alone for free text, empty for numbers."""
         return [ANY_TEXT]
 
+    @property
+    def source_form(self) -> str | None:
+        """How a text (``{0}``) or pair (``{0}``, ``{1}``) becomes what models that write read; None: as it is.
+
+        ``dial predict`` puts the rows of other files into this form.
+        """
+        return None
+
     def references(self, role: str) -> list[tuple[str, ...]]:
         """What the rows of a role may be answered, each one or several texts."""
         rows = self.rows(role)

@@ -58,6 +58,11 @@ class TextToTextDataModule(TextToText, FilesDataModule):
         """The label words; ``*`` alone for free text, empty for numbers."""
         return list(self._label_names)
 
+    @property
+    def source_form(self) -> str | None:
+        """The prefix and the text behind it."""
+        return f"{self.prefix.replace('{', '{{').replace('}', '}}')}{{0}}" if self.prefix else None
+
     def read(self, role: str) -> Rows:
         """Read the role's file.
 

@@ -53,6 +53,11 @@ class StagedModule(LightningModule):
         return {tier.encoding_key: (tier.tokenizer, tier.max_length) for tier in self.tiers_at_work}
 
     @property
+    def plain_keys(self) -> set[str]:
+        """Encoding keys of the tiers that read texts and pairs as they are, not in the form for models that write."""
+        return {tier.encoding_key for tier in self.tiers_at_work if not tier.writes}
+
+    @property
     def tiers_at_work(self) -> list[Tier]:
         """Tiers that will read the data's rows."""
         return list(self.network.tiers)
@@ -140,7 +145,8 @@ class StagedModule(LightningModule):
     def rows_of(self, batch: Batch) -> dict[str, Any]:
         """Ids and labels ``(B,)``, ``logits`` ``(B, S, C)``, and per tier ``lengths`` and ``padded`` ``(B,)``.
 
-        With them, by name, the scores ``model_scores`` ``(B, S)`` that stages give themselves.
+        With them, by name, the scores ``model_scores`` ``(B, S)`` that stages give themselves. Where decoders write
+        there are ``texts`` ``(B, S)`` in place of logits, and per tier ``written`` and ``cut_off`` ``(B,)``.
         """
         encodings = batch["encodings"]
         lengths, padded = {}, {}
@@ -149,12 +155,10 @@ class StagedModule(LightningModule):
             lengths[tier.name] = mask.sum(dim=1)
             alone = tier.batching.equal_length  # then nothing is padded, whatever the batch holds
             padded[tier.name] = lengths[tier.name] if alone else torch.full_like(lengths[tier.name], mask.shape[1])
+        rows = {"sample_id": batch["sample_id"], "label": batch["label"], "lengths": lengths, "padded": padded}
+        if self.network.writes:
+            answered = self.network.answered(encodings)
+            written = {"texts": answered.texts, "written": answered.generated, "cut_off": answered.limited}
+            return rows | {"model_scores": answered.scores} | written
         logits, scores = self.network.decide(encodings)
-        return {
-            "sample_id": batch["sample_id"],
-            "label": batch["label"],
-            "logits": logits,
-            "model_scores": scores,
-            "lengths": lengths,
-            "padded": padded,
-        }
+        return rows | {"logits": logits, "model_scores": scores}

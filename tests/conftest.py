@@ -116,6 +116,38 @@ def tiny_bert(make_tiny_bert: Callable[..., Path]) -> Path:
     return make_tiny_bert()
 
 
+@pytest.fixture(scope="session")
+def make_tiny_t5(tmp_path_factory) -> Callable[..., Path]:
+    """Function that saves a random tiny T5 with a tokenizer of pieces and gives its folder.
+
+    Arguments: `layers` of each half, `seed`, and any further setting of `T5Config`.
+    """
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from dial.models.pieces import build_piece_tokenizer
+
+    def make(layers: int = 2, seed: int = 0, **settings: object) -> Path:
+        tokenizer = build_piece_tokenizer([" ".join(WORDS), "negative positive"], "pieces", 120, 32)
+        sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": layers, "dropout_rate": 0.1}
+        special = {"pad_token_id": 0, "eos_token_id": tokenizer.eos_token_id, "decoder_start_token_id": 0}
+        config = T5Config(vocab_size=len(tokenizer), **{**sizes, **special, **settings})
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = T5ForConditionalGeneration(config).eval()
+        folder = tmp_path_factory.mktemp("tiny-t5")
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(make_tiny_t5: Callable[..., Path]) -> Path:
+    """Folder of a T5 with two layers in each half."""
+    return make_tiny_t5()
+
+
 # What changes the process that imports it (examples register themselves, packages are hidden) is left to its own tests.
 collect_ignore = [
     "additions/dataset.py", "additions/policy.py", "additions/score.py", "own/mean_rule.py", "scripts/hide_packages.py"

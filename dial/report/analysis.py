@@ -340,7 +340,8 @@ class Analysis:
                 result[str(convention)] = f"the table lacks {missing[0]}"
                 continue
             try:
-                spent = self.costs.columns(self.rows.stages, self.rows.lengths, self.rows.padded, convention, reference)
+                rows = self.rows
+                spent = self.costs.columns(rows.stages, rows.lengths, rows.padded, convention, reference, rows.written)
                 result[str(convention)] = dataclasses.replace(self.rows, **spent)
             except ValueError as error:  # such as a piecewise cost that was never counted at this length
                 result[str(convention)] = str(error).rstrip(".")

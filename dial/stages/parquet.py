@@ -205,7 +205,7 @@ def _own(
     by_tier = {field: columns.by_tier(kind, tiers) for kind, field in TIER_COLUMNS.items()}
     table = StageTable(
         **columns.common(),
-        **_costs(columns, about, stages, by_tier["lengths"], by_tier["padded"]),
+        **_costs(columns, about, stages, by_tier),
         stages=stages,
         outputs=outputs,
         predictions=_predictions(columns, names, outputs, task_of(about["label_names"])),
@@ -236,11 +236,12 @@ def _predictions(columns: Columns, names: Sequence[str], outputs: np.ndarray | N
 
 
 def _costs(
-    columns: Columns, about: dict[str, Any], stages: tuple[Stage, ...], lengths: dict[str, Any], padded: dict[str, Any]
+    columns: Columns, about: dict[str, Any], stages: tuple[Stage, ...], by_tier: dict[str, dict[str, Any]]
 ) -> dict[str, np.ndarray]:
     """Costs of the rows: the columns, or what the cost functions in the metadata give."""
     if "costs" in about and "macs_reference" not in columns.names:
-        return _derived(ModelCosts.from_json(about["costs"]), stages, lengths, padded, about["settings"])
+        lengths, padded, written = (by_tier[field] for field in ("lengths", "padded", "written"))
+        return _derived(ModelCosts.from_json(about["costs"]), stages, lengths, padded, about["settings"], written)
     names = [stage.name for stage in stages]
     return {
         **{name: columns.per_stage(name + "_{}", names) for name in ("decide_macs", "macs")},
@@ -254,9 +255,11 @@ def _derived(
     lengths: Mapping[str, np.ndarray],
     padded: Mapping[str, np.ndarray],
     settings: Mapping[str, Any],
+    written: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Costs at the length convention and for the reference that a table's settings name."""
-    return costs.columns(stages, lengths, padded, settings.get("length", "true"), settings.get("reference"))
+    convention, reference = settings.get("length", "true"), settings.get("reference")
+    return costs.columns(stages, lengths, padded, convention, reference, written)
 
 
 def redundant(table: StageTable, costs: ModelCosts | None) -> set[str]:
@@ -278,7 +281,7 @@ def redundant(table: StageTable, costs: ModelCosts | None) -> set[str]:
     if costs is None:
         return found
     try:
-        derived = _derived(costs, table.stages, table.lengths, table.padded, table.settings)
+        derived = _derived(costs, table.stages, table.lengths, table.padded, table.settings, table.written)
     except (KeyError, ValueError):  # a tier without lengths: the columns stay
         return found
     same = all(np.array_equal(values, getattr(table, name)) for name, values in derived.items())

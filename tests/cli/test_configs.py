@@ -19,7 +19,7 @@ def stem(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def overrides(make_tiny_bert):
+def overrides(make_tiny_bert, make_tiny_t5):
     """Function: what a model configuration leaves to the user, and tiny local stand-ins for what it names."""
 
     def of(name: str) -> list[str]:
@@ -28,6 +28,7 @@ def overrides(make_tiny_bert):
             "bilstm": [f"--model.teacher={tier}"],
             "cascade": [f"--model.tiers=[{make_tiny_bert(layers=1)}, {tier}]"],
             "demo_super": [],
+            "energy_head": [f"--model.path={make_tiny_t5()}", "--model.max_length=32"],
             "demo_swift": [f"--model.teacher={tier}"],
             "distil": [f"--model.path={tier}", f"--model.teacher={tier}"],
             "teaching_assistant": [f"--model.path={tier}", f"--model.teacher={tier}"],
