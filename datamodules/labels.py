@@ -22,6 +22,9 @@ REMEDY = "Correct the file or `label_names`."
 ANY_TEXT = "*"
 """The only label name of data whose answers are free text, such as translations; see :func:`is_free_text`."""
 
+NOT = "≠ "
+"""What begins a reference that an answer must not be: WSC gives a noun phrase that the pronoun does not mean."""
+
 
 def is_free_text(label_names: Sequence[str] | None) -> bool:
     """Whether answers may be any text, which data say by the one label name ``*``.

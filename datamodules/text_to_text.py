@@ -1,6 +1,6 @@
 """What data modules share whose answers are texts that a decoder writes: label words, numbers, or free text."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -84,23 +84,31 @@ class TextToText(SequenceDataModule):
         return texts
 
     def tokens(self, role: str, key: str) -> Tokens:
-        """Tokens of a role's sources for one tokenizer, which must tell the label words apart."""
+        """Tokens of a role's sources for one tokenizer, which must tell the label words apart if its models write."""
         if key not in self._distinct:
-            if not is_free_text(self.label_names):
+            if not is_free_text(self.label_names) and self._reads_targets and key not in self._plain_keys:
                 check_words_differ(self.label_names, self.tokenizers[key][0])
             self._distinct.add(key)
         return super().tokens(role, key)
 
     def as_read(self, rows: Rows, key: str) -> Rows:
         """The sources, but for models that read the units as they are: keys that the module has in ``plain_keys``."""
-        plain = getattr(self._module, "plain_keys", ())
-        if rows.sources is None or key in plain:
+        if rows.sources is None or key in self._plain_keys:
             return rows
         return Rows(rows.sources, None, rows.label, rows.sample_id)
 
     @property
     def _module(self) -> Any:
         return getattr(self.trainer, "lightning_module", None)
+
+    @property
+    def _plain_keys(self) -> Collection[str]:
+        keys: Collection[str] = getattr(self._module, "plain_keys", ())
+        return keys
+
+    @property
+    def _reads_targets(self) -> bool:
+        return bool(getattr(self._module, "reads_targets", True))
 
     def target_tokens(self, role: str, key: str) -> Tokens:
         """Tokens of a role's targets, the first reference of each row, for one tokenizer."""
@@ -120,7 +128,7 @@ class TextToText(SequenceDataModule):
         A module whose ``reads_targets`` is false, such as a classifier, gets none.
         """
         rows = super().encoded(role, key)
-        if role in TRAINED and getattr(self._module, "reads_targets", True):
+        if role in TRAINED and self._reads_targets:
             rows.targets = {name: self.target_tokens(role, name) for name in rows.tokens}
         return rows
 

@@ -47,16 +47,7 @@ def foreign_table(
     if outputs is not None and outputs.ndim == 2:
         outputs = outputs[:, :, None]
     texts = columns.per_stage("text_{}", names) if f"text_{names[0]}" in columns.names else None
-    has_predictions = (outputs is None and texts is None) or all(
-        f"prediction_{name}" in columns.names for name in names
-    )
-    answers = [
-        as_numbers(columns(column), label_names, column, columns.path)
-        for column in (f"prediction_{name}" for name in names if has_predictions)
-    ]
-    predictions = np.stack(answers, axis=1) if answers else None
-    if predictions is None and texts is not None:
-        predictions = task_of(label_names).read(texts)
+    predictions = _predictions(columns, names, label_names, outputs, texts)
     if label_names is None:
         label_names = _classes(common["label"], outputs, predictions, columns.path)
         if outputs is None and predictions is not None and label_names:
@@ -71,26 +62,48 @@ def foreign_table(
             f"`label_names` must name the {outputs.shape[-1]} classes of the logits in {columns.path!r}, but got "
             f"{len(label_names)}: {', '.join(label_names)}."
         )
-    statistics = _named(columns, "stat_", names)
     table = StageTable(
         **common,
-        stages=tuple(Stage(name, name) for name in names),
+        **_shared(columns, costly, seed, ranges),
         outputs=outputs,
         predictions=predictions,
         texts=texts,
-        scores=_named(columns, "", names),
-        statistics=statistics,
-        decide_macs=costly.decide,
-        macs=costly.macs,
-        macs_reference=costly.reference,
-        lengths=columns.by_tier("length", names),
-        padded=columns.by_tier("padded", names),
+        statistics=_named(columns, "stat_", names),
         metrics=tuple(metrics or task.metrics),
         label_names=tuple(label_names),
-        settings={"seed": seed, "foreign": True, "remarks": costly.remarks} | declared_ranges(ranges),
     )
     wanted = [name for name in task.scores if name not in table.scores and (outputs is not None or name == "random")]
     return table.with_scores(wanted, seed)
+
+
+def _predictions(
+    columns: Columns,
+    names: Sequence[str],
+    label_names: Sequence[str] | None,
+    outputs: np.ndarray | None,
+    texts: np.ndarray | None,
+) -> np.ndarray | None:
+    """Answers ``(N, S)`` from their columns, else what texts mean; None where outputs tell."""
+    if (outputs is None and texts is None) or all(f"prediction_{name}" in columns.names for name in names):
+        given = [f"prediction_{name}" for name in names]
+        return np.stack([as_numbers(columns(name), label_names, name, columns.path) for name in given], axis=1)
+    return None if texts is None else task_of(label_names).read(texts)
+
+
+def _shared(
+    columns: Columns, costly: ForeignCosts, seed: int, ranges: Mapping[str, tuple[float, float]] | None
+) -> dict[str, Any]:
+    """What tables of all tasks hold."""
+    tiers = {"lengths": "length", "padded": "padded", "written": "written", "cut_off": "cut_off"}
+    return {
+        "stages": tuple(Stage(name, name) for name in costly.names),
+        "scores": _named(columns, "", costly.names),
+        "decide_macs": costly.decide,
+        "macs": costly.macs,
+        "macs_reference": costly.reference,
+        **{field: columns.by_tier(kind, costly.names) for field, kind in tiers.items()},
+        "settings": {"seed": seed, "foreign": True, "remarks": costly.remarks} | declared_ranges(ranges),
+    }
 
 
 def is_written(columns: Columns, names: Sequence[str], label_names: Sequence[str] | None) -> bool:
@@ -133,21 +146,12 @@ def written_table(
         metrics = Text.metrics if texts is not None else whole or list(statistics)
     table = StageTable(
         **columns.common(labelled=False),
-        stages=tuple(Stage(name, name) for name in names),
+        **_shared(columns, costly, seed, ranges),
         predictions=np.zeros(costly.macs.shape, np.int64) if texts is None else Text().read(texts),
         texts=texts,
-        scores=_named(columns, "", names),
         statistics=statistics,
-        decide_macs=costly.decide,
-        macs=costly.macs,
-        macs_reference=costly.reference,
-        lengths=columns.by_tier("length", names),
-        padded=columns.by_tier("padded", names),
-        written=columns.by_tier("written", names),
-        cut_off=columns.by_tier("cut_off", names),
         metrics=tuple(metrics),
         label_names=(ANY_TEXT,),
-        settings={"seed": seed, "foreign": True, "remarks": costly.remarks} | declared_ranges(ranges),
     )
     return table if "random" in table.scores else table.with_scores(["random"], seed)
 

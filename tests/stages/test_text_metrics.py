@@ -5,9 +5,9 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
+from datamodules.labels import NOT
 from dial.stages.metrics.edits import edit_distances
 from dial.stages.metrics.metrics import METRICS, evaluate
-from dial.stages.metrics.texts import NOT
 from tests.stages.texts import damaged, written
 
 

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.labels import NOT
 from dial.stages.metrics.base import UNIT_RANGE, Mean, Metric, divide
 from dial.stages.metrics.edits import edit_distances
 
 Pairs = tuple[Sequence[str], Sequence[tuple[str, ...]]]
-NOT = "≠ "
-"""What begins a reference that an answer must not be: WSC gives a noun phrase that the pronoun does not mean."""
 
 
 class TextMetric(Metric):
