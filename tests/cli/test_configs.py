@@ -11,6 +11,9 @@ from tests.cli.glue_files import sentences, write_task
 
 MODELS, DATA, TRAINERS = (sorted((ROOT / "configs" / kind).glob("*.yaml")) for kind in ("model", "data", "trainer"))
 TRIAL = ("--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--sweep.bootstrap=100")
+NUMBERS = ("--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60")  # of built-in data
+WRITERS = ("demo_text_super", "demo_text_swift", "seq2seq")
+TEXTS = ("demo_text",)  # data that only they can answer
 LABELS = {"mnli": ("entailment", "neutral", "contradiction"), "stsb": ("score",)}
 
 
@@ -27,7 +30,8 @@ def overrides(make_tiny_bert, make_tiny_t5):
         return {
             "bilstm": [f"--model.teacher={tier}"],
             "cascade": [f"--model.tiers=[{make_tiny_bert(layers=1)}, {tier}]"],
-            "demo_super": [],
+            **{key: [] for key in ("demo_super", "demo_text_super", "demo_text_swift")},
+            "seq2seq": [f"--model.path={make_tiny_t5()}", "--model.max_length=32"],
             "energy_head": [f"--model.path={make_tiny_t5()}", "--model.max_length=32"],
             "demo_swift": [f"--model.teacher={tier}"],
             "distil": [f"--model.path={tier}", f"--model.teacher={tier}"],
@@ -42,7 +46,8 @@ def overrides(make_tiny_bert, make_tiny_t5):
 @pytest.mark.slow
 @pytest.mark.parametrize("config", MODELS, ids=stem)
 def test_model(dial, overrides, data_arguments, tmp_path, config) -> None:
-    common = (f"--config={config}", *data_arguments, *overrides(config.stem), *TRIAL, f"--run={tmp_path}/run")
+    data = ["--data=configs/data/demo_text.yaml", *NUMBERS] if config.stem in WRITERS else data_arguments
+    common = (f"--config={config}", *data, *overrides(config.stem), *TRIAL, f"--run={tmp_path}/run")
     if config.stem == "cascade":
         assert "not trained" in dial("fit", *common).error
     else:
@@ -53,20 +58,21 @@ def test_model(dial, overrides, data_arguments, tmp_path, config) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", DATA, ids=stem)
-def test_data(dial, make_tiny_bert, tmp_path, config) -> None:
+def test_data(dial, make_tiny_bert, make_tiny_t5, tmp_path, config) -> None:
     task = config.stem
     if task == "text":
         sentences(120, 0).to_csv(tmp_path / "train.csv", index=False)
         sentences(40, 1).to_csv(tmp_path / "test.csv", index=False)
         options = [f"--data.{role}_file={tmp_path}/{role}.csv" for role in ("train", "test")]
         options += ["--data.text_column=sentence", "--data.label_names=[negative, positive]"]
-    elif task == "demo":
-        options = ["--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60"]
+    elif task in ("demo", "demo_text"):
+        options = [*NUMBERS]
     else:
         options = [f"--data.source={write_task(tmp_path, task)}"]
-    tier = make_tiny_bert(labels=LABELS.get(task, ("LABEL_0", "LABEL_1")))
+    model = "seq2seq" if task in TEXTS else "finetune"
+    tier = make_tiny_t5() if task in TEXTS else make_tiny_bert(labels=LABELS.get(task, ("LABEL_0", "LABEL_1")))
     common = (f"--data={config}", *options, *TRIAL)
-    dial("fit", "--config=configs/model/finetune.yaml", *common, f"--model.path={tier}", f"--run={tmp_path}/fit").ok()
+    dial("fit", f"--config=configs/model/{model}.yaml", *common, f"--model.path={tier}", f"--run={tmp_path}/fit").ok()
     tiers = f"--model.tiers=[{tier}, {tier}]"
     dial("test", "--config=configs/model/cascade.yaml", *common, tiers, f"--run={tmp_path}/test").ok()
     summary = json.loads((tmp_path / "test/sweep/summary.json").read_text())
