@@ -42,7 +42,7 @@ from dial.tiers.reading import reason_of
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
 lightning_modules.Distillation, lightning_modules.EnergyHead, lightning_modules.Seq2Seq  # noqa: B018
-lightning_modules.SizedAdamW  # noqa: B018
+lightning_modules.Seq2SeqDistillation, lightning_modules.SizedAdamW  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 datamodules.NumberWordsDataModule, datamodules.TextToTextDataModule  # noqa: B018
 

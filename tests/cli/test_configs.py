@@ -12,7 +12,7 @@ from tests.cli.glue_files import sentences, write_task
 MODELS, DATA, TRAINERS = (sorted((ROOT / "configs" / kind).glob("*.yaml")) for kind in ("model", "data", "trainer"))
 TRIAL = ("--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--sweep.bootstrap=100")
 NUMBERS = ("--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60")  # of built-in data
-WRITERS = ("demo_text_head", "demo_text_super", "demo_text_swift", "seq2seq")
+WRITERS = ("demo_text_head", "demo_text_super", "demo_text_swift")
 TEXTS = ("demo_text",)  # data that only they can answer
 LABELS = {"mnli": ("entailment", "neutral", "contradiction"), "stsb": ("score",)}
 
@@ -32,7 +32,11 @@ def overrides(make_tiny_bert, make_tiny_t5):
             "cascade": [f"--model.tiers=[{make_tiny_bert(layers=1)}, {tier}]"],
             **{key: [] for key in ("demo_super", "demo_text_super", "demo_text_swift")},
             "demo_text_head": [f"--model.path={make_tiny_t5()}"],
-            "seq2seq": [f"--model.path={make_tiny_t5()}", "--model.max_length=32"],
+            "seq2seq": [f"--model.path={make_tiny_t5()}", "--model.max_length=32", "--model.max_new_tokens=4"],
+            "seq2seq_distil": [
+                *(f"--model.path={make_tiny_t5(layers=1)}", f"--model.teacher={make_tiny_t5()}"),
+                *("--model.max_length=32", "--model.max_new_tokens=4"),
+            ],
             "energy_head": [f"--model.path={make_tiny_t5()}", "--model.max_length=32"],
             "demo_swift": [f"--model.teacher={tier}"],
             "distil": [f"--model.path={tier}", f"--model.teacher={tier}"],
