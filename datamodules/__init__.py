@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from datamodules.benchmarks_as_text import GLUEAsTextDataModule, SuperGLUEAsTextDataModule
     from datamodules.glue import GLUEDataModule
     from datamodules.graded import GradedSentimentDataModule
+    from datamodules.number_words import NumberWordsDataModule
     from datamodules.superglue import SuperGLUEDataModule
     from datamodules.text import TextDataModule
     from datamodules.text_to_text_files import TextToTextDataModule
@@ -17,6 +18,7 @@ __all__ = [
     "GLUEAsTextDataModule",
     "GLUEDataModule",
     "GradedSentimentDataModule",
+    "NumberWordsDataModule",
     "SequenceDataModule",
     "SuperGLUEAsTextDataModule",
     "SuperGLUEDataModule",
@@ -32,6 +34,7 @@ _HOMES = {
     "TranslationDataModule": "translation",
     "GLUEDataModule": "glue",
     "GradedSentimentDataModule": "graded",
+    "NumberWordsDataModule": "number_words",
     "SequenceDataModule": "base",
     "TextDataModule": "text",
     "TextToTextDataModule": "text_to_text_files",

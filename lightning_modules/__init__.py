@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lightning_modules.multi_exit import MultiExit
     from lightning_modules.optimizers import SizedAdamW
     from lightning_modules.seq2seq import Seq2Seq
+    from lightning_modules.seq2seq_distillation import Seq2SeqDistillation
 
 __all__ = [
     "Cascade",
@@ -20,6 +21,7 @@ __all__ = [
     "EnergyHead",
     "MultiExit",
     "Seq2Seq",
+    "Seq2SeqDistillation",
     "SizedAdamW",
     "StagedModule",
 ]
@@ -30,6 +32,7 @@ PLACES = {
     "EnergyHead": "energy_head",
     "MultiExit": "multi_exit",
     "Seq2Seq": "seq2seq",
+    "Seq2SeqDistillation": "seq2seq_distillation",
     "SizedAdamW": "optimizers",
     "StagedModule": "base",
 }

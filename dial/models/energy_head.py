@@ -17,7 +17,7 @@ HeadPooling = Literal["mean", "first"]
 Reading = Literal["position", "bag"]
 HEAD_SCORES = ("energy", "softmax", "entropy")
 """Scores of a head's logits, which a tier with a head gives itself (E-LANG, Table 2)."""
-CHUNK = 2**21  # numbers of one piece of vocabulary logits that are in memory at once, in float64
+CHUNK = 2**21  # numbers of vocabulary logits that are in memory at once: what a processor's cache holds
 
 
 @dataclass(frozen=True)
@@ -223,11 +223,35 @@ class VocabularyHead(EnergyHead):
         size = max(1, CHUNK // self.config.outputs)
         for start in range(0, len(row), size):
             rows = row[start : start + size]
-            logits = self.logits(states[rows, position[start : start + size]])
-            for name, total in totals.items():
-                total.index_add_(0, rows, compute(name, logits, temperature))
+            logits = self.logits(states[rows, position[start : start + size]]).detach()
+            for name, score in piece_scores(logits, names, temperature).items():
+                totals[name].index_add_(0, rows, score)
         count = torch.bincount(row, minlength=len(states)).clamp(min=1)
         return {name: total / count for name, total in totals.items()}
+
+
+def piece_scores(logits: Tensor, names: tuple[str, ...], temperature: float = 1.0) -> dict[str, Tensor]:
+    """What :func:`dial.stages.scores.compute` gives, up to rounding, for many pieces at once.
+
+    Exponentials are taken once, in float32, and added up in float64: a vocabulary has no ties that only float64 breaks.
+
+    Args:
+        logits: float32 ``(P, V)``, overwritten.
+        names: of :data:`HEAD_SCORES`.
+        temperature: divides the logits.
+
+    Returns:
+        By name ``(P,)`` float64.
+    """
+    if temperature != 1:
+        logits.div_(temperature)
+    largest = logits.amax(dim=1, keepdim=True)
+    exponentials = logits.sub_(largest).exp()
+    total = exponentials.sum(dim=1, dtype=torch.float64)
+    scores = {"energy": temperature * (largest[:, 0].double() + total.log()), "softmax": 1 / total}
+    if "entropy" in names:
+        scores["entropy"] = logits.mul_(exponentials).sum(dim=1, dtype=torch.float64) / total - total.log()
+    return {name: scores[name] for name in names}
 
 
 def build_head(config: HeadConfig) -> EnergyHead:

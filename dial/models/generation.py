@@ -164,11 +164,10 @@ class _Rows:
             found |= tokens == end
         return found
 
-    def put(self, rows: Tensor, tokens: Tensor, lengths: Tensor, steps: int | Tensor, told: Tensor | None) -> None:
+    def put(self, rows: Tensor, tokens: Tensor, lengths: Tensor, steps: Tensor, told: Tensor | None) -> None:
         """Answers of rows ``(R,)``: tokens ``(R, L)``, lengths and steps ``(R,)``, scores of steps ``(R, L, 4)``."""
-        steps = torch.as_tensor(steps).expand(len(rows)).tolist()
-        for i, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
-            self._answers[row] = (tokens[i, :length], steps[i], None if told is None else told[i, :length])
+        for i, (row, length, taken) in enumerate(zip(rows.tolist(), lengths.tolist(), steps.tolist(), strict=True)):
+            self._answers[row] = (tokens[i, :length], taken, None if told is None else told[i, :length])
 
     def generated(self) -> Generated:
         """All answers."""
@@ -304,6 +303,7 @@ def _beam_search(
     finished.scores = torch.full_like(running.scores, NEVER)
     active = torch.arange(count, device=start.device)
     open_ = torch.ones(count, 1, dtype=torch.bool, device=start.device)
+    steps = torch.full_like(active, limit)
     for length in range(1, limit + 1):
         tokens = running.tokens.flatten(0, 1)
         logits = decoder(tokens[:, -1]) if length > 1 or prompt == 1 else _prefill(decoder, start)
@@ -312,9 +312,10 @@ def _beam_search(
         candidates.lengths = torch.full_like(candidates.lengths, length)
         finished = _with_finished(finished.longer(prompt + length), candidates, open_, config)
         running, order = _going_on(candidates, beams)
-        open_ = open_ & _improvable(running, finished, length, limit, config)
+        was_open, open_ = open_, open_ & _improvable(running, finished, length, limit, config)
         if config.early_stopping is True:
             open_ = open_ & ~finished.done.all(dim=1, keepdim=True)
+        steps[(was_open & ~open_)[:, 0]] = length
         closed = len(open_) - int(open_.sum())
         if closed == len(open_) or length == limit:
             break
@@ -322,10 +323,11 @@ def _beam_search(
         decoder.continue_from((parents.gather(1, order) + offset).flatten())
         if closed >= DROP * len(open_):
             stay = open_[:, 0].nonzero()[:, 0]
-            _finish(rows, active, (~open_[:, 0]).nonzero()[:, 0], finished, prompt, length)
+            _finish(rows, active, (~open_[:, 0]).nonzero()[:, 0], finished, prompt, steps)
             decoder.keep((offset + torch.arange(beams, device=start.device))[stay].flatten())
             running, finished, active, open_ = running.of_rows(stay), finished.of_rows(stay), active[stay], open_[stay]
-    _finish(rows, active, torch.arange(len(active), device=start.device), finished, prompt, length)
+            steps = steps[stay]
+    _finish(rows, active, torch.arange(len(active), device=start.device), finished, prompt, steps)
 
 
 def _start(tokens: Tensor, scores: bool) -> _Beams:
@@ -381,8 +383,8 @@ def _improvable(running: _Beams, finished: _Beams, length: int, limit: int, conf
     return (best > worst).any(dim=1, keepdim=True)
 
 
-def _finish(rows: _Rows, active: Tensor, which: Tensor, finished: _Beams, prompt: int, steps: int) -> None:
+def _finish(rows: _Rows, active: Tensor, which: Tensor, finished: _Beams, prompt: int, steps: Tensor) -> None:
     """The best answers of some rows ``(R,)`` are theirs."""
     best = finished.of_rows(which)
     told = None if best.told is None else best.told[:, 0]
-    rows.put(active[which], best.tokens[:, 0, prompt:], best.lengths[:, 0], steps, told)
+    rows.put(active[which], best.tokens[:, 0, prompt:], best.lengths[:, 0], steps[which], told)

@@ -10,6 +10,7 @@ import torch
 from dial.models.encoder_decoder import encoder_of
 from dial.tiers.loading import load_tier
 from tests.cli.conftest import QUIET
+from tests.conftest import WORDS
 
 pytestmark = pytest.mark.slow
 MODEL = ("--config=configs/model/energy_head.yaml", "--model.max_length=32", "--trainer.max_epochs=2")
@@ -65,3 +66,26 @@ def test_the_whole_tier_is_left_with_its_head(dial, data_arguments, make_tiny_t5
     }
     card = json.loads((tmp_path / "run/tier/card.json").read_text())
     assert card["macs"]["per_row"] > 0 and 0 <= card["validation_quality"] <= 1
+
+
+def test_a_head_over_the_vocabulary_decides_about_free_text(dial, make_tiny_t5, tmp_path) -> None:
+    texts = [f"{a} {b} film" for a in ("good", "bad", "dull", "great", "poor") for b in WORDS] * 2
+    for role in ("train", "validation", "test"):
+        rows = "".join(f"{text},{text.split()[0]}\n" for text in texts)
+        (tmp_path / f"{role}.csv").write_text(f"source,target\n{rows}")
+    data = ["--data=TextToTextDataModule", "--data.calibration=crossfit", "--data.batch_size=16"]
+    data += [f"--data.{role}_file={tmp_path}/{role}.csv" for role in ("train", "validation", "test")]
+    swift = make_tiny_t5(layers=1)
+    head = ("--model.reading=bag", "--model.bottleneck=8", f"--model.path={swift}", "--model.apart=true")
+    dial("fit", *MODEL, *data, *QUIET, *head, f"--run={tmp_path}/head").ok()
+    assert json.loads((tmp_path / "head/tier/energy_head.json").read_text())["kind"] == "vocabulary"
+    views = [f"path: {swift}, head: {tmp_path}/head/tier", f"path: {make_tiny_t5(seed=5)}"]
+    tiers = f"[{', '.join(f'{{{view}, max_new_tokens: 3}}' for view in views)}]"
+    arguments = ("--config=configs/model/cascade.yaml", *data, *QUIET, f"--model.tiers={tiers}")
+    dial("test", *arguments, "--sweep.bootstrap=100", f"--run={tmp_path}/run").ok()
+    table = pd.read_parquet(tmp_path / "run/sweep/stages.parquet")
+    assert {name.partition("_")[0] for name in table if name.startswith(("energy_", "softmax_", "entropy_"))} == {
+        "energy",
+        "softmax",
+        "entropy",
+    }

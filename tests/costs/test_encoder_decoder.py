@@ -26,6 +26,7 @@ from dial.costs.functions import CostFunction, ModelCosts, RowWork
 from dial.models.encoder_decoder import ReadingPath, WritingPath
 from dial.models.energy_head import HeadConfig, build_head
 from dial.tiers.contract import TierContract
+from dial.tiers.loading import load_tier
 from tests.costs.counted import fused
 
 SIZES = {"vocab_size": 50, "d_model": 16, "d_kv": 6, "d_ff": 20, "num_layers": 2, "num_heads": 3}
@@ -252,3 +253,23 @@ def test_an_encoder_decoder_of_the_auto_class_is_counted_on_the_meta_device() ->
         model = AutoModelForSeq2SeqLM.from_config(config)
     function = costs_of(Writer(model), [4]).function("writer", 0)
     assert function([4], [3]).tolist() == [sum(closed_form(config, 4, 3))]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_a_tier_executes_for_rows_that_stop_at_different_lengths_is_what_they_are_charged(
+    make_tiny_t5: Any, beams: int
+) -> None:
+    """Six rows under torch's counter: fewer than eight leave the batch as soon as they are finished."""
+    folder = make_tiny_t5(seed=3, tie_word_embeddings=False, feed_forward_proj="gated-gelu", initializer_factor=4.0)
+    tier: Any = load_tier({"path": str(folder), "beams": beams, "max_new_tokens": 12}, "writer", ["*"])
+    with torch.no_grad():
+        tier.model.lm_head.weight[tier.tokenizer.eos_token_id] *= 3  # some rows end early
+    ids = torch.randint(3, 60, (6, 9), generator=torch.Generator().manual_seed(1))
+    encoding = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused}
+    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        written = tier.write(encoding, torch.arange(6), tier.run(encoding, lambda *_: None))
+    assert len(set(written.generated.tolist())) > 1, written.generated
+    function = network_costs([tier], {"writer": np.array([9, 30])}).function("writer", 0)
+    charged = function(np.full(6, 9), written.generated.numpy()).sum()
+    assert counter.get_total_flops() / 2 == pytest.approx(charged, rel=1e-3)

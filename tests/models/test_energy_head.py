@@ -20,8 +20,17 @@ from dial.models.encoder_decoder import (
     hidden_size,
     vocabulary_fingerprint,
 )
-from dial.models.energy_head import ClassHead, EnergyHead, HeadConfig, VocabularyHead, build_head
+from dial.models.energy_head import (
+    HEAD_SCORES,
+    ClassHead,
+    EnergyHead,
+    HeadConfig,
+    VocabularyHead,
+    build_head,
+    piece_scores,
+)
 from dial.models.saved_head import check_head, has_head, load_head, save_head
+from dial.stages.scores import compute
 
 LENGTHS = (5, 2, 4)
 CLASSES = HeadConfig("classes", 6, 3, encoder="e", label_words=("no", "so", "yes"))
@@ -242,3 +251,12 @@ def test_the_vocabulary_s_fingerprint_is_of_pieces_and_ids(tiny_tokenizer: Any) 
 def test_kinds_are_built_as_they_are_named() -> None:
     assert isinstance(build_head(CLASSES), ClassHead) and isinstance(build_head(PIECES), VocabularyHead)
     assert issubclass(VocabularyHead, EnergyHead)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_scores_of_many_pieces_equal_those_of_classes(temperature: float) -> None:
+    logits = 4 * torch.randn(7, 300)
+    logits[0, 3] = 80.0  # nearly certain: probabilities of the others underflow
+    found = piece_scores(logits.clone(), HEAD_SCORES, temperature)
+    for name in HEAD_SCORES:
+        torch.testing.assert_close(found[name], compute(name, logits, temperature), rtol=1e-6, atol=1e-6)

@@ -119,8 +119,10 @@ def test_the_share_at_which_rows_leave_does_not_matter(monkeypatch: pytest.Monke
     found = []
     for share in (0.0, 0.125, 2.0):
         monkeypatch.setattr(generation, "DROP", share)
-        found.append(pieces(own(model, ids, mask, beams)))
+        answers = own(model, ids, mask, beams)
+        found.append((pieces(answers), answers.steps.tolist()))
     assert found[0] == found[1] == found[2]
+    assert found[0][1] == [own(model, ids[i : i + 1], mask[i : i + 1], beams).steps.item() for i in range(32)]
 
 
 @pytest.mark.parametrize("early_stopping", [True, "never"])
