@@ -84,7 +84,7 @@ def options_of(name: str, task: str, folder: Path) -> list[str]:
         sentences(40, 1).to_csv(folder / "test.csv", index=False)
         options = [f"--data.{role}_file={folder}/{role}.csv" for role in ("train", "test")]
         return [*options, "--data.text_column=sentence", "--data.label_names=[negative, positive]"]
-    if name == "demo":
+    if name in ("demo", "demo_text"):
         return ["--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60"]
     if task in SUPERGLUE and (task != "rte" or "superglue" in name):
         return [f"--data.source={write_hub(folder, task, {'train': 300, 'validation': 40})}"]
@@ -95,7 +95,7 @@ def options_of(name: str, task: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize("config", DATA, ids=stem)
 def test_data(dial, make_tiny_bert, make_tiny_t5, tmp_path, config) -> None:
     task = config.stem.removeprefix("text_").removeprefix("superglue_")
-    written = config.stem in PAIRS or config.stem.startswith("text_")
+    written = config.stem in (*PAIRS, "demo_text") or config.stem.startswith("text_")
     if written:
         tier = make_tiny_t5(texts=[*map(" ".join, LABELS.values()), "True False choice1 choice2 0 1 2 3 4 5 6 7 8 9 ."])
         model = ("--config=configs/model/seq2seq.yaml", "--model.max_length=32", "--model.max_new_tokens=4")
@@ -144,16 +144,7 @@ def test_one_configuration_of_each_kind(dial, tiny_bert, glue_folder, tmp_path) 
 
 def test_the_folders_hold_configurations() -> None:
     assert {path.stem for path in MODELS} >= {"bilstm", "cascade", "demo_super", "demo_swift", "distil", "finetune"}
-    assert {path.stem for path in DATA} >= {
-        "cola",
-        "sst2",
-        "mrpc",
-        "qqp",
-        "stsb",
-        "mnli",
-        "qnli",
-        "rte",
-        "wnli",
-        "text",
-    }
+    glue, superglue = {*GLUE}, {*SUPERGLUE}
+    texts = {*(f"text_{task}" for task in glue | superglue), "text_superglue_rte", *PAIRS, "demo_text"}
+    assert {path.stem for path in DATA} == {*glue, *superglue - {"copa"}, "superglue_rte", *texts, "text", "demo"}
     assert {path.stem for path in TRAINERS} >= {"cpu", "ddp_cpu", "gpu", "multinode"}
