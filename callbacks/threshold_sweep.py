@@ -17,12 +17,12 @@ from dial.costs.counting import check_countable, network_costs
 from dial.costs.functions import Length, ModelCosts, macs_of
 from dial.report.configuration import check_folder, configuration_of, rows_fingerprint
 from dial.report.settings import SweepSettings
-from dial.stages.metrics.metrics import evaluate
 from dial.stages.scores import MODEL_SCORES
 from dial.stages.table import StageTable
 from dial.stages.task import Classification
 from dial.tiers.labels import check_permutation
 from dial.tradeoff.rules import check_settings
+from dial.tradeoff.taken import quality_at
 from lightning_modules.base import StagedModule
 from lightning_modules.rows import RowGatherer, Rows, concatenate
 
@@ -155,9 +155,7 @@ class ThresholdSweep(Callback):
             rows = table.of_split(split)
             for name in module.metric_names:
                 for s, stage in enumerate(table.stages):
-                    written = module.task.written
-                    answers = rows.texts[:, s] if written and rows.texts is not None else rows.predictions[:, s]
-                    value = evaluate(name, rows.references if written else rows.label, answers)
+                    value = quality_at(rows, name, np.full(len(rows), s))
                     pl_module.log(
                         f"{split}/{name}/{stage.name}", torch.tensor(value, dtype=torch.float32), sync_dist=True
                     )

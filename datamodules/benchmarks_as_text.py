@@ -1,5 +1,6 @@
 """GLUE and SuperGLUE as text, in the published forms of T5: the answer is a label word, a number, or a noun phrase."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,11 @@ class GLUEAsTextDataModule(TextToText, GLUEDataModule):
     def label_names(self) -> list[str]:
         """The label words, which are the hub's names; empty for STS-B."""
         return list(self._task.label_names)
+
+    @property
+    def source_form(self) -> str:
+        """T5's form of a text or pair."""
+        return form_of_columns(self.task, self._task.columns)
 
     def read(self, role: str) -> Rows:
         """Read an official split and put it into words."""
@@ -67,6 +73,12 @@ class SuperGLUEAsTextDataModule(TextToText, SuperGLUEDataModule):
         """The label words; ``*`` for WSC, which is answered by any text."""
         return [ANY_TEXT] if self.task == "wsc" else list(self._task.label_names)
 
+    @property
+    def source_form(self) -> str | None:
+        """T5's form of a text or pair; None where a row is more than that."""
+        pairs = {"boolq": ("question", "passage"), "cb": ("premise", "hypothesis"), "rte": ("premise", "hypothesis")}
+        return form_of_columns(self.task, pairs[self.task]) if self.task in pairs else None
+
     def read(self, role: str) -> Rows:
         """Read an official split and put it into words."""
         columns, where = self.fields(role)
@@ -85,3 +97,12 @@ class SuperGLUEAsTextDataModule(TextToText, SuperGLUEDataModule):
             right = [not references[0].startswith(NOT) for references in rows.targets or ()]
             rows = rows.take(np.flatnonzero(right))
         super()._keep(role, rows)
+
+
+def form_of_columns(task: str, columns: Sequence[str]) -> str:
+    """T5's form of a row with one or two columns of texts.
+
+    >>> form_of_columns("qnli", ("question", "sentence"))
+    'qnli question: {0} sentence: {1}'
+    """
+    return benchmark_source(task, {name: f"{{{index}}}" for index, name in enumerate(columns)})

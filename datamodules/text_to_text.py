@@ -54,8 +54,14 @@ class TextToText(SequenceDataModule):
     def source_form(self) -> str | None:
         """How a text (``{0}``) or pair (``{0}``, ``{1}``) becomes what models that write read; None: as it is.
 
+        None stands also where it takes more than a text or a pair to make a source.
         ``dial predict`` puts the rows of other files into this form.
         """
+        return None
+
+    @property
+    def target(self) -> str | None:
+        """What is written, such as the code of a language: models that write another do not fit; None: nobody says."""
         return None
 
     def references(self, role: str) -> list[tuple[str, ...]]:
@@ -131,6 +137,15 @@ class TextToText(SequenceDataModule):
         if role in TRAINED and self._reads_targets:
             rows.targets = {name: self.target_tokens(role, name) for name in rows.tokens}
         return rows
+
+
+def form_of(prefix: str) -> str | None:
+    """The form of sources with something in front of them.
+
+    >>> form_of("to German: "), form_of("")
+    ('to German: {0}', None)
+    """
+    return prefix.replace("{", "{{").replace("}", "}}") + "{0}" if prefix else None
 
 
 def check_words_differ(words: Sequence[str], tokenizer: Any) -> None:

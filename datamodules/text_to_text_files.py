@@ -10,7 +10,7 @@ from datamodules.files import FilesDataModule
 from datamodules.labels import ANY_TEXT, check_label_names, class_labels, is_missing, number_labels
 from datamodules.rows import Rows, group_names
 from datamodules.sources import Columns, read_columns
-from datamodules.text_to_text import TextToText, check_texts
+from datamodules.text_to_text import TextToText, check_texts, form_of
 
 
 class TextToTextDataModule(TextToText, FilesDataModule):
@@ -60,8 +60,13 @@ class TextToTextDataModule(TextToText, FilesDataModule):
 
     @property
     def source_form(self) -> str | None:
-        """The prefix and the text behind it."""
-        return f"{self.prefix.replace('{', '{{').replace('}', '}}')}{{0}}" if self.prefix else None
+        """The prefix and the text."""
+        return form_of(self.prefix)
+
+    @property
+    def target(self) -> str:
+        """Name of the target's column."""
+        return self.target_columns[0]
 
     def read(self, role: str) -> Rows:
         """Read the role's file.

@@ -9,7 +9,7 @@ from datamodules.row_formats import open_rows
 from datamodules.rows import Rows
 from datamodules.sources import Columns, read_columns, read_hub
 from datamodules.t5_forms import translation_prefix
-from datamodules.text_to_text import TextToText
+from datamodules.text_to_text import TextToText, form_of
 from datamodules.text_to_text_files import rows_of_pairs
 
 NESTED = "translation"  # the column in which WMT has a text by language
@@ -89,6 +89,16 @@ class TranslationDataModule(TextToText):
     def label_names(self) -> list[str]:
         """Free text."""
         return [ANY_TEXT]
+
+    @property
+    def source_form(self) -> str | None:
+        """The prefix and the text."""
+        return form_of(self.prefix)
+
+    @property
+    def target(self) -> str:
+        """Code of the language that is written."""
+        return self.languages[1]
 
     def has(self, role: str) -> bool:
         """Train, validation and test rows come from the corpus, the last two where a folder has them."""

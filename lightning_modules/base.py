@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
-from dial.stages.metrics.metrics import evaluate
+from dial.stages.metrics.metrics import METRICS, evaluate
 from dial.stages.task import task_of
 from dial.tiers.tier import Tier
 from lightning_modules.rows import RowGatherer, Rows, each_once
@@ -47,6 +47,14 @@ class StagedModule(LightningModule):
         for name in self.metric_names:  # now, not when the first epoch is over
             self.task.check_metric(name)
         self.validation_rows = RowGatherer()
+
+    @property
+    def metrics_of_rows(self) -> list[str]:
+        """Metrics that a row's label and answer tell; the others, of whole groups, are measured where these are known.
+
+        At validation no batch says which group a row is of.
+        """
+        return [name for name in self.metric_names if not METRICS[name].grouped]
 
     def tokenizers(self) -> Mapping[str, tuple[Any, int]]:
         """Tokenizer and maximum length by encoding key: what the data module has to encode for this module."""
@@ -128,7 +136,8 @@ class StagedModule(LightningModule):
                 "gradients."
             )
         label, predictions = self.task.labels(rows["label"]), self.task.predict(rows["logits"])
-        return {name: [evaluate(name, label, column) for column in predictions.T] for name in self.metric_names}
+        names = self.metrics_of_rows
+        return {name: [evaluate(name, label, column) for column in predictions.T] for name in names}
 
     def choose(self, values: list[float]) -> float:
         """The quality by which checkpoints are chosen, from that of each exit, first to last."""

@@ -201,4 +201,4 @@ class Seq2Seq(TierModule):
             label = [known[position] for position in label.tolist()]
         else:
             answers = self.task.read(answers)
-        return {name: evaluate(name, label, answers) for name in self.metric_names}
+        return {name: evaluate(name, label, answers) for name in self.metrics_of_rows}

@@ -11,7 +11,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix="dial-tests-")
 os.environ["DIAL_CACHE"] = _CACHE.name
 os.environ["HF_DATASETS_CACHE"] = f"{_CACHE.name}/datasets"
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -120,14 +120,15 @@ def tiny_bert(make_tiny_bert: Callable[..., Path]) -> Path:
 def make_tiny_t5(tmp_path_factory) -> Callable[..., Path]:
     """Function that saves a random tiny T5 with a tokenizer of pieces and gives its folder.
 
-    Arguments: `layers` of each half, `seed`, and any further setting of `T5Config`.
+    Arguments: `layers` of each half, `seed`, `texts` that the tokenizer knows beside WORDS, and any further setting of
+    `T5Config`.
     """
     from transformers import T5Config, T5ForConditionalGeneration
 
     from dial.models.pieces import build_piece_tokenizer
 
-    def make(layers: int = 2, seed: int = 0, **settings: object) -> Path:
-        tokenizer = build_piece_tokenizer([" ".join(WORDS), "negative positive"], "pieces", 120, 32)
+    def make(layers: int = 2, seed: int = 0, texts: Sequence[str] = (), **settings: object) -> Path:
+        tokenizer = build_piece_tokenizer([" ".join(WORDS), "negative positive", *texts], "pieces", 120, 32)
         sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": layers, "dropout_rate": 0.1}
         special = {"pad_token_id": 0, "eos_token_id": tokenizer.eos_token_id, "decoder_start_token_id": 0}
         config = T5Config(vocab_size=len(tokenizer), **{**sizes, **special, **settings})

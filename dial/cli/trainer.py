@@ -44,7 +44,9 @@ lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.Multi
 lightning_modules.Distillation, lightning_modules.EnergyHead, lightning_modules.Seq2Seq  # noqa: B018
 lightning_modules.Seq2SeqDistillation, lightning_modules.SizedAdamW  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
-datamodules.NumberWordsDataModule, datamodules.TextToTextDataModule  # noqa: B018
+datamodules.GLUEAsTextDataModule, datamodules.NumberWordsDataModule  # noqa: B018
+datamodules.SuperGLUEAsTextDataModule, datamodules.SuperGLUEDataModule, datamodules.TextToTextDataModule  # noqa: B018
+datamodules.TranslationDataModule  # noqa: B018
 
 LINKS = ("label_names", "metrics")
 # Always there, each set by arguments of its own; in the order in which the trainer calls them.

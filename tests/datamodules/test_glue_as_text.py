@@ -47,7 +47,7 @@ def test_models_that_read_units_as_they_are_get_them(tiny_tokenizer, tmp_path: P
     checked: list[list[str]] = []  # the label words are all unknown to this tokenizer
     monkeypatch.setattr("datamodules.text_to_text.check_words_differ", lambda words, tokenizer: checked.append(words))
     folder = str(write_task(tmp_path, "rte", train=200))
-    data = GLUEAsTextDataModule("rte", source=folder, batch_size=8)
+    data = GLUEAsTextDataModule("rte", source=folder, batch_size=8, calibration="crossfit")
     module = Mixed({"encoder": (tiny_tokenizer, 32), "decoder": (tiny_tokenizer, 64)})
     make_trainer(tmp_path).test(module, datamodule=data, verbose=False)
     assert checked == [["entailment", "not_entailment"]]  # for the decoder alone

@@ -30,12 +30,14 @@ class Metric(ABC):
         additive: whether the value is a function of sums of :meth:`statistics`.
         task: name of the task that it is for.
         most_classes: how many classes there may be.
+        grouped: whether it is of whole groups of rows, which label and prediction do not tell.
     """
 
     name: str
     additive: bool = True
     task: str = "classification"
     most_classes: float = float("inf")
+    grouped: bool = False
 
     @abstractmethod
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:

@@ -12,11 +12,11 @@ class GroupAccuracy(Metric):
     group as rows move, and are exact.
 
     Args:
-        units: ``(N,)`` from 0, which group each row belongs to; default: each row is one of its own.
+        units: ``(N,)`` from 0, which group each row belongs to; None where nobody knows, and nothing can be evaluated.
     """
 
     name = "group_accuracy"
-    additive = False
+    additive, grouped = False, True
 
     def __init__(self, units: np.ndarray | None = None) -> None:
         self.units = units
@@ -32,9 +32,10 @@ class GroupAccuracy(Metric):
             >>> GroupAccuracy(np.array([0, 0, 1])).evaluate(np.array([1, 0, 1]), np.array([1, 1, 1]))
             0.5
         """
-        units = np.arange(len(label)) if self.units is None else self.units
-        wrong = np.bincount(units, weights=self.wrong(label, prediction))
-        return float((wrong[np.unique(units)] == 0).mean()) if len(wrong) else 0.0
+        if self.units is None:
+            raise TypeError("Accuracy over groups needs the groups of the rows.")
+        wrong = np.bincount(self.units, weights=self.wrong(label, prediction))
+        return float((wrong[np.unique(self.units)] == 0).mean()) if len(wrong) else 0.0
 
     def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
         """Not available."""
