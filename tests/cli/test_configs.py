@@ -94,7 +94,7 @@ def options_of(name: str, task: str, folder: Path) -> list[str]:
         options = [f"--data.{role}_file={folder}/{role}.csv" for role in ("train", "test")]
         return [*options, "--data.text_column=sentence", "--data.label_names=[negative, positive]"]
     if name in ("demo", "demo_text"):
-        return ["--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60"]
+        return [*NUMBERS]
     if task in SUPERGLUE and (task != "rte" or "superglue" in name):
         return [f"--data.source={write_hub(folder, task, {'train': 300, 'validation': 40})}"]
     return [f"--data.source={write_task(folder, task)}"]

@@ -58,4 +58,4 @@ def test_an_energy_head_knows_numbers_that_a_narrow_writer_gets_wrong(tmp_path, 
     assert narrow[digits == 6].mean() <= narrow[digits == 4].mean() - 0.04
     energy = table.scores["energy"][:, 0]
     assert roc_auc_score(narrow, energy) > 0.58  # nothing was written when it was computed
-    assert (table.decide_macs[:, 0] < 0.5 * table.macs[:, 0]).all()
+    assert (table.decide_macs[:, 0] < 0.6 * table.macs[:, 0]).all()
