@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,27 @@ def test_scores_that_no_head_gives_are_refused(dial, run, tmp_path) -> None:
     error = dial("test", *arguments, "--sweep.scores=[energy]", f"--run={tmp_path}/run").error
     assert "`sweep.scores` for" in error and "random" in error
     dial("test", *arguments, "--sweep.bootstrap=100", f"--run={tmp_path}/run").ok()  # random routing, and the oracle
+
+
+def test_points_are_chosen_on_rows_of_the_user_s_own(dial, run, files, tmp_path) -> None:
+    folder, data = run
+    from dial.stages.parquet import load_table
+
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    words = "--data.label_names=[even, odd]" in data
+    column = ("--label-column", "parity" if words else "target")
+    dial("calibrate", str(copy), str(files / "test.csv"), "--columns", "source", *column).ok()
+    tested = load_table(copy / "sweep/stages.parquet").of_split("test")
+    own = load_table(copy / "calibration/stages.parquet")
+    order = np.argsort(tested.sample_id)  # the same rows, which another path has been over
+    assert own.texts.tolist() == tested.texts[order].tolist()
+    np.testing.assert_allclose(own.scores["energy"][:, 0], tested.scores["energy"][order, 0], atol=1e-5)
+    np.testing.assert_array_equal(own.macs, tested.macs[order])
+    assert own.written["swift"].tolist() == tested.written["swift"][order].tolist()
+    if words:
+        np.testing.assert_array_equal(own.label, tested.label[order])
+    else:
+        assert own.references.tolist() == tested.references[order].tolist()
+        error = dial("calibrate", str(copy), str(files / "test.csv"), "--columns", "source", "--replace").error
+        assert "`--label-column` must name the references of free text" in error
