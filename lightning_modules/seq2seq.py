@@ -11,6 +11,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from datamodules.loading import padded_labels
+from datamodules.row_tokens import RowTokeniser
 from dial.inference.staged import StagedModel
 from dial.stages.metrics.metrics import evaluate
 from dial.stages.repeats import distinct
@@ -106,8 +108,28 @@ class Seq2Seq(TierModule):
     def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits ``(B, T, V)`` in float32 behind the pieces of each target, and the pieces ``(B, T)``."""
         encoding = dict(batch["encodings"][self.tier.encoding_key])
-        labels = encoding.pop("labels")
+        labels = encoding.pop("labels", None)
+        labels = self._words(batch["label"]) if labels is None else labels
         return self.writer.forced(encoding, labels), labels
+
+    def _words(self, label: Tensor) -> Tensor:
+        """Pieces ``(B, T)`` of the classes' names, which are written where the data names no targets."""
+        rows = RowTokeniser(self.tier.tokenizer, None, target=True)([self.label_names[i] for i in label.tolist()])
+        return padded_labels([np.array(row.ids) for row in rows]).to(label.device)
+
+    def setup(self, stage: str) -> None:
+        """Refuse numbers as targets, unless the data says how they are written.
+
+        Raises:
+            ValueError: naming the remedy.
+        """
+        super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and not self.label_names and not hasattr(data, "references"):
+            raise ValueError(
+                f"`data` must say how its numbers are written, but {type(data).__name__} does not; take "
+                "GLUEAsTextDataModule or TextToTextDataModule, or train a regressor with class_path: Classifier."
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss per piece of one batch, a scalar."""

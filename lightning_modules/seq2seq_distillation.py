@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,6 +117,6 @@ class Seq2SeqDistillation(Seq2Seq):
         texts = [self._texts[row] for row in batch["sample_id"].tolist()]
         limit = self.writer.generation.max_new_tokens
         rows = RowTokeniser(self.tier.tokenizer, limit, target=True)(texts)
-        labels = padded_labels([row.ids for row in rows]).to(self.device)  # type: ignore[misc]
+        labels = padded_labels([np.array(row.ids) for row in rows]).to(self.device)
         encoding = {k: v for k, v in batch["encodings"][self.tier.encoding_key].items() if k != "labels"}
         return super().loss(self.writer.forced(encoding, labels), labels, batch)

@@ -392,8 +392,7 @@ def figures(output: Output, rows: int, seconds: float) -> dict[str, Any]:
     """Rows, how many were truncated, share of each stage, costs and speed, for the manifest."""
     totals = output.totals
     result: dict[str, Any] = {"rows": totals.rows, "truncated": totals.truncated, "truncated_by": totals.truncated_by}
-    if totals.limited:
-        result["limited"] = totals.limited
+    result |= {"limited": totals.limited} if totals.limited else {}
     if output.lost_lines:
         result["lost_lines"] = output.lost_lines
     if totals.rows:
@@ -420,9 +419,7 @@ def summary(manifest: dict[str, Any], output: Output) -> str:
             f"truncated ({tiers})"
         )
     if manifest.get("limited"):
-        lines.append(
-            f"{manifest['limited']:,} of {manifest['rows']:,} answers were cut off at the limit of their length"
-        )
+        lines.append(f"{manifest['limited']:,} of {manifest['rows']:,} answers were cut off at their limit of length")
     if manifest.get("shift"):
         from dial.tradeoff.shift import sentence
 

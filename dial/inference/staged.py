@@ -145,25 +145,32 @@ class StagedModel(nn.Module):
             encodings: as for :meth:`forward`.
             scores: of the finished answers, to give with those that decide.
         """
-        texts, parts = [], []
-        generated: dict[str, Tensor] = {}
-        limited: dict[str, Tensor] = {}
-        for tier in self.tiers:
-            encoding = encodings[tier.encoding_key]
-            if not tier.writes:
-                logits, given = self._scored(tier, *tier.decide(encoding))
-                texts.append(self._in_words(logits))
-            else:
-                said: list[dict[str, Tensor]] = []
-                state = tier.run(encoding, lambda _, rows, outputs, own, said=said: said.append(own), scores=True)
-                rows = torch.arange(len(encoding["input_ids"]), device=encoding["input_ids"].device)
-                written = tier.write(encoding, rows, state, bool(scores))
-                generated[tier.name], limited[tier.name] = written.generated, written.limited
-                given = {name: score[:, None] for name, score in {**said[0], **written.scores}.items()}
-                texts.append(np.array([[text] for text in written.texts], dtype=object))
-            parts.append(given)
-        names = (*self.model_scores, *scores)
-        return Answered(np.concatenate(texts, axis=1), self._side_by_side(parts, names), generated, limited)
+        parts = [self.answered_by(tier, encodings[tier.encoding_key], scores) for tier in self.tiers]
+        return Answered(
+            np.concatenate([part.texts for part in parts], axis=1),
+            self._side_by_side([part.scores for part in parts], (*self.model_scores, *scores)),
+            {name: steps for part in parts for name, steps in part.generated.items()},
+            {name: cut for part in parts for name, cut in part.limited.items()},
+        )
+
+    def answered_by(self, tier: Tier, encoding: Encoding, scores: Sequence[str] = ()) -> Answered:
+        """What one tier answers to every row; its scores are those that it gives.
+
+        Args:
+            tier: of these.
+            encoding: tensors ``(B, T)``.
+            scores: of the finished answers, to give with those that decide.
+        """
+        if not tier.writes:
+            logits, given = self._scored(tier, *tier.decide(encoding))
+            return Answered(self._in_words(logits), given, {}, {})
+        said: list[dict[str, Tensor]] = []
+        state = tier.run(encoding, lambda _, rows, outputs, own: said.append(own), scores=True)
+        rows = torch.arange(len(encoding["input_ids"]), device=encoding["input_ids"].device)
+        written = tier.write(encoding, rows, state, bool(scores))
+        given = {name: score[:, None] for name, score in {**said[0], **written.scores}.items()}
+        texts = np.array([[text] for text in written.texts], dtype=object).reshape(-1, 1)
+        return Answered(texts, given, {tier.name: written.generated}, {tier.name: written.limited})
 
     def _scored(self, tier: Tier, logits: Tensor, own: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """A tier's logits ``(B, E, C)``, and all scores ``(B, E)`` that it gives."""

@@ -44,6 +44,11 @@ def overrides(make_tiny_bert, make_tiny_t5):
             "bilstm": [f"--model.teacher={tier}"],
             "cascade": [f"--model.tiers=[{make_tiny_bert(layers=1)}, {tier}]"],
             "demo_super": [],
+            "seq2seq": [f"--model.path={make_tiny_t5()}", "--model.max_length=32", "--model.max_new_tokens=4"],
+            "seq2seq_distil": [
+                *(f"--model.path={make_tiny_t5(layers=1)}", f"--model.teacher={make_tiny_t5()}"),
+                *("--model.max_length=32", "--model.max_new_tokens=4"),
+            ],
             "energy_head": [f"--model.path={make_tiny_t5()}", "--model.max_length=32"],
             "demo_swift": [f"--model.teacher={tier}"],
             "distil": [f"--model.path={tier}", f"--model.teacher={tier}"],
