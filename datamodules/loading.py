@@ -34,14 +34,15 @@ class EncodedRows(Dataset[dict[str, Any]]):
         for key, tokens in self.tokens.items():
             span = slice(tokens.offsets[index], tokens.offsets[index + 1])
             encodings[key] = (tokens.ids[span], None if tokens.types is None else tokens.types[span])
-        example = {"sample_id": self.rows.sample_id[index], "label": self.rows.label[index], "encodings": encodings}
+        row = {"sample_id": self.rows.sample_id[index], "label": self.rows.label[index]}
+        example: dict[str, Any] = {**row, "encodings": encodings}
         if self.targets:
             example["targets"] = {key: tokens.row(index) for key, tokens in self.targets.items()}
         return example
 
     def collate(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Stack examples, each encoding padded to its own longest row of the batch; targets are its ``labels``."""
-        batch = {
+        batch: dict[str, Any] = {
             "sample_id": torch.from_numpy(np.array([example["sample_id"] for example in examples])),
             "label": torch.from_numpy(np.array([example["label"] for example in examples])),
             "encodings": {

@@ -32,7 +32,7 @@ class Rows:
     label: np.ndarray
     sample_id: np.ndarray
     group: np.ndarray | None = None
-    targets: list[tuple[str, ...]] | None = None
+    targets: Sequence[tuple[str, ...]] | None = None
     sources: list[str] | None = None
 
     def __len__(self) -> int:

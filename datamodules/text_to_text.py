@@ -64,7 +64,7 @@ class TextToText(SequenceDataModule):
         """What is written, such as the code of a language: models that write another do not fit; None: nobody says."""
         return None
 
-    def references(self, role: str) -> list[tuple[str, ...]]:
+    def references(self, role: str) -> Sequence[tuple[str, ...]]:
         """What the rows of a role may be answered, each one or several texts."""
         rows = self.rows(role)
         if rows.targets is None:

@@ -126,7 +126,7 @@ def rows_of_pairs(
             else number_labels(first, targets[0], where)
         )
         if label_names:  # as the words are spelt, whatever the file does
-            references = [(label_names[index],) for index in label]
+            references = [(label_names[index],) for index in label.tolist()]
     groups = None if group is None else group_names(columns[group], group, where)
     sources = [f"{prefix}{text}" for text in texts] if prefix else None
     return Rows(list(texts), None, label, np.arange(len(texts), dtype=np.int64), groups, references, sources)

@@ -202,7 +202,7 @@ def _own(
     stages = tuple(Stage(**stage) for stage in about["stages"])
     names, tiers = [stage.name for stage in stages], list(dict.fromkeys(stage.tier for stage in stages))
     outputs = columns.per_stage("output_{}", names) if f"output_{names[0]}" in columns.names else None
-    by_tier = {field: columns.by_tier(kind, tiers) for kind, field in TIER_COLUMNS.items()}
+    by_tier: dict[str, Any] = {field: columns.by_tier(kind, tiers) for kind, field in TIER_COLUMNS.items()}
     table = StageTable(
         **columns.common(),
         **_costs(columns, about, stages, by_tier),
@@ -237,7 +237,7 @@ def _predictions(columns: Columns, names: Sequence[str], outputs: np.ndarray | N
 
 def _costs(
     columns: Columns, about: dict[str, Any], stages: tuple[Stage, ...], by_tier: dict[str, dict[str, Any]]
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Costs of the rows: the columns, or what the cost functions in the metadata give."""
     if "costs" in about and "macs_reference" not in columns.names:
         lengths, padded, written = (by_tier[field] for field in ("lengths", "padded", "written"))

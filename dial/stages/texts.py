@@ -34,8 +34,11 @@ def text_array(values: Any, argument: str) -> np.ndarray:
     return texts
 
 
-def reference_array(values: Sequence[Sequence[str] | str]) -> np.ndarray:
+def reference_array(values: Any) -> np.ndarray:
     """References ``(N,)`` as an array of tuples of texts; a row with one reference may give it alone.
+
+    Args:
+        values: N texts, or sequences of texts.
 
     Raises:
         ValueError: a row has none, or one that is no text; names the row.

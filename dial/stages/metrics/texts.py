@@ -282,7 +282,7 @@ class EditAccuracy(TextMetric):
         """See :class:`TextMetric`."""
         row = np.repeat(np.arange(len(texts)), [len(accepted) for accepted in references])
         expected = [self.items(each) for accepted in references for each in accepted]
-        edits = edit_distances([self.items(texts[index]) for index in row], expected)
+        edits = edit_distances([self.items(texts[index]) for index in row.tolist()], expected)
         lengths = np.array([len(each) for each in expected], dtype=np.int64)
         order = np.lexsort((lengths, edits, row))
         first = order[np.unique(row[order], return_index=True)[1]]
