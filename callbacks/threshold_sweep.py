@@ -117,7 +117,12 @@ class ThresholdSweep(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         parts = {split: data.rows(split) for split in data.test_splits}
         rows = {
-            split: rows_fingerprint(part.sample_id, module.task.labels(part.label), getattr(part, "group", None))
+            split: rows_fingerprint(
+                part.sample_id,
+                module.task.labels(part.label),
+                getattr(part, "group", None),
+                part.targets if module.task.written else None,
+            )
             for split, part in parts.items()
         }
         if not getattr(data, "labelled", True):
