@@ -34,7 +34,7 @@ def baseline_line(train: np.ndarray, validation: np.ndarray, module: StagedModul
         module: knows names and metrics.
     """
     answer, share = majority(train)
-    values = {name: evaluate(name, validation, np.full_like(validation, answer)) for name in module.metric_names}
+    values = {name: evaluate(name, validation, np.full_like(validation, answer)) for name in module.metrics_of_rows}
     shown = ", ".join(f"{name} {100 * value:.2f}" for name, value in values.items())
     return (
         f"majority baseline: {printable(module.label_names[answer])} is {100 * share:.1f} % of the training rows; "

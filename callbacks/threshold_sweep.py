@@ -17,14 +17,14 @@ from dial.costs.counting import check_countable, network_costs
 from dial.costs.functions import Length, ModelCosts, macs_of
 from dial.report.configuration import check_folder, configuration_of, rows_fingerprint
 from dial.report.settings import SweepSettings
-from dial.stages.metrics.metrics import evaluate
 from dial.stages.scores import MODEL_SCORES
 from dial.stages.table import StageTable
 from dial.stages.task import Classification
 from dial.tiers.labels import check_permutation
 from dial.tradeoff.rules import check_settings
+from dial.tradeoff.taken import quality_at
 from lightning_modules.base import StagedModule
-from lightning_modules.rows import RowGatherer, concatenate
+from lightning_modules.rows import RowGatherer, Rows, concatenate
 
 
 class ThresholdSweep(Callback):
@@ -34,7 +34,8 @@ class ThresholdSweep(Callback):
     fvcore counts each stage's path once per tier. Written to ``sweep/`` in the run folder; rank 0 writes, atomically.
 
     Args:
-        scores: which scores route; default: all that the task admits.
+        scores: which scores route; default: all that the task admits. Those of finished answers (``decoder_energy``,
+            ``answer_log_probability``, ...) are for comparison: each tier writes before it decides, and is charged so.
         targets: qualities, as shares of the Super's, to choose operating points for.
         confidence: of the one-sided bound that a ``confident`` operating point rests on.
         budgets: mean cost per row to choose operating points for: MACs such as 2e9, or FLOPs such as 4e9flop.
@@ -91,9 +92,15 @@ class ThresholdSweep(Callback):
         """Check what the task admits, before any model runs."""
         self._rows.clear()
         module = staged(pl_module)
-        given = module.network.routing_scores
+        given = (*module.network.routing_scores, *module.network.late_scores)
+        module.late_scores = self._late(module)
         for name in self.scores or []:
             module.task.check_score(name, "sweep.scores", given)
+            if module.network.writes and name not in (*given, "random"):
+                raise ValueError(
+                    f"`sweep.scores` for these tiers must be one of: {', '.join([*given, 'random'])}; but got "
+                    f"{name!r}, which not every tier before the last gives; train energy heads for them."
+                )
         settings, stages = self.choices, module.network.stages
         check_settings(settings, len(stages), not module.task.exact, "sweep.")
         names = [tier.name for tier in module.network.tiers]
@@ -112,7 +119,12 @@ class ThresholdSweep(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         parts = {split: data.rows(split) for split in data.test_splits}
         rows = {
-            split: rows_fingerprint(part.sample_id, module.task.labels(part.label), getattr(part, "group", None))
+            split: rows_fingerprint(
+                part.sample_id,
+                module.task.labels(part.label),
+                getattr(part, "group", None),
+                part.targets if module.task.written else None,
+            )
             for split, part in parts.items()
         }
         if not getattr(data, "labelled", True):
@@ -150,7 +162,7 @@ class ThresholdSweep(Callback):
             rows = table.of_split(split)
             for name in module.metric_names:
                 for s, stage in enumerate(table.stages):
-                    value = evaluate(name, rows.label, rows.predictions[:, s])
+                    value = quality_at(rows, name, np.full(len(rows), s))
                     pl_module.log(
                         f"{split}/{name}/{stage.name}", torch.tensor(value, dtype=torch.float32), sync_dist=True
                     )
@@ -161,23 +173,23 @@ class ThresholdSweep(Callback):
         """The stage table of all splits, without scores' costs counted twice and without repeated rows."""
         splits = list(rows)
         joined = concatenate([rows[split] for split in splits])
-        logits = joined["logits"].astype(np.float32)
         lengths, padded = joined["lengths"], joined["padded"]
         costs = self._costs = network_costs(module.network.tiers, lengths, padded, self.length)
-        predictions = module.task.predict(logits)
+        answers = answers_of(module, trainer.datamodule, rows, joined)  # type: ignore[attr-defined]
         label = module.task.labels(joined["label"])
         if not getattr(trainer.datamodule, "labelled", True):  # type: ignore[attr-defined]
-            label = predictions[:, -1]  # quality is the agreement with the last stage
+            label = answers["predictions"][:, -1]  # quality is the agreement with the last stage
         table = StageTable(
             split=np.repeat(np.array(splits), [len(rows[s]["sample_id"]) for s in splits]),
             sample_id=joined["sample_id"],
             label=label,
             stages=tuple(module.network.stages),
-            outputs=logits,
-            predictions=predictions,
-            scores={name: joined["model_scores"][name] for name in module.network.routing_scores},
+            **answers,
+            scores={
+                name: joined["model_scores"][name] for name in (*module.network.routing_scores, *self._late(module))
+            },
             statistics={},
-            **costs.columns(module.network.stages, lengths, padded, self.length, self.reference),
+            **costs.columns(module.network.stages, lengths, padded, self.length, self.reference, joined.get("written")),
             lengths=lengths,
             padded=padded,
             group=group_of(trainer.datamodule, rows),  # type: ignore[attr-defined]
@@ -193,7 +205,11 @@ class ThresholdSweep(Callback):
         if self.scores:
             return list(self.scores)
         *computed, last = module.task.scores
-        return [*computed, *module.network.routing_scores, last]
+        return [*(computed if not module.network.writes else ()), *module.network.routing_scores, last]
+
+    def _late(self, module: StagedModule) -> list[str]:
+        """Scores asked for that only finished answers tell."""
+        return [name for name in self.scores or [] if name in module.network.late_scores]
 
     def settings(self, trainer: Trainer, module: StagedModule) -> dict[str, Any]:
         """What the table's numbers depend on, as plain values."""
@@ -203,6 +219,10 @@ class ThresholdSweep(Callback):
         # Only where it applies: the settings are part of a report's fingerprint.
         plain: dict[str, Any] = {"reference_without_exits": True} if "unpruned" in tiers[reference] else {}
         hidden = getattr(data, "hidden", None)  # rows left out, by role
+        if module.network.writes and getattr(data, "source_form", None):
+            plain["source_form"] = data.source_form
+        if late := self._late(module):
+            plain["late"] = late
         return (
             plain
             | ({"hidden": dict(hidden)} if hidden else {})
@@ -245,6 +265,26 @@ class ThresholdSweep(Callback):
         """What to choose from a table with these splits."""
         calibration = "split" if "calibration" in splits else "crossfit"
         return dataclasses.replace(self.choices, scores=tuple(self.score_names(module)), calibration=calibration)
+
+
+def answers_of(module: StagedModule, data: Any, rows: dict[str, Rows], joined: Rows) -> dict[str, Any]:
+    """What stages answered, as a table's columns: logits, or texts with what they are compared with.
+
+    Args:
+        module: whose stages they are.
+        data: the data module.
+        rows: by split.
+        joined: the rows of all splits.
+    """
+    if not module.network.writes:
+        logits = joined["logits"].astype(np.float32)
+        return {"outputs": logits, "predictions": module.task.predict(logits)}
+    written = {name: joined[name] for name in ("texts", "written", "cut_off")}
+    references = None
+    if module.task.written:  # a row's label is its position
+        known = {split: data.references(split) for split in rows}
+        references = [known[split][position] for split, part in rows.items() for position in part["label"].tolist()]
+    return {**written, "predictions": module.task.read(written["texts"]), "references": references}
 
 
 def group_of(data: Any, rows: dict[str, dict[str, Any]]) -> np.ndarray | None:

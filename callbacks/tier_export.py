@@ -110,6 +110,7 @@ class TierExport(Callback):
         return {
             "task": getattr(data, "task", type(data).__name__),
             "label_names": module.label_names,
+            **({} if getattr(data, "target", None) is None else {"target": data.target}),
             "metrics": module.metric_names,
             "validation_quality": quality,
             "train_fingerprint": data.fingerprint("train"),

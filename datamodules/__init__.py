@@ -5,17 +5,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.base import SequenceDataModule
+    from datamodules.benchmarks_as_text import GLUEAsTextDataModule, SuperGLUEAsTextDataModule
     from datamodules.glue import GLUEDataModule
     from datamodules.graded import GradedSentimentDataModule
+    from datamodules.number_words import NumberWordsDataModule
+    from datamodules.superglue import SuperGLUEDataModule
     from datamodules.text import TextDataModule
+    from datamodules.text_to_text_files import TextToTextDataModule
+    from datamodules.translation import TranslationDataModule
 
-__all__ = ["GLUEDataModule", "GradedSentimentDataModule", "SequenceDataModule", "TextDataModule"]
+__all__ = [
+    "GLUEAsTextDataModule",
+    "GLUEDataModule",
+    "GradedSentimentDataModule",
+    "NumberWordsDataModule",
+    "SequenceDataModule",
+    "SuperGLUEAsTextDataModule",
+    "SuperGLUEDataModule",
+    "TextDataModule",
+    "TextToTextDataModule",
+    "TranslationDataModule",
+]
 
 _HOMES = {
+    "GLUEAsTextDataModule": "benchmarks_as_text",
+    "SuperGLUEAsTextDataModule": "benchmarks_as_text",
+    "SuperGLUEDataModule": "superglue",
+    "TranslationDataModule": "translation",
     "GLUEDataModule": "glue",
     "GradedSentimentDataModule": "graded",
+    "NumberWordsDataModule": "number_words",
     "SequenceDataModule": "base",
     "TextDataModule": "text",
+    "TextToTextDataModule": "text_to_text_files",
 }
 
 

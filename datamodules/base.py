@@ -265,14 +265,23 @@ class SequenceDataModule(LightningDataModule, ABC):
         if (role, key) not in self._tokens:
             tokenizer, max_length = self.tokenizers[key]
             rows = self.rows(role)
-            tokens = encode(rows, tokenizer, max_length, key, self.cache_dir)
+            tokens = encode(self.as_read(rows, key), tokenizer, max_length, key, self.cache_dir)
             self._tokens[role, key] = tokens
             self.truncated.setdefault(role, {})[key] = tokens.truncated
-            if tokens.truncated:
-                rank_zero_warn(
-                    f"{role}: {tokens.truncated} of {len(rows)} rows exceed {max_length} tokens and are truncated."
-                )
+            self._say_truncated(role, "rows", tokens)
         return self._tokens[role, key]
+
+    def as_read(self, rows: Rows, key: str) -> Rows:
+        """Rows as the models of one tokenizer read them."""
+        return rows
+
+    @staticmethod
+    def _say_truncated(role: str, what: str, tokens: Tokens) -> None:
+        if tokens.truncated:
+            rank_zero_warn(
+                f"{role}: {tokens.truncated} of {len(tokens.lengths)} {what} exceed {tokens.max_length} tokens and are "
+                "truncated."
+            )
 
     def encoded(self, role: str, key: str | None = None) -> EncodedRows:
         """Rows of a role with their encodings for one tokenizer, or for all."""

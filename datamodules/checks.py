@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.labels import is_free_text
 from datamodules.printing import printable
 from datamodules.rows import Rows
 
@@ -112,13 +113,16 @@ def role_line(role: str, rows: Rows, label_names: Sequence[str]) -> str:
     Args:
         role: name of the role.
         rows: its rows.
-        label_names: of the classes in order; empty for regression.
+        label_names: of the classes in order; empty for regression, ``*`` for free text.
 
     >>> rows = Rows(["a", "b", "c"], None, np.array([1, 0, 1]), np.arange(3))
     >>> role_line("train", rows, ["no", "yes"])
     'train: 3 rows (no: 1, yes: 2)'
     """
-    about = _class_counts(rows.label, label_names) if label_names else _values(rows.label)
+    if is_free_text(label_names):
+        about = _written(rows)
+    else:
+        about = _class_counts(rows.label, label_names) if label_names else _values(rows.label)
     return f"{role}: {len(rows)} rows{f' ({about})' if about else ''}"
 
 
@@ -131,6 +135,11 @@ def _class_counts(label: np.ndarray, label_names: Sequence[str]) -> str:
         rest = counts[MOST_SHOWN:]
         shown.append(f"{len(rest)} more classes of {rest.min()} to {rest.max()} rows")
     return ", ".join(shown)
+
+
+def _written(rows: Rows) -> str:
+    lengths = [len(references[0].split()) for references in rows.targets or () if references]
+    return f"{np.mean(lengths):.1f} words to write on average" if lengths else ""
 
 
 def _values(label: np.ndarray) -> str:

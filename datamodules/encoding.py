@@ -42,13 +42,19 @@ class Tokens:
         """``(N,)`` tokens per row."""
         return np.diff(self.offsets)
 
+    def row(self, index: int) -> np.ndarray:
+        """``(L,)`` ids of one row."""
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
 
 def default_cache_dir() -> Path:
     """``$DIAL_CACHE``, else ``~/.cache/dial``."""
     return Path(os.environ.get("DIAL_CACHE", "~/.cache/dial")).expanduser()
 
 
-def encode(rows: Rows, tokenizer: Any, max_length: int | None, key: str, cache_dir: Path) -> Tokens:
+def encode(
+    rows: Rows, tokenizer: Any, max_length: int | None, key: str, cache_dir: Path, target: bool = False
+) -> Tokens:
     """Read the rows' tokens from the cache, computing them first where they are not there.
 
     Several processes and nodes may do this at once: each writes a folder of its own and moves it into place; whoever
@@ -60,16 +66,21 @@ def encode(rows: Rows, tokenizer: Any, max_length: int | None, key: str, cache_d
         max_length: tokens kept per row; ``None`` keeps all.
         key: identifies the tokenizer and ``max_length``.
         cache_dir: folder of the cache.
+        target: whether the rows are what a decoder writes.
 
     Raises:
         OSError: if the cache cannot be written; nothing half-written stays.
     """
-    folder = Path(cache_dir) / "encodings" / f"v{VERSION}-{rows.fingerprint}-{key}"
+    folder = (
+        Path(cache_dir)
+        / "encodings"
+        / f"v{VERSION}-{rows.fingerprint}-{key}{f'-target-{max_length}' if target else ''}"
+    )
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            _write(scratch, rows, tokenizer, max_length)
+            _write(scratch, rows, RowTokeniser(tokenizer, max_length, target))
             _move(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -84,12 +95,11 @@ def _move(scratch: Path, folder: Path) -> None:
             raise
 
 
-def _write(folder: Path, rows: Rows, tokenizer: Any, max_length: int | None) -> None:
+def _write(folder: Path, rows: Rows, tokeniser: RowTokeniser) -> None:
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
     lengths: list[int] = []
     truncated = 0
-    tokeniser = RowTokeniser(tokenizer, max_length)
     units = [unit if len(unit) > 1 else unit[0] for unit in rows.units()]
     for start in range(0, len(units), CHUNK):
         encoded = tokeniser(units[start : start + CHUNK])
@@ -102,7 +112,7 @@ def _write(folder: Path, rows: Rows, tokenizer: Any, max_length: int | None) -> 
     np.save(folder / "ids.npy", np.concatenate(ids))
     if types:
         np.save(folder / "types.npy", np.concatenate(types))
-    (folder / "meta.json").write_text(json.dumps({"truncated": truncated, "max_length": max_length}))
+    (folder / "meta.json").write_text(json.dumps({"truncated": truncated, "max_length": tokeniser.max_length}))
 
 
 def _load(folder: Path, tokenizer: Any) -> Tokens:

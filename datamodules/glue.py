@@ -3,15 +3,12 @@
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from datamodules.base import SequenceDataModule
+from datamodules.benchmark import BenchmarkDataModule
 from datamodules.row_formats import TsvFile
 from datamodules.rows import Rows, make_rows
-from datamodules.sources import Columns, columns_of, read_columns, read_hub
-
-HUB = "nyu-mll/glue"
-SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")  # in the order in which they are looked for
+from datamodules.sources import Columns, columns_of, read_columns
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ TASKS = {
 }
 
 
-class GLUEDataModule(SequenceDataModule):
+class GLUEDataModule(BenchmarkDataModule):
     """One GLUE task. Its official test labels are hidden, so the official validation split is the test role.
 
     Labels are integers in the hub's order, whatever the source. MNLI has the test roles ``test_matched`` and
@@ -82,26 +79,17 @@ class GLUEDataModule(SequenceDataModule):
         ValueError: for an unknown task or a folder that does not exist.
     """
 
-    def __init__(self, task: str, source: str = "hub", **kwargs: Any) -> None:
-        if task not in TASKS:
-            raise ValueError(f"`task` must be one of {', '.join(TASKS)}, but got {task!r}.")
-        if source != "hub" and not Path(source).expanduser().is_dir():
-            raise ValueError(f"`source` must be 'hub' or a folder that exists, but got {source!r}. Check the path.")
-        super().__init__(**kwargs)
-        self.task, self.source = task, source
-        self._task = TASKS[task]
-        self.metrics = list(self._task.metrics)
-        self._tests: list[str] | None = None
+    HUB, OFFICIAL_SPLIT, FORMATS = "nyu-mll/glue", "dev", ".jsonl, .csv, official .tsv"
+    TASKS: ClassVar = TASKS
 
-    @property
-    def label_names(self) -> list[str]:
-        """Class names in the hub's order; empty for STS-B."""
-        return list(self._task.label_names)
+    def __init__(self, task: str, source: str = "hub", **kwargs: Any) -> None:
+        super().__init__(task=task, source=source, **kwargs)
+        self._tests: list[str] | None = None
 
     def test_roles(self) -> list[str]:
         """``test``, for MNLI ``test_matched`` and ``test_mismatched``."""
         if self._tests is None:
-            self._tests = ["test"] if self._fractions["test"] else list(self._task.tests)
+            self._tests = super().test_roles()
             if (
                 "test_mismatched" in self._tests
                 and self.source != "hub"
@@ -113,53 +101,12 @@ class GLUEDataModule(SequenceDataModule):
                 self._tests = ["test_matched"]
         return self._tests
 
-    def has(self, role: str) -> bool:
-        """Train and test rows come from the source; test rows not where ``test_fraction`` is given."""
-        return role == "train" or (role in self._task.tests and not self._fractions["test"])
-
     def read(self, role: str) -> Rows:
         """Read an official split: ``train``, or the validation split that is the test role."""
-        split = "train" if role == "train" else self._task.tests.get(role)
-        if split is None:
-            raise ValueError(f"`{role}` must be one of train, {', '.join(self._task.tests)} to be read.")
         names = [*self._task.columns, "label"]
-        if self.source == "hub":
-            columns, where = read_hub(HUB, self.task, split, names), f"{HUB} ({self.task}, {split})"
-        else:
-            path = self._find(split)
-            if path is None:
-                raise ValueError(self._missing(split))
-            columns, where = self._read_file(path, names), str(path)
+        columns, where = self.columns(role, names)
         text, text_b = names[0], (names[1] if len(names) == 3 else None)
         return make_rows(columns, (text, text_b, "label"), self._task.label_names, where)
-
-    def _folders(self) -> list[Path]:
-        base = Path(self.source).expanduser()
-        inside = [base / name for name in (self.task, self._task.official) if (base / name).is_dir()]
-        return inside or [base]
-
-    def _find(self, split: str) -> Path | None:
-        official = split.replace("validation", "dev")
-        for folder in self._folders():
-            for stem in (split, official):
-                for suffix in SUFFIXES:
-                    if (folder / f"{stem}{suffix}").is_file():
-                        return folder / f"{stem}{suffix}"
-            if (folder / f"{split}-00000-of-00001.parquet").is_file():  # as in a clone of the hub's repository
-                return folder / f"{split}-00000-of-00001.parquet"
-        return None
-
-    def _missing(self, split: str) -> str:
-        folders = " or ".join(map(str, self._folders()))
-        remedy = "Add the file"
-        if split == "train" and self.calibration == "split":
-            remedy += ", or to test without training rows set `calibration: crossfit`"
-        elif split != "train":
-            remedy += ", or cut test rows from the training rows with `test_fraction: 0.1`"
-        return (
-            f"`source` must have a file {split}.parquet (or .jsonl, .csv, official .tsv) for {self.task}, but "
-            f"{folders} has none. {remedy}."
-        )
 
     def _read_file(self, path: Path, names: list[str]) -> Columns:
         texts = list(self._task.columns)

@@ -19,6 +19,20 @@ KINDS = (str, bool, int, float, Decimal, np.bool_, np.integer, np.floating)  # d
 MOST_CLASSES = 1000
 LARGEST = float(np.finfo(np.float32).max)
 REMEDY = "Correct the file or `label_names`."
+ANY_TEXT = "*"
+"""The only label name of data whose answers are free text, such as translations; see :func:`is_free_text`."""
+
+NOT = "≠ "
+"""What begins a reference that an answer must not be: WSC gives a noun phrase that the pronoun does not mean."""
+
+
+def is_free_text(label_names: Sequence[str] | None) -> bool:
+    """Whether answers may be any text, which data say by the one label name ``*``.
+
+    >>> is_free_text(["*"]), is_free_text(["no", "yes"]), is_free_text([])
+    (True, False, False)
+    """
+    return label_names is not None and list(label_names) == [ANY_TEXT]
 
 
 def number_of(value: object) -> Decimal | None:

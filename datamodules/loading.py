@@ -1,6 +1,6 @@
 """Batches: rows of similar length together, every rank its share, and a train loader that can continue mid-epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from datamodules.encoding import Tokens
 from datamodules.rows import Rows
 
 MEGA = 50  # most batches among which rows are sorted by length: more pads less, but always the same rows meet
+IGNORED = -100  # the target that cross-entropy leaves out
 
 
 class EncodedRows(Dataset[dict[str, Any]]):
@@ -19,10 +20,11 @@ class EncodedRows(Dataset[dict[str, Any]]):
     Attributes:
         rows: the N rows.
         tokens: key to the tokens of the N rows, in the order of the tiers.
+        targets: key to the tokens of what a decoder is to write; empty where it is not told.
     """
 
-    def __init__(self, rows: Rows, tokens: dict[str, Tokens]) -> None:
-        self.rows, self.tokens = rows, tokens
+    def __init__(self, rows: Rows, tokens: dict[str, Tokens], targets: dict[str, Tokens] | None = None) -> None:
+        self.rows, self.tokens, self.targets = rows, tokens, targets or {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -32,11 +34,15 @@ class EncodedRows(Dataset[dict[str, Any]]):
         for key, tokens in self.tokens.items():
             span = slice(tokens.offsets[index], tokens.offsets[index + 1])
             encodings[key] = (tokens.ids[span], None if tokens.types is None else tokens.types[span])
-        return {"sample_id": self.rows.sample_id[index], "label": self.rows.label[index], "encodings": encodings}
+        row = {"sample_id": self.rows.sample_id[index], "label": self.rows.label[index]}
+        example: dict[str, Any] = {**row, "encodings": encodings}
+        if self.targets:
+            example["targets"] = {key: tokens.row(index) for key, tokens in self.targets.items()}
+        return example
 
     def collate(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Stack examples, each encoding padded to its own longest row of the batch."""
-        return {
+        """Stack examples, each encoding padded to its own longest row of the batch; targets are its ``labels``."""
+        batch: dict[str, Any] = {
             "sample_id": torch.from_numpy(np.array([example["sample_id"] for example in examples])),
             "label": torch.from_numpy(np.array([example["label"] for example in examples])),
             "encodings": {
@@ -44,11 +50,27 @@ class EncodedRows(Dataset[dict[str, Any]]):
                 for key, tokens in self.tokens.items()
             },
         }
+        for key in self.targets:
+            batch["encodings"][key]["labels"] = padded_labels([example["targets"][key] for example in examples])
+        return batch
 
     def order(self) -> np.ndarray:
         """``(N,)`` indices, longest row first; the last tokenizer counts first, its tier being the dearest."""
         keys = [-tokens.lengths for tokens in self.tokens.values()]
         return np.lexsort([np.arange(len(self)), *keys])
+
+
+def padded_labels(rows: Sequence[np.ndarray]) -> torch.Tensor:
+    """Targets ``(B, T)`` int64 with their ends filled by -100, which losses leave out.
+
+    Example:
+        >>> padded_labels([np.array([5, 1]), np.array([7, 8, 1])]).tolist()
+        [[5, 1, -100], [7, 8, 1]]
+    """
+    labels = np.full((len(rows), max(map(len, rows))), IGNORED, np.int64)
+    for line, row in zip(labels, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(labels)
 
 
 def share(order: np.ndarray, batch_size: int, rank: int, world_size: int) -> np.ndarray:

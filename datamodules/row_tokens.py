@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 Unit = str | tuple[str, ...]
+SWITCH = "_switch_to_target_mode"  # what transformers calls on a tokenizer before it reads targets
 
 
 class RowTokens(NamedTuple):
@@ -71,20 +72,27 @@ def has_plain_backend(tokenizer: Any) -> bool:
     )
 
 
+def switches_to_targets(tokenizer: Any) -> bool:
+    """Whether a tokenizer treats what a decoder writes otherwise than what an encoder reads."""
+    return hasattr(tokenizer, SWITCH)
+
+
 class RowTokeniser:
     """Gives rows their tokens.
 
     Args:
         tokenizer: any transformers tokenizer.
         max_length: tokens kept of a text or pair; None keeps all.
+        target: whether rows are what a decoder writes, which some tokenizers (of Marian, mBART, NLLB) treat otherwise.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int | None) -> None:
+    def __init__(self, tokenizer: Any, max_length: int | None, target: bool = False) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
         self.typed = "token_type_ids" in tokenizer.model_input_names
         self.padding = Padding.of(tokenizer)
         self.filler = self.padding.pad_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
-        self._plain = has_plain_backend(tokenizer)
+        self._target = target and switches_to_targets(tokenizer)
+        self._plain = has_plain_backend(tokenizer) and not self._target
         self._truncation: dict[str, Any] | None = None
         self._ready = False
 
@@ -110,11 +118,12 @@ class RowTokeniser:
         for unit in units:
             # Lists of one: transformers takes a pair whose second text is empty for a single text otherwise.
             texts = [[unit]] if isinstance(unit, str) else [[text] for text in unit]
-            batch = self.tokenizer(*texts, padding=False, verbose=False)
+            given = {"text_target": texts[0]} if self._target else dict(zip(("text", "text_pair"), texts, strict=False))
+            batch = self.tokenizer(**given, padding=False, verbose=False)
             truncated = self.max_length is not None and len(batch["input_ids"][0]) > self.max_length
             if truncated:
                 batch = self.tokenizer(
-                    *texts, truncation=True, max_length=self.max_length, padding=False, verbose=False
+                    **given, truncation=True, max_length=self.max_length, padding=False, verbose=False
                 )
             row = {key: list(values[0]) for key, values in batch.items()}
             encoded.append(RowTokens(row["input_ids"], row["token_type_ids"] if self.typed else None, truncated))

@@ -22,6 +22,9 @@ class Rows:
         label: ``(N,)`` int64 class indices, or float32 values for regression.
         sample_id: ``(N,)`` int64 row index in the source file.
         group: ``(N,)`` names of what rows belong to (a document, a question), or None where each row stands alone.
+        targets: N tuples of texts, the references of a row: the first is trained on; None where no text is written.
+        sources: N texts that an encoder-decoder reads for the units, such as T5's ``rte sentence1: … sentence2: …``;
+            None where it reads the first text. Rows are told apart, and roles cut, by the units alone.
     """
 
     text: list[str]
@@ -29,6 +32,8 @@ class Rows:
     label: np.ndarray
     sample_id: np.ndarray
     group: np.ndarray | None = None
+    targets: Sequence[tuple[str, ...]] | None = None
+    sources: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.text)
@@ -43,11 +48,14 @@ class Rows:
         """Rows at ``indices (M,)``, in that order."""
         second = None if self.text_b is None else [self.text_b[i] for i in indices]
         group = None if self.group is None else self.group[indices]
-        return Rows([self.text[i] for i in indices], second, self.label[indices], self.sample_id[indices], group)
+        targets = None if self.targets is None else [self.targets[i] for i in indices]
+        sources = None if self.sources is None else [self.sources[i] for i in indices]
+        text = [self.text[i] for i in indices]
+        return Rows(text, second, self.label[indices], self.sample_id[indices], group, targets, sources)
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with any text, label, id or group, or their order."""
+        """16 hex digits that change with any text, label, id, group, target or source, or their order."""
         digest = blake2b(digest_size=8)
         for unit in self.units():
             for text in unit:
@@ -58,6 +66,10 @@ class Rows:
         digest.update(np.ascontiguousarray(self.sample_id).tobytes())
         if self.group is not None:
             digest.update("\x1f".join(self.group.tolist()).encode("utf-8", "surrogatepass"))
+        for references in self.targets or ():
+            digest.update("\x1f".join((*references, "\x1e")).encode("utf-8", "surrogatepass"))
+        if self.sources is not None:
+            digest.update("\x1f".join(self.sources).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
 

@@ -46,7 +46,7 @@ def columns_of(file: RowFile, columns: Sequence[str], texts: Sequence[str] = ())
     return result
 
 
-def read_hub(repository: str, configuration: str, split: str, columns: Sequence[str]) -> Columns:
+def read_hub(repository: str, configuration: str | None, split: str, columns: Sequence[str]) -> Columns:
     """Read columns of a split from the hub (or from its local cache).
 
     Raises:

@@ -1,14 +1,12 @@
 """The user's own texts, from CSV, TSV, JSON lines, parquet or plain text files."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.base import SequenceDataModule
 from datamodules.checks import check_metrics
+from datamodules.files import FilesDataModule
 from datamodules.labels import Hidden, check_label_names, infer_label_names
-from datamodules.row_formats import plain_stem
 from datamodules.rows import Rows, make_rows
 from datamodules.sources import read_columns
 
@@ -16,19 +14,10 @@ AGREEMENT = "agreement"
 REMEDY = "Correct the file or `label_names`, or list the value in `hidden_labels` if it means that there is no label."
 
 
-class TextDataModule(SequenceDataModule):
+class TextDataModule(FilesDataModule):
     """Rows of files with a text column, perhaps a second one, and a label column.
 
-    Validation and calibration rows are cut from ``train_file`` where no file is given for them; test rows only with
-    ``test_fraction``. Where test rows alone are needed (``calibration: crossfit``), no other file is.
-
     Args:
-        train_file: ``.csv``, ``.tsv`` (never quoted), ``.jsonl``, ``.json`` (one object a line), these also with
-            ``.gz`` behind it, or ``.parquet``, read as ``dial predict`` reads its input; what is no text there is
-            refused.
-        validation_file: the same.
-        calibration_file: the same.
-        test_file: the same.
         text_column: name of the text's column.
         text_b_column: name of the second text's column, where a row is a pair.
         label_column: name of the label's column; labels are class names, or indices into ``label_names``, or numbers.
@@ -41,19 +30,14 @@ class TextDataModule(SequenceDataModule):
         hidden_labels: values of the label column that mean "no label", such as -1; an empty text stands for empty cells
             and null. Such rows are left out and counted, but for ``dial predict``, which needs no labels.
         metrics: the primary one first; default accuracy, for regression pearson and spearman.
-        task: what reports call the data; default the name of the first file.
-        kwargs: see :class:`SequenceDataModule`.
+        kwargs: see :class:`FilesDataModule`.
 
     Raises:
-        ValueError: if no file is given, or a file does not exist.
+        ValueError: if no file is given, or a file does not exist; no labels and no names of classes.
     """
 
     def __init__(
         self,
-        train_file: str | None = None,
-        validation_file: str | None = None,
-        calibration_file: str | None = None,
-        test_file: str | None = None,
         text_column: str = "text",
         text_b_column: str | None = None,
         label_column: str | None = "label",
@@ -61,19 +45,10 @@ class TextDataModule(SequenceDataModule):
         label_names: list[str | int | float] | None = None,
         hidden_labels: list[str | int | float | None] | None = None,
         metrics: list[str] | None = None,
-        task: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        given = {"train": train_file, "validation": validation_file, "calibration": calibration_file, "test": test_file}
-        self.files = {role: Path(file).expanduser() for role, file in given.items() if file is not None}
-        if not self.files:
-            raise ValueError("`train_file` or `test_file` must be given, but got neither. Name at least one file.")
-        for role, path in self.files.items():
-            if not path.is_file():
-                raise ValueError(f"`{role}_file` must be a file that exists, but got {str(path)!r}. Check the path.")
         self.columns, self.group_column = (text_column, text_b_column, label_column), group_column
-        self.task = task or plain_stem(next(iter(self.files.values())))
         self._label_names = None if label_names is None else check_label_names(label_names)
         self._given_metrics = metrics
         self._hidden = Hidden(hidden_labels or ())
@@ -121,22 +96,9 @@ class TextDataModule(SequenceDataModule):
             return check_metrics(self._given_metrics, self.label_names)
         return ["accuracy"] if self.label_names else ["pearson", "spearman"]
 
-    def has(self, role: str) -> bool:
-        """Whether a file was given for the role."""
-        return role in self.files
-
-    def _is_at_hand(self, role: str, stage: str) -> bool:
-        """Training rows, too, of a file that is given where rows are tested on: they may be the same."""
-        return super()._is_at_hand(role, stage) or (role == "train" and stage == "test" and role in self.files)
-
     def read(self, role: str) -> Rows:
         """Read the role's file."""
-        if role not in self.files:
-            remedy = " or set `test_fraction`, which cuts them from the training rows" if role == "test" else ""
-            if role == "train" and self.calibration == "split":
-                remedy = ", or to test without training rows set `calibration: crossfit`"
-            raise ValueError(f"`{role}_file` must be given for {role} rows, but got none. Name a file{remedy}.")
-        path, texts = self.files[role], [name for name in self.columns[:2] if name is not None]
+        path, texts = self.file_of(role), [name for name in self.columns[:2] if name is not None]
         wanted = [name for name in (*self.columns, self.group_column) if name is not None]
         columns = read_columns(path, wanted, f"{role}_file", texts)
         rows = make_rows(columns, self.columns, self.label_names, str(path), self._hidden, REMEDY, self.group_column)

@@ -8,15 +8,31 @@ if TYPE_CHECKING:
     from lightning_modules.cascade import Cascade
     from lightning_modules.classifier import Classifier
     from lightning_modules.distillation import Distillation
+    from lightning_modules.energy_head import EnergyHead
     from lightning_modules.multi_exit import MultiExit
     from lightning_modules.optimizers import SizedAdamW
+    from lightning_modules.seq2seq import Seq2Seq
+    from lightning_modules.seq2seq_distillation import Seq2SeqDistillation
 
-__all__ = ["Cascade", "Classifier", "Distillation", "MultiExit", "SizedAdamW", "StagedModule"]
+__all__ = [
+    "Cascade",
+    "Classifier",
+    "Distillation",
+    "EnergyHead",
+    "MultiExit",
+    "Seq2Seq",
+    "Seq2SeqDistillation",
+    "SizedAdamW",
+    "StagedModule",
+]
 PLACES = {
     "Cascade": "cascade",
     "Classifier": "classifier",
     "Distillation": "distillation",
+    "EnergyHead": "energy_head",
     "MultiExit": "multi_exit",
+    "Seq2Seq": "seq2seq",
+    "Seq2SeqDistillation": "seq2seq_distillation",
     "SizedAdamW": "optimizers",
     "StagedModule": "base",
 }

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
-from dial.stages.metrics.metrics import evaluate
+from dial.stages.metrics.metrics import METRICS, evaluate
 from dial.stages.task import task_of
 from dial.tiers.tier import Tier
 from lightning_modules.rows import RowGatherer, Rows, each_once
@@ -32,6 +32,7 @@ class StagedModule(LightningModule):
 
     Attributes:
         network: the staged model; set by the subclass.
+        late_scores: of finished answers, which are wanted of the rows that are tested.
 
     Raises:
         ValueError: a metric does not exist, or not for these classes.
@@ -47,10 +48,24 @@ class StagedModule(LightningModule):
         for name in self.metric_names:  # now, not when the first epoch is over
             self.task.check_metric(name)
         self.validation_rows = RowGatherer()
+        self.late_scores: list[str] = []
+
+    @property
+    def metrics_of_rows(self) -> list[str]:
+        """Metrics that a row's label and answer tell; the others, of whole groups, are measured where these are known.
+
+        At validation no batch says which group a row is of.
+        """
+        return [name for name in self.metric_names if not METRICS[name].grouped]
 
     def tokenizers(self) -> Mapping[str, tuple[Any, int]]:
         """Tokenizer and maximum length by encoding key: what the data module has to encode for this module."""
         return {tier.encoding_key: (tier.tokenizer, tier.max_length) for tier in self.tiers_at_work}
+
+    @property
+    def plain_keys(self) -> set[str]:
+        """Encoding keys of the tiers that read texts and pairs as they are, not in the form for models that write."""
+        return {tier.encoding_key for tier in self.tiers_at_work if not tier.writes}
 
     @property
     def tiers_at_work(self) -> list[Tier]:
@@ -123,7 +138,8 @@ class StagedModule(LightningModule):
                 "gradients."
             )
         label, predictions = self.task.labels(rows["label"]), self.task.predict(rows["logits"])
-        return {name: [evaluate(name, label, column) for column in predictions.T] for name in self.metric_names}
+        names = self.metrics_of_rows
+        return {name: [evaluate(name, label, column) for column in predictions.T] for name in names}
 
     def choose(self, values: list[float]) -> float:
         """The quality by which checkpoints are chosen, from that of each exit, first to last."""
@@ -140,7 +156,8 @@ class StagedModule(LightningModule):
     def rows_of(self, batch: Batch) -> dict[str, Any]:
         """Ids and labels ``(B,)``, ``logits`` ``(B, S, C)``, and per tier ``lengths`` and ``padded`` ``(B,)``.
 
-        With them, by name, the scores ``model_scores`` ``(B, S)`` that stages give themselves.
+        With them, by name, the scores ``model_scores`` ``(B, S)`` that stages give themselves. Where decoders write
+        there are ``texts`` ``(B, S)`` in place of logits, and per tier ``written`` and ``cut_off`` ``(B,)``.
         """
         encodings = batch["encodings"]
         lengths, padded = {}, {}
@@ -149,12 +166,10 @@ class StagedModule(LightningModule):
             lengths[tier.name] = mask.sum(dim=1)
             alone = tier.batching.equal_length  # then nothing is padded, whatever the batch holds
             padded[tier.name] = lengths[tier.name] if alone else torch.full_like(lengths[tier.name], mask.shape[1])
+        rows = {"sample_id": batch["sample_id"], "label": batch["label"], "lengths": lengths, "padded": padded}
+        if self.network.writes:
+            answered = self.network.answered(encodings, self.late_scores)
+            written = {"texts": answered.texts, "written": answered.generated, "cut_off": answered.limited}
+            return rows | {"model_scores": answered.scores} | written
         logits, scores = self.network.decide(encodings)
-        return {
-            "sample_id": batch["sample_id"],
-            "label": batch["label"],
-            "logits": logits,
-            "model_scores": scores,
-            "lengths": lengths,
-            "padded": padded,
-        }
+        return rows | {"logits": logits, "model_scores": scores}

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
+from dial.tiers.labels import check_targets_agree
 from dial.tiers.loading import View, load_tier
 from lightning_modules.base import Batch, StagedModule
 
@@ -54,11 +55,14 @@ class Cascade(StagedModule):
         self.network = StagedModel(loaded)
 
     def setup(self, stage: str) -> None:
-        """Refuse to be trained before anything is read."""
+        """Refuse to be trained before anything is read, and tiers that write something else than the data holds."""
         if stage == "fit":
             raise ValueError(
                 "`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade."
             )
+        targets = {tier.name: tier.card.get("target") for tier in self.network.tiers if tier.writes}
+        data: Any = getattr(self.trainer, "datamodule", None)
+        check_targets_agree(targets, getattr(data, "target", None))
         super().setup(stage)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

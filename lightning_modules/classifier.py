@@ -37,6 +37,8 @@ class Classifier(TierModule):
         ValueError: an argument is outside its range, or both or neither of ``path`` and ``config`` are given.
     """
 
+    reads_targets = False  # of data whose answers are texts: label words are classes like others
+
     def __init__(
         self,
         path: str | None = None,

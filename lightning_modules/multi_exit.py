@@ -71,6 +71,8 @@ class MultiExit(TierModule):
         ValueError: an argument is outside its range, exits and encoder do not fit, or student and teacher do not.
     """
 
+    reads_targets = False  # of data whose answers are texts: label words are classes like others
+
     def __init__(
         self,
         path: str,

@@ -51,10 +51,10 @@ def gather(value: Any) -> list[Any]:
 
 
 def _to_numpy(rows: Any) -> Any:
-    """Tensors in nested dictionaries as numpy arrays."""
+    """Tensors in nested dictionaries as numpy arrays; texts are in one already."""
     if isinstance(rows, Mapping):
         return {key: _to_numpy(value) for key, value in rows.items()}
-    return rows.detach().cpu().numpy()
+    return rows if isinstance(rows, np.ndarray) else rows.detach().cpu().numpy()
 
 
 def concatenate(parts: Sequence[Any]) -> Any:

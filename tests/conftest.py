@@ -11,7 +11,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix="dial-tests-")
 os.environ["DIAL_CACHE"] = _CACHE.name
 os.environ["HF_DATASETS_CACHE"] = f"{_CACHE.name}/datasets"
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -114,6 +114,39 @@ def make_tiny_bert(tmp_path_factory, tiny_tokenizer) -> Callable[..., Path]:
 def tiny_bert(make_tiny_bert: Callable[..., Path]) -> Path:
     """Folder of a two-layer BERT with labels negative and positive."""
     return make_tiny_bert()
+
+
+@pytest.fixture(scope="session")
+def make_tiny_t5(tmp_path_factory) -> Callable[..., Path]:
+    """Function that saves a random tiny T5 with a tokenizer of pieces and gives its folder.
+
+    Arguments: `layers` of each half, `seed`, `texts` that the tokenizer knows beside WORDS, and any further setting of
+    `T5Config`.
+    """
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from dial.models.pieces import build_piece_tokenizer
+
+    def make(layers: int = 2, seed: int = 0, texts: Sequence[str] = (), **settings: object) -> Path:
+        tokenizer = build_piece_tokenizer([" ".join(WORDS), "negative positive", *texts], "pieces", 120, 32)
+        sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": layers, "dropout_rate": 0.1}
+        special = {"pad_token_id": 0, "eos_token_id": tokenizer.eos_token_id, "decoder_start_token_id": 0}
+        config = T5Config(vocab_size=len(tokenizer), **{**sizes, **special, **settings})
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = T5ForConditionalGeneration(config).eval()
+        folder = tmp_path_factory.mktemp("tiny-t5")
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(make_tiny_t5: Callable[..., Path]) -> Path:
+    """Folder of a T5 with two layers in each half."""
+    return make_tiny_t5()
 
 
 # What changes the process that imports it (examples register themselves, packages are hidden) is left to its own tests.

@@ -99,7 +99,9 @@ def read_rows(
     Raises:
         ValueError: too few rows, a text or label that is none, or a file that cannot be read.
     """
-    from datamodules.labels import class_labels, number_labels
+    import numpy as np
+
+    from datamodules.labels import class_labels, is_free_text, number_labels
     from datamodules.row_formats import open_rows
     from datamodules.sources import columns_of
 
@@ -115,6 +117,8 @@ def read_rows(
     if name is None:
         print(f"{path} has no column {LABEL!r}: what is kept is the agreement with the last model", file=sys.stderr)
         return units, None
+    if is_free_text(label_names):
+        return units, np.array(values[name], dtype=object)
     if label_names:
         return units, class_labels(values[name], label_names, name, str(path))
     return units, number_labels(values[name], name, str(path)).astype("float64")

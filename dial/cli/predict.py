@@ -376,8 +376,12 @@ def units(
 def record(classifier: AdaptiveClassifier, answer: Answer) -> dict[str, Any]:
     """What is written of an answer."""
     found = classifier.prediction(answer)
-    known: dict[str, Any] = {"row": answer.id, "prediction": found.label}
-    if found.label_name is not None:
+    known: dict[str, Any] = {"row": answer.id}
+    if found.text is not None:
+        known |= {"text": found.text, "limited": found.limited}
+    if found.label is not None:
+        known["prediction"] = found.label
+    if classifier.network.task.exact:
         known |= {"label_name": found.label_name, "probability": found.probability}
     reference = answer.reference if answer.reference == answer.reference else None
     known |= {"stage": found.stage, "score": found.score, "macs": found.macs, "reference_macs": reference}
@@ -388,6 +392,7 @@ def figures(output: Output, rows: int, seconds: float) -> dict[str, Any]:
     """Rows, how many were truncated, share of each stage, costs and speed, for the manifest."""
     totals = output.totals
     result: dict[str, Any] = {"rows": totals.rows, "truncated": totals.truncated, "truncated_by": totals.truncated_by}
+    result |= {"limited": totals.limited} if totals.limited else {}
     if output.lost_lines:
         result["lost_lines"] = output.lost_lines
     if totals.rows:
@@ -413,6 +418,8 @@ def summary(manifest: dict[str, Any], output: Output) -> str:
             f"{manifest['truncated']:,} of {manifest['rows']:,} rows exceed the tokens that a tier reads and were "
             f"truncated ({tiers})"
         )
+    if manifest.get("limited"):
+        lines.append(f"{manifest['limited']:,} of {manifest['rows']:,} answers were cut off at their limit of length")
     if manifest.get("shift"):
         from dial.tradeoff.shift import sentence
 

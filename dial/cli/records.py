@@ -30,6 +30,7 @@ class Totals:
         reference_macs: of all rows without routing.
         truncated: rows that a tier read cut to its maximum length.
         truncated_by: the same by the tier's name.
+        limited: answers that a decoder's limit cut off.
     """
 
     rows: int = 0
@@ -39,6 +40,7 @@ class Totals:
     reference_macs: float = 0.0
     truncated: int = 0
     truncated_by: dict[str, int] = field(default_factory=dict)
+    limited: int = 0
 
     def add(self, record: Record) -> None:
         """One more row, which comes after all others."""
@@ -46,6 +48,7 @@ class Totals:
         self.stages[record["stage"]] = self.stages.get(record["stage"], 0) + 1
         self.macs += record["macs"] or 0.0
         self.reference_macs += record["reference_macs"] or 0.0
+        self.limited += bool(record.get("limited"))
         tiers = record.get("truncated") or ()  # outputs that an earlier version began lack it
         self.truncated += bool(tiers)
         for tier in tiers:

@@ -37,12 +37,16 @@ from dial.cli.parsing import NO_VALIDATION, check_limits, check_order, missing_m
 from dial.cli.run_folder import Claim, Finished, check_inputs, check_run_folder, one_at_a_time, remove_crumbs
 from dial.cli.stopping import Stoppable, failing_together, starts_run
 from dial.machine import slow_bf16
-from dial.tiers.loading import reason_of
+from dial.tiers.reading import reason_of
 
 # Imported on first use; now YAML can name them.
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
-lightning_modules.Distillation, lightning_modules.SizedAdamW  # noqa: B018
+lightning_modules.Distillation, lightning_modules.EnergyHead, lightning_modules.Seq2Seq  # noqa: B018
+lightning_modules.Seq2SeqDistillation, lightning_modules.SizedAdamW  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
+datamodules.GLUEAsTextDataModule, datamodules.NumberWordsDataModule  # noqa: B018
+datamodules.SuperGLUEAsTextDataModule, datamodules.SuperGLUEDataModule, datamodules.TextToTextDataModule  # noqa: B018
+datamodules.TranslationDataModule  # noqa: B018
 
 LINKS = ("label_names", "metrics")
 # Always there, each set by arguments of its own; in the order in which the trainer calls them.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import nn
 
+from dial.costs.encoder_decoder import writing_cost
 from dial.costs.functions import CostFunction, Kind, Length, ModelCosts, RowWork, fit_cost
 from dial.costs.macs import count_macs
 from dial.tiers.model_inputs import longest
@@ -22,7 +25,12 @@ def tier_costs(tier: Tier, lengths: Iterable[int]) -> dict[int, CostFunction]:
         lengths: tokens that will be asked for; needed where the cost is no quadratic in the length.
     """
     wanted = sorted({int(length) for length in lengths})
-    return {index: path_cost(tier, tier.path(index), wanted) for index in range(len(tier.exits))}
+    read = {index: path_cost(tier, tier.path(index), wanted) for index in range(len(tier.exits))}
+    if not tier.writes:
+        return read
+    longest_text = longest(tier.tokenizer, tier.model, max(wanted))[0]
+    writing = writing_cost(tier, longest_text)
+    return {index: replace(cost, writing=writing) for index, cost in read.items()}
 
 
 def path_cost(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFunction:
@@ -62,6 +70,8 @@ def _window(config: Any) -> int:
 def check_countable(tier: Tier, argument: str, length: int = 8) -> int:
     """MACs of one text at the tier's last exit, counted before any work is done with it.
 
+    Where the tier writes, the first piece of the answer is in them.
+
     Args:
         tier: what is to be trained or tested; its tokenizer may still be missing.
         argument: how the user calls it.
@@ -72,6 +82,9 @@ def check_countable(tier: Tier, argument: str, length: int = 8) -> int:
     """
     try:
         counts = [count_macs(tier.path(index), tier.example(length)) for index in sorted({0, len(tier.exits) - 1})]
+        if tier.writes:
+            writing = tier.writing_path(1)
+            counts[-1] += count_macs(writing, writing.example(length))
     except Exception as error:  # whatever a foreign model raises on plain token ids
         reason = " ".join(f"{'' if isinstance(error, ValueError) else f'{type(error).__name__}: '}{error}".split())
         raise ValueError(
@@ -95,14 +108,18 @@ def network_costs(
         padded: per tier the padded lengths of all rows; None where they are not asked for.
         convention: of the lengths that rows are charged at.
     """
-    answer, reference = {}, {}
+    answer: dict[str, dict[int, CostFunction]] = {}
+    decide: dict[str, dict[int, CostFunction]] = {}
+    reference: dict[str, CostFunction] = {}
     for tier in tiers:
         work = RowWork(lengths[tier.name], padded[tier.name] if padded else lengths[tier.name])
         wanted = np.unique(np.concatenate([work.charged(which) for which in ("true", "padded", convention)])).tolist()
         answer[tier.name] = tier_costs(tier, wanted)
+        if tier.writes and tier.answers_later:  # what decides has been read before anything is written
+            decide[tier.name] = {index: replace(cost, writing=None) for index, cost in answer[tier.name].items()}
         if (path := tier.reference_path()) is not None:
             reference[tier.name] = path_cost(tier, path, wanted)
-    return ModelCosts(answer, reference=reference)
+    return ModelCosts(answer, decide, reference)
 
 
 class RowCosts:
@@ -117,6 +134,8 @@ class RowCosts:
         reference: tier whose cost the saving refers to; default: the last.
         longer: tokens of that tier's encodings per token of each tier's, on average, 1 where not given; rows that the
             first tier at work answers are never tokenised for another one.
+        pieces: that each tier writes for a row, on average; needed of the reference, if it writes its answers and is
+            not the tier at work.
     """
 
     def __init__(
@@ -126,8 +145,10 @@ class RowCosts:
         length: Length = "true",
         reference: str | None = None,
         longer: Mapping[str, float] | None = None,
+        pieces: Mapping[str, float] | None = None,
     ) -> None:
         self.tiers, self.costs, self.length, self.longer = list(tiers), costs, length, longer or {}
+        self.pieces = pieces or {}
         names = [tier.name for tier in self.tiers]
         self.reference = names.index(reference) if reference in names else len(names) - 1
         self._tables: dict[tuple[int, int, Kind], np.ndarray] = {}
@@ -144,12 +165,13 @@ class RowCosts:
         macs = np.empty(len(exits))
         for index in np.unique(exits):
             at = exits == index
-            macs[at] = self._macs(tier, int(index), "answer", charged[at])
+            pieces = None if work.generated is None else np.broadcast_to(work.generated, charged.shape)[at]
+            macs[at] = self._macs(tier, int(index), "answer", charged[at], pieces)
         return macs
 
     def passing(self, tier: int, work: RowWork) -> np.ndarray:
         """MACs ``(R,)`` of a whole tier where its last exit passes the rows on: up to the decision there."""
-        return self._macs(tier, len(self.tiers[tier].exits) - 1, "decide", work.charged(self.length))
+        return self._macs(tier, len(self.tiers[tier].exits) - 1, "decide", work.charged(self.length), work.generated)
 
     def alone(self, work: RowWork, tier: int = 0) -> np.ndarray:
         """MACs ``(R,)`` of the reference without routing, from what a tier did (the first that runs)."""
@@ -157,9 +179,18 @@ class RowCosts:
         if not isinstance(self.length, int):
             longer = self.longer.get(self.tiers[tier].name, 1.0)
             charged = np.minimum(np.rint(charged * longer).astype(np.int64), reference.max_length)
-        return self._macs(self.reference, len(reference.exits) - 1, "reference", charged)
+        pieces = work.generated if tier == self.reference else self.pieces.get(reference.name)
+        return self._macs(self.reference, len(reference.exits) - 1, "reference", charged, pieces)
 
-    def _macs(self, tier: int, index: int, kind: Kind, lengths: np.ndarray) -> np.ndarray:
+    def _macs(
+        self, tier: int, index: int, kind: Kind, lengths: np.ndarray, pieces: ArrayLike | None = None
+    ) -> np.ndarray:
+        """MACs ``(R,)``: what was read from a table by length, and what was written."""
+        cost = self.costs.function(self.tiers[tier].name, index, kind)
+        read = self._read(tier, index, kind, lengths)
+        return read if cost.writing is None else read + cost.written(lengths, pieces)
+
+    def _read(self, tier: int, index: int, kind: Kind, lengths: np.ndarray) -> np.ndarray:
         """MACs ``(R,)`` from a table by length, which is made longer and completed where need be."""
         key, owner = (tier, index, kind), self.tiers[tier]
         table = self._tables.get(key)

@@ -26,33 +26,48 @@ Length = Literal["true", "padded"] | int
 
 @dataclass(frozen=True)
 class CostFunction:
-    """MACs per example as a function of its length in tokens.
+    """MACs per example as a function of its length in tokens and, where it is answered by a text, of that one's.
 
     Attributes:
         coefficients: (a, b, c) of ``a + b * length + c * length**2``, or None.
         counts: a count for every known length, where no quadratic holds (token dropping is piecewise), or None.
+        writing: (a, b, c, d, e) of ``a + b * length + (c + d * length) * generated + e * generated**2``, what a decoder
+            adds that takes so many steps (cross-attention, its own cache and the head to the vocabulary are in it);
+            None where nothing is generated.
 
     Raises:
-        ValueError: unless exactly one of the two is given.
+        ValueError: unless exactly one of the first two is given.
 
     Example:
         >>> CostFunction(coefficients=(1.0, 2.0, 0.5))([2, 4])
         array([ 7., 17.])
+        >>> CostFunction(coefficients=(1.0, 2.0, 0.5), writing=(0.0, 1.0, 10.0, 0.0, 0.0))([2, 4], generated=[0, 3])
+        array([ 7., 51.])
     """
 
     coefficients: tuple[float, float, float] | None = None
     counts: Mapping[int, int] | None = None
+    writing: tuple[float, float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if (self.coefficients is None) == (self.counts is None):
             raise ValueError("CostFunction takes either coefficients or counts; got both or neither.")
 
-    def __call__(self, lengths: ArrayLike) -> Float:
+    def __call__(self, lengths: ArrayLike, generated: ArrayLike | None = None) -> Float:
         """MACs for lengths of any shape; an empty text (length 0) is read, and charged, as one token.
 
+        Args:
+            lengths: tokens that are read.
+            generated: steps of the decoder, 0 where it did not run; not asked for where nothing is generated.
+
         Raises:
-            ValueError: for a negative length, or one that was never counted where no quadratic holds.
+            ValueError: for a negative length, or one that was never counted where no quadratic holds; without
+                ``generated`` where a text answers.
         """
+        return self.reading(lengths) + self.written(lengths, generated)
+
+    def reading(self, lengths: ArrayLike) -> Float:
+        """MACs of what depends on the lengths alone."""
         tokens = np.asarray(lengths)
         if tokens.size and tokens.min() < 0:
             raise ValueError(f"lengths must be 0 or more tokens; got {tokens.min()}.")
@@ -70,10 +85,22 @@ class CostFunction:
             )
         return np.array([self.counts[int(n)] for n in distinct], dtype=np.float64)[where].reshape(tokens.shape)
 
+    def written(self, lengths: ArrayLike, generated: ArrayLike | None) -> Float:
+        """MACs of generating an answer; 0 where nothing is generated."""
+        if self.writing is None:
+            return np.zeros(np.shape(lengths))
+        if generated is None:
+            raise ValueError(
+                "generated must tell the pieces that were written for each row, as an answer here is a text; got none."
+            )
+        a, b, c, d, e = self.writing
+        n, t = np.maximum(np.asarray(lengths, dtype=np.float64), 1), np.asarray(generated, dtype=np.float64)
+        return np.where(t > 0, a + b * n + t * (c + d * n + e * t), 0.0)
+
     def by_length(self, size: int) -> Float:
-        """MACs of lengths 0 to ``size - 1``, NaN where one was never counted."""
+        """MACs of reading lengths 0 to ``size - 1``, NaN where one was never counted."""
         if self.counts is None:
-            return self(np.arange(size))
+            return self.reading(np.arange(size))
         table = np.full(size, np.nan)
         for length, macs in self.counts.items():
             if length < size:
@@ -82,10 +109,11 @@ class CostFunction:
 
     def to_json(self) -> dict[str, Any]:
         """A value that ``json`` writes and :meth:`from_json` reads back unchanged."""
+        writing = {} if self.writing is None else {"writing": list(self.writing)}
         if self.coefficients is not None:
-            return {"coefficients": list(self.coefficients)}
+            return {"coefficients": list(self.coefficients)} | writing
         assert self.counts is not None
-        return {"counts": {str(length): macs for length, macs in sorted(self.counts.items())}}
+        return {"counts": {str(length): macs for length, macs in sorted(self.counts.items())}} | writing
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "CostFunction":
@@ -94,11 +122,12 @@ class CostFunction:
         Raises:
             ValueError: where neither three coefficients nor counts are there.
         """
+        writing: Any = tuple(map(float, value["writing"])) if "writing" in value else None
         if len(value.get("coefficients", ())) == 3:
             a, b, c = map(float, value["coefficients"])
-            return cls(coefficients=(a, b, c))
+            return cls(coefficients=(a, b, c), writing=writing)
         if "counts" in value:
-            return cls(counts={int(length): macs for length, macs in value["counts"].items()})
+            return cls(counts={int(length): macs for length, macs in value["counts"].items()}, writing=writing)
         raise ValueError(f"A cost function must have three 'coefficients' or 'counts'; got {dict(value)!r}.")
 
 
@@ -165,16 +194,18 @@ def _value(coefficients: tuple[Fraction, Fraction, Fraction], length: int) -> Fr
 class RowWork:
     """What a tier did for each of ``N`` rows: all that the cost of a row depends on, beside the tier's functions.
 
-    One length today. What else a tier may do for a row (several windows, a generated text, dropped tokens) belongs
-    here, and the functions read it.
+    What else a tier may do for a row (several windows, dropped tokens) belongs here, and the functions read it.
 
     Attributes:
         tokens: ``(N,)`` of the row itself.
         padded: ``(N,)`` of the longest row of its batch, or one number for all.
+        generated: ``(N,)`` steps that the decoder took for the row itself, the end of the text included, 0 where it did
+            not run; None where the tier generates nothing.
     """
 
     tokens: NDArray[np.int64]
     padded: ArrayLike = ()
+    generated: ArrayLike | None = None
 
     def charged(self, convention: str | int) -> NDArray[np.int64]:
         """The length ``(N,)`` that a row is charged at.
@@ -234,7 +265,12 @@ class ModelCosts:
     decide: Mapping[str, Mapping[int, CostFunction]] = field(default_factory=dict)
     reference: Mapping[str, CostFunction] = field(default_factory=dict)
 
-    def stage_macs(self, stages: Sequence[Stage], lengths: Mapping[str, ArrayLike]) -> tuple[Float, Float]:
+    def stage_macs(
+        self,
+        stages: Sequence[Stage],
+        lengths: Mapping[str, ArrayLike],
+        generated: Mapping[str, ArrayLike] | None = None,
+    ) -> tuple[Float, Float]:
         """MACs per example up to the decision at each stage, and of answering there.
 
         A row that reaches a tier has been through the last of the given exits of every earlier tier and has left each
@@ -243,6 +279,7 @@ class ModelCosts:
         Args:
             stages: in order of execution.
             lengths: per tier the charged length of each example (N,).
+            generated: per tier that writes its answers the pieces of each example (N,).
 
         Returns:
             ``decide_macs`` (N, S) and ``macs`` (N, S).
@@ -257,16 +294,16 @@ class ModelCosts:
         for position, stage in enumerate(stages):
             if position and stage.tier != stages[position - 1].tier:
                 spent = decide[-1]
-            tokens = self._lengths(stage.tier, lengths)
+            tokens, pieces = self._lengths(stage.tier, lengths), (generated or {}).get(stage.tier)
             if answer and len(tokens) != len(answer[0]):
                 raise ValueError(f"lengths must be of {len(answer[0])} examples; got {len(tokens)} for {stage.tier!r}.")
-            answer.append(spent + self.function(stage.tier, stage.index)(tokens))
-            decide.append(spent + self.function(stage.tier, stage.index, "decide")(tokens))
+            answer.append(spent + self.function(stage.tier, stage.index)(tokens, pieces))
+            decide.append(spent + self.function(stage.tier, stage.index, "decide")(tokens, pieces))
         return np.stack(decide, axis=1), np.stack(answer, axis=1)
 
-    def alone(self, tier: str, lengths: ArrayLike) -> Float:
+    def alone(self, tier: str, lengths: ArrayLike, generated: ArrayLike | None = None) -> Float:
         """MACs per example (N,) of one tier without routing: of its reference, else of its path to the last exit."""
-        return self.function(tier, max(self.answer.get(tier, {}), default=0), "reference")(lengths)
+        return self.function(tier, max(self.answer.get(tier, {}), default=0), "reference")(lengths, generated)
 
     def columns(
         self,
@@ -275,6 +312,7 @@ class ModelCosts:
         padded: Mapping[str, NDArray[Any]],
         convention: str | int = "true",
         reference: str | None = None,
+        generated: Mapping[str, ArrayLike] | None = None,
     ) -> dict[str, Any]:
         """The costs that a stage table holds: ``decide_macs`` and ``macs`` (N, S), and ``macs_reference`` (N,).
 
@@ -284,13 +322,14 @@ class ModelCosts:
             padded: per tier the padded lengths (N,).
             convention: at which length a row is charged.
             reference: tier whose cost alone is the reference; default: the last.
+            generated: per tier that writes its answers the pieces of each example (N,).
 
         Raises:
             ValueError: a tier without lengths or cost functions.
         """
         charged, reference = charged_lengths(convention, lengths, padded), reference or stages[-1].tier
-        decide, macs = self.stage_macs(stages, charged)
-        alone = self.alone(reference, self._lengths(reference, charged))
+        decide, macs = self.stage_macs(stages, charged, generated)
+        alone = self.alone(reference, self._lengths(reference, charged), (generated or {}).get(reference))
         return {"decide_macs": decide, "macs": macs, "macs_reference": alone}
 
     def function(self, tier: str, index: int, kind: Kind = "answer") -> CostFunction:

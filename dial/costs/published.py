@@ -10,6 +10,13 @@ CONVENTIONS = ("mac", "flop", "flop_without_attention", "flop_without_attention_
 """How papers count: multiply-adds; two for each; the latter without attention products; the same with fvcore's layer
 norms (five operations an element, doubled like all others), which is what fvcore says of a model with fused attention.
 """
+T5_AS_PRINTED = {"t5-11b": 87e11, "t5-large": 4.25e11, "t5-base": 1.24e11, "t5-small": 0.33e11}
+"""FLOPs of T5 in E-LANG (section 4.1), of one row. No one convention gives them: whatever the lengths, with or without
+the decoder, attention, head to the vocabulary, a FLOP one or two per multiply-add, T5-11B has at most 16 times the
+products of T5-large (equal depth and width, 16 times the feed-forward and attention widths), and 20.5 are printed.
+1.24 and 4.25 are what Fedus et al. (2022, Switch Transformers, Table 9) print per sequence of T5-Base (124B) and
+T5-Large (425B), whose T5-XXL has 6.3T. So they may be overlaid on E-LANG's own axis only, and are not converted.
+"""
 BERT_BASE = {"length": 128.0, "hidden": 768.0}
 
 

@@ -24,7 +24,6 @@ from dial.inference.run import (
 )
 from dial.inference.staged import StagedModel
 from dial.inference.watch import Watch
-from dial.stages.task import task_of
 from dial.tiers.tokens import Tokeniser, Unit
 from dial.tradeoff.point import OperatingPoint
 from dial.tradeoff.rules import Threshold
@@ -34,22 +33,27 @@ class Prediction(NamedTuple):
     """What a text got.
 
     Attributes:
-        label: position of the class among the data's labels; for regression the value.
-        label_name: its name; None for regression.
-        probability: of the class, at the temperature of the stage; None for regression.
+        label: position of the class among the data's labels, -1 for a text that is no label word; for regression the
+            value; for free text None.
+        label_name: its name; None where it has none.
+        probability: of the class, at the temperature of the stage; None for regression, and where a decoder answered.
         stage: name of the stage that answered.
         score: of the rule, at that stage; None where the last stage has none.
         macs: spent on the text, earlier stages included.
         truncated: names of the tiers that read the text cut to their maximum length.
+        text: that a decoder wrote, or would have: the name of a class; None where none writes.
+        limited: whether the decoder stopped at its limit and not at the end of the text.
     """
 
-    label: int | float
+    label: int | float | None
     label_name: str | None
     probability: float | None
     stage: str
     score: float | None
     macs: float | None
     truncated: tuple[str, ...] = ()
+    text: str | None = None
+    limited: bool = False
 
 
 class AdaptiveClassifier:
@@ -206,8 +210,11 @@ class AdaptiveClassifier:
     def prediction(self, answer: Answer) -> Prediction:
         """An executor's answer in the data's terms."""
         stage, score, macs = self.stages[answer.stage], _known(answer.score), _known(answer.macs)
-        label, name = task_of(self.label_names).answer(answer.prediction)
-        return Prediction(label, name, _known(answer.probability), stage, score, macs, answer.truncated)
+        task = self.network.task
+        label, name = (None, None) if task.written else task.answer(answer.prediction)
+        text = name if answer.text is None and self.network.writes else answer.text
+        known = _known(answer.probability)
+        return Prediction(label, name, known, stage, score, macs, answer.truncated, text, answer.limited)
 
 
 def _known(value: float) -> float | None:

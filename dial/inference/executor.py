@@ -18,6 +18,7 @@ from dial.inference.prefetch import prefetched
 from dial.inference.queues import POOL, InOrder, Row, TierQueue
 from dial.inference.staged import StagedModel
 from dial.inference.work import Answer, Work, check_batch_sizes, is_out_of_memory
+from dial.tiers.contract import Written
 from dial.tiers.tokens import Tokeniser, check_unit
 from dial.tradeoff.rule import Router, Rule
 
@@ -78,7 +79,9 @@ class Executor:
         left_out = rule.left_out([stage.tier for stage in network.stages])
         self._at_work = [index for index, tier in enumerate(self.tiers) if tier.name not in left_out]
         self._offsets = np.cumsum([0, *(len(tier.exits) for tier in self.tiers)]).tolist()
-        self._with_scores = [rule.given_by_tiers and bool(tier.model_scores) for tier in self.tiers]
+        self._with_scores = [
+            bool(tier.model_scores) and (rule.given_by_tiers or rule.score in tier.model_scores) for tier in self.tiers
+        ]
         # Rows of different lengths would be computed apart: better that a batch is of one length from the start.
         self._equal_length = {tier.name for tier in self.tiers if tier.batching.equal_length}
         self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
@@ -180,8 +183,8 @@ class Executor:
                 length = len(batch[0].tokens[key].ids)
                 batch = [row for row in batch if len(row.tokens[key].ids) == length]  # the first ones: they are sorted
             start += len(batch)
-            for part, router in self._compute(index, batch):
-                self._settle(index, part, router, queues, order)
+            for part, router, written in self._compute(index, batch):
+                self._settle(index, part, router, written, queues, order)
             queues[index].batch_size = self.batch_sizes[name]
         yield from order.ready()
 
@@ -198,20 +201,20 @@ class Executor:
                 return needs.too_short(f"row {row.id}", len(row.tokens[key].ids), self.tiers[index].name)
         return None
 
-    def _compute(self, index: int, rows: list[Row]) -> Iterator[tuple[list[Row], Router]]:
+    def _compute(self, index: int, rows: list[Row]) -> Iterator[tuple[list[Row], Router, Written | None]]:
         """Run a tier on a batch; in parts where its memory does not suffice.
 
         Raises:
             ValueError: not even one row fits.
         """
         try:
-            router = self._run(index, rows)
+            done = self._run(index, rows)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            router = None
-        if router is not None:
-            yield rows, router
+            done = None
+        if done is not None:
+            yield rows, *done
             return
         # Outside of the except block, whose error holds the frames and with them the tensors that filled the memory.
         name = self.tiers[index].name
@@ -232,8 +235,11 @@ class Executor:
             start += len(part)
             yield from self._compute(index, part)
 
-    def _run(self, index: int, rows: list[Row]) -> Router:
-        """One batch through one tier; nothing outside of the returned router remembers it."""
+    def _run(self, index: int, rows: list[Row]) -> tuple[Router, Written | None]:
+        """One batch through one tier; nothing outside of the returned router remembers it.
+
+        With it, where the tier writes, what it wrote for the rows that stay, in their order.
+        """
         tier, key, offset = self.tiers[index], self._keys[index], self._offsets[index]
         tokens = [row.tokens[key] for row in rows]
         encoding = self._tokenisers[index].collate(tokens, self.device)
@@ -241,46 +247,53 @@ class Executor:
         if self.rule.memory and rows[0].memory is not None:
             memory = np.array([row.memory for row in rows])
         router = self.rule.router(np.array([row.id for row in rows]), memory)
+        written = None
         start = time.perf_counter()
         with torch.inference_mode():
             go_on = self._compactions[index].wrap(router, offset, encoding)
             state = tier.run(encoding, go_on, self._with_scores[index])
             if tier.answers_later and not router.deferred.all():
                 stayed = torch.from_numpy(np.flatnonzero(~router.deferred)).to(self.device)
-                decided = torch.from_numpy(router.outputs).to(self.device)[stayed]
-                router.outputs[stayed.cpu()] = tier.answer(encoding, stayed, decided, state).float().cpu().numpy()
+                if tier.writes:
+                    written = tier.write(encoding, stayed, state)
+                else:
+                    decided = torch.from_numpy(router.outputs).to(self.device)[stayed]
+                    router.outputs[stayed.cpu()] = tier.answer(encoding, stayed, decided, state).float().cpu().numpy()
         work = self.work[tier.name]
         work.seconds += time.perf_counter() - start
         work.rows, work.batches = work.rows + len(rows), work.batches + 1
         work.tokens += sum(len(row.ids) for row in tokens)
         work.padded += encoding["input_ids"].numel()
-        return router
+        return router, written
 
     def _settle(
-        self, index: int, rows: list[Row], router: Router, queues: list[TierQueue], order: InOrder[Answer]
+        self,
+        index: int,
+        rows: list[Row],
+        router: Router,
+        written: Written | None,
+        queues: list[TierQueue],
+        order: InOrder[Answer],
     ) -> None:
         """Hand out the answers of a batch, and put the rows that go on into the next queue."""
         stayed, leaving = np.flatnonzero(~router.deferred), np.flatnonzero(router.deferred)
-        key = self._keys[index]
-        lengths = np.array([len(row.tokens[key].ids) for row in rows])
-        costs, padded = self.costs, int(lengths.max())
-        macs = np.full(len(rows), np.nan)
-        if costs is not None:
-            if index == self._at_work[0]:
-                for row, reference in zip(rows, costs.alone(RowWork(lengths, padded), index).tolist(), strict=True):
-                    row.reference = reference
-            spent = np.array([row.spent for row in rows])
-            exits = router.stage - self._offsets[index]
-            macs[stayed] = spent[stayed] + costs.answer(index, exits[stayed], RowWork(lengths[stayed], padded))
-            macs[leaving] = spent[leaving] + costs.passing(index, RowWork(lengths[leaving], padded))
+        generated = np.zeros(len(rows), dtype=np.int64)
+        if written is not None:
+            generated[stayed] = written.generated.cpu().numpy()
+        macs = self._charge(index, rows, router, stayed, leaving, generated if self.tiers[index].writes else None)
         predictions, probabilities = router.answers(stayed)
+        if written is not None:
+            predictions = self.network.task.read(written.texts)
+            probabilities = np.full(len(stayed), np.nan)
         columns = (stayed, router.stage[stayed], predictions, probabilities, router.score[stayed], macs[stayed])
-        for i, stage, prediction, probability, score, cost in zip(*(c.tolist() for c in columns), strict=True):
+        answers = zip(*(c.tolist() for c in columns), strict=True)
+        for place, (i, stage, prediction, probability, score, cost) in enumerate(answers):
             row = rows[i]
-            reference = row.reference if costs is not None else float("nan")
+            reference = row.reference if self.costs is not None else float("nan")
             found = (stage, prediction, probability, score, cost, reference, router.outputs[i])
             first = len(row.tokens[self._keys[self._at_work[0]]].ids)
-            order.put(row.position, Answer(row.id, *found, self._truncated(index, row), first))
+            text = () if written is None else (written.texts[place], bool(written.limited[place]), int(generated[i]))
+            order.put(row.position, Answer(row.id, *found, self._truncated(index, row), first, *text))
         if len(leaving):
             going = [rows[i] for i in leaving.tolist()]
             for row, i in zip(going, leaving, strict=True):
@@ -288,6 +301,44 @@ class Executor:
                 if self.rule.memory:
                     row.memory = router.memory[i]
             queues[next(later for later in self._at_work if later > index)].add(going)
+
+    def _charge(
+        self,
+        index: int,
+        rows: list[Row],
+        router: Router,
+        stayed: np.ndarray,
+        leaving: np.ndarray,
+        generated: np.ndarray | None,
+    ) -> np.ndarray:
+        """MACs ``(R,)`` that were spent on each row up to here, NaN where costs are not known.
+
+        Args:
+            index: position of the tier.
+            rows: R of a batch.
+            router: of the batch.
+            stayed: positions of the rows that are answered here.
+            leaving: of the others.
+            generated: ``(R,)`` steps of the decoder, 0 for the others; None of a tier that does not write.
+        """
+        costs, macs = self.costs, np.full(len(rows), np.nan)
+        if costs is None:
+            return macs
+        lengths = np.array([len(row.tokens[self._keys[index]].ids) for row in rows])
+        padded = int(lengths.max())
+
+        def work(some: Any) -> RowWork:
+            return RowWork(lengths[some], padded, None if generated is None else generated[some])
+
+        knows = generated is not None and index == costs.reference  # its text is what the reference would write
+        if index == self._at_work[0] or knows:
+            for row, reference in zip(rows, costs.alone(work(slice(None)), index).tolist(), strict=True):
+                row.reference = reference
+        spent = np.array([row.spent for row in rows])
+        exits = router.stage - self._offsets[index]
+        macs[stayed] = spent[stayed] + costs.answer(index, exits[stayed], work(stayed))
+        macs[leaving] = spent[leaving] + costs.passing(index, work(leaving))
+        return macs
 
     def _truncated(self, index: int, row: Row) -> tuple[str, ...]:
         """Tiers that ran, up to this one, and read the row cut to their maximum length."""

@@ -35,8 +35,8 @@ def rows_table(
     Args:
         network: the tiers, in eval mode.
         units: texts, or pairs of texts.
-        label: ``(N,)``; None where there are none: then the Super's answers take their place, and the only metric is
-            the agreement with it.
+        label: ``(N,)``, of free text a reference each; None where there are none: then the Super's answers take their
+            place, and the only metric is the agreement with it.
         label_names: the classes; empty for regression.
         metrics: of the labels, the primary first.
         settings: of the sweep whose points these rows are to choose: temperatures, length convention, reference, seed,
@@ -51,19 +51,25 @@ def rows_table(
     """
     task = task_of(label_names)
     if label is None and not task.exact:
-        raise ValueError("`--label-column` must name the labels of a regression, whose answers never agree exactly.")
-    columns = [_tier_columns(tier, units, batch_sizes[tier.name], progress) for tier in network.tiers]
+        what = "references of free text" if task.written else "labels of a regression"
+        raise ValueError(f"`--label-column` must name the {what}, whose answers hardly ever agree exactly.")
+    columns = [_tier_columns(network, tier, units, batch_sizes[tier.name], progress) for tier in network.tiers]
     outputs = np.concatenate([each["outputs"] for each in columns], axis=1)
     tiers = [tier.name for tier in network.tiers]
     lengths = {name: each["length"] for name, each in zip(tiers, columns, strict=True)}
     padded = {name: each["padded"] for name, each in zip(tiers, columns, strict=True)}
+    written, cut_off = (
+        {name: each[what] for name, each in zip(tiers, columns, strict=True) if what in each}
+        for what in ("written", "cut_off")
+    )
     convention, reference = settings.get("length", "true"), settings.get("reference")
     try:
-        spent = costs.columns(network.stages, lengths, padded, convention, reference)
+        spent = costs.columns(network.stages, lengths, padded, convention, reference, written)
     except ValueError:  # a cost that is no quadratic in the length, at a length that the test rows did not have
         costs = network_costs(network.tiers, lengths, padded, convention)
-        spent = costs.columns(network.stages, lengths, padded, convention, reference)
-    predictions = task.predict(outputs)
+        spent = costs.columns(network.stages, lengths, padded, convention, reference, written)
+    predictions = task.read(outputs) if network.writes else task.predict(outputs)
+    references = None if label is None or not task.written else label
     own = {
         name: np.concatenate([each["own"].get(name, np.full(each["shape"], np.nan)) for each in columns], axis=1)
         for name in network.routing_scores
@@ -71,40 +77,57 @@ def rows_table(
     table = StageTable(
         split=np.full(len(units), split),
         sample_id=np.arange(len(units)),
-        label=predictions[:, -1] if label is None else label,
+        label=predictions[:, -1] if label is None else label if references is None else np.arange(len(units)),
         stages=tuple(network.stages),
-        outputs=outputs,
+        **({"texts": outputs, "references": references} if network.writes else {"outputs": outputs}),
         predictions=predictions,
         scores=own,
         **spent,
         lengths=lengths,
         padded=padded,
+        written=written,
+        cut_off=cut_off,
         metrics=(AGREEMENT,) if label is None else tuple(metrics),
         label_names=tuple(label_names),
         settings={**settings, "truncated": {}, "partial": False, "calibration": split},
     )
-    return table.with_scores([name for name in task.scores if name not in own], seed=int(settings.get("seed") or 0))
+    computed = task.scores[-1:] if network.writes else task.scores
+    return table.with_scores([name for name in computed if name not in own], seed=int(settings.get("seed") or 0))
 
 
 @torch.inference_mode()
-def _tier_columns(tier: Tier, units: Sequence[Unit], size: int, progress: Callable[[str, int], None]) -> dict[str, Any]:
-    """Outputs ``(N, E, C)``, own scores ``(N, E)`` and lengths ``(N,)`` of one tier, in batches of like length."""
+def _tier_columns(
+    network: StagedModel, tier: Tier, units: Sequence[Unit], size: int, progress: Callable[[str, int], None]
+) -> dict[str, Any]:
+    """Outputs ``(N, E, C)``, own scores ``(N, E)`` and lengths ``(N,)`` of one tier, in batches of like length.
+
+    Where decoders write the outputs are texts ``(N, E)``, and with them there is what they wrote.
+    """
     tokeniser, device = Tokeniser(tier), next(tier.parameters()).device
     tokens = tokeniser(units)
     length = np.array([len(row.ids) for row in tokens], dtype=np.int64)
     order, padded = np.argsort(length, kind="stable"), np.zeros_like(length)
     outputs: np.ndarray | None = None
     own: dict[str, np.ndarray] = {}
+    written: dict[str, np.ndarray] = {}
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         encoding = tokeniser.collate([tokens[row] for row in rows], device)
-        logits, scores = tier.decide(encoding)
-        values = logits.float().cpu().numpy()
+        if network.writes:
+            answered = network.answered_by(tier, encoding)
+            values, scores = answered.texts, answered.scores
+            for what, of_tier in (("written", answered.generated), ("cut_off", answered.limited)):
+                for steps in of_tier.values():
+                    written.setdefault(what, np.zeros_like(length))[rows] = steps.cpu().numpy()
+        else:
+            logits, scores = tier.decide(encoding)
+            values = logits.float().cpu().numpy()
         if outputs is None:
-            outputs = np.zeros((len(order), *values.shape[1:]), dtype=np.float32)
+            outputs = np.zeros((len(order), *values.shape[1:]), dtype=values.dtype)
         outputs[rows], padded[rows] = values, length[rows].max()
         for name, score in scores.items():
             own.setdefault(name, np.zeros(outputs.shape[:2]))[rows] = score.double().cpu().numpy()
         progress(tier.name, start + len(rows))
     assert outputs is not None
-    return {"outputs": outputs, "own": own, "length": length, "padded": padded, "shape": outputs.shape[:2]}
+    about = {"outputs": outputs, "own": own, "length": length, "padded": padded, "shape": outputs.shape[:2]}
+    return about | written

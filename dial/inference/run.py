@@ -132,6 +132,9 @@ def load_network(sweep: Sweep, places: Mapping[str, str], device: str) -> Staged
     if unknown:
         raise ValueError(f"`tiers` allows {', '.join(known)}, but got {', '.join(unknown)}.")
     loaded = [_load(sweep, name, about, places.get(name)) for name, about in known.items()]
+    for tier in loaded:
+        if tier.writes:
+            tier.source_form = sweep.settings.get("source_form")
     slow_bf16((tier.view.dtype for tier in loaded), device)
     return StagedModel(loaded).to(torch.device(device)).eval()
 
@@ -172,4 +175,5 @@ def row_costs(sweep: Sweep, network: StagedModel) -> RowCosts:
     reference = settings.get("reference") or network.tiers[-1].name
     totals = {name: float(lengths.sum()) for name, lengths in table.lengths.items() if lengths.sum()}
     longer = {name: totals[reference] / total for name, total in totals.items() if reference in totals}
-    return RowCosts(list(network.tiers), sweep.costs, settings.get("length", "true"), reference, longer)
+    pieces = {name: float(steps.mean()) for name, steps in table.written.items()}
+    return RowCosts(list(network.tiers), sweep.costs, settings.get("length", "true"), reference, longer, pieces)

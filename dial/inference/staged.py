@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dial.models.generation import ANSWER_SCORES
+from dial.stages.scores import SCORES, compute
 from dial.stages.stage import Stage
 from dial.stages.task import task_of
 from dial.tiers.batching import Encoding
@@ -17,6 +21,23 @@ from dial.tiers.labels import check_tiers_agree
 from dial.tiers.tier import Tier
 
 Answer = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class Answered:
+    """What all stages answered to ``B`` rows, where decoders write.
+
+    Attributes:
+        texts: ``(B, S)`` of objects; of a classifier's stage the name of its class.
+        scores: ``(B, S)`` float64 by name, higher = surer; NaN at stages that do not give them.
+        generated: ``(B,)`` steps that the decoder of a tier took, by the name of the tier.
+        limited: ``(B,)`` bool, whether its answer was cut off by the limit of its length.
+    """
+
+    texts: np.ndarray
+    scores: dict[str, Tensor]
+    generated: dict[str, Tensor]
+    limited: dict[str, Tensor]
 
 
 class StagedModel(nn.Module):
@@ -67,16 +88,32 @@ class StagedModel(nn.Module):
         return torch.cat([tier(encodings[tier.encoding_key]) for tier in self.tiers], dim=1)
 
     @property
+    def writes(self) -> bool:
+        """Whether answers are texts that a decoder writes, at one stage at least."""
+        return any(tier.writes for tier in self.tiers)
+
+    @property
     def model_scores(self) -> tuple[str, ...]:
         """Scores that a tier gives itself, where what decides is no function of what answers (BERxiT's certainty)."""
-        return tuple(dict.fromkeys(name for tier in self.tiers for name in tier.model_scores))
+        return tuple(dict.fromkeys(name for tier in self.tiers for name in self._given_by(tier)))
+
+    def _given_by(self, tier: Tier) -> tuple[str, ...]:
+        """Beside a decoder's texts there are no logits, so that a classifier's scores count as given."""
+        computed = SCORES if self.writes and not tier.writes and self.task.exact else ()
+        return (*computed, *tier.model_scores)
 
     @property
     def routing_scores(self) -> tuple[str, ...]:
         """Those that are given wherever one decides; the last stage decides nothing."""
         *others, last = self.tiers
         deciding = [*others, last] if len(last.exits) > 1 else others
-        return tuple(name for name in self.model_scores if all(name in tier.model_scores for tier in deciding))
+        return tuple(name for name in self.model_scores if all(name in self._given_by(tier) for tier in deciding))
+
+    @property
+    def late_scores(self) -> tuple[str, ...]:
+        """Those that a finished answer tells wherever one decides, for a table alone: nothing is saved by them."""
+        *others, _ = self.tiers
+        return ANSWER_SCORES if others and all(tier.writes for tier in others) else ()
 
     def decide(self, encodings: dict[str, Encoding]) -> tuple[Tensor, dict[str, Tensor]]:
         """What every stage answers, which is what :meth:`forward` gives where that answers, and with it the scores.
@@ -86,8 +123,13 @@ class StagedModel(nn.Module):
 
         Returns:
             Logits ``(B, S, C)`` in float32, and by name the scores ``(B, S)`` in float64, higher = surer; NaN at the
-            stages of tiers that do not give them.
+            stages of tiers that do not give them. Where decoders write (see :meth:`answered`) a column of zeros stands
+            for the logits.
         """
+        if self.writes:
+            parts = [self._scored(tier, *tier.decide(encodings[tier.encoding_key])) for tier in self.tiers]
+            given = self._side_by_side([part for _, part in parts], self.model_scores)
+            return torch.cat([logits.new_zeros(*logits.shape[:2], 1) for logits, _ in parts], dim=1), given
         outputs: list[Tensor] = []
         scores: dict[str, list[Tensor]] = {name: [] for name in self.model_scores}
         for tier in self.tiers:
@@ -103,6 +145,66 @@ class StagedModel(nn.Module):
                 parts.append(own.get(name, torch.full_like(logits[..., 0], torch.nan, dtype=torch.float64)))
         return torch.cat(outputs, dim=1), {name: torch.cat(parts, dim=1) for name, parts in scores.items()}
 
+    def answered(self, encodings: dict[str, Encoding], scores: Sequence[str] = ()) -> Answered:
+        """What every stage answers to every row, where decoders write.
+
+        Args:
+            encodings: as for :meth:`forward`.
+            scores: of the finished answers, to give with those that decide.
+        """
+        parts = [self.answered_by(tier, encodings[tier.encoding_key], scores) for tier in self.tiers]
+        return Answered(
+            np.concatenate([part.texts for part in parts], axis=1),
+            self._side_by_side([part.scores for part in parts], (*self.model_scores, *scores)),
+            {name: steps for part in parts for name, steps in part.generated.items()},
+            {name: cut for part in parts for name, cut in part.limited.items()},
+        )
+
+    def answered_by(self, tier: Tier, encoding: Encoding, scores: Sequence[str] = ()) -> Answered:
+        """What one tier answers to every row; its scores are those that it gives.
+
+        Args:
+            tier: of these.
+            encoding: tensors ``(B, T)``.
+            scores: of the finished answers, to give with those that decide.
+        """
+        if not tier.writes:
+            logits, given = self._scored(tier, *tier.decide(encoding))
+            return Answered(self._in_words(logits), given, {}, {})
+        said: list[dict[str, Tensor]] = []
+        state = tier.run(encoding, lambda _, rows, outputs, own: said.append(own), scores=True)
+        rows = torch.arange(len(encoding["input_ids"]), device=encoding["input_ids"].device)
+        written = tier.write(encoding, rows, state, bool(scores))
+        given = {name: score[:, None] for name, score in {**said[0], **written.scores}.items()}
+        texts = np.array([[text] for text in written.texts], dtype=object).reshape(-1, 1)
+        return Answered(texts, given, {tier.name: written.generated}, {tier.name: written.limited})
+
+    def _scored(self, tier: Tier, logits: Tensor, own: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """A tier's logits ``(B, E, C)``, and all scores ``(B, E)`` that it gives."""
+        computed = [name for name in self._given_by(tier) if name not in own and name in SCORES]
+        return logits, {**own, **{name: compute(name, logits, tier.view.temperature) for name in computed}}
+
+    def _side_by_side(self, parts: Sequence[dict[str, Tensor]], names: Sequence[str]) -> dict[str, Tensor]:
+        """Scores ``(B, S)`` from those of each tier, NaN where it does not give one."""
+        exits = [len(tier.exits) for tier in self.tiers]
+        some = next((score for part in parts for score in part.values()), None)
+        if some is None:
+            return {}
+        missing = torch.full_like(some[:, :1], torch.nan)
+        return {
+            name: torch.cat(
+                [part.get(name, missing.expand(-1, e)) for part, e in zip(parts, exits, strict=True)], dim=1
+            )
+            for name in names
+        }
+
+    def _in_words(self, logits: Tensor) -> np.ndarray:
+        """What a classifier's or regressor's logits ``(B, E, C)`` would be as a text, ``(B, E)``."""
+        answers = self.task.predict(logits.float().cpu().numpy())
+        names = self.task.label_names
+        words = [names[int(answer)] if names else repr(float(answer)) for answer in answers.ravel().tolist()]
+        return np.array(words, dtype=object).reshape(answers.shape)
+
     def run(self, encodings: dict[str, Encoding], go_on: GoOn, scores: bool = False) -> tuple[Tensor, Tensor]:
         """Visit the stages in order; after each only the rows that ``go_on`` names are computed further.
 
@@ -113,7 +215,8 @@ class StagedModel(nn.Module):
             scores: give ``go_on`` a fourth argument, by name the scores ``(R,)`` that the stage gives itself.
 
         Returns:
-            Outputs ``(B, C)`` of the stage that answered each row, and that stage ``(B,)``.
+            Outputs ``(B, C)`` of the stage that answered each row, and that stage ``(B,)``; of a tier that writes what
+            decided, which a :class:`~dial.inference.executor.Executor` goes on from.
         """
         first = encodings[self.tiers[0].encoding_key]["input_ids"]
         answers = Answers(go_on, len(self.stages) - 1, len(first), first.device, scores)
@@ -124,7 +227,8 @@ class StagedModel(nn.Module):
             answers.enter(offset)
             encoding = take_rows(encodings[tier.encoding_key], answers.active_of(len(first)))
             state = tier.run(encoding, answers.ask, scores)
-            answers.leave(partial(_answer, tier, encoding, state) if tier.answers_later else None)
+            later = tier.answers_later and not tier.writes
+            answers.leave(partial(_answer, tier, encoding, state) if later else None)
             offset += len(tier.exits)
         return answers.outputs(self.task.columns), answers.stage
 

@@ -30,6 +30,9 @@ class Answer(NamedTuple):
         outputs: ``(C,)`` logits.
         truncated: names of the tiers that read the row cut to their maximum length.
         length: tokens of the row for the first tier that ran.
+        text: that a decoder wrote; None where none did.
+        limited: whether the text was cut off by the limit of its length.
+        generated: steps that the decoder took for it.
     """
 
     id: int
@@ -42,6 +45,9 @@ class Answer(NamedTuple):
     outputs: np.ndarray
     truncated: tuple[str, ...] = ()
     length: int = 0
+    text: str | None = None
+    limited: bool = False
+    generated: int = 0
 
 
 @dataclass

@@ -4,15 +4,18 @@ from dial.losses.certainty import certainty_loss, certainty_target
 from dial.losses.layerwise import at_exits, exit_distillation, hidden_mse
 from dial.losses.logits_mse import logits_mse
 from dial.losses.soft_cross_entropy import soft_cross_entropy
+from dial.losses.target_pieces import bag_loss, position_loss
 from dial.losses.task import task_loss
 
 __all__ = [
     "at_exits",
+    "bag_loss",
     "certainty_loss",
     "certainty_target",
     "exit_distillation",
     "hidden_mse",
     "logits_mse",
+    "position_loss",
     "soft_cross_entropy",
     "task_loss",
 ]

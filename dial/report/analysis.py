@@ -9,7 +9,7 @@ import numpy as np
 
 from dial.report.choices import Choice, Choices, key_of
 from dial.report.exits import SimpleInstances
-from dial.report.remarks import contradictions, worthless_stages
+from dial.report.remarks import contradictions, worthless_stages, written_answers
 from dial.report.settings import SweepSettings
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import Interval, Resampled, bootstrap, percentile_interval
@@ -47,7 +47,7 @@ class Analysis:
     def summary(self) -> dict[str, Any]:
         """The split's part of ``summary.json``."""
         result: dict[str, Any] = {"rows": len(self.rows), "reference_macs": self.reference, "stages": self._stages()}
-        result["remarks"] = list(worthless_stages(self.rows))
+        result["remarks"] = [*worthless_stages(self.rows), *written_answers(self.rows)]
         if self.last and (shift := self._shift()):
             result["shift"] = shift
             result["remarks"].append(sentence(shift, f"the {self.rows.splits[0]} rows"))
@@ -340,7 +340,8 @@ class Analysis:
                 result[str(convention)] = f"the table lacks {missing[0]}"
                 continue
             try:
-                spent = self.costs.columns(self.rows.stages, self.rows.lengths, self.rows.padded, convention, reference)
+                rows = self.rows
+                spent = self.costs.columns(rows.stages, rows.lengths, rows.padded, convention, reference, rows.written)
                 result[str(convention)] = dataclasses.replace(self.rows, **spent)
             except ValueError as error:  # such as a piecewise cost that was never counted at this length
                 result[str(convention)] = str(error).rstrip(".")

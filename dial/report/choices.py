@@ -90,9 +90,14 @@ class Choices:
 
     def densities(self) -> dict[str, list[Densities]]:
         """Per score the densities of each stage but the last on the calibration rows; none for regression."""
-        if not self.rows.task.exact or len(self.rows.stages) == 1:
+        if not self._rights or len(self.rows.stages) == 1:
             return {}
         return {each.rule.score: each.crossings for each in self.choosers.values() if each.rule.by_score}
+
+    @property
+    def _rights(self) -> bool:
+        """Whether answers are right or wrong: classes, and texts beside the last stage's."""
+        return self.rows.task.exact or self.rows.task.written
 
     def on_folds(self, rule: Rule) -> list[tuple[Fold, Chooser]]:
         """Each fold with a rule's chooser on its other rows; empty without crossfit."""
@@ -118,7 +123,7 @@ class Choices:
             yield "budget", partial(Chooser.near_budget, macs=budget)  # a fold may be dearer than all rows
         for threshold in chooser.rule.asked_for(self.settings):
             yield "fixed", partial(Chooser.fixed, threshold=float(threshold))
-        if chooser.rule.by_score and self.rows.task.exact and isinstance(chooser.crossing(), OperatingPoint):
+        if chooser.rule.by_score and self._rights and isinstance(chooser.crossing(), OperatingPoint):
             yield "crossing", partial(_crossing, whole=chooser)
 
 

@@ -1,19 +1,23 @@
 """What a reader must know of a sweep's rows and points: worthless stages, scores that point the wrong way."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 from scipy.stats import norm
 
+from datamodules.printing import printable
 from dial.report.results import SplitResult, SweepResults
 from dial.report.tables import budget
 from dial.stages import scores as routing
 from dial.stages.metrics.metrics import METRICS
 from dial.stages.table import StageTable
+from dial.stages.task import UNREAD
 from dial.tradeoff.taken import metric_of, quality_at
 
 ALIKE = 0.5  # rank correlation that a column called after a score must have with that score of the logits
 CONFIDENCE = 0.975
+MOST_SHOWN = 5  # texts that are no answer
 
 
 def contradictions(table: StageTable, score: str) -> Iterator[str]:
@@ -56,7 +60,7 @@ def worthless_stages(table: StageTable) -> Iterator[str]:
         return
     for index, stage in enumerate(table.stage_names):
         answers = np.unique(table.predictions[:, index])
-        if len(answers) == 1:
+        if len(answers) == 1 and answers[0] != UNREAD:
             yield f"`{stage}` answers {table.label_names[answers[0]]} in all {len(table):,} rows; it has learnt nothing"
     metric = metric_of(table)
     if metric.name in table.statistics:
@@ -72,6 +76,26 @@ def worthless_stages(table: StageTable) -> Iterator[str]:
             f"`{table.stage_names[last]}` has {100 * quality:.1f} % {metric.name}, no more than one answer for all "
             f"rows ({100 * constant:.1f} %)"
         )
+
+
+def written_answers(table: StageTable) -> Iterator[str]:
+    """Say which stages wrote what means no answer, or did not come to an end.
+
+    Args:
+        table: rows of one split.
+    """
+    for index, stage in enumerate(table.stage_names):
+        unread = table.predictions[:, index] == UNREAD
+        if table.texts is not None and not table.task.written and unread.any():
+            counts = Counter(table.texts[unread, index].tolist()).most_common(MOST_SHOWN)
+            shown = ", ".join(f"{printable(text)!r} {count}" for text, count in counts)
+            what = "label word" if table.task.exact else "number"
+            yield (
+                f"`{stage}` wrote no {what} in {unread.sum():,} of {len(table):,} rows, which count as wrong: {shown}"
+            )
+    for tier, cut in table.cut_off.items():
+        if cut.any():
+            yield f"`{tier}` was cut off at its limit in {cut.sum():,} of {len(table):,} texts"
 
 
 def remarks_of(results: SweepResults, result: SplitResult) -> Iterator[str]:

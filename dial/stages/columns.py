@@ -61,10 +61,17 @@ class Columns:
         """Return ``(N,)`` for each tier that has a column ``<kind>_<tier>``."""
         return {tier: self(f"{kind}_{tier}") for tier in tiers if f"{kind}_{tier}" in self.names}
 
-    def common(self) -> dict[str, Any]:
-        """What every table has of its rows."""
+    def common(self, labelled: bool = True) -> dict[str, Any]:
+        """What every table has of its rows; without labels, as for free text, positions stand in for them."""
         group = self("group") if "group" in self.names else None
-        return {"split": self("split"), "sample_id": self("sample_id"), "label": self("label"), "group": group}
+        shared = {name: self(name) for name in ("split", "sample_id")}
+        shared["label"] = self("label") if labelled else np.arange(self.arrow.num_rows)
+        return shared | {"group": group, "references": self.references() if "references" in self.names else None}
+
+    def references(self) -> list[Any]:
+        """One or several texts for each row."""
+        values: list[Any] = self.arrow.column("references").to_pylist()
+        return values
 
 
 def declared_ranges(ranges: Mapping[str, Sequence[float]] | None) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from datamodules.labels import KINDS, Classes, number_names, number_of
+from datamodules.labels import ANY_TEXT, KINDS, Classes, is_free_text, number_names, number_of
 from dial.stages.columns import Columns, declared_ranges
+from dial.stages.metrics.texts import TEXT_METRICS
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
-from dial.stages.task import Classification, task_of
+from dial.stages.task import Classification, Text, task_of
 
-NOT_SCORES = ("output", "prediction", "macs", "decide_macs", "length", "padded")
+NOT_SCORES = ("output", "prediction", "macs", "decide_macs", "length", "padded", "text", "written", "cut_off")
 COST_KINDS, STAGE_KINDS = ("own", "cumulative"), ("tiers", "exits")
 
 
@@ -38,17 +39,15 @@ def foreign_table(
     """
     costly = read_costs(columns, columns.names, _stages(columns), costs, stages)
     names = costly.names
+    if is_written(columns, names, label_names):
+        return written_table(columns, costly, metrics, seed, ranges)
     common = columns.common()
     common["label"] = as_numbers(common["label"], label_names, "label", columns.path)
     outputs = columns.per_stage("output_{}", names) if f"output_{names[0]}" in columns.names else None
     if outputs is not None and outputs.ndim == 2:
         outputs = outputs[:, :, None]
-    has_predictions = outputs is None or all(f"prediction_{name}" in columns.names for name in names)
-    answers = [
-        as_numbers(columns(column), label_names, column, columns.path)
-        for column in (f"prediction_{name}" for name in names if has_predictions)
-    ]
-    predictions = np.stack(answers, axis=1) if answers else None
+    texts = columns.per_stage("text_{}", names) if f"text_{names[0]}" in columns.names else None
+    predictions = _predictions(columns, names, label_names, outputs, texts)
     if label_names is None:
         label_names = _classes(common["label"], outputs, predictions, columns.path)
         if outputs is None and predictions is not None and label_names:
@@ -63,47 +62,126 @@ def foreign_table(
             f"`label_names` must name the {outputs.shape[-1]} classes of the logits in {columns.path!r}, but got "
             f"{len(label_names)}: {', '.join(label_names)}."
         )
-    statistics = _named(columns, "stat_", names)
     table = StageTable(
         **common,
-        stages=tuple(Stage(name, name) for name in names),
+        **_shared(columns, costly, seed, ranges),
         outputs=outputs,
         predictions=predictions,
-        scores=_named(columns, "", names),
-        statistics=statistics,
-        decide_macs=costly.decide,
-        macs=costly.macs,
-        macs_reference=costly.reference,
-        lengths=columns.by_tier("length", names),
-        padded=columns.by_tier("padded", names),
+        texts=texts,
+        statistics=_named(columns, "stat_", names),
         metrics=tuple(metrics or task.metrics),
         label_names=tuple(label_names),
-        settings={"seed": seed, "foreign": True, "remarks": costly.remarks} | declared_ranges(ranges),
     )
     wanted = [name for name in task.scores if name not in table.scores and (outputs is not None or name == "random")]
     return table.with_scores(wanted, seed)
 
 
+def _predictions(
+    columns: Columns,
+    names: Sequence[str],
+    label_names: Sequence[str] | None,
+    outputs: np.ndarray | None,
+    texts: np.ndarray | None,
+) -> np.ndarray | None:
+    """Answers ``(N, S)`` from their columns, else what texts mean; None where outputs tell."""
+    if (outputs is None and texts is None) or all(f"prediction_{name}" in columns.names for name in names):
+        given = [f"prediction_{name}" for name in names]
+        return np.stack([as_numbers(columns(name), label_names, name, columns.path) for name in given], axis=1)
+    return None if texts is None else task_of(label_names).read(texts)
+
+
+def _shared(
+    columns: Columns, costly: ForeignCosts, seed: int, ranges: Mapping[str, tuple[float, float]] | None
+) -> dict[str, Any]:
+    """What tables of all tasks hold."""
+    tiers = {"lengths": "length", "padded": "padded", "written": "written", "cut_off": "cut_off"}
+    return {
+        "stages": tuple(Stage(name, name) for name in costly.names),
+        "scores": _named(columns, "", costly.names),
+        "decide_macs": costly.decide,
+        "macs": costly.macs,
+        "macs_reference": costly.reference,
+        **{field: columns.by_tier(kind, costly.names) for field, kind in tiers.items()},
+        "settings": {"seed": seed, "foreign": True, "remarks": costly.remarks} | declared_ranges(ranges),
+    }
+
+
+def is_written(columns: Columns, names: Sequence[str], label_names: Sequence[str] | None) -> bool:
+    """Whether a table's answers are free text: texts, or nothing but sums of a metric, and no class.
+
+    Raises:
+        ValueError: texts have neither references nor label words to be compared with.
+    """
+    texts = f"text_{names[0]}" in columns.names
+    if is_free_text(label_names) or "references" in columns.names:
+        return True
+    if texts and label_names is None:
+        raise ValueError(
+            f"`table` must have a column 'references' beside texts (one or a list of texts for each row), but "
+            f"{columns.path!r} has {', '.join(columns.names)}. Add it, or give `--label-names` if texts name classes."
+        )
+    kinds = ("output", "prediction", "text")
+    return not any(f"{kind}_{names[0]}" in columns.names for kind in kinds)
+
+
+def written_table(
+    columns: Columns,
+    costly: ForeignCosts,
+    metrics: Sequence[str] | None,
+    seed: int,
+    ranges: Mapping[str, tuple[float, float]] | None,
+) -> StageTable:
+    """The table of a file of texts with references, or of the sums of metrics that somebody computed from such.
+
+    See :func:`dial.stages.parquet.load_table` for the arguments.
+
+    Raises:
+        ValueError: a metric is asked for, or none is, that neither texts nor sums give.
+    """
+    names = costly.names
+    texts = columns.per_stage("text_{}", names) if f"text_{names[0]}" in columns.names else None
+    statistics = _named(columns, "stat_", names)
+    if metrics is None:
+        whole = [each.name for each in TEXT_METRICS if set(each.sums) <= set(statistics)]
+        metrics = Text.metrics if texts is not None else whole or list(statistics)
+    table = StageTable(
+        **columns.common(labelled=False),
+        **_shared(columns, costly, seed, ranges),
+        predictions=np.zeros(costly.macs.shape, np.int64) if texts is None else Text().read(texts),
+        texts=texts,
+        statistics=statistics,
+        metrics=tuple(metrics),
+        label_names=(ANY_TEXT,),
+    )
+    return table if "random" in table.scores else table.with_scores(["random"], seed)
+
+
 def _stages(columns: Columns) -> list[str]:
     """Return stage names from the column names, in order of appearance."""
-    outputs, predictions, costs = (
+    outputs, predictions, texts, costs = (
         [name.removeprefix(prefix) for name in columns.names if name.startswith(prefix)]
-        for prefix in ("output_", "prediction_", "macs_")
+        for prefix in ("output_", "prediction_", "text_", "macs_")
     )
-    stages = outputs or predictions
+    sums = [name for name in costs if name != "reference" and any(f.endswith(f"_{name}") for f in _sums(columns))]
+    stages = outputs or predictions or texts or sums
     if not stages:
         raise ValueError(
-            f"`table` must have a column 'output_<stage>' or 'prediction_<stage>' for every stage, "
+            f"`table` must have a column 'output_<stage>', 'prediction_<stage>' or 'text_<stage>' for every stage, "
             f"but {columns.path!r} has {', '.join(columns.names)}. Add one of them per stage."
         )
-    kind = "output" if outputs else "prediction"
-    for name in dict.fromkeys([*predictions, *costs]):
+    kind = "output" if outputs else "prediction" if predictions else "text" if texts else "macs"
+    for name in dict.fromkeys([*predictions, *texts, *costs]):
         if name not in stages and name != "reference":  # left out, it would be missing from every figure
             raise ValueError(
                 f"`table` must have a column '{kind}_{name}', as it has others of the stage {name!r}, "
                 f"but {columns.path!r} has {', '.join(columns.names)}. Add the column, or drop the stage's others."
             )
     return stages
+
+
+def _sums(columns: Columns) -> list[str]:
+    """Names of the columns of statistics."""
+    return [name for name in columns.names if name.startswith("stat_")]
 
 
 def _named(columns: Columns, prefix: str, stages: Sequence[str]) -> dict[str, np.ndarray]:

@@ -2,12 +2,16 @@
 
 Columns: ``split``, ``sample_id``, optional ``group``, ``label``; per tier ``length_<tier>`` and ``padded_<tier>``; per
 stage ``output_<stage>`` (list of ``C`` raw logits, fp32), ``prediction_<stage>``, ``<score>_<stage>``,
-``stat_<name>_<stage>``, ``decide_macs_<stage>``, ``macs_<stage>``; and ``macs_reference``. What is no column (schema
+``stat_<name>_<stage>``, ``decide_macs_<stage>``, ``macs_<stage>``; and ``macs_reference``. Where decoders answer, per
+stage ``text_<stage>``, per tier ``written_<tier>`` (tokens) and ``cut_off_<tier>`` (0 or 1), and for free text
+``references`` (list of texts). What is no column (schema
 version, stages with their tiers, metrics, label names, settings) is JSON in the metadata under the key ``dial``. A
 *slim* table has its cost functions there, and lacks the scores, predictions and costs that follow from the rest.
 
 A *foreign* table, written by anything else, needs ``split``, ``sample_id``, ``label`` and per stage ``macs_<stage>``
-with ``output_<stage>`` or ``prediction_<stage>``; the rest is derived, but what the costs are must be said.
+with ``output_<stage>``, ``prediction_<stage>`` or ``text_<stage>``; the rest is derived, but what the costs are must be
+said. Free text needs ``references`` instead of ``label``; or, without texts, the sums ``stat_<name>_<stage>`` of a
+metric.
 """
 
 from __future__ import annotations
@@ -28,8 +32,11 @@ from dial.parquet_checks import KEY, check_about, whole_parquet
 from dial.stages.columns import Columns, declared_ranges
 from dial.stages.foreign import foreign_table
 from dial.stages.stage import Stage
-from dial.stages.table import SCHEMA, WHOLE, StageTable
+from dial.stages.table import SCHEMA, SLIM, WHOLE, StageTable
 from dial.stages.task import Classification, Task, task_of
+
+TIER_COLUMNS = {"length": "lengths", "padded": "padded", "written": "written", "cut_off": "cut_off"}
+"""What columns of a tier are called, and where a table has them."""
 
 
 def save_table(table: StageTable, path: str | Path) -> None:
@@ -38,7 +45,7 @@ def save_table(table: StageTable, path: str | Path) -> None:
     Raises:
         ValueError: two columns would have one name (score ``a`` of stage ``b_c`` and score ``a_b`` of stage ``c``).
     """
-    arrow = _arrow(table, frozenset(), {"schema": WHOLE})
+    arrow = _arrow(table, frozenset(), {"schema": _schema(table, WHOLE)})
     with atomic_write(path) as temporary:
         pq.write_table(arrow, temporary)
 
@@ -54,11 +61,12 @@ def save_slim(table: StageTable, path: str | Path, costs: ModelCosts | None) -> 
     Raises:
         ValueError: as for :func:`save_table`.
     """
-    about = {"schema": SCHEMA} | ({} if costs is None else {"costs": costs.to_json()})
+    about = {"schema": _schema(table, SLIM)} | ({} if costs is None else {"costs": costs.to_json()})
     arrow = _arrow(table, redundant(table, costs), about)
     floats = [field.name for field in arrow.schema if pa.types.is_floating(field.type)]
     logits = [field.name for field in arrow.schema if pa.types.is_fixed_size_list(field.type)]
-    repeated = [name for name in arrow.column_names if name not in (*floats, *logits, "sample_id")]
+    texts = [field.name for field in arrow.schema if pa.types.is_list(field.type)]
+    repeated = [name for name in arrow.column_names if name not in (*floats, *logits, *texts, "sample_id")]
     with atomic_write(path) as temporary:
         pq.write_table(
             arrow,
@@ -68,6 +76,11 @@ def save_slim(table: StageTable, path: str | Path, costs: ModelCosts | None) -> 
             use_dictionary=repeated,
             use_byte_stream_split=[*floats, *(f"{name}.list.element" for name in logits)],
         )
+
+
+def _schema(table: StageTable, least: int) -> int:
+    """Version of the file: readers that do not know texts must not read one that holds them."""
+    return least if table.texts is None and table.references is None and not table.task.written else SCHEMA
 
 
 def _arrow(table: StageTable, omitted: Collection[str], more: dict[str, Any]) -> pa.Table:
@@ -99,13 +112,17 @@ def _columns(table: StageTable, omitted: Collection[str]) -> Iterator[tuple[str,
     if table.group is not None:
         yield "group", table.group
     yield "label", table.label
-    for kind, by_tier in (("length", table.lengths), ("padded", table.padded)):
-        yield from ((f"{kind}_{tier}", values) for tier, values in by_tier.items())
+    if table.references is not None:
+        yield "references", pa.array([list(row) for row in table.references], pa.list_(pa.string()))
+    for kind, field in TIER_COLUMNS.items():
+        yield from ((f"{kind}_{tier}", values) for tier, values in getattr(table, field).items())
     scores = {name: values for name, values in table.scores.items() if name not in omitted}
     for index, stage in enumerate(table.stage_names):
         if table.outputs is not None:
             flat = pa.array(np.ascontiguousarray(table.outputs[:, index]).reshape(-1))
             yield f"output_{stage}", pa.FixedSizeListArray.from_arrays(flat, table.outputs.shape[-1])
+        if table.texts is not None:
+            yield f"text_{stage}", pa.array(table.texts[:, index].tolist(), pa.string())
         if "prediction" not in omitted:
             yield f"prediction_{stage}", table.predictions[:, index]
         yield from ((f"{name}_{stage}", values[:, index]) for name, values in scores.items())
@@ -185,17 +202,17 @@ def _own(
     stages = tuple(Stage(**stage) for stage in about["stages"])
     names, tiers = [stage.name for stage in stages], list(dict.fromkeys(stage.tier for stage in stages))
     outputs = columns.per_stage("output_{}", names) if f"output_{names[0]}" in columns.names else None
-    lengths, padded = columns.by_tier("length", tiers), columns.by_tier("padded", tiers)
+    by_tier: dict[str, Any] = {field: columns.by_tier(kind, tiers) for kind, field in TIER_COLUMNS.items()}
     table = StageTable(
         **columns.common(),
-        **_costs(columns, about, stages, lengths, padded),
+        **_costs(columns, about, stages, by_tier),
         stages=stages,
         outputs=outputs,
         predictions=_predictions(columns, names, outputs, task_of(about["label_names"])),
         scores={name: columns.per_stage(name + "_{}", names) for name in _given(columns, about["scores"], names[0])},
         statistics={name: columns.per_stage(f"stat_{name}_{{}}", names) for name in about["statistics"]},
-        lengths=lengths,
-        padded=padded,
+        **by_tier,
+        texts=columns.per_stage("text_{}", names) if f"text_{names[0]}" in columns.names else None,
         metrics=tuple(about["metrics"]),
         label_names=tuple(about["label_names"]),
         settings=about["settings"] | declared_ranges({**about["settings"].get("ranges", {}), **(ranges or {})}),
@@ -219,11 +236,12 @@ def _predictions(columns: Columns, names: Sequence[str], outputs: np.ndarray | N
 
 
 def _costs(
-    columns: Columns, about: dict[str, Any], stages: tuple[Stage, ...], lengths: dict[str, Any], padded: dict[str, Any]
-) -> dict[str, np.ndarray]:
+    columns: Columns, about: dict[str, Any], stages: tuple[Stage, ...], by_tier: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     """Costs of the rows: the columns, or what the cost functions in the metadata give."""
     if "costs" in about and "macs_reference" not in columns.names:
-        return _derived(ModelCosts.from_json(about["costs"]), stages, lengths, padded, about["settings"])
+        lengths, padded, written = (by_tier[field] for field in ("lengths", "padded", "written"))
+        return _derived(ModelCosts.from_json(about["costs"]), stages, lengths, padded, about["settings"], written)
     names = [stage.name for stage in stages]
     return {
         **{name: columns.per_stage(name + "_{}", names) for name in ("decide_macs", "macs")},
@@ -237,9 +255,11 @@ def _derived(
     lengths: Mapping[str, np.ndarray],
     padded: Mapping[str, np.ndarray],
     settings: Mapping[str, Any],
+    written: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Costs at the length convention and for the reference that a table's settings name."""
-    return costs.columns(stages, lengths, padded, settings.get("length", "true"), settings.get("reference"))
+    convention, reference = settings.get("length", "true"), settings.get("reference")
+    return costs.columns(stages, lengths, padded, convention, reference, written)
 
 
 def redundant(table: StageTable, costs: ModelCosts | None) -> set[str]:
@@ -261,7 +281,7 @@ def redundant(table: StageTable, costs: ModelCosts | None) -> set[str]:
     if costs is None:
         return found
     try:
-        derived = _derived(costs, table.stages, table.lengths, table.padded, table.settings)
+        derived = _derived(costs, table.stages, table.lengths, table.padded, table.settings, table.written)
     except (KeyError, ValueError):  # a tier without lengths: the columns stay
         return found
     same = all(np.array_equal(values, getattr(table, name)) for name, values in derived.items())

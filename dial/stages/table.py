@@ -15,16 +15,23 @@ from typing import Any
 import numpy as np
 
 from dial.stages import scores as score_functions
-from dial.stages.metrics.metrics import AGREEMENT, METRICS, NAMED, UNIT_RANGE, Mean, Metric
+from dial.stages.metrics.base import UNIT_RANGE, Mean, Metric, columns
+from dial.stages.metrics.groups import GroupAccuracy
+from dial.stages.metrics.metrics import AGREEMENT, METRICS, NAMED
+from dial.stages.metrics.texts import TextMetric
 from dial.stages.repeats import check_repeats, distinct
 from dial.stages.stage import Stage
 from dial.stages.task import Task, task_of
+from dial.stages.texts import COUNT_RANGE, reference_array, sums_of, text_array, text_statistics
 
-SCHEMA = 2
-"""Of the newest file that is read. In one of schema 2 scores, predictions and costs may be left to be computed."""
+SCHEMA = 3
+"""Of the newest file that is read: one that holds texts."""
+SLIM = 2
+"""Of a file in which scores, predictions and costs may be left to be computed."""
 LARGEST_SCORE = 1e100  # beyond it differences and squares of scores are no numbers any more
 WHOLE = 1
 """Of a file that holds every column."""
+BY_TIER = ("lengths", "padded", "written", "cut_off")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +41,22 @@ class StageTable:
     Attributes:
         split: ``(N,)`` role of each row: ``calibration``, ``test``, ``test_matched``, …
         sample_id: ``(N,)`` integers or strings, unique within a split.
-        label: ``(N,)`` int64 classes, or float64 for regression.
+        label: ``(N,)`` int64 classes, or float64 for regression; for free text any numbers, such as positions.
         stages: the stages, cheapest first.
-        predictions: ``(N, S)`` int64 classes, or float64.
+        predictions: ``(N, S)`` int64 classes, or float64; None: those that the texts mean.
         decide_macs: ``(N, S)`` cost up to the decision at a stage.
         macs: ``(N, S)`` cost of stopping and answering at a stage, earlier stages included.
         macs_reference: ``(N,)`` cost of the reference model alone, without routing.
         outputs: ``(N, S, C)`` float32 raw logits (``C = 1`` for regression), or None where classes are many.
         scores: ``(N, S)`` float64 by name; higher = surer.
-        statistics: ``(N, S)`` float64 by name: additive statistics of metrics that label and prediction do not give.
+        statistics: ``(N, S)`` float64 by name: additive statistics of metrics that label and prediction do not give;
+            those of texts are computed where they are not given.
         lengths: ``(N,)`` tokens by tier.
         padded: ``(N,)`` tokens after padding by tier.
+        written: ``(N,)`` tokens that a decoder wrote, by tier.
+        cut_off: ``(N,)`` 1 where a decoder stopped at its limit and not at the end of the text, by tier; else 0.
+        texts: ``(N, S)`` what decoders wrote, or None where stages answer otherwise.
+        references: ``(N,)`` tuples of texts with which free text is compared, or None.
         group: ``(N,)`` examples that belong together, or None.
         metrics: names of the task's metrics, the primary first.
         label_names: names of the classes; empty for regression.
@@ -53,14 +65,14 @@ class StageTable:
 
     Raises:
         ValueError: unequal shapes; a non-finite output (naming tier and ``sample_id``); a label outside the range; a
-            stage name used twice; an unknown metric.
+            stage name used twice; an unknown metric, or one of texts without references.
     """
 
     split: np.ndarray
     sample_id: np.ndarray
     label: np.ndarray
     stages: tuple[Stage, ...]
-    predictions: np.ndarray
+    predictions: np.ndarray  # None on the way in, where texts say what they are
     decide_macs: np.ndarray
     macs: np.ndarray
     macs_reference: np.ndarray
@@ -69,6 +81,10 @@ class StageTable:
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
     padded: dict[str, np.ndarray] = field(default_factory=dict)
+    written: dict[str, np.ndarray] = field(default_factory=dict)
+    cut_off: dict[str, np.ndarray] = field(default_factory=dict)
+    texts: np.ndarray | None = None
+    references: np.ndarray | None = None
     group: np.ndarray | None = None
     metrics: tuple[str, ...] = ("accuracy",)
     label_names: tuple[str, ...] = ()
@@ -84,12 +100,15 @@ class StageTable:
         self._set("sample_id", ids.astype(np.int64) if ids.dtype.kind in "iu" else ids.astype(str))
         for name in ("scores", "statistics"):
             self._set(name, {key: np.asarray(value, dtype=np.float64) for key, value in getattr(self, name).items()})
-        for name in ("lengths", "padded"):
+        for name in BY_TIER:
             self._set(name, {key: np.asarray(value, dtype=np.int64) for key, value in getattr(self, name).items()})
         for name in ("stages", "metrics", "label_names"):
             self._set(name, tuple(getattr(self, name)))
+        self._set_texts()
         check_shapes(self)
         check_names(self)
+        sums = text_statistics(self.metrics, self.statistics, self.references, self.texts)
+        self._set("statistics", {**self.statistics, **sums})
         check_labels(self)
         check_finite(self)
         check_scores(self)
@@ -99,6 +118,14 @@ class StageTable:
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
+
+    def _set_texts(self) -> None:
+        if self.texts is not None:
+            self._set("texts", text_array(self.texts, "texts"))
+            if getattr(self, "predictions", None) is None:
+                self._set("predictions", self.task.read(self.texts))
+        if self.references is not None:
+            self._set("references", reference_array(self.references))
 
     def __len__(self) -> int:
         return len(self.split)
@@ -121,6 +148,24 @@ class StageTable:
     def stage_names(self) -> tuple[str, ...]:
         """Names of the stages."""
         return tuple(stage.name for stage in self.stages)
+
+    def deciding_by(self, score: str) -> StageTable:
+        """The table at the costs of deciding by a score: one that only a finished answer tells comes after it.
+
+        Args:
+            score: ``settings["late"]`` names those that a decoder's answer tells.
+        """
+        return self._late if score in self.settings.get("late", ()) else self
+
+    @cached_property
+    def _late(self) -> StageTable:
+        """Every tier answers before it decides."""
+        macs, answered = self.macs.copy(), np.zeros(len(self))
+        for index, stage in enumerate(self.stages):
+            if index and stage.tier != self.stages[index - 1].tier:
+                answered = answered + self.macs[:, index - 1] - self.decide_macs[:, index - 1]
+            macs[:, index] += answered
+        return dataclasses.replace(self, macs=macs, decide_macs=macs)
 
     def of_split(self, name: str) -> StageTable:
         """Return the rows of one split.
@@ -165,6 +210,11 @@ class StageTable:
         exact = {"labels": self.label, **{f"lengths for {tier}": values for tier, values in self.lengths.items()}}
         if self.outputs is not None:
             close = {"outputs": self.outputs}
+        elif (
+            self.texts is not None
+        ):  # another batch can give another text, and so other sums; what it is to be is the same
+            close = {f"`{name}`": values for name, values in self.scores.items()}
+            exact |= {} if self.references is None else {"references": self.references}
         else:
             close = {f"`{name}`": values for name, values in {**self.scores, **self.statistics}.items()}
             (exact if self.task.exact else close)["predictions"] = self.predictions
@@ -219,6 +269,9 @@ class StageTable:
             allowed = ", ".join([*NAMED, *self.statistics])
             raise ValueError(f"`metric` must be one of: {allowed}; but got {name!r}. Choose one of these.")
         metric = METRICS[name]
+        if isinstance(metric, TextMetric):
+            missing = text_statistics([name], self.statistics, self.references, self.texts)
+            return metric, columns(*({**self.statistics, **missing}[each] for each in metric.sums))
         return metric, metric.statistics(self.label, self.predictions, self.task.classes)
 
     def range_of(self, statistic: str) -> tuple[float, float]:
@@ -252,12 +305,12 @@ def check_shapes(table: StageTable) -> None:
     """Refuse columns of unequal shapes."""
     rows, stages = len(table.split), len(table.stages)
     wanted: list[tuple[str, Any, tuple[int, ...]]] = []
-    for name in ("split", "sample_id", "label", "macs_reference", "group"):
+    for name in ("split", "sample_id", "label", "macs_reference", "group", "references"):
         wanted.append((name, getattr(table, name), (rows,)))
-    for name in ("predictions", "decide_macs", "macs"):
+    for name in ("predictions", "decide_macs", "macs", "texts"):
         wanted.append((name, getattr(table, name), (rows, stages)))
     shapes: dict[str, tuple[int, ...]] = {"scores": (rows, stages), "statistics": (rows, stages)}
-    for name, shape in {**shapes, "lengths": (rows,), "padded": (rows,)}.items():
+    for name, shape in {**shapes, **dict.fromkeys(BY_TIER, (rows,))}.items():
         wanted += [(f"{name}[{key!r}]", value, shape) for key, value in getattr(table, name).items()]
     if table.outputs is not None:
         wanted.append(("outputs", table.outputs, (rows, stages, *table.outputs.shape[2:3])))
@@ -288,6 +341,11 @@ def check_names(table: StageTable) -> None:
     for name in table.metrics:
         if name not in table.statistics:
             table.task.check_metric(name)
+    if GroupAccuracy.name in table.metrics and table.group is None:
+        raise ValueError(
+            f"`metrics` with {GroupAccuracy.name} need a column `group`, such as the question that a row answers, but "
+            "the table has none. Add it, or leave the metric out."
+        )
 
 
 def check_labels(table: StageTable) -> None:
@@ -352,9 +410,11 @@ def check_ranges(table: StageTable) -> None:
             )
         if not -np.inf < low < high < np.inf:
             raise ValueError(f"`ranges` of {name!r} must be a lower and a higher finite number, but got {low}, {high}.")
-    for name in dict.fromkeys([*ranges, *(name for name in table.metrics if name in table.statistics)]):
-        (low, high), values = ranges.get(name, UNIT_RANGE), table.statistics[name]
-        bad = ~((values >= low) & (values <= high))
+    counts = dict.fromkeys(sums_of(table.metrics), COUNT_RANGE)
+    means = {name: UNIT_RANGE for name in table.metrics if name in table.statistics}
+    for name, (low, high) in {**counts, **means, **ranges}.items():
+        values = table.statistics[name]
+        bad = ~((values >= low) & (values <= min(high, LARGEST_SCORE)))
         if bad.any():
             row, stage = np.argwhere(bad)[0]
             raise ValueError(

@@ -1,19 +1,24 @@
-"""What a task is: predictions, labels, metrics, losses and scores of classes, or of numbers; nothing else decides it.
+"""What a task is: predictions, labels, metrics, losses and scores of classes, numbers or texts.
 
-The data says which task it is by its label names: names make classes, none make numbers.
+Nothing else decides it. The data says which task it is by its label names: names make classes, none make numbers, and
+``*`` alone free text.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 
+from datamodules.labels import ANY_TEXT, is_free_text, number_of
 from dial.stages.metrics.metrics import check_metric
 from dial.stages.scores import MODEL_SCORES, SCORES
+
+UNREAD = -1
+"""The answer of a text that names no class and is no number: it is wrong, and counted."""
 
 
 class Task(ABC):
@@ -36,6 +41,7 @@ class Task(ABC):
         classes: how many there are; None where labels are numbers.
         in_words, labels_in_words, head_in_words, answer_in_words: the task, its labels, its outputs and an answer as
             errors name them.
+        written: whether answers are texts and nothing else, which metrics compare with references.
     """
 
     name: ClassVar[str]
@@ -52,9 +58,17 @@ class Task(ABC):
     labels_in_words: str
     head_in_words: str
     answer_in_words: str
+    written: ClassVar[bool] = False
 
     def __init__(self, label_names: Iterable[str] = ()) -> None:
         self.label_names = tuple(label_names)
+
+    @abstractmethod
+    def read(self, texts: Any) -> np.ndarray:
+        """Answers that a decoder wrote ``(...)`` as predictions ``(...)``; what means none is :data:`UNREAD`.
+
+        A decoder answers with a class's name, with a number, or with any text.
+        """
 
     @abstractmethod
     def predict(self, outputs: np.ndarray) -> np.ndarray:
@@ -161,9 +175,20 @@ class Classification(Task):
         """Right, or not."""
         return (predictions == label[:, None]).astype(np.float64)
 
+    def read(self, texts: Any) -> np.ndarray:
+        """The class that a text names letter by letter, whatever the spaces; else :data:`UNREAD`, which is wrong.
+
+        Example:
+            >>> Classification(["not equal", "equal"]).read(["equal ", "not  equal", "Equal", "equals"])
+            array([ 1,  0, -1, -1])
+        """
+        classes = {" ".join(name.split()): index for index, name in enumerate(self.label_names)}
+        return _each(texts, lambda text: classes.get(" ".join(text.split()), UNREAD), np.int64)
+
     def answer(self, prediction: float) -> tuple[int | float, str | None]:
-        """Position and name of the class."""
-        return int(prediction), self.label_names[int(prediction)]
+        """Position and name of the class; of a text that is no label word it has none."""
+        index = int(prediction)
+        return index, None if index == UNREAD else self.label_names[index]
 
     def record(self, outputs: np.ndarray) -> dict[str, Any]:
         """The class, its name, and the probability of each."""
@@ -205,6 +230,15 @@ class Regression(Task):
         """The negative squared error."""
         return -((predictions - label[:, None]) ** 2)
 
+    def read(self, texts: Any) -> np.ndarray:
+        """The number that a text is; else :data:`UNREAD`, as in T5's code.
+
+        Example:
+            >>> Regression().read(["3.8", " 4 ", "1_0", "nan", "four"])
+            array([ 3.8,  4. , -1. , -1. , -1. ])
+        """
+        return _each(texts, lambda text: float(UNREAD if (n := number_of(text)) is None else n), np.float64)
+
     def answer(self, prediction: float) -> tuple[int | float, str | None]:
         """The number, which has no name."""
         return float(prediction), None
@@ -214,9 +248,75 @@ class Regression(Task):
         return {"prediction": float(outputs[0])}
 
 
+class Text(Task):
+    """Any text, compared with references.
+
+    A prediction is a number that equal texts share, and a label the position of the row; texts and references
+    themselves are columns of their own. Nothing but a model says how sure it is.
+
+    Example:
+        >>> Text().read([["ein Hund", "ein Hund"], ["zwei Hunde", "ein Hund"]])
+        array([[0, 0],
+               [1, 0]])
+    """
+
+    name, label_type, exact, written = "text", np.int64, False, True
+    loss, distillations, metrics = "cross_entropy", (), ("bleu",)
+    scores = ("random",)
+    problem_type = ""
+    answer_in_words, head_in_words = "a text", "a decoder's vocabulary"
+    columns, classes = 0, None
+    in_words, labels_in_words = "free text", "free text"
+
+    def __init__(self, label_names: Iterable[str] = (ANY_TEXT,)) -> None:
+        super().__init__(label_names)
+
+    def read(self, texts: Any) -> np.ndarray:
+        """Numbers from 0, the same for equal texts of one call."""
+        values = np.asarray(texts, dtype=object)
+        known: dict[str, int] = {}
+        return _each(values, lambda text: known.setdefault(text, len(known)), np.int64)
+
+    def predict(self, outputs: np.ndarray) -> np.ndarray:
+        """Not available."""
+        raise TypeError("No column of numbers says what a decoder writes; read its texts with `read`.")
+
+    def probability(self, outputs: np.ndarray) -> np.ndarray:
+        """There is none."""
+        return np.full(outputs.shape[:-1], np.nan)
+
+    def closeness(self, outputs: Any, labels: Any) -> Any:
+        """Not available."""
+        raise TypeError("Texts are compared with references by a metric, not with labels.")
+
+    def gains(self, predictions: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """Not available."""
+        raise TypeError("Texts are compared with references by a metric, not with labels.")
+
+    def answer(self, prediction: float) -> tuple[int | float, str | None]:
+        """A number, which has no name."""
+        return int(prediction), None
+
+    def record(self, outputs: np.ndarray) -> dict[str, Any]:
+        """Nothing: the text itself is what a file of predictions holds."""
+        return {}
+
+    def head_settings(self) -> dict[str, Any]:
+        """None: there is no head but the decoder's."""
+        return {}
+
+
+def _each(texts: Any, function: Callable[[str], Any], dtype: Any) -> np.ndarray:
+    """A function of every text of a nested list or array of any shape."""
+    values = np.asarray(texts, dtype=object)
+    return np.array([function(text) for text in values.ravel().tolist()], dtype=dtype).reshape(values.shape)
+
+
 def task_of(label_names: Iterable[str] | None) -> Task:
-    """The task of data with these label names; none make a regression."""
+    """The task of data with these label names: none make a regression, ``*`` alone makes free text."""
     names = tuple(label_names or ())
+    if is_free_text(names):
+        return Text(names)
     return Classification(names) if names else Regression()
 
 

@@ -122,7 +122,7 @@ def settle(tier: Tier, argument: str, place: str | None = None, cache_dir: str |
     path, model, side_before = place or tier.view.path, tier.model, tier.tokenizer.padding_side
     pad = match_inputs(tier.tokenizer, model, argument, path)
     _settle_attention(model, tier.max_length, argument, path)
-    ends = model.config.eos_token_id if model.config.is_encoder_decoder else None
+    ends = model.config.eos_token_id if model.config.is_encoder_decoder and not tier.writes else None
     plain = Batching(
         pad_id=None if pad == tier.tokenizer.pad_token_id else pad,
         end_id=int(ends) if isinstance(ends, int) else None,
@@ -290,8 +290,7 @@ class _Proof:
     def _compute(self, encoding: Encoding) -> Tensor:
         device = next(self.tier.model.parameters()).device
         inputs = {key: value.to(device) for key, value in encoding.items() if key in self.accepted}
-        outputs: Tensor = self.tier.model(**inputs).logits
-        return outputs.double().cpu()
+        return self.tier.probe(inputs).double().cpu()
 
     def _refuse(self) -> NoReturn:
         kind, config = type(self.tier.model).__name__, self.tier.model.config

@@ -7,16 +7,33 @@ decided (a decoder) says so in the properties below; the defaults are those of o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from dial.models.encoder_decoder import WritingPath
 from dial.tiers.batching import Batching, Encoding
 
 # (exit or stage, rows, outputs), and where they are asked for the scores that the tier gives itself, to a bool for each
 # row: which are deferred; None: all are, False: none is.
 GoOn = Callable[..., Any]
 Scores = dict[str, Tensor]
+
+
+class Written(NamedTuple):
+    """What a tier wrote for ``R`` rows.
+
+    Attributes:
+        texts: R answers.
+        generated: ``(R,)`` steps that the decoder took, which is what each row is charged.
+        limited: ``(R,)`` bool, whether the answer was cut off by the limit of its length.
+        scores: ``(R,)`` float64 by name, where they were asked for: those that only a finished answer tells.
+    """
+
+    texts: list[str]
+    generated: Tensor
+    limited: Tensor
+    scores: Scores
 
 
 class TierContract(nn.Module):
@@ -32,6 +49,8 @@ class TierContract(nn.Module):
         model_scores: names of the scores that it gives itself, where what decides is no function of the outputs.
         drops_rows: whether exited rows are in no later layer.
         answers_later: whether :meth:`answer` computes more than what decided, for the rows that stay.
+        source_form: how a text ``{0}`` or pair ``{0}``, ``{1}`` is read; None: as it is.
+        writes: whether an answer is a text that a decoder generates, whose cost depends on its own length too.
     """
 
     name: str
@@ -43,6 +62,8 @@ class TierContract(nn.Module):
     model_scores: Any = ()
     drops_rows: bool = False
     answers_later: bool = False
+    source_form: str | None = None
+    writes: bool = False
 
     @property
     def stage_names(self) -> list[str]:
@@ -88,8 +109,26 @@ class TierContract(nn.Module):
         """
         return outputs
 
+    def write(self, encoding: Encoding, rows: Tensor, state: Any = None, scores: bool = False) -> Written:
+        """What a decoder writes for rows that stay; called only where :attr:`writes` holds.
+
+        Args:
+            encoding: tensors ``(B, T)``, as they were run.
+            rows: ``(R,)`` of ``encoding``.
+            state: what :meth:`run` gave; None where nothing was run.
+            scores: whether to compute those of the answers.
+        """
+        raise NotImplementedError
+
     def path(self, exit_index: int) -> nn.Module:
-        """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name."""
+        """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name.
+
+        Where the tier :attr:`writes`, all but the writing: the encoder, and the head that decides if there is one.
+        """
+        raise NotImplementedError
+
+    def writing_path(self, pieces: int) -> WritingPath:
+        """So many steps of the decoder, for counting them; called only where :attr:`writes` holds."""
         raise NotImplementedError
 
     def reference_path(self) -> nn.Module | None:

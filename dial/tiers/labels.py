@@ -113,6 +113,37 @@ def check_tiers_agree(names: Mapping[str, Sequence[str] | None]) -> None:
             )
 
 
+def check_targets_agree(targets: Mapping[str, str | None], data: str | None = None) -> None:
+    """Refuse tiers that write something else, such as another language, than each other or than the data wants.
+
+    Args:
+        targets: for each tier that writes what it was trained to write; None where nobody says.
+        data: what the data wants.
+
+    Raises:
+        ValueError: two of them differ.
+
+    Example:
+        >>> check_targets_agree({"swift": "de", "super": None}, "ro")
+        Traceback (most recent call last):
+            ...
+        ValueError: `tiers` must write what the data holds, which is 'ro', but swift was trained to write 'de'; give ...
+    """
+    known = {name: target for name, target in targets.items() if target is not None}
+    for name, target in known.items():
+        first = next(iter(known))
+        if data is not None and target != data:
+            raise ValueError(
+                f"`tiers` must write what the data holds, which is {data!r}, but {name} was trained to write "
+                f"{target!r}; give a tier or data of the other target."
+            )
+        if target != known[first]:
+            raise ValueError(
+                f"`tiers` must write the same, but {first} was trained to write {known[first]!r} and {name} to write "
+                f"{target!r}; give tiers of one target."
+            )
+
+
 def check_permutation(
     logits: ArrayLike,
     labels: ArrayLike,

@@ -17,17 +17,11 @@ from dial.models.pooling import Pooling
 from dial.stages.task import task_of
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels
-from dial.tiers.loading import (
-    View,
-    length_kept,
-    load_tier,
-    read_config,
-    read_tokenizer,
-    reason_of,
-)
+from dial.tiers.loading import View, load_tier, read_config
 from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import check_place
+from dial.tiers.reading import length_kept, read_tokenizer, reason_of
 from dial.tiers.tier import Encoding, Tier, encoding_key, own_names
 
 

@@ -11,24 +11,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
-from dial.files import read_json
+from datamodules.labels import is_free_text
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
 from dial.stages.task import Regression, Task, task_of
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels, remedy_of_numbers
-from dial.tiers.model_inputs import check_max_length, longest, quiet
+from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
+from dial.tiers.reading import CARD, cut_layers, length_kept, read_card, read_tokenizer, read_with, reason_of
+from dial.tiers.text_loading import load_text_tier, writes
 from dial.tiers.tier import Encoding, GoOn, Tier, View, encoding_key, own_names
 
 KINDS: dict[str, type[Tier]] = {MultiExitConfig.model_type: MultiExitTier}
 """Tiers of models that do more than answer once, by the `model_type` of their configuration."""
-CARD = "card.json"
-DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")  # BART's and T5's name
-PER_LAYER = ("layer_types", "attention_window", "attention_layers")  # settings with an entry for each layer
 
 
 def read_config(path: str, layers: int | None, label_names: Sequence[str], argument: str) -> tuple[Any, bool]:
@@ -39,7 +38,7 @@ def read_config(path: str, layers: int | None, label_names: Sequence[str], argum
     Raises:
         ValueError: it cannot be read, has too few layers, or its head has another number of outputs than the data.
     """
-    config, task = _read(AutoConfig, path, argument, "configuration"), task_of(label_names)
+    config, task = read_with(AutoConfig, path, argument, "configuration"), task_of(label_names)
     if getattr(config, "auto_map", None):
         raise ValueError(code_refused(path, argument, f"`auto_map` in its {CONFIG}"))
     if layers is not None:
@@ -77,27 +76,6 @@ def _check_kind(config: Any, task: Task, path: str, argument: str) -> None:
         )
 
 
-def cut_layers(config: Any, layers: int, argument: str) -> None:
-    """Set the number of layers, of an encoder-decoder in both halves, in place.
-
-    Raises:
-        ValueError: the model has fewer layers, or no such number.
-    """
-    decoder = [name for name in DECODER_LAYERS if config.is_encoder_decoder and hasattr(config, name)]
-    halves = [getattr(config, name, None) or 0 for name in ["num_hidden_layers", *decoder]]
-    depth = min(halves) if decoder or not config.is_encoder_decoder else 0
-    if not depth or not 1 <= layers <= depth:
-        allowed = f"from 1 to {depth}" if depth else "left out (this model has no such setting)"
-        raise ValueError(f"`{argument}`: `layers` must be {allowed}, but got {layers}.")
-    for name in (key for key in PER_LAYER if len(getattr(config, key, None) or ()) == config.num_hidden_layers):
-        setattr(config, name, getattr(config, name)[:layers])
-    for name in ["num_hidden_layers", *decoder]:
-        try:
-            setattr(config, name, layers)
-        except NotImplementedError as error:  # Funnel: its layers stand in blocks
-            raise ValueError(f"`{argument}`: `layers` must be left out for {config.model_type}: {error}") from error
-
-
 def name_labels(config: Any, label_names: Sequence[str]) -> None:
     """Write the data's labels into a configuration, in place; none means regression."""
     task = task_of(label_names)
@@ -113,7 +91,7 @@ def read_model(path: str, config: Any, argument: str) -> tuple[nn.Module, list[s
         ValueError: the weights cannot be read, do not fit the configuration, or lack a part of the encoder.
     """
     settings = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, report = _read(AutoModelForSequenceClassification, path, argument, "weights", **settings)
+    model, report = read_with(AutoModelForSequenceClassification, path, argument, "weights", **settings)
     if report["mismatched_keys"]:
         first = sorted(str(key) for key in report["mismatched_keys"])[0]
         raise ValueError(
@@ -131,54 +109,19 @@ def read_model(path: str, config: Any, argument: str) -> tuple[nn.Module, list[s
     return model, missing
 
 
-def read_tokenizer(path: str, argument: str) -> Any:
-    """Tokenizer of a folder or hub id.
-
-    Raises:
-        ValueError: it cannot be read; names ``argument``.
-    """
-    return _read(AutoTokenizer, path, argument, "tokenizer")
-
-
-def read_card(path: str) -> dict[str, Any]:
-    """What ``dial fit`` wrote beside a model; empty for models from elsewhere.
-
-    Raises:
-        ValueError: the card cannot be read.
-    """
-    file = Path(path) / CARD
-    return read_json(file, "path") if file.is_file() else {}
-
-
-def _read(kind: Any, path: str, argument: str, what: str, **settings: Any) -> Any:
-    try:
-        with quiet():
-            return kind.from_pretrained(path, trust_remote_code=False, **settings)
-    except Exception as error:  # readers of damaged files raise whatever they meet
-        if "custom code" in str(error):
-            raise ValueError(code_refused(path, argument, f"for its {what}")) from error
-        if Path(path).is_dir():
-            raise ValueError(f"`{argument}`: the {what} in {path} cannot be read: {reason_of(error)}.") from error
-        raise ValueError(
-            f"`{argument}` must be a folder or the id of a model on the hub, but there is no folder {path!r}, and the "
-            f"hub did not give its {what} ({reason_of(error)}); check name and connection, or download it and give the "
-            "folder."
-        ) from error
-
-
-def reason_of(error: BaseException) -> str:
-    """What is wrong with a file that was read, in a few words.
-
-    >>> reason_of(OSError("no such key. See https://..."))
-    'no such key'
-    """
-    text = " ".join(str(error).split())
-    if "weights_only" in text or "Weights only" in text:
-        return "it holds pickled objects beside numbers, which could run code"
-    return text.split(". ")[0][:200] or type(error).__name__
-
-
-__all__ = ["Encoding", "GoOn", "Tier", "View", "build_tier", "encoding_key", "load_tier", "save_tier"]
+__all__ = [
+    "CARD",
+    "Encoding",
+    "GoOn",
+    "Tier",
+    "View",
+    "build_tier",
+    "encoding_key",
+    "load_tier",
+    "read_card",
+    "reason_of",
+    "save_tier",
+]
 
 WORDS = "words"  # the tokenizer that is built from the training text
 logger = logging.getLogger(__name__)
@@ -206,6 +149,10 @@ def load_tier(
     """
     view = View.parse(view, argument)
     path = check_place(view.path, argument)
+    if is_free_text(label_names) or not train:
+        kept = read_with(AutoConfig, path, argument, "configuration")
+        if writes(kept, label_names):
+            return load_text_tier(view, name, label_names, argument, train)
     config, declared = read_config(path, view.layers, label_names, argument)
     model, missing = read_model(path, config, argument)
     tokenizer = read_tokenizer(path, argument)
@@ -334,29 +281,6 @@ def _order(
     return order, assumed
 
 
-def length_kept(tokenizer: Any, model: Any, asked: int | None, name: str, argument: str) -> int:
-    """Tokens kept of a text, as asked for and as far as the model has positions; the tokenizer remembers them."""
-    check_max_length(asked, special_tokens(tokenizer, model), argument)
-    length, cut = longest(tokenizer, model, asked)
-    if cut:
-        logger.warning("%s: `max_length` %s is more than the model's %s positions; %s.", name, asked, length, length)
-    if tokenizer is not None:
-        tokenizer.model_max_length = length  # saved with the tokenizer, so that a folder keeps its length
-    return length
-
-
-def special_tokens(tokenizer: Any, model: Any) -> int:
-    """Special tokens that a single text gets from its tokenizer, or from the word-level one that is still to be built.
-
-    Args:
-        tokenizer: of the model; None for the word-level one.
-        model: which says how that one will lay out rows.
-    """
-    if tokenizer is None:
-        return 0 if isinstance(model.config, BiLSTMConfig) else 2
-    return int(tokenizer.num_special_tokens_to_add(pair=False))
-
-
 def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: bool = False) -> Path:
     """Write a folder that :func:`load_tier`, and the Auto classes of transformers, can read.
 
@@ -382,9 +306,9 @@ def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / "new"
+        made.mkdir()
         with quiet():
-            tier.model.save_pretrained(made)  # type: ignore[operator]
-            tier.tokenizer.save_pretrained(made)
+            tier.save(made)
         (made / CARD).write_text(json.dumps(dict(card), indent=2, sort_keys=True) + "\n")
         old = Path(scratch) / "old"
         if folder.exists():

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -35,6 +36,9 @@ class View:
         batch_size: rows that the executor computes at once.
         label_names: names of the model's outputs in their order, where its configuration does not tell.
         temperature: divides the logits before a score is computed; it never changes a prediction.
+        head: folder of an energy head for an encoder-decoder, where it is not its own.
+        beams: width of an encoder-decoder's search; default 1, greedy.
+        max_new_tokens: pieces that an encoder-decoder writes at most; default: those that it was trained for, else 64.
 
     Raises:
         ValueError: a value is outside its range.
@@ -47,11 +51,14 @@ class View:
     batch_size: int | None = None
     label_names: list[str] | None = None
     temperature: float = 1.0
+    head: str | None = None
+    beams: int | None = None
+    max_new_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
             raise ValueError(f"`path` must be a folder or a hub id, but got {self.path!r}.")
-        for name in ("layers", "max_length", "batch_size"):
+        for name in ("layers", "max_length", "batch_size", "beams", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"`{name}` must be a whole number from 1 up, or left out, but got {value!r}.")
@@ -83,7 +90,7 @@ class View:
             Traceback (most recent call last):
                 ...
             ValueError: `tiers[1]` allows the keys path, layers, dtype, max_length, batch_size, label_names,
-            temperature, but got layer.
+            temperature, head, beams, max_new_tokens, but got layer.
         """
         if isinstance(spec, View):
             return spec
@@ -213,6 +220,11 @@ class Tier(TierContract):
             raise ValueError(f"`exit_index` must be below {len(self.exits)}, but got {exit_index}.")
         return TierPath(self)
 
+    def probe(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Outputs ``(B, ...)`` of the model's own inputs, by which it is proved how rows may be batched."""
+        logits: Tensor = self.model(**inputs).logits
+        return logits
+
     def example(self, length: int) -> Encoding:
         """An encoding of one row of ``length`` tokens without padding, ``(1, length)``; it ends as a text ends."""
         device = next(self.model.parameters()).device
@@ -226,6 +238,11 @@ class Tier(TierContract):
         if "token_type_ids" in self._accepted and "token_type_ids" in names:
             encoding["token_type_ids"] = torch.zeros_like(ids)
         return encoding
+
+    def save(self, folder: Path) -> None:
+        """Write what a folder needs for :func:`~dial.tiers.loading.load_tier` and the Auto classes of transformers."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def describe(self) -> dict[str, Any]:
         """Where it came from, how it is used, its fingerprint and its size."""

@@ -110,8 +110,10 @@ def _ids(tokenizer: Any, text: str) -> Any:
 class ReadsText(Protocol):
     """What a tier is to its tokeniser."""
 
+    name: str
     tokenizer: Any
     max_length: int
+    source_form: str | None
 
 
 def check_unit(unit: Any, name: str) -> Unit:
@@ -155,6 +157,24 @@ class Tokeniser(RowTokeniser):
 
     def __init__(self, tier: ReadsText) -> None:
         super().__init__(tier.tokenizer, tier.max_length)
+        self.form, self.name = tier.source_form, tier.name
+
+    def __call__(self, units: Sequence[Unit]) -> list[Tokens]:
+        """Tokens of each row, in the form that the tier reads.
+
+        Raises:
+            ValueError: the form needs a pair, and a row is a single text.
+        """
+        return super().__call__(units if self.form is None else [self._formed(unit) for unit in units])
+
+    def _formed(self, unit: Unit) -> str:
+        assert self.form is not None
+        try:
+            return self.form.format(*((unit,) if isinstance(unit, str) else unit))
+        except IndexError:
+            raise ValueError(
+                f"`{self.name}` reads pairs of texts, as {self.form!r}, but got a single one; name two columns."
+            ) from None
 
     def collate(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Tensors ``(B, T)`` padded to the longest row.

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dial.stages.metrics.metrics import Metric
+from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.curve import ROUNDING, Curve
 from dial.tradeoff.taken import Taken, row_statistics, summed, super_alone, units_of
@@ -218,4 +218,4 @@ def _mark(taken: Taken) -> bytes:
     """The same for decisions that do and cost the same."""
     what = (taken.chances if taken.stages is None else taken.stages, taken.which)
     parts = (b"" if values is None else np.ascontiguousarray(values).tobytes() for values in what)
-    return hashlib.blake2b(b"|".join([*parts, repr(taken.left_out).encode()])).digest()
+    return hashlib.blake2b(b"|".join([*parts, repr((taken.left_out, taken.score)).encode()])).digest()

@@ -7,7 +7,8 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from dial.stages.metrics.metrics import Mean, Metric
+from dial.stages.metrics.base import Mean, Metric, divide
+from dial.stages.metrics.texts import TextMetric
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import Interval, percentile_interval
 from dial.tradeoff.curve import Curve
@@ -113,7 +114,9 @@ def lost_row(table: StageTable, metric: Metric, gradient: np.ndarray) -> np.ndar
 
     A lost row of classes turns from right to wrong; a statistic falls from the upper to the lower end of the range
     that it declares; a number moves from the Super's answer to the lowest or highest that occurs anywhere (what that
-    takes is stated for the last of the points).
+    takes is stated for the last of the points). A lost text loses all that matches; as rows weigh unequally there, the
+    ratio of the third moment of their losses to the second stands for one of them, which is what the skewness that
+    :func:`lower_bound` allows for depends on.
 
     Args:
         table: the rows.
@@ -123,6 +126,8 @@ def lost_row(table: StageTable, metric: Metric, gradient: np.ndarray) -> np.ndar
     if isinstance(metric, Mean) and metric.name in table.statistics:
         low, high = metric.range
         return (high - low) * np.abs(gradient[:, 0])
+    if isinstance(metric, TextMetric):
+        return _lost_text(row_statistics(table, metric), metric, gradient)
     if table.task.exact:
         changes = worst_losses(metric, table.label, len(table.label_names))
         return np.maximum(-(gradient @ changes.T).min(axis=1, initial=0.0), 0.0)
@@ -132,6 +137,13 @@ def lost_row(table: StageTable, metric: Metric, gradient: np.ndarray) -> np.ndar
     moved = metric.statistics(table.label, np.stack(ends, axis=1))
     changes = (moved[:, :2] - moved[:, 2:]).reshape(-1, moved.shape[-1])
     return np.full(len(gradient), max(0.0, -float((changes @ gradient[-1]).min(initial=0.0))))
+
+
+def _lost_text(statistics: np.ndarray, metric: TextMetric, gradient: np.ndarray) -> np.ndarray:
+    """What a lost text takes at each of the points ``(T,)``."""
+    change = metric.worst(statistics) - statistics[:, -1]
+    losses = np.maximum(-np.einsum("wnk,tk->wnt", change, gradient, optimize=True).min(axis=0), 0.0)
+    return divide((losses**3).sum(axis=0), (losses**2).sum(axis=0))
 
 
 def kept_interval(

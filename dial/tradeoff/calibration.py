@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import norm
 
-from dial.stages.metrics.metrics import Metric
+from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.bounds import Margins, lower_bound, rows_needed
 from dial.tradeoff.curve import Curve
 from dial.tradeoff.density import Densities, densities
 from dial.tradeoff.point import OperatingPoint, Promise
 from dial.tradeoff.rule import Rule
-from dial.tradeoff.taken import Taken, additive, metric_of, row_statistics, super_alone
+from dial.tradeoff.taken import Taken, additive, metric_of, right_rows, row_statistics, super_alone
 
 NOTHING_TO_KEEP = "only the Super qualifies; its quality is not above zero, so there is nothing to keep"
 FIRST_TESTED = 0.05
@@ -166,8 +166,11 @@ class Chooser:
 
     @cached_property
     def crossings(self) -> list[Densities]:
-        """Densities of each stage's score on the rows that it gets right and wrong, last stage left out."""
-        right = self.table.predictions == self.table.label[:, None]
+        """Densities of each stage's score on the rows that it gets right and wrong, last stage left out.
+
+        Free text is right where it is worth as much as the last stage's.
+        """
+        right = right_rows(self.table)
         scores = self.rule.values(self.table)
         return [densities(scores[:, s], right[:, s]) for s in range(scores.shape[1] - 1)]
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from scipy.sparse import csr_array
 
-from dial.stages.metrics.metrics import Metric
+from dial.stages.metrics.base import Metric
+from dial.stages.metrics.groups import GroupAccuracy
 from dial.stages.table import StageTable
 from dial.tradeoff.events import Events
 from dial.tradeoff.quantiles import Quantiles
-from dial.tradeoff.taken import metric_of, row_statistics, summed
+from dial.tradeoff.taken import metric_of, row_statistics, summed, units_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -313,6 +314,19 @@ class EventCurve(Curve):
             return metric.value(sums), np.cumsum(costs @ weights, axis=0) / (sizes @ weights)
 
         return evaluate
+
+    def _quality(self, metric: Metric) -> np.ndarray:
+        if not isinstance(metric, GroupAccuracy):
+            return super()._quality(metric)
+        events, rows = self.events, np.arange(len(self.table))
+        wrong = metric.wrong(self.table.label, self.table.predictions).astype(np.int64)
+        units = units_of(self.table)
+        start = np.bincount(units, weights=wrong[rows, events.start])
+        unit = units[events.row]
+        change = wrong[events.row, events.after] - wrong[events.row, events.before]
+        before = start[unit] + _earlier_changes(change[:, None], unit)[:, 0]
+        whole = (start == 0).sum() + self._running((before + change == 0).astype(np.int8) - (before == 0))
+        return np.asarray(whole / len(start))
 
     def _by_point(self) -> dict[str, Any]:
         return {"dial": self.dial, "applied": self.applied}

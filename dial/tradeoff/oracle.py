@@ -10,6 +10,7 @@ from dial.stages.table import StageTable
 from dial.tradeoff.events import Events
 from dial.tradeoff.quantiles import Quantiles
 from dial.tradeoff.rule import Rule
+from dial.tradeoff.taken import row_gains
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,13 @@ def oracle_events(table: StageTable, metric: str) -> Events:
     For two stages: first the examples that only the Super gets right, then those where both are right or both wrong,
     each cheapest first, at last those that only the Swift gets right. For more stages each example moves along the
     upper hull of its own (cost, gain) points, and all moves are ordered by gain per MAC. For real-valued labels the
-    gain is the decrease of the squared error. F1 and MCC use the same order as accuracy.
+    gain is the decrease of the squared error, and for free text what the row adds to the metric to first order. F1 and
+    MCC use the same order as accuracy.
 
     Returns:
         Events whose dials are 0, 1, 2, …: above each, one more move has been made.
     """
-    gain = _gains(table, metric)
+    gain = row_gains(table, metric)
     rows, stages = gain.shape
     current, active = np.zeros(rows, dtype=np.intp), np.arange(rows)
     last_slope, last_cost = np.full(rows, np.inf), np.zeros(rows)
@@ -69,10 +71,3 @@ def oracle_events(table: StageTable, metric: str) -> Events:
     order = np.lexsort((cost, falling))  # stable: an example's earlier move, concatenated earlier, stays before
     moves = (row[order].astype(np.int32), before[order].astype(np.int16), after[order].astype(np.int16))
     return Events(np.zeros(rows, dtype=np.int16), np.arange(len(order), dtype=np.float64), *moves)
-
-
-def _gains(table: StageTable, metric: str) -> np.ndarray:
-    """Return how good each stage's answer is, ``(N, S)``; only differences within a row matter."""
-    if metric in table.statistics:
-        return table.statistics[metric]
-    return table.task.gains(table.predictions, table.label)

@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from dial.stages.metrics.metrics import Metric
+from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.calibration import Chooser
 from dial.tradeoff.curve import midway
@@ -75,7 +75,8 @@ class _Problem:
 
     def __init__(self, chooser: Chooser, target: float) -> None:
         self.scores = chooser.rule.values(chooser.table)
-        self.macs, self.statistics = chooser.table.macs, chooser.statistics
+        self.macs = chooser.table.deciding_by(chooser.rule.score).macs
+        self.statistics = chooser.statistics
         self.metric: Metric = chooser.measured
         self.chooser, self.target = chooser, target
         self.least = target * float(chooser.quality[-1]) - 1e-12

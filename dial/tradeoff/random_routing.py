@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from dial.stages.metrics.metrics import Metric
+from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.curve import Curve, Reweighted
 from dial.tradeoff.taken import mean_over_draws, summed

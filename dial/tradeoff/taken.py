@@ -8,11 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
-from dial.stages.metrics.metrics import Mean, Metric
+from dial.stages.metrics.base import Mean, Metric
+from dial.stages.metrics.groups import GroupAccuracy
 from dial.stages.metrics.metrics import metric as metric_named
+from dial.stages.metrics.texts import TextMetric
 from dial.stages.table import StageTable
 
 DRAWS, DRAWN_ROWS = 25, 50_000
+ROUNDING = 1e-12  # share of the largest gain that is rounding error
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +28,7 @@ class Taken:
         chances: ``(N, S)`` of each stage, where a coin decides.
         left_out: sets of tiers that do not run.
         which: ``(N,)`` position in ``left_out`` of each row's set; None: the first for all.
+        score: that decided; one that is known late costs more (:meth:`StageTable.deciding_by`).
     """
 
     table: StageTable = field(repr=False)
@@ -32,11 +36,12 @@ class Taken:
     chances: np.ndarray | None = None
     left_out: tuple[tuple[str, ...], ...] = ((),)
     which: np.ndarray | None = None
+    score: str = ""
 
     @classmethod
-    def at(cls, table: StageTable, stages: np.ndarray, left_out: Sequence[str] = ()) -> Taken:
-        """Every row stops at its stage ``(N,)``, and some tiers do not run."""
-        return cls(table, stages=np.asarray(stages, dtype=np.int16), left_out=(tuple(left_out),))
+    def at(cls, table: StageTable, stages: np.ndarray, left_out: Sequence[str] = (), score: str = "") -> Taken:
+        """Every row stops at its stage ``(N,)``, some tiers do not run, and a score decided."""
+        return cls(table, stages=np.asarray(stages, dtype=np.int16), left_out=(tuple(left_out),), score=score)
 
     @classmethod
     def drawn(cls, table: StageTable, chances: np.ndarray, left_out: Sequence[str] = ()) -> Taken:
@@ -61,13 +66,14 @@ class Taken:
                 columns[name] = np.empty((len(table), *first.shape[1:]), dtype=first.dtype)
                 for mask, taken in parts:
                     columns[name][mask] = getattr(taken, name)
-        return cls(table, **columns, left_out=tuple(taken.left_out[0] for _, taken in parts), which=which)
+        left_out = tuple(taken.left_out[0] for _, taken in parts)
+        return cls(table, **columns, left_out=left_out, which=which, score=parts[0][1].score)
 
     def take(self, rows: np.ndarray) -> Taken:
         """The same for some rows, given by a mask ``(N,)`` or by indices."""
         kept = (None if values is None else values[rows] for values in (self.stages, self.chances, self.which))
         stages, chances, which = kept
-        return Taken(self.table.take(rows), stages, chances, self.left_out, which)
+        return Taken(self.table.take(rows), stages, chances, self.left_out, which, self.score)
 
     @cached_property
     def macs(self) -> np.ndarray:
@@ -76,7 +82,7 @@ class Taken:
 
     def charged(self, table: StageTable) -> np.ndarray:
         """Cost of every row ``(N,)`` by the costs of another table of the same rows."""
-        return self.spent(table.macs_without)
+        return self.spent(table.deciding_by(self.score).macs_without)
 
     def spent(self, costs_without: Callable[[tuple[str, ...]], np.ndarray]) -> np.ndarray:
         """Cost of every row ``(N, ...)``, from the costs ``(N, S, ...)`` of stopping where some tiers do not run."""
@@ -114,7 +120,10 @@ def super_alone(table: StageTable) -> Taken:
 def metric_of(table: StageTable, name: str | None = None) -> Metric:
     """A metric of this table: a column of its own statistics, or one by name (default: the table's first)."""
     name = table.metrics[0] if name is None else name
-    return Mean(name, table.range_of(name)) if name in table.statistics else metric_named(name)
+    if name in table.statistics:
+        return Mean(name, table.range_of(name))
+    metric = metric_named(name)
+    return GroupAccuracy(units_of(table)) if isinstance(metric, GroupAccuracy) else metric
 
 
 def row_statistics(table: StageTable, metric: Metric) -> np.ndarray:
@@ -153,8 +162,34 @@ def summed(values: np.ndarray, units: np.ndarray) -> np.ndarray:
 
 def quality_at(table: StageTable, name: str, stages: np.ndarray) -> float:
     """A metric when every row stops at its stage ``(N,)``; any metric, additive or not."""
-    answers = table.statistics.get(name, table.predictions)[np.arange(len(stages)), stages]
-    return metric_of(table, name).evaluate(table.label, answers, table.task.classes)
+    metric, rows = metric_of(table, name), np.arange(len(stages))
+    if isinstance(metric, TextMetric):
+        return float(metric.value(row_statistics(table, metric)[rows, stages].sum(axis=0)))
+    answers = table.statistics.get(name, table.predictions)[rows, stages]
+    return metric.evaluate(table.label, answers, table.task.classes)
+
+
+def row_gains(table: StageTable, name: str) -> np.ndarray:
+    """How good each answer of each row is, ``(N, S)``; only differences within a row matter.
+
+    Of free text it is what the answer adds to the metric where all other rows have the last stage's: for a metric that
+    is no mean, to first order.
+    """
+    if name in table.statistics:
+        return table.statistics[name]
+    if not table.task.written:
+        return table.task.gains(table.predictions, table.label)
+    metric, statistics = table.metric_statistics(name)
+    gains: np.ndarray = statistics @ metric.gradient(statistics[:, -1].sum(axis=0))
+    return gains
+
+
+def right_rows(table: StageTable) -> np.ndarray:
+    """Which answers are right, ``(N, S)``; of free text those that are worth as much as the last stage's."""
+    if table.task.written:
+        gains = row_gains(table, table.metrics[0])
+        return np.asarray(gains >= gains[:, -1:] - ROUNDING * np.abs(gains).max(initial=0))
+    return np.asarray(table.predictions == table.label[:, None])
 
 
 def quality_of(taken: Taken, name: str | None = None) -> float:

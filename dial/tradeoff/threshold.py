@@ -104,6 +104,8 @@ class Threshold(Rule):
         stage = rows.stage
         if self.random:
             return routing.random_score(rows.ids, stage, self.seed)
+        if rows.given and self.score in rows.given:
+            return self._given(rows)
         if stage == len(self.thresholds) and self.score not in task_of_columns(rows.outputs.shape[1]).scores:
             return np.full(len(rows.ids), np.nan)  # it decides nothing, so a tier may lack the score there
         if self._of_logits:
@@ -111,11 +113,15 @@ class Threshold(Rule):
             if temperature == 1:  # what `compute` does, without its checks, which take longer than that for one row
                 return routing.SCORES[self.score](rows.outputs.T.astype(np.float64), np)
             return routing.compute(self.score, rows.outputs, temperature)
-        if not rows.given or self.score not in rows.given:
-            raise ValueError(
-                f"`score` must be one that stage {self.stages[stage]} has, but it does not give {self.score!r}; "
-                "choose another score."
-            )
+        raise ValueError(
+            f"`score` must be one that stage {self.stages[stage]} has, but it does not give {self.score!r}; "
+            "choose another score."
+        )
+
+    def _given(self, rows: Reached) -> np.ndarray:
+        """A score that the tier gives itself."""
+        assert rows.given is not None
+        stage = rows.stage
         values = np.asarray(rows.given[self.score].detach().cpu().numpy(), dtype=np.float64)
         if not np.isfinite(values).all():
             row = rows.ids[np.flatnonzero(~np.isfinite(values))[0]]

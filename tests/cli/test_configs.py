@@ -3,15 +3,33 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
+from datamodules.glue import TASKS as GLUE
+from datamodules.superglue import TASKS as SUPERGLUE
 from tests.cli.conftest import ROOT
 from tests.cli.glue_files import sentences, write_task
+from tests.superglue_files import write_hub
 
 MODELS, DATA, TRAINERS = (sorted((ROOT / "configs" / kind).glob("*.yaml")) for kind in ("model", "data", "trainer"))
 TRIAL = ("--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--sweep.bootstrap=100")
-LABELS = {"mnli": ("entailment", "neutral", "contradiction"), "stsb": ("score",)}
+NUMBERS = ("--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60")  # of built-in data
+WRITERS = ("demo_text_head", "demo_text_super", "demo_text_swift")
+LABELS = {
+    "mnli": ("entailment", "neutral", "contradiction"),
+    "cb": ("entailment", "contradiction", "neutral"),
+    "stsb": ("score",),
+    **{task: GLUE[task].label_names for task in ("cola", "mrpc", "qqp", "rte")},
+}
+PAIRS = {
+    "text_to_text": ("source", "target"),
+    "phonemes": ("word", "phonemes"),
+    "wmt16_en_ro": ("en", "ro"),
+    "multi30k_en_de": ("en", "de"),
+}
+"""Configurations of pairs of columns."""
 
 
 def stem(path: Path) -> str:
@@ -19,7 +37,7 @@ def stem(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def overrides(make_tiny_bert):
+def overrides(make_tiny_bert, make_tiny_t5):
     """Function: what a model configuration leaves to the user, and tiny local stand-ins for what it names."""
 
     def of(name: str) -> list[str]:
@@ -27,7 +45,14 @@ def overrides(make_tiny_bert):
         return {
             "bilstm": [f"--model.teacher={tier}"],
             "cascade": [f"--model.tiers=[{make_tiny_bert(layers=1)}, {tier}]"],
-            "demo_super": [],
+            **{key: [] for key in ("demo_super", "demo_text_super", "demo_text_swift")},
+            "demo_text_head": [f"--model.path={make_tiny_t5()}"],
+            "seq2seq": [f"--model.path={make_tiny_t5()}", "--model.max_length=32", "--model.max_new_tokens=4"],
+            "seq2seq_distil": [
+                *(f"--model.path={make_tiny_t5(layers=1)}", f"--model.teacher={make_tiny_t5()}"),
+                *("--model.max_length=32", "--model.max_new_tokens=4"),
+            ],
+            "energy_head": [f"--model.path={make_tiny_t5()}", "--model.max_length=32"],
             "demo_swift": [f"--model.teacher={tier}"],
             "distil": [f"--model.path={tier}", f"--model.teacher={tier}"],
             "teaching_assistant": [f"--model.path={tier}", f"--model.teacher={tier}"],
@@ -41,7 +66,8 @@ def overrides(make_tiny_bert):
 @pytest.mark.slow
 @pytest.mark.parametrize("config", MODELS, ids=stem)
 def test_model(dial, overrides, data_arguments, tmp_path, config) -> None:
-    common = (f"--config={config}", *data_arguments, *overrides(config.stem), *TRIAL, f"--run={tmp_path}/run")
+    data = ["--data=configs/data/demo_text.yaml", *NUMBERS] if config.stem in WRITERS else data_arguments
+    common = (f"--config={config}", *data, *overrides(config.stem), *TRIAL, f"--run={tmp_path}/run")
     if config.stem == "cascade":
         assert "not trained" in dial("fit", *common).error
     else:
@@ -50,22 +76,43 @@ def test_model(dial, overrides, data_arguments, tmp_path, config) -> None:
     assert json.loads((tmp_path / "run/sweep/summary.json").read_text())["partial"] is True
 
 
+def options_of(name: str, task: str, folder: Path) -> list[str]:
+    """What a data configuration leaves to the user, and small local files for it."""
+    if name in PAIRS:
+        source, target = PAIRS[name]
+        rows = sentences(200, 0)["sentence"].tolist()
+        names = {"train": 120, "validation": 30, "test": 40}
+        for role, count in names.items():
+            frame = pd.DataFrame({source: rows[:count], target: [text[::-1] for text in rows[:count]]})
+            frame.to_parquet(folder / f"{role}.parquet")
+        if name.startswith(("wmt", "multi")):
+            return [f"--data.source={folder}"]
+        return [f"--data.{role}_file={folder}/{role}.parquet" for role in names]
+    if name == "text":
+        sentences(120, 0).to_csv(folder / "train.csv", index=False)
+        sentences(40, 1).to_csv(folder / "test.csv", index=False)
+        options = [f"--data.{role}_file={folder}/{role}.csv" for role in ("train", "test")]
+        return [*options, "--data.text_column=sentence", "--data.label_names=[negative, positive]"]
+    if name in ("demo", "demo_text"):
+        return [*NUMBERS]
+    if task in SUPERGLUE and (task != "rte" or "superglue" in name):
+        return [f"--data.source={write_hub(folder, task, {'train': 300, 'validation': 40})}"]
+    return [f"--data.source={write_task(folder, task)}"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", DATA, ids=stem)
-def test_data(dial, make_tiny_bert, tmp_path, config) -> None:
-    task = config.stem
-    if task == "text":
-        sentences(120, 0).to_csv(tmp_path / "train.csv", index=False)
-        sentences(40, 1).to_csv(tmp_path / "test.csv", index=False)
-        options = [f"--data.{role}_file={tmp_path}/{role}.csv" for role in ("train", "test")]
-        options += ["--data.text_column=sentence", "--data.label_names=[negative, positive]"]
-    elif task == "demo":
-        options = ["--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60"]
+def test_data(dial, make_tiny_bert, make_tiny_t5, tmp_path, config) -> None:
+    task = config.stem.removeprefix("text_").removeprefix("superglue_")
+    written = config.stem in (*PAIRS, "demo_text") or config.stem.startswith("text_")
+    if written:
+        tier = make_tiny_t5(texts=[*map(" ".join, LABELS.values()), "True False choice1 choice2 0 1 2 3 4 5 6 7 8 9 ."])
+        model = ("--config=configs/model/seq2seq.yaml", "--model.max_length=32", "--model.max_new_tokens=4")
     else:
-        options = [f"--data.source={write_task(tmp_path, task)}"]
-    tier = make_tiny_bert(labels=LABELS.get(task, ("LABEL_0", "LABEL_1")))
-    common = (f"--data={config}", *options, *TRIAL)
-    dial("fit", "--config=configs/model/finetune.yaml", *common, f"--model.path={tier}", f"--run={tmp_path}/fit").ok()
+        tier = make_tiny_bert(labels=LABELS.get(task, ("LABEL_0", "LABEL_1")))
+        model = ("--config=configs/model/finetune.yaml",)
+    common = (f"--data={config}", *options_of(config.stem, task, tmp_path), *TRIAL)
+    dial("fit", *model, *common, f"--model.path={tier}", f"--run={tmp_path}/fit").ok()
     tiers = f"--model.tiers=[{tier}, {tier}]"
     dial("test", "--config=configs/model/cascade.yaml", *common, tiers, f"--run={tmp_path}/test").ok()
     summary = json.loads((tmp_path / "test/sweep/summary.json").read_text())
@@ -106,16 +153,7 @@ def test_one_configuration_of_each_kind(dial, tiny_bert, glue_folder, tmp_path) 
 
 def test_the_folders_hold_configurations() -> None:
     assert {path.stem for path in MODELS} >= {"bilstm", "cascade", "demo_super", "demo_swift", "distil", "finetune"}
-    assert {path.stem for path in DATA} >= {
-        "cola",
-        "sst2",
-        "mrpc",
-        "qqp",
-        "stsb",
-        "mnli",
-        "qnli",
-        "rte",
-        "wnli",
-        "text",
-    }
+    glue, superglue = {*GLUE}, {*SUPERGLUE}
+    texts = {*(f"text_{task}" for task in glue | superglue), "text_superglue_rte", *PAIRS, "demo_text"}
+    assert {path.stem for path in DATA} == {*glue, *superglue - {"copa"}, "superglue_rte", *texts, "text", "demo"}
     assert {path.stem for path in TRAINERS} >= {"cpu", "ddp_cpu", "gpu", "multinode"}

@@ -89,7 +89,7 @@ def test_rows_have_lengths_per_tier(make_tiny_bert) -> None:
         (
             ["a", "b", "c"],
             ["accuracy", "f1"],
-            r"classification of 3 classes must be of: accuracy, macro_f1, mcc; .*'f1'",
+            r"classification of 3 classes must be of: accuracy, macro_f1, mcc, group_accuracy; .*'f1'",
         ),
         (NAMES, ["bleu"], r"classification of 2 classes must be of: accuracy, f1, .*'bleu'"),
         (NAMES, ["pearson"], r"classification of 2 classes .*'pearson'"),

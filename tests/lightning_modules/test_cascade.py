@@ -1,7 +1,11 @@
 """Names, labels and refusals of a cascade."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
+from dial.tiers.reading import CARD
 from lightning_modules import Cascade
 
 NAMES = ["negative", "positive"]
@@ -47,3 +51,26 @@ def test_tiers_that_contradict_each_other_are_refused(folder, make_tiny_bert) ->
 
 def test_thresholds_are_no_hyperparameters(folder) -> None:
     assert set(Cascade([folder] * 2, label_names=NAMES).hparams) == {"tiers", "names", "label_names", "metrics"}
+
+
+def test_tiers_of_another_target_are_refused(make_tiny_t5) -> None:
+    """A Swift that writes German before a Super that writes Romanian, and either for the other's data."""
+
+    def tier(target: str) -> str:
+        folder = make_tiny_t5()
+        (folder / CARD).write_text(json.dumps({"label_names": ["*"], "target": target}))
+        return str(folder)
+
+    def tested(tiers: list[str], target: str | None) -> None:
+        cascade = Cascade(tiers, label_names=["*"])
+        cascade.trainer = SimpleNamespace(datamodule=SimpleNamespace(target=target))
+        cascade.setup("test")
+
+    german, romanian = tier("de"), tier("ro")
+    message = r"`tiers` must write the same, but swift was trained to write 'de' and super to write 'ro'"
+    with pytest.raises(ValueError, match=message):
+        tested([german, romanian], None)
+    message = r"`tiers` must write what the data holds, which is 'ro', but swift was trained to write 'de'"
+    with pytest.raises(ValueError, match=message):
+        tested([german, german], "ro")
+    tested([german, german], "de")

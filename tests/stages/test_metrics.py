@@ -7,7 +7,9 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
-from dial.stages.metrics.metrics import METRICS, Mean, Pearson, evaluate, metric
+from dial.stages.metrics.base import Mean
+from dial.stages.metrics.metrics import METRICS, Pearson, evaluate, metric
+from tests.stages.texts import written
 
 CLASSIFICATION = {
     "accuracy": sklearn.metrics.accuracy_score,
@@ -105,7 +107,7 @@ def test_every_stage_and_resample_has_one_origin() -> None:
     ids=["labels", "predictions", "classes"],
 )
 def test_f1_of_more_than_two_classes_is_refused(label: list[int], prediction: list[int], classes: int | None) -> None:
-    with pytest.raises(ValueError, match=r"must be of: accuracy, macro_f1, mcc; but got 'f1'.*take macro_f1"):
+    with pytest.raises(ValueError, match=r"must be of: accuracy, macro_f1, mcc, group_accuracy; .*take macro_f1"):
         evaluate("f1", np.array(label), np.array(prediction), classes)
 
 
@@ -115,6 +117,9 @@ def classes_of(name: str) -> int:
 
 def statistics_of(name: str) -> np.ndarray:
     random = np.random.default_rng(1)
+    if METRICS[name].task == "text":
+        references, texts = written(40)
+        return METRICS[name].statistics(references, texts[:, 0])
     if METRICS[name].task == "regression":
         label = random.normal(size=40)
         return METRICS[name].statistics(label, label + random.normal(size=40))
@@ -148,6 +153,8 @@ def test_all_stages_at_once_equal_one_at_a_time(name: str) -> None:
     classes = classes_of(name)
     metric_ = Pearson(origin=(1.0, 1.0)) if name == "pearson" else METRICS[name]
     label, predictions = random.integers(classes, size=20), random.integers(classes, size=(20, 4))
+    if metric_.task == "text":
+        label, predictions = written(20, 4)
     together = metric_.statistics(label, predictions, classes)
     for stage in range(4):
         np.testing.assert_array_equal(together[:, stage], metric_.statistics(label, predictions[:, stage], classes))
@@ -167,7 +174,8 @@ def test_mean_of_a_given_statistic() -> None:
 
 
 def test_unknown_metric_is_refused_with_the_list() -> None:
-    with pytest.raises(
-        ValueError, match="must be one of: accuracy, f1, macro_f1, mcc, pearson, spearman; but got 'acc'"
-    ):
+    allowed = (
+        "accuracy, f1, macro_f1, mcc, group_accuracy, pearson, spearman, bleu, chrf, exact_match, .*; but got 'acc'"
+    )
+    with pytest.raises(ValueError, match=f"must be one of: {allowed}"):
         metric("acc")

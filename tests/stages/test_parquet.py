@@ -195,7 +195,10 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
-        (foreign().drop(columns=["output_swift", "output_big_swift"]), ["'output_<stage>' or 'prediction_<stage>'"]),
+        (
+            foreign().drop(columns=["output_swift", "output_big_swift"]),
+            ["'output_<stage>', 'prediction_<stage>' or 'text_<stage>'"],
+        ),
         (foreign(output_swift=[np.zeros(2)] * 12), ["as many logits at every stage", "[2, 3]"]),
         (
             foreign(output_swift=[np.zeros(3)] * 11 + [np.zeros(2)]),
@@ -253,7 +256,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     arrow = pq.read_table(tmp_path / "new.parquet")
     about = {**json.loads(arrow.schema.metadata[b"dial"]), "schema": 9}
     pq.write_table(arrow.replace_schema_metadata({b"dial": json.dumps(about)}), tmp_path / "new.parquet")
-    with pytest.raises(ValueError, match=r"schema up to 2, but .* has 9. Update DIAL"):
+    with pytest.raises(ValueError, match=r"schema up to 3, but .* has 9. Update DIAL"):
         load_table(tmp_path / "new.parquet")
 
 

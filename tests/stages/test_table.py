@@ -169,12 +169,16 @@ def broken(name: str, row: int, value: float) -> dict[str, np.ndarray]:
         ({"outputs": np.zeros((40, 2, 3))}, ["`outputs` must have one logit for each of the 2 labels", "got 3"]),
         ({"outputs": np.zeros((40, 2))}, ["`outputs` must have shape (40, 2, 2)"]),
         ({"stages": (Stage("a", "a"), Stage("a", "b"))}, ["`stages`", "['a', 'a']"]),
-        ({"metrics": ("accuracy", "bleu")}, ["`metrics` must name one or more of: accuracy", "'bleu'"]),
+        ({"metrics": ("accuracy", "blue")}, ["`metrics` must name one or more of: accuracy", "'blue'"]),
         ({"metrics": ()}, ["`metrics` must name one or more", "'none'"]),
         ({"metrics": ("pearson",)}, ["`metrics` for classification of 2 classes must be of: accuracy", "'pearson'"]),
         (
             {"metrics": ("macro_f1", "f1"), "label_names": ("a", "b", "c"), "outputs": None},
-            ["`metrics` for classification of 3 classes must be of: accuracy, macro_f1, mcc;", "'f1'", "take macro_f1"],
+            [
+                "`metrics` for classification of 3 classes must be of: accuracy, macro_f1, mcc, group_accuracy;",
+                "'f1'",
+                "take macro_f1",
+            ],
         ),
     ],
 )

@@ -22,6 +22,9 @@ def test_every_field_can_be_written() -> None:
         "batch_size": 8,
         "label_names": ["x", "y"],
         "temperature": 2,
+        "head": "runs/head/tier",
+        "beams": 4,
+        "max_new_tokens": 32,
     }
     assert dataclasses.asdict(View.parse(written)) == written
 

@@ -227,5 +227,5 @@ def test_bad_input() -> None:
         ValueError, match="`rule` must be one of threshold, per_stage, patience, oracle, but got 'greedy'"
     ):
         curve(test, "softmax", rule="greedy")
-    with pytest.raises(ValueError, match=r"`metric` must be one of: accuracy.*but got 'bleu'"):
-        curve(test, "softmax").quality_by("bleu")
+    with pytest.raises(ValueError, match=r"`metric` must be one of: accuracy.*but got 'blue'"):
+        curve(test, "softmax").quality_by("blue")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dial.report.report import SweepSettings, build_report
-from dial.stages.metrics.metrics import METRICS, Mean, Pearson
+from dial.stages.metrics.base import Mean
+from dial.stages.metrics.metrics import METRICS, Pearson
 from dial.stages.stage import Stage
 from dial.tradeoff.bootstrap import bootstrap
 from dial.tradeoff.bounds import Margins, clump_of, kept_interval

@@ -151,18 +151,20 @@ def density_figure(results: SweepResults, densities: Mapping[str, Sequence[Densi
 
 
 def range_of(score: str, classes: int) -> tuple[float, float]:
-    """The lowest and the highest value that a score of so many classes can take.
+    """The lowest and the highest value that a score of so many classes can take; fewer than two: any number of pieces.
 
     Example:
         >>> range_of("softmax", 4), range_of("energy", 4)
         ((0.25, 1.0), (-inf, inf))
     """
-    lowest = 1 / max(classes, 1)
+    if classes < 2:
+        return {"softmax": (0.0, 1.0), "entropy": (-math.inf, 0.0)}.get(score, (-math.inf, math.inf))
+    lowest = 1 / classes
     ranges = {
         "softmax": (lowest, 1.0),
         "margin": (0.0, 1.0),
         "entropy": (math.log(lowest), 0.0),
-        "energy_released": (lowest - math.log(lowest), math.log(math.e + max(classes, 1) - 1)),
+        "energy_released": (lowest - math.log(lowest), math.log(math.e + classes - 1)),
     }
     return ranges.get(score, (-math.inf, math.inf))
 

@@ -8,23 +8,14 @@ Values are fractions in [-1, 1]. Conventions for degenerate cases are those of s
 0, MCC of a constant is 0); the correlation with a constant, which scipy leaves undefined, is 0 here.
 """
 
-from abc import ABC, abstractmethod
-
 import numpy as np
+
+from dial.stages.metrics.base import Mean, Metric, beside, columns, divide
+from dial.stages.metrics.groups import GroupAccuracy
+from dial.stages.metrics.texts import TEXT_METRICS
 
 # Below this share of its largest possible value, a variance computed from sums is rounding error.
 NO_VARIANCE = 1e-12
-
-
-def beside(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Return labels ``(N,)`` as ``(N, 1)`` where predictions are ``(N, S)``."""
-    label = np.asarray(label)
-    return label[:, None] if np.ndim(prediction) == label.ndim + 1 else label
-
-
-def columns(*statistics: np.ndarray) -> np.ndarray:
-    """Return ``K`` arrays ``(...)`` as ``(..., K)`` float64, each in one piece of memory: they are summed singly."""
-    return np.moveaxis(np.stack(statistics).astype(np.float64, copy=False), 0, -1)
 
 
 def one_hot(label: np.ndarray, prediction: np.ndarray, classes: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -35,12 +26,6 @@ def one_hot(label: np.ndarray, prediction: np.ndarray, classes: int | None) -> t
     predicted = prediction[..., None] == np.arange(classes)
     labelled = beside(label, prediction)[..., None] == np.arange(classes)
     return predicted, np.broadcast_to(labelled, predicted.shape)
-
-
-def divide(numerator: np.ndarray | float, denominator: np.ndarray) -> np.ndarray:
-    """Divide, with 0 where the denominator is 0."""
-    shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
-    return np.divide(numerator, denominator, out=np.zeros(shape), where=np.asarray(denominator) != 0)
 
 
 def middle(values: np.ndarray) -> float:
@@ -73,79 +58,6 @@ def ranks(values: np.ndarray) -> np.ndarray:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return (ends - (counts - 1) / 2)[inverse]
-
-
-class Metric(ABC):
-    """A metric: statistics of each example, and the value of their sums.
-
-    Attributes:
-        name: as in :data:`METRICS`.
-        additive: whether the value is a function of sums of :meth:`statistics`.
-        task: name of the task that it is for.
-        most_classes: how many classes there may be.
-    """
-
-    name: str
-    additive: bool = True
-    task: str = "classification"
-    most_classes: float = float("inf")
-
-    @abstractmethod
-    def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
-        """Return what an example adds to the sums.
-
-        Args:
-            label: ``(N,)``.
-            prediction: ``(N,)``, or ``(N, S)`` for all stages at once.
-            classes: number of classes; by default as many as occur. Give it where sums of several calls are compared.
-
-        Returns:
-            ``(N, K)`` or ``(N, S, K)`` float64.
-        """
-
-    @abstractmethod
-    def value(self, sums: np.ndarray) -> np.ndarray:
-        """Return the metric ``(...)`` of sums ``(..., K)``."""
-
-    @abstractmethod
-    def gradient(self, sums: np.ndarray) -> np.ndarray:
-        """Return the derivative of :meth:`value` by each of the sums, ``(..., K)``; 0 where the value is degenerate."""
-
-    def evaluate(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> float:
-        """Return the metric of labels ``(N,)`` and predictions ``(N,)``."""
-        return float(self.value(self.statistics(label, prediction, classes).sum(axis=0)))
-
-
-UNIT_RANGE = (0.0, 1.0)
-"""The range of a statistic that declares none: exact match and F1 of an answer lie in it."""
-
-
-class Mean(Metric):
-    """Mean of a number per example that somebody computed already (``stat_<name>_<stage>`` in a table).
-
-    Its statistics are the number itself and 1; give the number as the prediction.
-
-    Args:
-        name: of the statistic.
-        range: the lowest and the highest that the number can be, whatever has been seen of it.
-    """
-
-    def __init__(self, name: str, range: tuple[float, float] = UNIT_RANGE) -> None:
-        self.name, self.range = name, range
-
-    def statistics(self, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> np.ndarray:
-        """See :class:`Metric`; ``label`` is not read."""
-        values = np.asarray(prediction, dtype=np.float64)
-        return columns(values, np.ones_like(values))
-
-    def value(self, sums: np.ndarray) -> np.ndarray:
-        """See :class:`Metric`."""
-        return divide(sums[..., 0], sums[..., 1])
-
-    def gradient(self, sums: np.ndarray) -> np.ndarray:
-        """See :class:`Metric`."""
-        total, count = sums[..., 0], sums[..., 1]
-        return np.stack([divide(1.0, count), -divide(total, count**2)], axis=-1)
 
 
 class Accuracy(Mean):
@@ -229,6 +141,8 @@ class MacroF1(Metric):
 class Matthews(Metric):
     """Matthews correlation coefficient, of any number of classes (Gorodkin 2004).
 
+    Predictions that are none of the classes count as one more, which no row is labelled with.
+
     Sums: correct, count, predictions of every class, labels of every class; K = 2 + 2 C.
     """
 
@@ -248,11 +162,11 @@ class Matthews(Metric):
     def gradient(self, sums: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
         count, predicted, labelled, *moments = self._parts(sums)
-        correct = sums[..., :1]
+        correct, other = sums[..., :1], count - predicted.sum(axis=-1, keepdims=True)
         zeros = np.zeros_like(predicted)
         # d(covariance), d(predicted variance), d(label variance) by (correct, count, predicted, labelled)
         by_covariance = np.concatenate([count, correct, -labelled, -predicted], axis=-1)
-        by_predicted = np.concatenate([0 * count, 2 * count, -2 * predicted, zeros], axis=-1)
+        by_predicted = np.concatenate([0 * count, 2 * (count - other), 2 * (other - predicted), zeros], axis=-1)
         by_labelled = np.concatenate([0 * count, 2 * count, zeros, -2 * labelled], axis=-1)
         return correlation_gradient(moments, (by_covariance, by_predicted, by_labelled))
 
@@ -263,7 +177,8 @@ class Matthews(Metric):
         predicted, labelled = sums[..., 2 : 2 + classes], sums[..., 2 + classes :]
         covariance = (correct * count)[..., 0] - (predicted * labelled).sum(axis=-1)
         square = (count**2)[..., 0]
-        predicted_variance = variance(square - (predicted**2).sum(axis=-1), square)
+        other = (count - predicted.sum(axis=-1, keepdims=True))[..., 0]
+        predicted_variance = variance(square - (predicted**2).sum(axis=-1) - other**2, square)
         return (
             count,
             predicted,
@@ -346,7 +261,12 @@ class Spearman(Metric):
 
 
 METRICS: dict[str, Metric] = {
-    metric.name: metric for metric in (Accuracy(), Agreement(), F1(), MacroF1(), Matthews(), Pearson(), Spearman())
+    metric.name: metric
+    for metric in (
+        *(Accuracy(), Agreement(), F1(), MacroF1(), Matthews(), GroupAccuracy()),
+        *(Pearson(), Spearman()),
+        *TEXT_METRICS,
+    )
 }
 """Metrics by name."""
 
@@ -373,11 +293,13 @@ def check_metric(name: str, task: str, classes: int, in_words: str, argument: st
         allowed = [key for key in allowed if key in NAMED]
         binary = name in METRICS and METRICS[name].task == task
         remedy = "It is F1 of class 1 of two; take macro_f1." if binary else "Choose from these."
+        if name in METRICS and METRICS[name].task == "text":
+            remedy = "It compares free text with references; choose from these, or give no label names but `*`."
         raise ValueError(f"`{argument}` for {in_words} must be of: {', '.join(allowed)}; but got {name!r}. {remedy}")
 
 
 def evaluate(name: str, label: np.ndarray, prediction: np.ndarray, classes: int | None = None) -> float:
-    """Return the metric ``name`` of labels ``(N,)`` and predictions ``(N,)``.
+    """Return the metric ``name`` of labels ``(N,)`` and predictions ``(N,)``; of references and texts for free text.
 
     Raises:
         ValueError: if there is no such metric.
@@ -386,7 +308,8 @@ def evaluate(name: str, label: np.ndarray, prediction: np.ndarray, classes: int 
         >>> evaluate("f1", np.array([1, 1, 0, 0]), np.array([1, 0, 1, 0]))
         0.5
     """
-    return metric(name).evaluate(np.asarray(label), np.asarray(prediction), classes)
+    each = metric(name)
+    return each.evaluate(label if each.task == "text" else np.asarray(label), np.asarray(prediction), classes)
 
 
 def metric(name: str) -> Metric:

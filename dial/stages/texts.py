@@ -1,0 +1,96 @@
+"""Texts of a stage table: what stages wrote, what they are compared with, and the sums of metrics that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dial.stages.metrics.metrics import METRICS
+from dial.stages.metrics.texts import TextMetric
+
+COUNT_RANGE = (0.0, float("inf"))
+"""Of what metrics of texts sum up: numbers of n-grams, edits, characters."""
+
+
+def sums_of(metrics: Sequence[str]) -> list[str]:
+    """Names of what the metrics of free text among these sum up."""
+    return [each for name in metrics if isinstance(m := METRICS.get(name), TextMetric) for each in m.sums]
+
+
+def text_array(values: Any, argument: str) -> np.ndarray:
+    """Texts as an array of objects, of whatever shape they come in.
+
+    Raises:
+        ValueError: one is no text.
+    """
+    texts = np.asarray(values, dtype=object)
+    wrong = next((text for text in texts.ravel().tolist() if not isinstance(text, str)), None)
+    if wrong is not None or any(text is None for text in texts.ravel().tolist()):
+        raise ValueError(
+            f"`{argument}` must be texts, but got {wrong!r}. Give an empty text where nothing was written."
+        )
+    return texts
+
+
+def reference_array(values: Any) -> np.ndarray:
+    """References ``(N,)`` as an array of tuples of texts; a row with one reference may give it alone.
+
+    Args:
+        values: N texts, or sequences of texts.
+
+    Raises:
+        ValueError: a row has none, or one that is no text; names the row.
+
+    Example:
+        >>> reference_array(["a dog", ["one", "two"]]).tolist()
+        [('a dog',), ('one', 'two')]
+    """
+    result = np.empty(len(values), dtype=object)
+    for row, value in enumerate(values):
+        accepted = (value,) if isinstance(value, str) else tuple(() if value is None else value)
+        if not accepted or not all(isinstance(text, str) and text.strip() for text in accepted):
+            shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
+            raise ValueError(
+                f"`references` must be one or several texts in every row, but row {row} has {shown}. Fill them in, or "
+                "leave the row out."
+            )
+        result[row] = accepted
+    return result
+
+
+def text_statistics(
+    metrics: Sequence[str],
+    statistics: Mapping[str, np.ndarray],
+    references: np.ndarray | None,
+    texts: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """What metrics of free text sum up, ``(N, S)`` by name, as far as a table does not hold it yet.
+
+    Args:
+        metrics: names; those that are no metrics of free text are passed over.
+        statistics: that are there.
+        references: ``(N,)`` tuples of texts.
+        texts: ``(N, S)``.
+
+    Raises:
+        ValueError: references or texts are missing, and so are the sums.
+    """
+    added: dict[str, np.ndarray] = {}
+    for name in metrics:
+        metric = METRICS.get(name)
+        if not isinstance(metric, TextMetric):
+            continue
+        missing = [each for each in metric.sums if each not in statistics]
+        if not missing:
+            continue
+        if texts is None or references is None:
+            what = "`references` for each row" if texts is not None else "a text for each stage (`text_<stage>`)"
+            raise ValueError(
+                f"`metrics` with {name} need {what}, or the sums `stat_{missing[0]}_<stage>`, but got neither. Add the "
+                "columns, or choose another metric."
+            )
+        values = metric.statistics(references, texts)
+        added |= {each: values[..., index] for index, each in enumerate(metric.sums)}
+    return added

@@ -1,0 +1,187 @@
+"""A tier that answers by a text: an encoder, which may have an energy head that decides, and a decoder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dial.models.encoder_decoder import ReadingPath, WritingPath, encoder_of, encoder_states
+from dial.models.energy_head import HEAD_SCORES, EnergyHead
+from dial.models.generation import ANSWER_SCORES, Generation, generate
+from dial.models.pieces import build_piece_tokenizer
+from dial.models.saved_head import save_head
+from dial.stages.scores import MODEL_SCORES
+from dial.tiers.batching import Encoding
+from dial.tiers.contract import GoOn, Written
+from dial.tiers.tier import Tier
+
+MODEL_SCORES.update(
+    dict.fromkeys(ANSWER_SCORES, "which only tiers that write give; name it in `--sweep.scores` of a cascade of them")
+)
+MAX_NEW_TOKENS = 64  # pieces of an answer, where neither the view nor the model says
+
+
+@dataclass
+class Read:
+    """What an encoder made of a batch.
+
+    Attributes:
+        states: last hidden states ``(B, T, D)``.
+        mask: ``(B, T)``; None where nothing is padded.
+    """
+
+    states: Tensor
+    mask: Tensor | None
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """States and mask of some rows ``(R,)``, without columns that are padding in all of them."""
+        states = self.states[rows]
+        if self.mask is None:
+            return states, None
+        mask = self.mask[rows]
+        used = mask.any(dim=0)
+        return (states, mask) if bool(used.all()) else (states[:, used], mask[:, used])
+
+
+class TextToTextTier(Tier):
+    """An encoder-decoder as a part of a staged model: its encoder decides, its decoder writes for the rows that stay.
+
+    Answers are label words, which are classes (an answer that is no label word is wrong), numbers, or free text.
+
+    Args:
+        args: those of :class:`Tier`; the tokenizer may be missing until :meth:`fit_tokenizer` builds it.
+        head: energy head on the encoder's states; None for a tier that cannot decide, such as a Super.
+        pieces: kind of tokenizer to build: ``pieces`` or ``characters``.
+        settings: those of :class:`Tier`.
+
+    Attributes:
+        apart: whether :meth:`save` writes the head alone, for a folder that a tier names as its ``head``.
+    """
+
+    writes = answers_later = True
+    apart = False
+
+    def __init__(self, *args: Any, head: EnergyHead | None = None, pieces: str = "pieces", **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.head, self.pieces = head, pieces
+        self.exits = ["final"]
+        own = self.model.generation_config
+        limit = self.view.max_new_tokens or own.max_new_tokens or (own.max_length or MAX_NEW_TOKENS + 1) - 1
+        self.generation = Generation(beams=self.view.beams or 1, max_new_tokens=limit)
+        # What is saved with the model; a limit of the other kind would have `generate` warn at each call.
+        own.max_new_tokens, own.max_length = limit, None
+
+    @property
+    def model_scores(self) -> tuple[str, ...]:
+        """Those of the energy head."""
+        return () if self.head is None else HEAD_SCORES
+
+    @property
+    def own_label_names(self) -> list[str] | None:
+        """Those that it was trained to write."""
+        return self.card.get("label_names") or None
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`Tier`; the head and how texts are generated count, too."""
+        digest = hashlib.sha256(f"{super().fingerprint} {self.generation}".encode())
+        for name, value in sorted(self.head.state_dict().items() if self.head is not None else ()):
+            digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def save(self, folder: Path) -> None:
+        """See :class:`Tier`; with the head, or the head alone."""
+        if not self.apart:
+            super().save(folder)
+        if self.head is not None:
+            save_head(self.head, folder)
+
+    # ---- reading and deciding ----
+
+    def read(self, encoding: Encoding) -> Read:
+        """The encoder's states of a batch ``(B, T)``."""
+        encoding = self.batching.arranged(encoding)
+        mask = encoding.get("attention_mask")
+        return Read(encoder_states(encoder_of(self.model), encoding["input_ids"], mask), mask)
+
+    def decided(self, read: Read) -> tuple[Tensor, dict[str, Tensor]]:
+        """What decides: logits ``(B, C)`` of a head of classes, else a column of zeros; and its scores ``(B,)``."""
+        nothing = read.states.new_zeros(len(read.states), 1, dtype=torch.float32)
+        if self.head is None:
+            return nothing, {}
+        scores = self.head.scores(read.states, read.mask, temperature=self.view.temperature)
+        logits = self.head.logits(read.states, read.mask) if self.head.config.kind == "classes" else nothing
+        return logits, scores
+
+    def forward(self, encoding: Encoding) -> Tensor:
+        """What decides, ``(B, 1, C)``; see :meth:`decided`."""
+        return self.decided(self.read(encoding))[0].unsqueeze(1)
+
+    def decide(self, encoding: Encoding) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :class:`TierContract`."""
+        outputs, scores = self.decided(self.read(encoding))
+        return outputs.unsqueeze(1), {name: score.unsqueeze(1) for name, score in scores.items()}
+
+    def run(self, encoding: Encoding, go_on: GoOn, scores: bool = False) -> Read:
+        """See :class:`TierContract`; what it gives are the encoder's states, which :meth:`write` goes on from."""
+        read = self.read(encoding)
+        outputs, own = self.decided(read)
+        rows = torch.arange(len(outputs), device=outputs.device)
+        go_on(0, rows, outputs, own) if scores else go_on(0, rows, outputs)
+        return read
+
+    # ---- writing ----
+
+    def write(self, encoding: Encoding, rows: Tensor, state: Read | None = None, scores: bool = False) -> Written:
+        """See :class:`TierContract`."""
+        states, mask = (state or self.read(encoding)).take(rows)
+        generated = generate(self.model, states, mask, self.generation, scores)
+        texts = self.tokenizer.batch_decode(generated.tokens, skip_special_tokens=True)
+        return Written(texts, generated.steps, generated.limited, generated.scores)
+
+    def forced(self, encoding: Encoding, labels: Tensor) -> Tensor:
+        """Logits ``(B, T, V)`` in float32 behind the pieces of targets, each read whatever the model would write.
+
+        Args:
+            encoding: tensors ``(B, S)`` of the sources.
+            labels: ``(B, T)`` pieces, -100 behind the end.
+        """
+        inputs = {k: v for k, v in self.batching.arranged(encoding).items() if k in self._accepted}
+        before = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
+        logits: Tensor = self.model(**inputs, decoder_input_ids=before, use_cache=False).logits
+        return logits.float()
+
+    # ---- costs ----
+
+    def path(self, exit_index: int) -> nn.Module:
+        """See :class:`TierContract`."""
+        return ReadingPath(self.model, self.head)
+
+    def writing_path(self, pieces: int) -> WritingPath:
+        """See :class:`TierContract`."""
+        return WritingPath(self.model, pieces, self.generation.beams)
+
+    # ---- the tokenizer ----
+
+    def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:
+        """Build the tokenizer from the training text; does nothing for a tier that has one.
+
+        Args:
+            texts: gives an iterable of strings, or of pairs of strings: sources and targets.
+        """
+        if self.tokenizer is None:
+            kind: Any = self.pieces
+            self.tokenizer = build_piece_tokenizer(texts(), kind, self.model.config.vocab_size, self.max_length)
+            self._encoding_key = None
+
+    def probe(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Logits ``(B, V)`` of the first piece that would be written, by which it is proved how rows may be batched."""
+        start = torch.full_like(inputs["input_ids"][:, :1], int(self.model.config.decoder_start_token_id))
+        logits: Tensor = self.model(**inputs, decoder_input_ids=start, use_cache=False).logits[:, -1]
+        return logits
