@@ -19,7 +19,7 @@ export DIAL_MODELS ?= $(MODELS)
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help install demo test test-slow lint bench gpu results clean
+.PHONY: help install demo demo-text test test-slow lint bench gpu results clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -41,6 +41,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## fit a Super and a distilled Swift on built-in data, sweep the cascade (about 5 minutes)
 	@PATH="$(abspath $(VENV))/bin:$$PATH" scripts/demo.sh
+
+demo-text: $(STAMP)  ## the same with answers that are written: an energy head decides before any is (about 3 minutes)
+	@PATH="$(abspath $(VENV))/bin:$$PATH" scripts/demo_text.sh
 
 test: $(STAMP)  ## quick tests and the examples in docstrings, in two processes
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
@@ -64,4 +67,4 @@ results: $(STAMP)  ## the README's tables from the stage tables in results/; tra
 	$(PY) scripts/results.py --data "$(DATA)" --models "$(MODELS)" --only "$(ONLY)"
 
 clean:  ## remove the demo's runs and caches; .venv and results stay
-	rm -rf runs/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf runs/demo runs/demo-text .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -15,7 +15,7 @@ from dial.losses import bag_loss, position_loss, task_loss
 from dial.models.encoder_decoder import encoder_fingerprint, encoder_of, hidden_size, vocabulary_fingerprint
 from dial.models.energy_head import ClassHead, HeadConfig, HeadKind, HeadPooling, Reading, VocabularyHead, build_head
 from dial.models.kept_states import KeptStates
-from dial.tiers.text_loading import load_text_tier
+from dial.tiers.text_loading import check_words, load_text_tier
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
@@ -52,8 +52,8 @@ class EnergyHead(TierModule):
         metrics: see :class:`StagedModule`.
 
     Raises:
-        ValueError: an argument is outside its range, the model is no encoder-decoder, or a head of classes is asked for
-            where answers are none.
+        ValueError: an argument is outside its range, the model is no encoder-decoder, or was trained to write something
+            else, or a head of classes is asked for where answers are none.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class EnergyHead(TierModule):
             )
         view = View(path=path, layers=layers, max_length=max_length)
         tier = load_text_tier(view, "model", self.label_names, "path", train=True)
+        check_words(tier.card, self.label_names, path, "path")
         tier.model.requires_grad_(False)
         tier.head, tier.apart = build_head(_config(tier, kind, words, pooling, bottleneck, reading)), apart
         self.network = StagedModel([tier])

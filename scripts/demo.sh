@@ -6,21 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-step() { # step RESULT COMMAND...
-    local result=$1
-    shift
-    if [ -e "$result" ]; then
-        printf '\n# done: %s (delete it to run this step again)\n' "$result"
-        return
-    fi
-    printf '\n$'
-    local word
-    for word in "$@"; do
-        case $word in *[[:space:]\[\]]*) printf " '%s'" "$word" ;; *) printf ' %s' "$word" ;; esac
-    done
-    printf '\n'
-    "$@"
-}
+source scripts/step.sh
 
 data=configs/data/demo.yaml
 run=${RUN:-runs/demo}

@@ -56,9 +56,10 @@ def notebook(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_there_are_three() -> None:
+def test_there_are_four() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "choosing_an_operating_point",
+        "energy_head",
         "exits_and_slenderisation",
         "reading_a_sweep",
     ]
@@ -101,6 +102,19 @@ def test_choosing_an_operating_point_shows_every_way(monkeypatch: pytest.MonkeyP
     assert in_sample.held.all() and len(in_sample) == len(inflation) == 2
     assert inflation.selection_inflation.notna().all()
     assert len(budget) == 1 and budget.speedup.iloc[0] > 1.5
+
+
+def test_energy_head_compares_energies_with_what_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    small = {"TRAIN_ROWS": 640, "TEST_ROWS": 120, "EPOCHS": 1, "HEAD_EPOCHS": 1}
+    names, values = run(notebook("energy_head", monkeypatch), small)
+    frame = names["frame"]
+    assert len(frame) == 120 and frame.energy.nunique() > 100 and frame.steps.between(1, 8).all()
+    assert frame.answer.str.len().max() > 1 and (frame.decide < frame.answer_here).all()
+    (figure,) = [value for value in values if isinstance(value, matplotlib.figure.Figure)]
+    assert figure.axes[0].patches and names["module"].tier.head.config.kind == "vocabulary"
+    plt.close("all")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

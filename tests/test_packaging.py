@@ -36,7 +36,7 @@ def test_no_local_builds_are_pinned() -> None:
     assert not any("+" in version or "/" in version for version in PINS.values())
 
 
-@pytest.mark.parametrize("script", ["configs/cluster/slurm.sh", "scripts/demo.sh", ".ci/run"])
+@pytest.mark.parametrize("script", ["configs/cluster/slurm.sh", "scripts/demo.sh", "scripts/demo_text.sh", ".ci/run"])
 def test_shell_scripts_parse_and_are_executable(script: str) -> None:
     subprocess.run(["bash", "-n", ROOT / script], check=True)
     assert (ROOT / script).stat().st_mode & 0o100

@@ -70,6 +70,8 @@ def _window(config: Any) -> int:
 def check_countable(tier: Tier, argument: str, length: int = 8) -> int:
     """MACs of one text at the tier's last exit, counted before any work is done with it.
 
+    Where the tier writes, the first piece of the answer is in them.
+
     Args:
         tier: what is to be trained or tested; its tokenizer may still be missing.
         argument: how the user calls it.
@@ -82,7 +84,7 @@ def check_countable(tier: Tier, argument: str, length: int = 8) -> int:
         counts = [count_macs(tier.path(index), tier.example(length)) for index in sorted({0, len(tier.exits) - 1})]
         if tier.writes:
             writing = tier.writing_path(1)
-            counts.append(count_macs(writing, writing.example(length)))
+            counts[-1] += count_macs(writing, writing.example(length))
     except Exception as error:  # whatever a foreign model raises on plain token ids
         reason = " ".join(f"{'' if isinstance(error, ValueError) else f'{type(error).__name__}: '}{error}".split())
         raise ValueError(

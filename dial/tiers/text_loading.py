@@ -62,12 +62,8 @@ def load_text_tier(
     if view.layers is not None:
         cut_layers(config, view.layers, argument)
     card = read_card(path)
-    trained = card.get("label_names")
-    if not train and trained is not None and list(trained) != list(label_names):
-        raise ValueError(
-            f"`{argument}` must write the data's {_in_words(label_names)}, but {view.path} was trained to write "
-            f"{_in_words(trained)}; give a tier that was trained on this task."
-        )
+    if not train:
+        check_words(card, label_names, view.path, argument)
     model = _read_model(path, config, argument)
     tokenizer = read_tokenizer(path, argument)
     max_length = length_kept(tokenizer, model, view.max_length, name, argument)
@@ -80,6 +76,26 @@ def load_text_tier(
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for an encoder-decoder, but got 'int8'.")
     cast_encoder(model, view.dtype, argument)
     return tier
+
+
+def check_words(card: Mapping[str, Any], label_names: Sequence[str], path: str, argument: str) -> None:
+    """Refuse a tier that was trained to write something else than the data holds.
+
+    Args:
+        card: of the tier.
+        label_names: the data's label words; ``*`` alone for free text, empty for numbers.
+        path: of the tier.
+        argument: how the user calls it.
+
+    Raises:
+        ValueError: it was; names ``argument``.
+    """
+    trained = card.get("label_names")
+    if trained is not None and list(trained) != list(label_names):
+        raise ValueError(
+            f"`{argument}` must write the data's {_in_words(label_names)}, but {path} was trained to write "
+            f"{_in_words(trained)}; give a tier that was trained on this task."
+        )
 
 
 def _in_words(label_names: Sequence[str]) -> str:

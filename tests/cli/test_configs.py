@@ -17,6 +17,8 @@ from tests.superglue_files import write_hub
 
 MODELS, DATA, TRAINERS = (sorted((ROOT / "configs" / kind).glob("*.yaml")) for kind in ("model", "data", "trainer"))
 TRIAL = ("--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--sweep.bootstrap=100")
+NUMBERS = ("--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60")  # of built-in data
+WRITERS = ("demo_text_head", "demo_text_super", "demo_text_swift")
 LABELS = {
     "mnli": ("entailment", "neutral", "contradiction"),
     "cb": ("entailment", "contradiction", "neutral"),
@@ -50,7 +52,8 @@ def overrides(make_tiny_bert, make_tiny_t5):
         return {
             "bilstm": [f"--model.teacher={tier}"],
             "cascade": [f"--model.tiers=[{make_tiny_bert(layers=1)}, {tier}]"],
-            "demo_super": [],
+            **{key: [] for key in ("demo_super", "demo_text_super", "demo_text_swift")},
+            "demo_text_head": [f"--model.path={make_tiny_t5()}"],
             "seq2seq": [f"--model.path={make_tiny_t5()}", "--model.max_length=32", "--model.max_new_tokens=4"],
             "seq2seq_distil": [
                 *(f"--model.path={make_tiny_t5(layers=1)}", f"--model.teacher={make_tiny_t5()}"),
@@ -70,7 +73,8 @@ def overrides(make_tiny_bert, make_tiny_t5):
 @pytest.mark.slow
 @pytest.mark.parametrize("config", MODELS, ids=stem)
 def test_model(dial, overrides, data_arguments, tmp_path, config) -> None:
-    common = (f"--config={config}", *data_arguments, *overrides(config.stem), *TRIAL, f"--run={tmp_path}/run")
+    data = ["--data=configs/data/demo_text.yaml", *NUMBERS] if config.stem in WRITERS else data_arguments
+    common = (f"--config={config}", *data, *overrides(config.stem), *TRIAL, f"--run={tmp_path}/run")
     if config.stem == "cascade":
         assert "not trained" in dial("fit", *common).error
     else:
@@ -97,7 +101,7 @@ def options_of(name: str, task: str, folder: Path) -> list[str]:
         options = [f"--data.{role}_file={folder}/{role}.csv" for role in ("train", "test")]
         return [*options, "--data.text_column=sentence", "--data.label_names=[negative, positive]"]
     if name in ("demo", "demo_text"):
-        return ["--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60"]
+        return [*NUMBERS]
     if task in SUPERGLUE and (task != "rte" or "superglue" in name):
         return [f"--data.source={write_hub(folder, task, {'train': 300, 'validation': 40})}"]
     return [f"--data.source={write_task(folder, task)}"]

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from datamodules import GradedSentimentDataModule
+from datamodules import GradedSentimentDataModule, NumberWordsDataModule
 from dial.stages.parquet import load_table
 
 
@@ -36,3 +37,25 @@ def test_super_solves_all_levels_and_the_router_defers_the_hard_ones(tmp_path, d
             deferred = table.scores["energy"][:, 0] < point["thresholds"][0]
             assert deferred.sum() > 100
             assert (level[deferred] >= 3).mean() >= 0.70
+
+
+@pytest.mark.slow
+def test_an_energy_head_knows_numbers_that_a_narrow_writer_gets_wrong(tmp_path, dial) -> None:
+    common = ["--data=configs/data/demo_text.yaml", "--trainer.accelerator=cpu"]
+    for name in ("super", "swift"):
+        dial("fit", f"--config=configs/model/demo_text_{name}.yaml", *common, f"--run={tmp_path}/{name}").ok()
+    swift = f"--model.path={tmp_path}/swift/tier"
+    dial("fit", "--config=configs/model/demo_text_head.yaml", *common, swift, f"--run={tmp_path}/head").ok()
+    tiers = f"--model.tiers=[{tmp_path}/head/tier, {tmp_path}/super/tier]"
+    dial("test", "--config=configs/model/cascade.yaml", *common, tiers, f"--run={tmp_path}").ok()
+
+    table = load_table(tmp_path / "sweep/stages.parquet").of_split("test")
+    levels = NumberWordsDataModule().levels("test")
+    digits = np.array([levels[int(sample_id)] for sample_id in table.sample_id])
+    right = [[text == row[0] for text in texts] for texts, row in zip(table.texts, table.references, strict=True)]
+    narrow, strong = np.array(right).T
+    assert strong.mean() >= 0.97 and 0.7 <= narrow.mean() <= 0.97
+    assert narrow[digits == 6].mean() <= narrow[digits == 4].mean() - 0.04
+    energy = table.scores["energy"][:, 0]
+    assert roc_auc_score(narrow, energy) > 0.58  # nothing was written when it was computed
+    assert (table.decide_macs[:, 0] < 0.6 * table.macs[:, 0]).all()

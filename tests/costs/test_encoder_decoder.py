@@ -20,7 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from dial.costs.counting import RowCosts, network_costs
+from dial.costs.counting import RowCosts, check_countable, network_costs
 from dial.costs.encoder_decoder import fit_writing
 from dial.costs.functions import CostFunction, ModelCosts, RowWork
 from dial.models.encoder_decoder import ReadingPath, WritingPath
@@ -245,6 +245,11 @@ def test_e_lang_s_printed_costs_are_not_of_one_convention() -> None:
     from dial.costs.published import T5_AS_PRINTED
 
     assert T5_AS_PRINTED["t5-11b"] / T5_AS_PRINTED["t5-large"] > 20
+
+
+def test_a_card_states_what_is_read_and_the_first_piece() -> None:
+    model = t5()
+    assert check_countable(Writer(model), "model", 9) == sum(closed_form(model.config, 9, 1))
 
 
 def test_an_encoder_decoder_of_the_auto_class_is_counted_on_the_meta_device() -> None:

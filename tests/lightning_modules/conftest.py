@@ -21,7 +21,7 @@ def sst2_folder(tmp_path_factory) -> Path:
 def fit(sst2_folder, tmp_path) -> Callable[..., Trainer]:
     """Function: fit a module for `steps` steps, with the trainer's settings; gives the trainer."""
 
-    def run(module: LightningModule, steps: int = 1, **settings: Any) -> Trainer:
+    def run(module: LightningModule, steps: int = 1, ckpt_path: str | None = None, **settings: Any) -> Trainer:
         data = GLUEDataModule("sst2", source=str(sst2_folder), batch_size=8, cache_dir=str(tmp_path / "cache"))
         trainer = Trainer(
             **{
@@ -40,7 +40,7 @@ def fit(sst2_folder, tmp_path) -> Callable[..., Trainer]:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer.fit(module, datamodule=data)
+            trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
         return trainer
 
     return run

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from datamodules import TextToTextDataModule
 from dial.models.encoder_decoder import encoder_fingerprint, encoder_of
@@ -143,9 +144,51 @@ def test_heads_are_of_the_kind_that_answers_are(tiny_t5: Path) -> None:
         module(tiny_t5, bottleneck=4)
 
 
-def test_other_models_are_refused(tiny_bert: Path) -> None:
+def test_other_models_are_refused(tiny_bert: Path, tiny_t5: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`path` must be an encoder-decoder"):
         module(tiny_bert)
+    other = save_tier(tmp_path / "tier", load_tier(str(tiny_t5), "swift", NAMES), {"label_names": ["yes", "no"]})
+    with pytest.raises(ValueError, match=r"`path` must write .* was trained to write label words yes, no; give a tier"):
+        module(other)
+
+
+def test_a_run_that_goes_on_ends_where_one_in_a_go_does(tiny_t5: Path, fit: Any, tmp_path: Path) -> None:
+    whole, other = module(tiny_t5), module(tiny_t5)
+    keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=9, save_top_k=-1)
+    fit(whole, steps=16, callbacks=[keep], enable_checkpointing=True)
+    fit(other, steps=16, ckpt_path=str(tmp_path / "step=9.ckpt"))
+    for name, value in whole.tier.state_dict().items():
+        assert torch.equal(value, other.tier.state_dict()[name]), name
+
+
+def bart(folder: Path, tokenizer: Any) -> Path:
+    ends = {
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 0,
+        "decoder_start_token_id": 1,
+        "forced_eos_token_id": 1,
+    }
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 64, "d_model": 12}
+    BartForConditionalGeneration(BartConfig(vocab_size=len(tokenizer), **sizes, **ends)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_head_on_another_family(tiny_t5: Path, fit: Any, tmp_path: Path) -> None:
+    trained = module(bart(tmp_path / "bart", AutoTokenizer.from_pretrained(tiny_t5)))
+    fit(trained, steps=3)
+    folder = save_tier(tmp_path / "tier", trained.tier, {})
+    tier: Any = load_tier(str(folder), "swift", NAMES)
+    ids = {"input_ids": torch.tensor([[5, 6, 1], [7, 1, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
+    with torch.no_grad():
+        states = AutoModelForSeq2SeqLM.from_pretrained(folder).eval().get_encoder()(**ids).last_hidden_state
+        expected = [
+            torch.logsumexp(tier.head.output(row[mask == 1].mean(dim=0)), dim=0).item()
+            for row, mask in zip(states, ids["attention_mask"], strict=True)
+        ]
+        assert tier.decide(ids)[1]["energy"][:, 0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_kept_states_are_computed_once_in_any_order() -> None:
