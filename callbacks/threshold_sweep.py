@@ -34,7 +34,8 @@ class ThresholdSweep(Callback):
     fvcore counts each stage's path once per tier. Written to ``sweep/`` in the run folder; rank 0 writes, atomically.
 
     Args:
-        scores: which scores route; default: all that the task admits.
+        scores: which scores route; default: all that the task admits. Those of finished answers (``decoder_energy``,
+            ``answer_log_probability``, ...) are for comparison: each tier writes before it decides, and is charged so.
         targets: qualities, as shares of the Super's, to choose operating points for.
         confidence: of the one-sided bound that a ``confident`` operating point rests on.
         budgets: mean cost per row to choose operating points for: MACs such as 2e9, or FLOPs such as 4e9flop.
@@ -91,7 +92,8 @@ class ThresholdSweep(Callback):
         """Check what the task admits, before any model runs."""
         self._rows.clear()
         module = staged(pl_module)
-        given = module.network.routing_scores
+        given = (*module.network.routing_scores, *module.network.late_scores)
+        module.late_scores = self._late(module)
         for name in self.scores or []:
             module.task.check_score(name, "sweep.scores", given)
             if module.network.writes and name not in (*given, "random"):
@@ -117,7 +119,12 @@ class ThresholdSweep(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         parts = {split: data.rows(split) for split in data.test_splits}
         rows = {
-            split: rows_fingerprint(part.sample_id, module.task.labels(part.label), getattr(part, "group", None))
+            split: rows_fingerprint(
+                part.sample_id,
+                module.task.labels(part.label),
+                getattr(part, "group", None),
+                part.targets if module.task.written else None,
+            )
             for split, part in parts.items()
         }
         if not getattr(data, "labelled", True):
@@ -178,7 +185,9 @@ class ThresholdSweep(Callback):
             label=label,
             stages=tuple(module.network.stages),
             **answers,
-            scores={name: joined["model_scores"][name] for name in module.network.routing_scores},
+            scores={
+                name: joined["model_scores"][name] for name in (*module.network.routing_scores, *self._late(module))
+            },
             statistics={},
             **costs.columns(module.network.stages, lengths, padded, self.length, self.reference, joined.get("written")),
             lengths=lengths,
@@ -198,6 +207,10 @@ class ThresholdSweep(Callback):
         *computed, last = module.task.scores
         return [*(computed if not module.network.writes else ()), *module.network.routing_scores, last]
 
+    def _late(self, module: StagedModule) -> list[str]:
+        """Scores asked for that only finished answers tell."""
+        return [name for name in self.scores or [] if name in module.network.late_scores]
+
     def settings(self, trainer: Trainer, module: StagedModule) -> dict[str, Any]:
         """What the table's numbers depend on, as plain values."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -208,6 +221,8 @@ class ThresholdSweep(Callback):
         hidden = getattr(data, "hidden", None)  # rows left out, by role
         if module.network.writes and getattr(data, "source_form", None):
             plain["source_form"] = data.source_form
+        if late := self._late(module):
+            plain["late"] = late
         return (
             plain
             | ({"hidden": dict(hidden)} if hidden else {})

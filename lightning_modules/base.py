@@ -32,6 +32,7 @@ class StagedModule(LightningModule):
 
     Attributes:
         network: the staged model; set by the subclass.
+        late_scores: of finished answers, which are wanted of the rows that are tested.
 
     Raises:
         ValueError: a metric does not exist, or not for these classes.
@@ -47,6 +48,7 @@ class StagedModule(LightningModule):
         for name in self.metric_names:  # now, not when the first epoch is over
             self.task.check_metric(name)
         self.validation_rows = RowGatherer()
+        self.late_scores: list[str] = []
 
     @property
     def metrics_of_rows(self) -> list[str]:
@@ -166,7 +168,7 @@ class StagedModule(LightningModule):
             padded[tier.name] = lengths[tier.name] if alone else torch.full_like(lengths[tier.name], mask.shape[1])
         rows = {"sample_id": batch["sample_id"], "label": batch["label"], "lengths": lengths, "padded": padded}
         if self.network.writes:
-            answered = self.network.answered(encodings)
+            answered = self.network.answered(encodings, self.late_scores)
             written = {"texts": answered.texts, "written": answered.generated, "cut_off": answered.limited}
             return rows | {"model_scores": answered.scores} | written
         logits, scores = self.network.decide(encodings)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dial.models.generation import ANSWER_SCORES
 from dial.stages.scores import SCORES, compute
 from dial.stages.stage import Stage
 from dial.stages.task import task_of
@@ -107,6 +108,12 @@ class StagedModel(nn.Module):
         *others, last = self.tiers
         deciding = [*others, last] if len(last.exits) > 1 else others
         return tuple(name for name in self.model_scores if all(name in self._given_by(tier) for tier in deciding))
+
+    @property
+    def late_scores(self) -> tuple[str, ...]:
+        """Those that a finished answer tells wherever one decides, for a table alone: nothing is saved by them."""
+        *others, _ = self.tiers
+        return ANSWER_SCORES if others and all(tier.writes for tier in others) else ()
 
     def decide(self, encodings: dict[str, Encoding]) -> tuple[Tensor, dict[str, Tensor]]:
         """What every stage answers, which is what :meth:`forward` gives where that answers, and with it the scores.

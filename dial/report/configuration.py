@@ -27,7 +27,7 @@ def configuration(table: StageTable, settings: SweepSettings) -> str:
     # What stands in for labels that nobody has is known only when the models have run.
     labelled = AGREEMENT not in table.metrics
     rows = {
-        split: rows_fingerprint(part.sample_id, part.label if labelled else None, part.group)
+        split: rows_fingerprint(part.sample_id, part.label if labelled else None, part.group, part.references)
         for split, part in parts.items()
     }
     identity: Any = {key: value for key, value in table.settings.items() if key not in NO_IDENTITY}
@@ -90,18 +90,31 @@ def _placeless(about: dict[str, Any]) -> dict[str, Any]:
     return {key: _placeless(value) if key == "view" else value for key, value in kept.items()}
 
 
-def rows_fingerprint(sample_id: np.ndarray, label: np.ndarray | None = None, group: np.ndarray | None = None) -> str:
+def rows_fingerprint(
+    sample_id: np.ndarray,
+    label: np.ndarray | None = None,
+    group: np.ndarray | None = None,
+    references: Sequence[Sequence[str]] | np.ndarray | None = None,
+) -> str:
     """Hash of which rows there are, whatever their order: several processes may leave another one.
 
     Args:
         sample_id: ``(N,)``.
         label: ``(N,)`` int64 classes, or float64; None where rows have no labels.
         group: ``(N,)`` what each belongs to, where rows come in groups.
+        references: of each row one or several texts, where answers are free text.
     """
     order = np.argsort(sample_id, kind="stable")
     labels = () if label is None else (label[order],)
     groups = () if group is None else (group[order].astype(str),)
-    return fingerprint(sample_id[order].astype(str), *labels, *groups)
+    texts = () if references is None else (_digests([references[row] for row in order]),)
+    return fingerprint(sample_id[order].astype(str), *labels, *groups, *texts)
+
+
+def _digests(texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """A number for the texts of each row, ``(N,)``."""
+    joined = ("\x1f".join(row).encode("utf-8", "surrogatepass") for row in texts)
+    return np.frombuffer(b"".join(hashlib.sha256(row).digest()[:8] for row in joined), np.uint64)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

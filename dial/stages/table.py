@@ -149,6 +149,24 @@ class StageTable:
         """Names of the stages."""
         return tuple(stage.name for stage in self.stages)
 
+    def deciding_by(self, score: str) -> StageTable:
+        """The table at the costs of deciding by a score: one that only a finished answer tells comes after it.
+
+        Args:
+            score: ``settings["late"]`` names those that a decoder's answer tells.
+        """
+        return self._late if score in self.settings.get("late", ()) else self
+
+    @cached_property
+    def _late(self) -> StageTable:
+        """Every tier answers before it decides."""
+        macs, answered = self.macs.copy(), np.zeros(len(self))
+        for index, stage in enumerate(self.stages):
+            if index and stage.tier != self.stages[index - 1].tier:
+                answered = answered + self.macs[:, index - 1] - self.decide_macs[:, index - 1]
+            macs[:, index] += answered
+        return dataclasses.replace(self, macs=macs, decide_macs=macs)
+
     def of_split(self, name: str) -> StageTable:
         """Return the rows of one split.
 

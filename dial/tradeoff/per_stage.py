@@ -75,7 +75,8 @@ class _Problem:
 
     def __init__(self, chooser: Chooser, target: float) -> None:
         self.scores = chooser.rule.values(chooser.table)
-        self.macs, self.statistics = chooser.table.macs, chooser.statistics
+        self.macs = chooser.table.deciding_by(chooser.rule.score).macs
+        self.statistics = chooser.statistics
         self.metric: Metric = chooser.measured
         self.chooser, self.target = chooser, target
         self.least = target * float(chooser.quality[-1]) - 1e-12

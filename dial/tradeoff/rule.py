@@ -149,7 +149,7 @@ class Rule:
     def curve(self, table: StageTable, quantiles: Quantiles | None = None) -> Curve:
         """Quality and cost at every setting of the dial; arguments as for :meth:`events`."""
         events, quantiles = self.events(table, quantiles)
-        return EventCurve.of(table, events, self.name, self.score, quantiles)
+        return EventCurve.of(table.deciding_by(self.score), events, self.name, self.score, quantiles)
 
     def turned(self, dial: float, stages: int, quantiles: Quantiles | None) -> Self:
         """The rule with the thresholds that a setting of its dial means.
@@ -170,7 +170,7 @@ class Rule:
 
         Tiers that may answer no row do not run, so where no row may stop early the Super costs what it does alone.
         """
-        return Taken.at(table, self.replay(table), self.left_out([stage.tier for stage in table.stages]))
+        return Taken.at(table, self.replay(table), self.left_out([stage.tier for stage in table.stages]), self.score)
 
     # Stage by stage, where models run.
 

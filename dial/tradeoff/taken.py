@@ -28,6 +28,7 @@ class Taken:
         chances: ``(N, S)`` of each stage, where a coin decides.
         left_out: sets of tiers that do not run.
         which: ``(N,)`` position in ``left_out`` of each row's set; None: the first for all.
+        score: that decided; one that is known late costs more (:meth:`StageTable.deciding_by`).
     """
 
     table: StageTable = field(repr=False)
@@ -35,11 +36,12 @@ class Taken:
     chances: np.ndarray | None = None
     left_out: tuple[tuple[str, ...], ...] = ((),)
     which: np.ndarray | None = None
+    score: str = ""
 
     @classmethod
-    def at(cls, table: StageTable, stages: np.ndarray, left_out: Sequence[str] = ()) -> Taken:
-        """Every row stops at its stage ``(N,)``, and some tiers do not run."""
-        return cls(table, stages=np.asarray(stages, dtype=np.int64), left_out=(tuple(left_out),))
+    def at(cls, table: StageTable, stages: np.ndarray, left_out: Sequence[str] = (), score: str = "") -> Taken:
+        """Every row stops at its stage ``(N,)``, some tiers do not run, and a score decided."""
+        return cls(table, stages=np.asarray(stages, dtype=np.int64), left_out=(tuple(left_out),), score=score)
 
     @classmethod
     def drawn(cls, table: StageTable, chances: np.ndarray, left_out: Sequence[str] = ()) -> Taken:
@@ -64,13 +66,14 @@ class Taken:
                 columns[name] = np.empty((len(table), *first.shape[1:]), dtype=first.dtype)
                 for mask, taken in parts:
                     columns[name][mask] = getattr(taken, name)
-        return cls(table, **columns, left_out=tuple(taken.left_out[0] for _, taken in parts), which=which)
+        left_out = tuple(taken.left_out[0] for _, taken in parts)
+        return cls(table, **columns, left_out=left_out, which=which, score=parts[0][1].score)
 
     def take(self, rows: np.ndarray) -> Taken:
         """The same for some rows, given by a mask ``(N,)`` or by indices."""
         kept = (None if values is None else values[rows] for values in (self.stages, self.chances, self.which))
         stages, chances, which = kept
-        return Taken(self.table.take(rows), stages, chances, self.left_out, which)
+        return Taken(self.table.take(rows), stages, chances, self.left_out, which, self.score)
 
     @cached_property
     def macs(self) -> np.ndarray:
@@ -79,7 +82,7 @@ class Taken:
 
     def charged(self, table: StageTable) -> np.ndarray:
         """Cost of every row ``(N,)`` by the costs of another table of the same rows."""
-        return self.spent(table.macs_without)
+        return self.spent(table.deciding_by(self.score).macs_without)
 
     def spent(self, costs_without: Callable[[tuple[str, ...]], np.ndarray]) -> np.ndarray:
         """Cost of every row ``(N, ...)``, from the costs ``(N, S, ...)`` of stopping where some tiers do not run."""

@@ -132,3 +132,21 @@ def test_points_are_chosen_on_rows_of_the_user_s_own(dial, run, files, tmp_path)
         assert own.references.tolist() == tested.references[order].tolist()
         error = dial("calibrate", str(copy), str(files / "test.csv"), "--columns", "source", "--replace").error
         assert "`--label-column` must name the references of free text" in error
+
+
+def test_scores_of_finished_answers_are_charged_the_writing(dial, run, files, tmp_path) -> None:
+    folder, data = run
+    tiers = f"--model.tiers=[{folder.parent}/head/tier, {folder.parent}/super/tier]"
+    scores = "--sweep.scores=[energy, decoder_entropy, decoder_softmax_low, answer_log_probability]"
+    arguments = ("--config=configs/model/cascade.yaml", *data, *QUIET, tiers, "--sweep.bootstrap=100", scores)
+    dial("test", *arguments, f"--run={tmp_path}/run").ok()
+    table = pd.read_parquet(tmp_path / "run/sweep/stages.parquet")
+    rows = table[table["split"] == "test"]
+    curve = pd.read_parquet(tmp_path / "run/sweep/curve.parquet")
+    for score, column in (("energy", "decide_macs_swift"), ("decoder_entropy", "macs_swift")):
+        super_alone = (rows["macs_super"] - rows["decide_macs_swift"]).mean()
+        dearest = curve[(curve["split"] == "test") & (curve["score"] == score) & (curve["rule"] == "threshold")]["macs"]
+        assert dearest.max() == pytest.approx(rows[column].mean() + super_alone)
+    asked = ("--score", "decoder_entropy", "--threshold=-1", "--columns", "source", "--out", str(tmp_path / "x.jsonl"))
+    error = dial("predict", str(tmp_path / "run"), str(files / "test.csv"), *asked).error
+    assert "decides by the score 'decoder_entropy', which the model does not have" in error

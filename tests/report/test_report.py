@@ -364,3 +364,13 @@ def test_a_length_convention_that_cannot_be_stated_is_said_to_be_left_out(table)
     assert "Speed-ups at 128 tokens are left out: " in remarks
     bare = build_report(dataclasses.replace(table, lengths={}, padded={}), QUICK, costs=costs)
     assert "Speed-ups at true length are left out: the table lacks length_swift." in bare.text()
+
+
+def test_other_references_are_another_configuration() -> None:
+    from dial.report.configuration import rows_fingerprint
+
+    ids, label = np.arange(3), np.arange(3)
+    one = rows_fingerprint(ids, label, None, [("a",), ("b", "c"), ("d",)])
+    assert one == rows_fingerprint(ids[::-1], label[::-1], None, [("d",), ("b", "c"), ("a",)])
+    assert one != rows_fingerprint(ids, label, None, [("a",), ("b",), ("d",)])
+    assert one != rows_fingerprint(ids, label)
