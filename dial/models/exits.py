@@ -336,15 +336,26 @@ def take_out_norm(encoder: nn.Module, name: str | None) -> nn.Module | None:
 
 def first_layers(encoder: nn.Module, layers: str, count: int) -> Any:
     """A copy of an encoder that has only its first layers and shares all weights with it."""
+    return with_layers(encoder, layers, list(encoder.get_submodule(layers).children())[:count])
+
+
+def with_layers(encoder: nn.Module, layers: str, chosen: Sequence[nn.Module]) -> Any:
+    """A copy of an encoder that has other layers and shares all other weights with it.
+
+    Args:
+        encoder: a model of transformers.
+        layers: name of the list of its layers.
+        chosen: the layers of the copy.
+    """
     clone = copy.copy(encoder)
     clone._modules = dict(encoder._modules)
     first, _, rest = layers.partition(".")
-    child = encoder.get_submodule(first)
-    assert isinstance(child, nn.Module)
     if rest:
-        clone._modules[first] = first_layers(child, rest, count)
+        child = encoder.get_submodule(first)
+        assert isinstance(child, nn.Module)
+        clone._modules[first] = with_layers(child, rest, chosen)
     else:
-        clone._modules[first] = nn.ModuleList(list(child.children())[:count])
+        clone._modules[first] = nn.ModuleList(chosen)
     return clone
 
 

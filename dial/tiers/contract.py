@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dial.models.segments import Part
 from dial.tiers.batching import Batching, Encoding
 
 # (exit or stage, rows, outputs), and where they are asked for the scores that the tier gives itself, to a bool for each
@@ -32,6 +33,7 @@ class TierContract(nn.Module):
         model_scores: names of the scores that it gives itself, where what decides is no function of the outputs.
         drops_rows: whether exited rows are in no later layer.
         answers_later: whether :meth:`answer` computes more than what decided, for the rows that stay.
+        parts: what computes :meth:`segments` where a backend does; None: torch does.
     """
 
     name: str
@@ -43,6 +45,7 @@ class TierContract(nn.Module):
     model_scores: Any = ()
     drops_rows: bool = False
     answers_later: bool = False
+    parts: Sequence[Part] | None = None
 
     @property
     def stage_names(self) -> list[str]:
@@ -87,6 +90,22 @@ class TierContract(nn.Module):
             ``(R, C)``.
         """
         return outputs
+
+    def segments(self) -> list[nn.Module]:
+        """The parts of which a backend may compute each at once, one for each exit; none where that cannot be.
+
+        Each takes the encoding's tensors by name, and those behind the first also what the one before gave, as
+        ``hidden`` ``(B, T, H)``.
+        """
+        return []
+
+    def compute_with(self, parts: Sequence[Part] | None) -> None:
+        """Have others compute :meth:`segments`; they take the encoding's tensors in one mapping.
+
+        Args:
+            parts: as many as there are segments; None: torch computes them.
+        """
+        self.parts = parts
 
     def path(self, exit_index: int) -> nn.Module:
         """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name."""

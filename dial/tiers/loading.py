@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassif
 from dial.files import read_json
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
 from dial.stages.task import Regression, Task, task_of
+from dial.tiers.backends.attach import attach
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels, remedy_of_numbers
 from dial.tiers.model_inputs import check_max_length, longest, quiet
@@ -222,6 +223,8 @@ def load_tier(
         name_labels(model.config, label_names)  # training makes it true
     elif view.label_names:
         name_labels(model.config, view.label_names)
+    if train and view.backend != "torch":
+        raise ValueError(f"`{argument}`: `backend` must be torch for training, but got {view.backend!r}.")
     if train and view.dtype == "int8":
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for training, but got 'int8'.")
     check_exits_hold(model, argument)
@@ -230,7 +233,8 @@ def load_tier(
     kind = _kind(model)
     tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
     settle(tier, argument)  # in float32, whose noise is small
-    cast_encoder(model, view.dtype, argument)
+    if view.backend == "torch" or not attach(tier, view.backend, view.dtype):
+        cast_encoder(model, view.dtype, argument)
     return tier
 
 
