@@ -33,6 +33,7 @@ class Segment(nn.Module):
         chosen = [*passed, *list(model.layers)[first:last]]
         self.encoder = with_layers(model.encoder, model.layers_name, chosen)
         self._accepted = model._accepted
+        self._dtype = next(each.dtype for each in model.encoder.parameters() if each.is_floating_point())
 
     def _passed(self, model: Any, layer: nn.Module) -> nn.Module:
         """A layer that gives what was handed to the segment, in the form in which such layers give their output."""
@@ -62,7 +63,7 @@ class Segment(nn.Module):
             hidden: what the segment before gave, ``(B, T, H)``; None for the first.
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        self._handed = [] if hidden is None else [hidden]
+        self._handed = [] if hidden is None else [hidden.to(self._dtype)]
         output = self.encoder(**{k: v for k, v in given.items() if v is not None and k in self._accepted})
         states: Tensor = output[0]
         return states

@@ -52,6 +52,11 @@ class TierContract(nn.Module):
         """Name of the stage of each exit."""
         return [self.name] if len(self.exits) == 1 else [f"{self.name}.{exit_name}" for exit_name in self.exits]
 
+    @property
+    def computed_by(self) -> str:
+        """What computes it beside its view, such as ``openvino bfloat16``; ``torch`` where nothing else does."""
+        return "torch" if self.parts is None else str(getattr(self.parts[0], "name", "another backend"))
+
     def decide(self, encoding: Encoding) -> tuple[Tensor, Scores]:
         """What decides, of all exits of all rows.
 

@@ -17,6 +17,7 @@ from dial.files import read_json
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
 from dial.stages.task import Regression, Task, task_of
 from dial.tiers.backends.attach import attach
+from dial.tiers.backends.choice import fastest_backend
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels, remedy_of_numbers
 from dial.tiers.model_inputs import check_max_length, longest, quiet
@@ -233,7 +234,8 @@ def load_tier(
     kind = _kind(model)
     tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
     settle(tier, argument)  # in float32, whose noise is small
-    if view.backend == "torch" or not attach(tier, view.backend, view.dtype):
+    backend = fastest_backend(tier, view.dtype).route.backend if view.backend == "auto" else view.backend
+    if backend == "torch" or not attach(tier, backend, view.dtype):
         cast_encoder(model, view.dtype, argument)
     return tier
 

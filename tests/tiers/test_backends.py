@@ -7,7 +7,6 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from dial.models import MultiExitForSequenceClassification
 from dial.tiers.backends import attach as attaching
 from dial.tiers.backends import names
 from dial.tiers.backends.attach import ABOUT, FOLDER, in_torch
+from dial.tiers.backends.names import missing_package
 from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.tier import Tier, View
 from dial.tiers.tokens import Tokeniser
@@ -32,7 +32,9 @@ from tests.tiers.tiny_tiers import DATA, words_tier
 
 Make = Callable[..., Path]
 BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed"))
+    pytest.param(
+        name, marks=pytest.mark.skipif(bool(lacking := missing_package(name)), reason=f"{lacking} is not installed")
+    )
     for name in ("openvino", "onnxruntime")
 ]
 UNITS: list[Any] = [
@@ -117,7 +119,7 @@ def test_exits_in_a_backend_cost_what_they_cost_in_torch(backend: str, exits_fol
     assert one == other and len(one) == 3
 
 
-@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+@pytest.mark.skipif(bool(missing_package("openvino")), reason="openvino or onnx is not installed")
 @pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16 instructions")
 def test_openvino_is_held_to_the_numbers_asked_for(tiny_bert: Path) -> None:
     texts = [unit for unit in UNITS if isinstance(unit, str)]
@@ -228,7 +230,7 @@ def test_what_is_refused(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(ValueError, match=rf"`path`: `backend` {backend} needs the package .*dial\[{backend}\]"):
             load_tier({"path": str(tiny_bert), "backend": backend}, "tier", DATA)
     monkeypatch.setattr(names, "find_spec", lambda name: name)
-    with pytest.raises(ValueError, match="`dtype` must be float32 or bfloat16 where `backend` is openvino.*'int8'"):
+    with pytest.raises(ValueError, match=r"`dtype` must be float32 or bfloat16 where `backend` is openvino.*'int8'"):
         View.parse({"path": "x", "backend": "openvino", "dtype": "int8"}, "tier")
     with pytest.raises(ValueError, match="`path`: `backend` must be torch for training, but got 'openvino'"):
         load_tier({"path": str(tiny_bert), "backend": "openvino"}, "tier", DATA, train=True)

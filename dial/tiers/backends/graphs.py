@@ -24,7 +24,7 @@ class Graph(ABC):
     backend: str
 
     def __init__(self, file: Path, dtype: str) -> None:
-        self.file, self.dtype = file, dtype
+        self.file, self.dtype, self.name = file, dtype, f"{self.backend} {dtype}"
         self._threads, self._lock = 0, Lock()
         self._settle()
 

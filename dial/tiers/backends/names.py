@@ -12,7 +12,7 @@ DTYPES: dict[str, tuple[str, ...]] = {
     "auto": ("float32", "bfloat16"),
 }
 """Numbers that backends other than torch compute in."""
-PACKAGES = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnx")}
+PACKAGES = {"openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx")}
 
 
 def missing_package(backend: str) -> str | None:
