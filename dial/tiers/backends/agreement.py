@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from dial.tiers.tier import Encoding, Tier
 
@@ -39,7 +39,7 @@ class Agreement:
             0.995
         """
         alike = self.rows - self.changed
-        return float(beta.ppf(1 - self.confidence, alike, self.changed + 1)) if alike else 0.0
+        return float(betaincinv(alike, self.changed + 1, 1 - self.confidence)) if alike else 0.0
 
     def __str__(self) -> str:
         """In words, as a line of the command has it."""
