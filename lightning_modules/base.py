@@ -13,6 +13,7 @@ from torch import Tensor
 from dial.inference.staged import StagedModel
 from dial.stages.metrics.metrics import evaluate
 from dial.stages.task import task_of
+from dial.tiers.backends.comparison import Comparison
 from dial.tiers.tier import Tier
 from lightning_modules.rows import RowGatherer, Rows, each_once
 
@@ -47,6 +48,7 @@ class StagedModule(LightningModule):
         for name in self.metric_names:  # now, not when the first epoch is over
             self.task.check_metric(name)
         self.validation_rows = RowGatherer()
+        self._comparisons: dict[str, Comparison] = {}
 
     def tokenizers(self) -> Mapping[str, tuple[Any, int]]:
         """Tokenizer and maximum length by encoding key: what the data module has to encode for this module."""
@@ -150,6 +152,11 @@ class StagedModule(LightningModule):
             alone = tier.batching.equal_length  # then nothing is padded, whatever the batch holds
             padded[tier.name] = lengths[tier.name] if alone else torch.full_like(lengths[tier.name], mask.shape[1])
         logits, scores = self.network.decide(encodings)
+        tiers = list(self.network.tiers)
+        for tier, outputs in zip(tiers, logits.split([len(tier.exits) for tier in tiers], dim=1), strict=True):
+            if tier.name not in self._comparisons:
+                self._comparisons[tier.name] = Comparison(tier, self.print)
+            self._comparisons[tier.name].see(encodings[tier.encoding_key], outputs)
         return {
             "sample_id": batch["sample_id"],
             "label": batch["label"],
