@@ -91,7 +91,7 @@ class OpenVinoGraph(Graph):
         }
         compiled = openvino.Core().compile_model(str(self.file), "CPU", settings)
         self._request = compiled.create_infer_request()
-        return [str(port.any_name) for port in compiled.inputs]
+        return [str(port.get_node().get_friendly_name()) for port in compiled.inputs]  # a tensor has several names
 
     def _run(self, inputs: list[np.ndarray]) -> np.ndarray:
         output: np.ndarray = self._request.infer(dict(enumerate(inputs)), share_inputs=True)[0]
