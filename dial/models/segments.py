@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dial.models.exits import Visit, with_layers
+from dial.models.exits import Visit, replaced
 
 Part = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -31,7 +31,12 @@ class Segment(nn.Module):
         self._handed: list[Tensor] = []
         passed = [self._passed(model, layer) for layer in list(model.layers)[:first]]
         chosen = [*passed, *list(model.layers)[first:last]]
-        self.encoder = with_layers(model.encoder, model.layers_name, chosen)
+        self.encoder = replaced(model.encoder, model.layers_name, nn.ModuleList(chosen))
+        table = model.get_input_embeddings()
+        if first and getattr(table, "embedding_dim", None) == model.config.hidden_size:
+            # What is embedded only says of what shape and type hidden states are: no need to carry the table along.
+            name = next(name for name, module in model.encoder.named_modules() if module is table)
+            self.encoder = replaced(self.encoder, name, _Handed(self._handed))
         self._accepted = model._accepted
         self._dtype = next(each.dtype for each in model.encoder.parameters() if each.is_floating_point())
 
@@ -63,10 +68,26 @@ class Segment(nn.Module):
             hidden: what the segment before gave, ``(B, T, H)``; None for the first.
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        self._handed = [] if hidden is None else [hidden.to(self._dtype)]
+        self._handed[:] = [] if hidden is None else [hidden.to(self._dtype)]
         output = self.encoder(**{k: v for k, v in given.items() if v is not None and k in self._accepted})
         states: Tensor = output[0]
         return states
+
+
+class _Handed(nn.Module):
+    """In place of a table of words: gives what was handed to the segment.
+
+    Args:
+        handed: holds it.
+    """
+
+    def __init__(self, handed: list[Tensor]) -> None:
+        super().__init__()
+        self.handed = handed
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """The hidden states, whatever the ids."""
+        return self.handed[-1]
 
 
 def segments(model: Any) -> list[nn.Module]:
