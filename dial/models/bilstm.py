@@ -1,5 +1,6 @@
 """The BiLSTM classifier of TangoBERT (Mamou et al. 2022, sections 5.2 and 5.3) as a transformers model."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -127,9 +128,9 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         def turn(states: Tensor) -> Tensor:
             return states.gather(1, turned[:, :, None].expand(-1, -1, states.shape[2]))
 
-        def read(states: Tensor, weights: list[Tensor]) -> Tensor:
+        def read(states: Tensor, weights: Sequence[Tensor]) -> Tensor:
             start = states.new_zeros(1, states.shape[0], self.config.hidden_size)
-            return torch.lstm(states, (start, start), weights, True, 1, 0.0, False, False, True)[0]
+            return torch.lstm(states, (start, start), list(weights), True, 1, 0.0, False, False, True)[0]
 
         states = embedded
         for layer in range(self.config.num_hidden_layers):

@@ -15,6 +15,7 @@ from dial.inference.executor import Executor
 from dial.inference.routes import take_fastest
 from dial.inference.staged import StagedModel
 from dial.tiers.backends import choice as choosing
+from dial.tiers.backends import lowered
 from dial.tiers.backends.agreement import Agreement, agreement, rows_needed
 from dial.tiers.backends.choice import TORCH, Route, fastest, fastest_backend, take
 from dial.tiers.backends.names import missing_package
@@ -181,6 +182,30 @@ def test_torch_in_lower_precision_is_the_view_s(tiny_bert: Path) -> None:
         take(whole, TORCH)
         torch.testing.assert_close(whole(batch), expected)
     assert all(parameter.dtype == torch.float32 for parameter in whole.model.parameters())
+
+
+def test_bf16_is_computed_in_float32_where_a_cpu_has_no_instructions_for_it(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = {"path": str(tiny_bert), "dtype": "bfloat16"}
+    tiers = [load_tier(spec, name, DATA).eval() for name in ("swift", "super")]
+    before = tiers[0].fingerprint
+    monkeypatch.setattr(lowered, "has_bf16", lambda: True)
+    lowered.replace_emulated(tiers, "cpu")
+    monkeypatch.setattr(lowered, "has_bf16", lambda: False)
+    lowered.replace_emulated(tiers, torch.device("cuda"))
+    assert [tier.computed_by for tier in tiers] == ["torch", "torch"] and caplog.messages == []
+    lowered.replace_emulated(tiers, "cpu")
+    assert [tier.computed_by for tier in tiers] == ["torch float32"] * 2 and tiers[0].fingerprint == before
+    assert caplog.messages == ["bfloat16 is computed in float32 here: this processor has no instructions for it."]
+    whole = load_tier(str(tiny_bert), "whole", DATA).eval()
+    with torch.no_grad():
+        for parameter in whole.model.base_model.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+    tokeniser = Tokeniser(whole)
+    batch = tokeniser.collate(tokeniser(TEXTS[:9]))
+    with torch.inference_mode():
+        torch.testing.assert_close(tiers[1](batch), whole(batch), atol=1e-6, rtol=1e-5)
 
 
 def test_auto_takes_a_backend_of_this_machine_by_time(tiny_bert: Path, tmp_path: Path) -> None:

@@ -1,14 +1,20 @@
-"""Lower precision in torch beside a tier whose own weights stay in float32."""
+"""Another precision in torch than that of a tier's own weights."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
+from functools import cache
 
+import torch
 from torch import Tensor, nn
 
+from dial.machine import has_bf16
 from dial.tiers.precision import cast_encoder
 from dial.tiers.tier import Tier
+
+logger = logging.getLogger(__name__)
 
 
 class TorchPart:
@@ -32,7 +38,7 @@ def lowered(tier: Tier, dtype: str) -> list[TorchPart]:
     """Parts that compute a tier in another precision, with weights of their own.
 
     Args:
-        tier: in float32.
+        tier: computed by torch.
         dtype: see :data:`~dial.tiers.precision.Dtype`.
 
     Raises:
@@ -42,3 +48,26 @@ def lowered(tier: Tier, dtype: str) -> list[TorchPart]:
     twin.compute_with(None)
     cast_encoder(twin.model, dtype, tier.name)
     return [TorchPart(part, dtype) for part in twin.eval().segments()]
+
+
+def replace_emulated(tiers: Iterable[Tier], device: torch.device | str) -> None:
+    """Have tiers in bf16 computed in float32 where a CPU has no instructions for bf16, and say so once.
+
+    torch computes bf16 there in pieces, at a third of the speed of float32. Weights stay rounded as they are, and so
+    does the tier's fingerprint.
+
+    Args:
+        tiers: as they were loaded.
+        device: where they run.
+    """
+    if torch.device(device).type != "cpu" or has_bf16():
+        return
+    for tier in tiers:
+        if tier.view.dtype == "bfloat16" and tier.parts is None:
+            tier.compute_with(lowered(tier, "float32"))
+            _say("bfloat16 is computed in float32 here: this processor has no instructions for it.")
+
+
+@cache
+def _say(text: str) -> None:
+    logger.warning("%s", text)
