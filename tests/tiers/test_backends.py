@@ -227,7 +227,7 @@ def test_what_is_refused(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> No
         View.parse({"path": "x", "backend": "tensorrt"}, "tier")
     monkeypatch.setattr(names, "find_spec", lambda name: None)
     for backend in ("openvino", "onnxruntime"):
-        with pytest.raises(ValueError, match=rf"`path`: `backend` {backend} needs the package .*dial\[{backend}\]"):
+        with pytest.raises(ValueError, match=rf"`path`: `backend` {backend} needs the package .*\.\[{backend}\]"):
             load_tier({"path": str(tiny_bert), "backend": backend}, "tier", DATA)
     monkeypatch.setattr(names, "find_spec", lambda name: name)
     with pytest.raises(ValueError, match=r"`dtype` must be float32 or bfloat16 where `backend` is openvino.*'int8'"):

@@ -45,5 +45,5 @@ def check_backend(backend: str, dtype: str) -> None:
     if (lacking := missing_package(backend)) is not None:
         raise ValueError(
             f"`backend` {backend} needs the package {lacking}, which is not installed; "
-            f"pip install 'dial[{backend}]', or take torch or auto."
+            f"install the extra {backend} (pip install -e '.[{backend}]'), or take torch or auto."
         )
