@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dial.inference.classifier import AdaptiveClassifier
 
 TUNED_ROWS, EPSILON_ROWS, COMPARED_ROWS = 256, 64, 1024
-LONG = 4 * COMPARED_ROWS
+LONG = 16 * COMPARED_ROWS
 """Rows of an input for which it pays to compare backends; what was found serves shorter ones, too."""
 
 

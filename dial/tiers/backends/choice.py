@@ -27,7 +27,7 @@ from dial.tiers.tier import Encoding, Tier
 from dial.tiers.tokens import Tokeniser, Tokens
 
 SCHEMA = 1
-TURNS, BATCHES, BATCH = 5, 4, 32
+TURNS, BATCHES, BATCH = 3, 4, 32
 CLEARLY = 1.05  # how much faster than the first a route must be to be taken
 PROBE_LENGTH = 24  # tokens of rows that are only timed
 
