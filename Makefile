@@ -19,7 +19,7 @@ export DIAL_MODELS ?= $(MODELS)
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help install demo demo-text test test-slow lint bench gpu results clean
+.PHONY: help install demo demo-text test test-slow backends lint bench gpu results clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -50,6 +50,13 @@ test: $(STAMP)  ## quick tests and the examples in docstrings, in two processes
 
 test-slow: $(STAMP)  ## tests that train or start several processes
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+BACKEND_TESTS := tests/tiers/test_backends.py tests/tiers/test_choice.py tests/tiers/test_comparison.py \
+	tests/study/test_rivals.py tests/cli/test_preparation.py
+
+backends: $(STAMP)  ## add OpenVINO and onnxruntime (110 MB to download) to .venv and run their tests
+	$(PIP) -e '.[openvino,onnxruntime]'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(BACKEND_TESTS) $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(PY) -m ruff check .

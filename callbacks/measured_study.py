@@ -20,8 +20,8 @@ from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.stages.task import task_of
 from dial.study.report import FILES
+from dial.study.rivals import check_names
 from dial.study.study import StudySettings
-from dial.study.timing import check_names
 from lightning_modules.base import StagedModule
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from dial.inference.staged import StagedModel
 from dial.stages.metrics.metrics import METRICS, evaluate
 from dial.stages.task import task_of
+from dial.tiers.backends.comparison import Comparison
 from dial.tiers.tier import Tier
 from lightning_modules.rows import RowGatherer, Rows, each_once
 
@@ -49,6 +50,7 @@ class StagedModule(LightningModule):
             self.task.check_metric(name)
         self.validation_rows = RowGatherer()
         self.late_scores: list[str] = []
+        self._comparisons: dict[str, Comparison] = {}
 
     @property
     def metrics_of_rows(self) -> list[str]:
@@ -172,4 +174,9 @@ class StagedModule(LightningModule):
             written = {"texts": answered.texts, "written": answered.generated, "cut_off": answered.limited}
             return rows | {"model_scores": answered.scores} | written
         logits, scores = self.network.decide(encodings)
+        tiers = list(self.network.tiers)
+        for tier, outputs in zip(tiers, logits.split([len(tier.exits) for tier in tiers], dim=1), strict=True):
+            if tier.name not in self._comparisons:
+                self._comparisons[tier.name] = Comparison(tier, self.print)
+            self._comparisons[tier.name].see(encodings[tier.encoding_key], outputs)
         return rows | {"logits": logits, "model_scores": scores}

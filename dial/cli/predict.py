@@ -8,13 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 from dial.cli.interrupts import INTERRUPTED, Interrupts, Progress
 from dial.cli.models import BEST, ModelArguments
+from dial.cli.preparation import epsilon, take_fastest, tune
 from dial.files import readable
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 STANDARD = "-"  # input or output
 BATCH = 256  # predictions that are handed to the output at once
-TUNED_ROWS, EPSILON_ROWS = 256, 64
 MOST_LOST_LINES = 10
 
 
@@ -84,6 +83,9 @@ class PredictCommand(RuleArguments, ModelArguments):
             `dial test --study.rows` measured it on this machine, else 32
         max_pending: rows under way at most
         threads: of torch on a CPU; default: torch's own choice
+        backend: auto: tiers tested in float32 are computed by what is fastest on this CPU and changes no more answers
+            than --same-answers allows; tested: as `dial test` did
+        same_answers: share of answers that stay, by a lower bound of 90 % on the first rows
         part_rows: rows of a parquet part at most
         progress: seconds between two lines of progress; 0: none
     """
@@ -100,6 +102,8 @@ class PredictCommand(RuleArguments, ModelArguments):
     batch_size: Annotated[Sequence[str], "N|NAME=N|best"] = ()
     max_pending: int = 8192
     threads: int | None = None
+    backend: Literal["auto", "tested"] = "auto"
+    same_answers: float = 0.995
     part_rows: int = 50_000
     progress: float = 10.0
 
@@ -129,6 +133,8 @@ class PredictCommand(RuleArguments, ModelArguments):
             value = getattr(self, name)
             if value is not None and not value >= minimum:
                 raise ValueError(f"`{name}` must be {minimum} or more, but got {value}.")
+        if not 0 < self.same_answers < 1:
+            raise ValueError(f"`same_answers` must be between 0 and 1, such as 0.995, but got {self.same_answers}.")
         for name in ("threshold", "target", "ms"):
             values = getattr(self, name)
             if any(value != value for value in (values if isinstance(values, list) else [values])):
@@ -150,6 +156,7 @@ class PredictCommand(RuleArguments, ModelArguments):
         self.check_out()
         source = self.open_input()
         classifier = self.load()
+        routed = take_fastest(classifier, source, self.same_answers) if self.backend == "auto" else {}
         if self.batch_size == [BEST]:
             tune(classifier, source)
         if calibrated := classifier.point.about.get("calibrated_on"):
@@ -169,7 +176,7 @@ class PredictCommand(RuleArguments, ModelArguments):
                 self.on_error,
                 interrupts,
                 progress,
-                epsilon(classifier, source),
+                routed | epsilon(classifier, source),
                 self.max_lost_lines,
             )
         except KeyboardInterrupt:
@@ -309,31 +316,6 @@ def predict(
         if classifier.watch is not None and (shift := classifier.watch.differences()):
             about["shift"] = shift
         return output.finish({"point": classifier.point.to_json(), **more, **about})
-
-
-def tune(classifier: AdaptiveClassifier, source: TextFile) -> None:
-    """Use the best batch sizes for the first rows of the input."""
-    from datamodules.encoding import default_cache_dir
-
-    some = list(islice((row.unit for row in source.rows() if row.unit is not None), TUNED_ROWS))
-    if some:
-        found = classifier.tune(some, default_cache_dir())
-        print("batch sizes: " + ", ".join(f"{name} {size}" for name, size in found.items()), file=sys.stderr)
-
-
-def epsilon(classifier: AdaptiveClassifier, source: TextFile) -> dict[str, Any]:
-    """How far scores depend on the batch where a tier computes in low precision; for the manifest, and said."""
-    low = sorted({tier.view.dtype for tier in classifier.network.tiers} - {"float32"})
-    some = list(islice((row.unit for row in source.rows() if row.unit is not None), EPSILON_ROWS)) if low else []
-    if len(some) < 2 or len(classifier.stages) == 1:
-        return {}
-    found = classifier.epsilon(some)
-    print(
-        f"{', '.join(low)}: a score differs by up to {found.value:.2g} between batches of other rows; "
-        f"{found.inside:.1%} of {found.rows} rows are that near to a threshold",
-        file=sys.stderr,
-    )
-    return {"epsilon": asdict(found)}
 
 
 def resumed(rows: int, more: dict[str, Any]) -> dict[str, Any]:

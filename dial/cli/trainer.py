@@ -37,6 +37,7 @@ from dial.cli.parsing import NO_VALIDATION, check_limits, check_order, missing_m
 from dial.cli.run_folder import Claim, Finished, check_inputs, check_run_folder, one_at_a_time, remove_crumbs
 from dial.cli.stopping import Stoppable, failing_together, starts_run
 from dial.machine import slow_bf16
+from dial.tiers.backends.lowered import replace_emulated
 from dial.tiers.reading import reason_of
 
 # Imported on first use; now YAML can name them.
@@ -190,10 +191,11 @@ class DialCLI(LightningCLI):
         self.config_init[self.subcommand].verbose = False
 
     def _run_subcommand(self, subcommand: str) -> None:
-        network = getattr(self.model, "network", None)
-        views = [] if network is None else [tier.view.dtype for tier in network.tiers]
+        network, device = getattr(self.model, "network", None), self.trainer.strategy.root_device
+        if network is not None:
+            replace_emulated(network.tiers, device)
         if self.trainer.is_global_zero:
-            slow_bf16([str(self.trainer.precision), *views], self.trainer.strategy.root_device)
+            slow_bf16([str(self.trainer.precision)], device)
         with failing_together(self.trainer):
             super()._run_subcommand(subcommand)
 

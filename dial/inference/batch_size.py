@@ -68,6 +68,8 @@ def best_batch_size(
         "tier": tier.fingerprint,
         "dtype": tier.view.dtype,
     }
+    if tier.computed_by != "torch":
+        about["computed_by"] = tier.computed_by
     mean_length = sum(len(row.ids) for row in rows) / len(rows)
     about |= {"rows": power_of_two(min(len(rows), largest)), "length": power_of_two(mean_length)}
     path = Path(cache_dir).expanduser() / "batch-sizes" / f"{key_of(about)}.json"

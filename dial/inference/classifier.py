@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from dial.inference.compaction import Policy
 from dial.inference.epsilon import Epsilon, measure_epsilon
 from dial.inference.executor import Answer, Executor
 from dial.inference.operating_point import Sweep, check_point
+from dial.inference.routes import Routes, take_fastest
 from dial.inference.run import (
     BatchSizes,
     choose_point,
@@ -24,6 +25,7 @@ from dial.inference.run import (
 )
 from dial.inference.staged import StagedModel
 from dial.inference.watch import Watch
+from dial.tiers.backends.agreement import SHARE
 from dial.tiers.tokens import Tokeniser, Unit
 from dial.tradeoff.point import OperatingPoint
 from dial.tradeoff.rules import Threshold
@@ -183,6 +185,18 @@ class AdaptiveClassifier:
             if self.watch is not None:
                 self.watch.add(answer)
             yield self.prediction(answer)
+
+    def take_fastest(self, texts: Callable[[], Sequence[Unit]], share: float = SHARE) -> Routes | None:
+        """Have each tier that was tested in float32 computed by what is fastest on this CPU and answers alike.
+
+        Args:
+            texts: gives some that are like those to come, a thousand or so; only asked for where nothing is remembered.
+            share: of answers that must stay, by a lower bound of 90 %.
+
+        Returns:
+            What was chosen; None where no tier can be computed otherwise, or there were too few texts to tell.
+        """
+        return take_fastest(self.network, self.point.rule, texts, share, self.executor.batch_sizes)
 
     def tune(self, texts: Sequence[Unit], cache_dir: str | Path) -> dict[str, int]:
         """Search the batch size at which each tier answers most rows per second here, and use it from now on.

@@ -14,7 +14,8 @@ from dial.costs.counting import RowCosts
 from dial.costs.functions import macs_of
 from dial.inference.operating_point import Sweep, Timed
 from dial.inference.staged import StagedModel
-from dial.machine import check_device, describe_machine, slow_bf16
+from dial.machine import check_device, describe_machine
+from dial.tiers.backends.lowered import replace_emulated
 from dial.tiers.loading import load_tier
 from dial.tiers.tier import Tier, View
 from dial.tradeoff.point import OperatingPoint, Promise
@@ -135,7 +136,7 @@ def load_network(sweep: Sweep, places: Mapping[str, str], device: str) -> Staged
     for tier in loaded:
         if tier.writes:
             tier.source_form = sweep.settings.get("source_form")
-    slow_bf16((tier.view.dtype for tier in loaded), device)
+    replace_emulated(loaded, device)
     return StagedModel(loaded).to(torch.device(device)).eval()
 
 

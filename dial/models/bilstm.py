@@ -1,5 +1,6 @@
 """The BiLSTM classifier of TangoBERT (Mamou et al. 2022, sections 5.2 and 5.3) as a transformers model."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -105,9 +106,39 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         input_ids = F.pad(input_ids, (0, 1), value=self.config.pad_token_id)
         lengths = attention_mask.sum(dim=1).clamp(min=1)
         embedded = self.embeddings(input_ids)
+        if torch.onnx.is_in_onnx_export():
+            return BaseModelOutputWithPooling(pooler_output=self._without_packing(embedded, lengths))
         packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         _, (states, _) = self.lstm(packed)
         return BaseModelOutputWithPooling(pooler_output=torch.cat([states[-2], states[-1]], dim=-1))
+
+    def _without_packing(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+        """What packed sequences give, ``(B, 2 * hidden_size)``, in operations that every backend has.
+
+        Each direction is a layer that reads from left to right, the backward one the row turned round within its
+        length, so that padding comes last and is read by no state that counts.
+
+        Args:
+            embedded: ``(B, T, E)``.
+            lengths: ``(B,)``, from 1.
+        """
+        places = torch.arange(embedded.shape[1], device=embedded.device)
+        turned = torch.where(places < lengths[:, None], lengths[:, None] - 1 - places, places)
+
+        def turn(states: Tensor) -> Tensor:
+            return states.gather(1, turned[:, :, None].expand(-1, -1, states.shape[2]))
+
+        def read(states: Tensor, weights: Sequence[Tensor]) -> Tensor:
+            start = states.new_zeros(1, states.shape[0], self.config.hidden_size)
+            return torch.lstm(states, (start, start), list(weights), True, 1, 0.0, False, False, True)[0]
+
+        states = embedded
+        for layer in range(self.config.num_hidden_layers):
+            forward, backward = self.lstm.all_weights[2 * layer : 2 * layer + 2]
+            ahead, back = read(states, forward), turn(read(turn(states), backward))
+            states = torch.cat([ahead, back], dim=-1)
+        last = (lengths - 1)[:, None, None].expand(-1, -1, self.config.hidden_size)
+        return torch.cat([ahead.gather(1, last)[:, 0], back[:, 0]], dim=-1)
 
 
 class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):

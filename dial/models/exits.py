@@ -336,15 +336,21 @@ def take_out_norm(encoder: nn.Module, name: str | None) -> nn.Module | None:
 
 def first_layers(encoder: nn.Module, layers: str, count: int) -> Any:
     """A copy of an encoder that has only its first layers and shares all weights with it."""
+    return replaced(encoder, layers, nn.ModuleList(list(encoder.get_submodule(layers).children())[:count]))
+
+
+def replaced(encoder: nn.Module, name: str, module: nn.Module) -> Any:
+    """A copy of an encoder that has another module in one place and shares all other weights with it.
+
+    Args:
+        encoder: a model of transformers.
+        name: of the place.
+        module: what stands there in the copy.
+    """
     clone = copy.copy(encoder)
     clone._modules = dict(encoder._modules)
-    first, _, rest = layers.partition(".")
-    child = encoder.get_submodule(first)
-    assert isinstance(child, nn.Module)
-    if rest:
-        clone._modules[first] = first_layers(child, rest, count)
-    else:
-        clone._modules[first] = nn.ModuleList(list(child.children())[:count])
+    first, _, rest = name.partition(".")
+    clone._modules[first] = replaced(encoder.get_submodule(first), rest, module) if rest else module
     return clone
 
 

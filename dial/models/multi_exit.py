@@ -35,6 +35,7 @@ from dial.models.exits import (
 )
 from dial.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
 from dial.models.pooling import Pooling, Reader, natural_pooling
+from dial.models.segments import Part, visit_in_parts
 from dial.stages.task import task_of
 
 
@@ -176,6 +177,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         self.certainty_detached = False  # True: learning it leaves the encoder alone
         self._accepted = set(inspect.signature(self.encoder.forward).parameters)
         self._row_tensors: dict[str, RowTensors] = {}
+        self.parts: Sequence[Part] | None = None  # what computes its segments where a backend does
         if config.slender:
             from dial.models.slender.encoder import shape_model  # here, as it shapes models of this class
 
@@ -302,6 +304,9 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         ids = inputs["input_ids"]
         assert ids is not None
         given = {key: value for key, value in inputs.items() if value is not None and key in self._accepted}
+        if self.parts is not None:
+            visit_in_parts(self.parts, self.exits, given, visit)
+            return
         with Visits(list(self.layers), len(ids), visit, tensors)():
             self.encoder(**given)
 
@@ -321,7 +326,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         """
         clone = copy.copy(self)
         clone._modules = dict(self._modules)
-        clone.exits = self.exits[:count]
+        clone.exits, clone.parts = self.exits[:count], None
         clone.encoder = first_layers(self.encoder, self.layers_name, self.exits[count - 1])
         clone.heads = nn.ModuleList(list(self.heads)[:count])
         return clone

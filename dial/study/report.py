@@ -71,7 +71,8 @@ def _heading(results: dict[str, Any]) -> str:
         "the lowest and the highest; speed-ups with 95 % intervals over rows and repetitions.",
         f"Quality is {results['metric']} in %, of points over all {results['rows_of_split']:,} rows, of models alone "
         f"over the timed ones. Points are of the score `{results['score']}`, chosen on held-out rows (expected) or on "
-        "the reported ones, as the papers do (in-sample).",
+        "the reported ones, as the papers do (in-sample). Changed answers, in %, are those other than the Super's; the "
+        "pipeline of transformers is timed with its own tokenising.",
     ]
     if results.get("partial"):
         lines.insert(2, "PARTIAL: a trial run on few rows; none of these numbers means anything.")
@@ -93,22 +94,24 @@ def _ratio(entry: Mapping[str, Any], name: str = "speedup") -> str:
 
 
 def _contenders(results: dict[str, Any]) -> str:
-    header = ["model", "dtype", "padded to", "ms", "p50", "p95", "p99", "CPU ms", "speed-up"]
-    header += ["batch", "rows/s", "CPU ms/row", "speed-up", "quality"]
+    header = ["model", "backend", "dtype", "padded to", "ms", "p50", "p95", "p99", "CPU ms", "speed-up"]
+    header += ["batch", "rows/s", "CPU ms/row", "speed-up", "quality", "changed answers"]
     rows = []
     for each in results["contenders"]:
         single, batched = each["single"], each["batched"]
         quality = "–" if each.get("quality") is None else percent(each["quality"])
+        changed = "–" if each.get("agrees") is None else percent(1 - each["agrees"])
         rows.append(
             [
-                *(each["name"], each["dtype"], str(each["padded_to"] or "–"), ranged(single["mean"], 2)),
+                *(each["name"], each.get("backend", "torch"), each["dtype"], str(each["padded_to"] or "–")),
+                ranged(single["mean"], 2),
                 *(f"{single[name]['median']:.2f}" for name in ("p50", "p95", "p99", "processor")),
                 *(_ratio(single), str(each["batch_size"])),
                 *(ranged(batched["rows_per_second"]), f"{batched['processor']['median']:.2f}"),
-                *(_ratio(batched), quality),
+                *(_ratio(batched), quality, changed),
             ]
         )
-    return table(header, rows, left=2)
+    return table(header, rows, left=3)
 
 
 def _points(results: dict[str, Any]) -> str:

@@ -19,7 +19,8 @@ from dial.inference.staged import StagedModel
 from dial.machine import describe_machine
 from dial.stages.table import StageTable
 from dial.study.analysis import Measured, Point, Times, analyse, choose_exits, choose_points, exits_score
-from dial.study.timing import Clocked, Contender, TableTimer, check_names, clock, rivals
+from dial.study.rivals import check_names, rivals
+from dial.study.timing import Clocked, Contender, TableTimer, clock
 from dial.tradeoff.rules import Rule, Threshold
 from dial.tradeoff.taken import quality_of, super_alone
 
@@ -246,6 +247,7 @@ class Study:
         models = {
             c.name: {
                 "dtype": c.tier.view.dtype,
+                "backend": c.backend,
                 "padded_to": c.width,
                 "batch_size": sizes[c.name],
                 "throughput": {str(size): rows for size, rows in self._batch_size[c.name].throughput.items()},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,16 +13,13 @@ from torch import Tensor
 
 from dial.costs.times import TierTimes, TimeTable
 from dial.machine import describe_machine, synchronise
-from dial.tiers.loading import load_tier
-from dial.tiers.tier import Encoding, Tier, View
+from dial.tiers.tier import Encoding, Tier
 from dial.tiers.tokens import Tokeniser, Tokens
 from dial.tradeoff.rules import Threshold
 
-DTYPES = ("float32", "bfloat16", "int8")
 TURN = 16  # batches that a contender runs before another one does
 POINTS = 8  # lengths that a table is measured at
 AGAIN, SHORT = 3, 50.0  # what takes fewer milliseconds is measured several times in a round
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +79,7 @@ class Contender:
 
     Attributes:
         lengths: ``(N,)`` tokens of the rows.
+        backend: what computes the tier.
     """
 
     def __init__(
@@ -90,6 +87,7 @@ class Contender:
     ) -> None:
         self.name, self.tier, self.width, self.score = name, tier.eval(), width, score
         self.device = next(tier.parameters()).device
+        self.backend = tier.computed_by.split()[0]
         self.tokeniser = Tokeniser(tier)
         self.tokens: list[Tokens] = self.tokeniser(list(units))
         self.lengths = np.array([len(row.ids) for row in self.tokens])
@@ -118,56 +116,6 @@ def widened(encoding: Encoding, width: int, tokeniser: Tokeniser) -> Encoding:
     sides = (missing, 0) if tokeniser.padding.pad_left else (0, missing)
     fill = {"input_ids": tokeniser.padding.pad_id, "token_type_ids": tokeniser.padding.pad_type}
     return {key: torch.nn.functional.pad(value, sides, value=fill.get(key, 0)) for key, value in encoding.items()}
-
-
-def check_names(tiers: Sequence[Tier], exits: bool = False) -> None:
-    """Refuse a tier that is called what a rival is called: times are kept by name, so the two would be mixed.
-
-    Args:
-        tiers: of the cascade.
-        exits: whether another model with exits, called ``exits``, takes part.
-
-    Raises:
-        ValueError: there is one; names ``names``.
-    """
-    last = tiers[-1]
-    taken = [f"{last.name}-padded", *(f"{last.name}-{dtype}" for dtype in DTYPES if dtype != last.view.dtype)]
-    taken += ["exits"] if exits else []
-    clash = [tier.name for tier in tiers if tier.name in taken]
-    if clash:
-        raise ValueError(
-            f"`names` must differ from what the study calls its rivals ({', '.join(taken)}), but got "
-            f"{', '.join(clash)}; call the tiers otherwise."
-        )
-
-
-def rivals(tier: Tier, units: Sequence[Any], pad_to: int) -> tuple[list[Contender], dict[str, str]]:
-    """The Super padded to its maximum length, called ``<tier>-padded``, and in every other precision.
-
-    Args:
-        tier: the Super, on its device.
-        units: texts or pairs to time on.
-        pad_to: tokens to pad to; no more than the tier keeps.
-
-    Returns:
-        The rivals, and why others could not take part, by name.
-    """
-    contenders = [Contender(f"{tier.name}-padded", tier, units, min(pad_to, tier.max_length))]
-    missing: dict[str, str] = {}
-    device = next(tier.parameters()).device
-    for dtype in DTYPES:
-        name = f"{tier.name}-{dtype}"
-        if tier.view.dtype == dtype:
-            continue
-        try:
-            view = View.parse(vars(tier.view) | {"dtype": dtype}, name)
-            rival = Contender(name, load_tier(view, name, list(tier.label_names), name).to(device), units)
-            rival.time([0])  # where a device lacks the precision, it says so here
-            contenders.append(rival)
-        except (ValueError, RuntimeError) as error:  # torch says so in errors of the second kind
-            missing[name] = str(error)
-            logger.warning("The study goes without %s: %s", name, error)
-    return contenders, missing
 
 
 @dataclass

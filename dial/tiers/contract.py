@@ -7,12 +7,15 @@ decided (a decoder) says so in the properties below; the defaults are those of o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dial.models.encoder_decoder import WritingPath
 from dial.tiers.batching import Batching, Encoding
+
+if TYPE_CHECKING:
+    from dial.models.encoder_decoder import WritingPath
+    from dial.models.segments import Part
 
 # (exit or stage, rows, outputs), and where they are asked for the scores that the tier gives itself, to a bool for each
 # row: which are deferred; None: all are, False: none is.
@@ -51,6 +54,7 @@ class TierContract(nn.Module):
         answers_later: whether :meth:`answer` computes more than what decided, for the rows that stay.
         source_form: how a text ``{0}`` or pair ``{0}``, ``{1}`` is read; None: as it is.
         writes: whether an answer is a text that a decoder generates, whose cost depends on its own length too.
+        parts: what computes :meth:`segments` where a backend does; None: torch does.
     """
 
     name: str
@@ -64,11 +68,17 @@ class TierContract(nn.Module):
     answers_later: bool = False
     source_form: str | None = None
     writes: bool = False
+    parts: Sequence[Part] | None = None
 
     @property
     def stage_names(self) -> list[str]:
         """Name of the stage of each exit."""
         return [self.name] if len(self.exits) == 1 else [f"{self.name}.{exit_name}" for exit_name in self.exits]
+
+    @property
+    def computed_by(self) -> str:
+        """What computes it beside its view, such as ``openvino bfloat16``; ``torch`` where nothing else does."""
+        return "torch" if self.parts is None else str(getattr(self.parts[0], "name", "another backend"))
 
     def decide(self, encoding: Encoding) -> tuple[Tensor, Scores]:
         """What decides, of all exits of all rows.
@@ -119,6 +129,22 @@ class TierContract(nn.Module):
             scores: whether to compute those of the answers.
         """
         raise NotImplementedError
+
+    def segments(self) -> list[nn.Module]:
+        """The parts of which a backend may compute each at once, one for each exit; none where that cannot be.
+
+        Each takes the encoding's tensors by name, and those behind the first also what the one before gave, as
+        ``hidden`` ``(B, T, H)``.
+        """
+        return []
+
+    def compute_with(self, parts: Sequence[Part] | None) -> None:
+        """Have others compute :meth:`segments`; they take the encoding's tensors in one mapping.
+
+        Args:
+            parts: as many as there are segments; None: torch computes them.
+        """
+        self.parts = parts
 
     def path(self, exit_index: int) -> nn.Module:
         """A module that computes what is needed for an answer at the exit; takes the encoding's tensors by name.

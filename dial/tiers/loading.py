@@ -16,6 +16,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassif
 from datamodules.labels import is_free_text
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
 from dial.stages.task import Regression, Task, task_of
+from dial.tiers.backends.attach import attach
+from dial.tiers.backends.choice import fastest_backend
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels, remedy_of_numbers
 from dial.tiers.model_inputs import quiet
@@ -169,6 +171,8 @@ def load_tier(
         name_labels(model.config, label_names)  # training makes it true
     elif view.label_names:
         name_labels(model.config, view.label_names)
+    if train and view.backend != "torch":
+        raise ValueError(f"`{argument}`: `backend` must be torch for training, but got {view.backend!r}.")
     if train and view.dtype == "int8":
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for training, but got 'int8'.")
     check_exits_hold(model, argument)
@@ -177,7 +181,9 @@ def load_tier(
     kind = _kind(model)
     tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
     settle(tier, argument)  # in float32, whose noise is small
-    cast_encoder(model, view.dtype, argument)
+    backend = fastest_backend(tier, view.dtype).route.backend if view.backend == "auto" else view.backend
+    if backend == "torch" or not attach(tier, backend, view.dtype):
+        cast_encoder(model, view.dtype, argument)
     return tier
 
 

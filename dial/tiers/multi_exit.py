@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification, MultiExitOutput
 from dial.models.exit_proof import prove_exits
 from dial.models.exits import UnsuitableEncoderError
+from dial.models.segments import Part, segments
 from dial.stages.scores import MODEL_SCORES
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn
@@ -94,6 +96,14 @@ class MultiExitTier(Tier):
     def _in_order(self, logits: Tensor) -> Tensor:
         logits = logits.float()
         return logits if self.order == sorted(self.order) else logits[..., self.order]
+
+    def segments(self) -> list[nn.Module]:
+        """See :class:`~dial.tiers.contract.TierContract`."""
+        return segments(self.model)
+
+    def compute_with(self, parts: Sequence[Part] | None) -> None:
+        """See :class:`~dial.tiers.contract.TierContract`."""
+        self.parts = self.model.parts = parts
 
     def path(self, exit_index: int) -> nn.Module:
         """The layers and exits that a row has been through which leaves at the exit, as a plain module.

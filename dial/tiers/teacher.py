@@ -16,6 +16,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from dial.files import atomic_write
+from dial.tiers.backends.comparison import Comparison
 from dial.tiers.tier import Tier
 
 TELL_EVERY = 30.0  # seconds
@@ -34,9 +35,12 @@ def teacher_logits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits of the tier's last exit for every row, from the cache if they lie there.
 
-    The key is made of the tier's fingerprint (weights, view, labels), its encoding key (tokenizer, length) and the
-    rows' fingerprint. Each rank computes the rows that its loader gives and writes them as a part; rank 0 puts the
-    parts together under a temporary name and renames the result, so that a killed run leaves all or nothing.
+    The key is made of the tier's fingerprint (weights, view, labels), what computes it where that is a backend, its
+    encoding key (tokenizer, length) and the rows' fingerprint. A backend in lower precision is compared with float32
+    on the first rows, which a line tells.
+
+    Each rank computes the rows that its loader gives and writes them as a part; rank 0 puts the parts together under a
+    temporary name and renames the result, so that a killed run leaves all or nothing.
 
     Args:
         tier: the teacher.
@@ -54,10 +58,13 @@ def teacher_logits(
         Sample ids ``(N,)`` int64, ascending, and logits ``(N, C)`` float32, both memory-mapped and read-only.
 
     Raises:
-        ValueError: the loader lacks a row, or a logit is not finite; names the teacher and the row.
+        ValueError: the loader lacks a row, or a logit is not finite; names the teacher and the row. Or more answers
+            change in a backend's int8 than allowed.
     """
     ids = np.unique(np.asarray(rows, dtype=np.int64))
     about = {"teacher": tier.fingerprint, "encoding": tier.encoding_key, "rows": rows_fingerprint, "count": len(ids)}
+    if tier.computed_by != "torch":
+        about["computed_by"] = tier.computed_by
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(cache_dir) / f"teacher-{key}"
     there = folder.is_dir()
@@ -106,11 +113,15 @@ def _compute(tier: Tier, loader: Iterable[Mapping[str, Any]], device: torch.devi
     training, home = tier.training, next(tier.parameters()).device
     tier.eval().to(device)
     ids, logits = [np.empty(0, np.int64)], [np.empty((0, tier.task.columns), np.float32)]
+    comparison = Comparison(tier)
     try:
         for batch in loader:
             encoding = {name: value.to(device) for name, value in batch["encodings"][tier.encoding_key].items()}
             ids.append(batch["sample_id"].cpu().numpy())
-            logits.append(tier(encoding)[:, -1].float().cpu().numpy())
+            outputs = tier(encoding)
+            comparison.see(encoding, outputs)
+            logits.append(outputs[:, -1].float().cpu().numpy())
+        comparison.finish()
     finally:
         tier.train(training).to(home)
     return np.concatenate(ids), np.concatenate(logits)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from datamodules.labels import check_label_names
 from dial.models import BiLSTMConfig, build_word_tokenizer, copy_word_vectors, read_word_vectors
 from dial.stages.task import task_of
+from dial.tiers.backends.names import Backend, check_backend
 from dial.tiers.batching import Batching, Encoding
 from dial.tiers.contract import GoOn, TierContract
 from dial.tiers.labels import is_generic
@@ -32,6 +33,8 @@ class View:
         layers: keep only the first layers of the encoder, of an encoder-decoder in both halves; all if not given.
         dtype: numbers that the encoder computes in; the head always computes in float32. ``int8`` is for CPUs: weights
             and activations of linear layers are rounded to 8 bits, everything else is float32.
+        backend: what computes the model: ``torch``, or on a CPU ``openvino`` or ``onnxruntime``, which are faster and
+            extras of the installation; ``auto`` takes what is fastest here.
         max_length: tokens kept of a text or pair; default: the tokenizer's own maximum.
         batch_size: rows that the executor computes at once.
         label_names: names of the model's outputs in their order, where its configuration does not tell.
@@ -47,6 +50,7 @@ class View:
     path: str
     layers: int | None = None
     dtype: Dtype = "float32"
+    backend: Backend = "torch"
     max_length: int | None = None
     batch_size: int | None = None
     label_names: list[str] | None = None
@@ -64,6 +68,7 @@ class View:
                 raise ValueError(f"`{name}` must be a whole number from 1 up, or left out, but got {value!r}.")
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {self.dtype!r}.")
+        check_backend(self.backend, self.dtype)
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < float("inf"):
             raise ValueError(f"`temperature` must be a number above 0, but got {self.temperature!r}.")
         names = self.label_names
@@ -89,8 +94,8 @@ class View:
             >>> View.parse({"path": "runs/super", "layer": 2}, "tiers[1]")
             Traceback (most recent call last):
                 ...
-            ValueError: `tiers[1]` allows the keys path, layers, dtype, max_length, batch_size, label_names,
-            temperature, head, beams, max_new_tokens, but got layer.
+            ValueError: `tiers[1]` allows the keys path, layers, dtype, backend, max_length, batch_size,
+            label_names, temperature, head, beams, max_new_tokens, but got layer.
         """
         if isinstance(spec, View):
             return spec
@@ -186,15 +191,9 @@ class Tier(TierContract):
 
         It is computed from the weights as they are now. Where the files lie, and the batch size, do not count.
         """
-        digest = hashlib.sha256()
-        config = {k: v for k, v in self.model.config.to_dict().items() if k not in _NO_MATTER}
-        settings = [config, self.view.dtype, self.view.temperature, self.max_length, self.label_names, self.order]
-        digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-        for key, value in sorted(self.model.state_dict().items()):
-            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-            content = value.detach().cpu().contiguous().flatten()
-            digest.update(content.view(torch.uint8).numpy().data if content.numel() else b"")
-        return digest.hexdigest()[:12]
+        view = self.view
+        settings = [view.dtype, view.temperature, self.max_length, self.label_names, self.order]
+        return model_digest(self.model, *settings, *([] if view.backend == "torch" else [view.backend]))
 
     def forward(self, encoding: Encoding) -> Tensor:
         """Logits of all exits, ``(B, 1, C)`` in float32 and in the data's order of labels; regression has ``C = 1``."""
@@ -205,6 +204,8 @@ class Tier(TierContract):
 
     def _logits(self, encoding: Encoding) -> Tensor:
         inputs = {key: value for key, value in encoding.items() if key in self._accepted}
+        if self.parts is not None:
+            return self.parts[0](inputs)
         logits: Tensor = self._full_precision_head(self.model, inputs).logits
         return logits.float()
 
@@ -213,6 +214,10 @@ class Tier(TierContract):
         outputs = self(encoding)[:, 0]
         rows = torch.arange(len(outputs), device=outputs.device)
         go_on(0, rows, outputs, {}) if scores else go_on(0, rows, outputs)
+
+    def segments(self) -> list[nn.Module]:
+        """See :class:`TierContract`."""
+        return [TierPath(self)]
 
     def path(self, exit_index: int) -> nn.Module:
         """See :class:`TierContract`."""
@@ -292,6 +297,18 @@ class TierPath(nn.Module):
 
 
 _NO_MATTER = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+
+
+def model_digest(model: Any, *settings: Any) -> str:
+    """Twelve hexadecimal digits that a model's configuration, its weights as they are now, and settings determine."""
+    digest = hashlib.sha256()
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _NO_MATTER}
+    digest.update(json.dumps([config, *settings], sort_keys=True, default=str).encode())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        content = value.detach().cpu().contiguous().flatten()
+        digest.update(content.view(torch.uint8).numpy().data if content.numel() else b"")
+    return digest.hexdigest()[:12]
 
 
 def own_names(config: Any) -> list[str] | None:

@@ -14,9 +14,16 @@ from callbacks import MeasuredStudy, ThresholdSweep, measured_study
 from datamodules import GLUEDataModule
 from dial.costs.times import TimeTable
 from dial.report.figures import plots
+from dial.study import rivals
 from lightning_modules import Cascade, Classifier
 
 LABELS = ["negative", "positive"]
+
+
+@pytest.fixture(autouse=True)
+def _no_other_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take their time, and part in tests of the study itself."""
+    monkeypatch.setattr(rivals, "installed", list)
 
 
 @pytest.fixture

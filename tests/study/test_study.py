@@ -13,7 +13,7 @@ import torch
 from dial.inference.classifier import load_network
 from dial.inference.operating_point import Sweep
 from dial.inference.staged import StagedModel
-from dial.study import timing
+from dial.study import rivals
 from dial.study.report import render
 from dial.study.study import Study, StudySettings
 from dial.tiers.precision import missing_route
@@ -52,7 +52,8 @@ def test_everything_is_measured(cascade: Sweep, exits: Sweep, tmp_path: Path) ->
     table = dataclasses.replace(table, label=cascade.table.label)
     study = study_of(cascade, tmp_path, (load_network(exits, {}, "cpu"), table))
     results = study.run()
-    names = ["swift", "super", "super-padded", "super-bfloat16", "super-int8", "exits"]
+    others = [f"super-{b}-{dtype}" for b in rivals.installed() for dtype in rivals.OF_BACKENDS[b]]
+    names = ["swift", "super", "super-padded", "super-bfloat16", "super-int8", *others, "super-pipeline", "exits"]
     assert [c["name"] for c in results["contenders"]] == [n for n in names if n not in results["skipped"]]
     assert set(results["skipped"]) <= ({"super-int8"} if missing_route() else set())
     assert results["rows"] == 14 and results["rows_of_split"] == 80
@@ -125,13 +126,14 @@ def test_a_rival_that_cannot_run_is_left_out_and_named(
     def lacking(*args: Any) -> Tier:
         raise RuntimeError('"addmm" not implemented for this device')
 
-    monkeypatch.setattr(timing, "load_tier", lacking)
+    monkeypatch.setattr(rivals, "load_tier", lacking)
     study = study_of(cascade, tmp_path)
-    assert [c.name for c in study.contenders] == ["swift", "super", "super-padded"]
+    assert [c.name for c in study.contenders] == ["swift", "super", "super-padded", "super-pipeline"]
     assert "not implemented" in study.skipped["super-bfloat16"] and "super-int8" in study.skipped
 
 
-def test_a_model_with_exits_is_studied_alone(exits: Sweep, tmp_path: Path) -> None:
+def test_a_model_with_exits_is_studied_alone(exits: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "installed", list)  # they take their time, and part in another test
     results = study_of(exits, tmp_path, rows=6, repeats=1, targets=(0.9,)).run()
     point = next(p for p in results["points"] if p["method"] == "cascade")
     assert list(point["shares"]) == ["model.layer1", "model.layer2", "model.layer3"]

@@ -1,0 +1,82 @@
+"""How far a tier answers in another backend, or in lower precision, as it does in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import betaincinv
+
+from dial.tiers.tier import Encoding, Tier
+
+SHARE, CONFIDENCE = 0.995, 0.9
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What was seen on some rows.
+
+    Attributes:
+        rows: how many.
+        changed: rows that are answered otherwise at some exit.
+        epsilon: the largest difference of an output.
+        confidence: of :attr:`at_least`.
+    """
+
+    rows: int
+    changed: int
+    epsilon: float
+    confidence: float = CONFIDENCE
+
+    @property
+    def at_least(self) -> float:
+        """One-sided exact lower bound of the share of rows that are answered alike (Clopper and Pearson 1934).
+
+        Example:
+            >>> round(Agreement(rows=460, changed=0, epsilon=0.0).at_least, 4)
+            0.995
+        """
+        alike = self.rows - self.changed
+        return float(betaincinv(alike, self.changed + 1, 1 - self.confidence)) if alike else 0.0
+
+    def __str__(self) -> str:
+        """In words, as a line of the command has it."""
+        return (
+            f"{self.changed} of {self.rows:,} answers changed (at least {100 * self.at_least:.2f} % stay, with "
+            f"{100 * self.confidence:.0f} % confidence), outputs by at most {self.epsilon:.2g}"
+        )
+
+
+def rows_needed(share: float, confidence: float = CONFIDENCE) -> int:
+    """Rows of which none may change for a share to be promised.
+
+    Example:
+        >>> rows_needed(0.995)
+        460
+    """
+    return int(np.ceil(np.log(1 - confidence) / np.log(share)))
+
+
+def agreement(found: np.ndarray, expected: np.ndarray, confidence: float = CONFIDENCE) -> Agreement:
+    """Compare outputs ``(N, E, C)`` with those of float32.
+
+    Values of a regression count as alike up to 1 % of their standard deviation.
+
+    Example:
+        >>> agreement(np.array([[[0.1, 0.2]], [[0.5, 0.4]]]), np.array([[[0.1, 0.2]], [[0.4, 0.5]]])).changed
+        1
+    """
+    moved = np.abs(found - expected)
+    if expected.shape[2] == 1:
+        changed = (moved[:, :, 0] > 0.01 * expected.std(axis=0)[:, 0]).any(axis=1)
+    else:
+        changed = (found.argmax(axis=2) != expected.argmax(axis=2)).any(axis=1)
+    return Agreement(len(found), int(changed.sum()), float(moved.max(initial=0.0)), confidence)
+
+
+def outputs_of(tier: Tier, batches: Sequence[Encoding]) -> np.ndarray:
+    """Outputs ``(N, E, C)`` of encoded rows."""
+    with torch.inference_mode():
+        return torch.cat([tier(batch) for batch in batches]).numpy()

@@ -1,0 +1,81 @@
+"""A torch module as an ONNX file, which onnxruntime and OpenVINO both read."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+OPSET = 17
+HIDDEN = "hidden"  # what one segment of a model hands to the next
+
+
+class NoExportError(Exception):
+    """A module cannot be written as ONNX; says why in a few words."""
+
+
+def export(module: nn.Module, example: Mapping[str, Tensor], file: Path) -> None:
+    """Write a module for any number of rows and tokens.
+
+    It is traced. torch's newer exporter takes ten times as long and does not know packed sequences (a BiLSTM's); what a
+    trace gets wrong, because the model asks for values or shapes of its example, is found by the proof that follows.
+
+    Args:
+        module: takes the tensors of ``example`` by name; in float32, on a CPU.
+        example: a batch, tensors ``(B, T)`` or ``(B, T, H)``.
+        file: where to.
+
+    Raises:
+        NoExportError: an operation has no counterpart, or the module cannot be traced.
+    """
+    axes = {name: {0: "rows", 1: "tokens"} for name in example}
+    try:
+        with torch.no_grad(), _quietly():
+            torch.onnx.export(
+                _Positional(module, tuple(example)).eval(),
+                tuple(example.values()),
+                file,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=list(example),
+                dynamic_axes=axes,
+            )
+    except Exception as error:  # of a dozen classes, some of them torch's own
+        raise NoExportError(reason_of(error)) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one short line."""
+    return (" ".join(str(error).split()).split(". ")[0][:160] or type(error).__name__).rstrip(".")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what the exporter says of traces, of its own age, and of graphs that fail."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Positional(nn.Module):
+    """A module whose named tensors come in order, as tracing wants it."""
+
+    def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.module, self.names = module, names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        output: Tensor = self.module(**dict(zip(self.names, tensors, strict=True)))
+        return output

@@ -1,0 +1,121 @@
+"""Exported graphs as functions of torch tensors, computed by OpenVINO or onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Graph(ABC):
+    """An exported module. It uses as many threads as torch does at the time of a call.
+
+    Args:
+        file: left by :func:`~dial.tiers.backends.export.export`.
+        dtype: what it computes in; what goes in and comes out is float32.
+    """
+
+    backend: str
+
+    def __init__(self, file: Path, dtype: str) -> None:
+        self.file, self.dtype, self.name = file, dtype, f"{self.backend} {dtype}"
+        self._threads, self._lock = 0, Lock()
+        self._settle()
+
+    def __reduce__(self) -> Any:
+        """Copies and other processes open the file again: what was compiled cannot be copied."""
+        return type(self), (self.file, self.dtype)
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The graph's output in float32.
+
+        Args:
+            inputs: by name; those that the graph does not read are left out, a mask that is missing is one of ones and
+                types that are missing are zeros.
+
+        Raises:
+            ValueError: the tensors are not on a CPU.
+        """
+        ids = inputs["input_ids"]
+        if ids.device.type != "cpu":
+            raise ValueError(
+                f"`backend` {self.backend} computes on a CPU only, but the tier is on {ids.device.type}; "
+                "take `backend` torch there."
+            )
+        with self._lock:  # one batch at a time, as it has all the threads
+            if self._threads != torch.get_num_threads():
+                self._settle()
+            found = self._run([_given(name, inputs.get(name), ids.shape) for name in self._names])
+        return torch.from_numpy(found)
+
+    def _settle(self) -> None:
+        self._threads = torch.get_num_threads()
+        self._names = self._compile(self._threads)
+
+    @abstractmethod
+    def _compile(self, threads: int) -> list[str]:
+        """Make it ready for a number of threads; gives the names of its inputs in order."""
+
+    @abstractmethod
+    def _run(self, inputs: list[np.ndarray]) -> np.ndarray:
+        """The output, in memory of its own."""
+
+
+def _given(name: str, value: Tensor | None, shape: tuple[int, ...]) -> np.ndarray:
+    """An input as the libraries want it; what an encoding leaves out in NumPy, which is quicker than torch at it."""
+    if value is None:
+        return np.ones(shape, np.int64) if name == "attention_mask" else np.zeros(shape, np.int64)
+    return np.ascontiguousarray(value.numpy())
+
+
+class OpenVinoGraph(Graph):
+    """OpenVINO, which takes bf16 by itself where the processor has it, and is therefore told what to compute in."""
+
+    backend = "openvino"
+
+    def _compile(self, threads: int) -> list[str]:
+        import openvino
+
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": str(threads),
+            "ENABLE_CPU_PINNING": "NO",  # other processes keep their cores
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[self.dtype],
+        }
+        compiled = openvino.Core().compile_model(str(self.file), "CPU", settings)
+        self._request = compiled.create_infer_request()
+        return [str(port.get_node().get_friendly_name()) for port in compiled.inputs]  # a tensor has several names
+
+    def _run(self, inputs: list[np.ndarray]) -> np.ndarray:
+        output: np.ndarray = self._request.infer(dict(enumerate(inputs)), share_inputs=True)[0]
+        return output
+
+
+class OnnxRuntimeGraph(Graph):
+    """onnxruntime; for int8 the file itself is quantised."""
+
+    backend = "onnxruntime"
+
+    def _compile(self, threads: int) -> list[str]:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+        settings.log_severity_level = 3  # errors
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes keep their cores
+        self._session = onnxruntime.InferenceSession(str(self.file), settings, providers=["CPUExecutionProvider"])
+        return [str(port.name) for port in self._session.get_inputs()]
+
+    def _run(self, inputs: list[np.ndarray]) -> np.ndarray:
+        output: np.ndarray = self._session.run(None, dict(zip(self._names, inputs, strict=True)))[0]
+        return output
+
+
+GRAPHS: dict[str, type[Graph]] = {kind.backend: kind for kind in (OpenVinoGraph, OnnxRuntimeGraph)}

@@ -1,0 +1,243 @@
+"""Backends against transformers row by row, and against torch where rows leave at exits; what is kept, and refusals."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dial.costs.counting import tier_costs
+from dial.inference.executor import Executor
+from dial.inference.staged import StagedModel
+from dial.machine import has_bf16
+from dial.models import MultiExitForSequenceClassification
+from dial.tiers.backends import attach as attaching
+from dial.tiers.backends import names
+from dial.tiers.backends.attach import ABOUT, FOLDER, in_torch
+from dial.tiers.backends.names import missing_package
+from dial.tiers.loading import load_tier, save_tier
+from dial.tiers.tier import Tier, View
+from dial.tiers.tokens import Tokeniser
+from dial.tradeoff.rules import rule_named
+from tests.tiers.families import CLASSES, one_by_one, save
+from tests.tiers.tiny_tiers import DATA, words_tier
+
+Make = Callable[..., Path]
+BACKENDS = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(bool(lacking := missing_package(name)), reason=f"{lacking} is not installed")
+    )
+    for name in ("openvino", "onnxruntime")
+]
+UNITS: list[Any] = [
+    "a good film", ("the plot was dull", "and the cast is not great"), "fine", "so very bad of the film and dull cast",
+    "a", ("poor", "so poor"),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _said_again() -> Iterator[None]:
+    attaching._say.cache_clear()
+    yield
+    attaching._say.cache_clear()
+
+
+def outputs(tier: Tier, units: list[Any], size: int) -> np.ndarray:
+    """Logits ``(N, E, C)`` in batches of a size."""
+    tokeniser = Tokeniser(tier.eval())
+    rows = tokeniser(units)
+    with torch.inference_mode():
+        return torch.cat([tier(tokeniser.collate(rows[i : i + size])) for i in range(0, len(rows), size)]).numpy()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["bert", "albert", "mobilebert"])
+def test_answers_are_those_of_transformers(kind: str, backend: str, tmp_path: Path, tiny_tokenizer: Any) -> None:
+    folder = save(tmp_path / "tier", kind, tiny_tokenizer)
+    tier = load_tier({"path": str(folder), "backend": backend}, "tier", CLASSES)
+    assert tier.parts is not None
+    wanted = one_by_one(folder, UNITS)
+    for size in (1, 4, 6):
+        np.testing.assert_allclose(outputs(tier, UNITS, size)[:, 0], wanted, atol=2e-5, rtol=1e-4)
+    with in_torch(tier):
+        np.testing.assert_allclose(outputs(tier, UNITS, 4)[:, 0], wanted, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_bilstm_reads_no_padding(backend: str, tmp_path: Path) -> None:
+    folder = save_tier(tmp_path / "tier", words_tier(hidden_size=8, embedding_size=6), {})
+    whole = load_tier(str(folder), "swift", DATA)
+    tier = load_tier({"path": str(folder), "backend": backend}, "swift", DATA)
+    assert tier.parts is not None
+    texts = ["a great film", "the plot was not so good and the cast is poor", "dull", ""]
+    for size in (1, 3, 4):
+        np.testing.assert_allclose(outputs(tier, texts, size), outputs(whole, texts, size), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def exits_folder(make_tiny_bert: Make, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        bert = str(make_tiny_bert(layers=4, seed=3))
+        model = MultiExitForSequenceClassification.from_encoder(bert, [1, 3, 4], DATA, pooling="mean")
+    folder = tmp_path_factory.mktemp("exits")
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_executor_decides_alike_at_exits(backend: str, exits_folder: Path) -> None:
+    whole = load_tier(str(exits_folder), "exits", DATA)
+    tier = load_tier({"path": str(exits_folder), "backend": backend}, "exits", DATA)
+    assert tier.parts is not None and len(tier.parts) == 3
+    words = np.array("the a film plot cast is was not but good bad dull fine great poor".split())
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(words, random.integers(1, 14))) for _ in range(300)]
+    scores = torch.from_numpy(outputs(whole, texts, 50)).double().softmax(-1).amax(-1).numpy()
+    thresholds = np.median(scores[:, :2], axis=0)
+    rule = rule_named("threshold", "softmax", stages=tuple(whole.stage_names), thresholds=tuple(thresholds))
+    found = [list(Executor(StagedModel([each]), rule, batch_sizes=16).run(texts)) for each in (whole, tier)]
+    for one, other in zip(*found, strict=True):
+        near = np.abs(scores[one.id][:2] - thresholds).min() < 1e-5
+        assert near or (one.stage, one.prediction) == (other.stage, other.prediction)
+    assert len({answer.stage for answer in found[1]}) == 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_exits_in_a_backend_cost_what_they_cost_in_torch(backend: str, exits_folder: Path) -> None:
+    tiers = [load_tier({"path": str(exits_folder), "backend": each}, "exits", DATA) for each in ("torch", backend)]
+    one, other = (tier_costs(tier, [3, 9, 30]) for tier in tiers)
+    assert one == other and len(one) == 3
+
+
+@pytest.mark.skipif(bool(missing_package("openvino")), reason="openvino or onnx is not installed")
+@pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16 instructions")
+def test_openvino_is_held_to_the_numbers_asked_for(tiny_bert: Path) -> None:
+    texts = [unit for unit in UNITS if isinstance(unit, str)]
+    expected = outputs(load_tier(str(tiny_bert), "tier", DATA), texts, 4)
+    moved = {}
+    for dtype in ("float32", "bfloat16"):
+        tier = load_tier({"path": str(tiny_bert), "backend": "openvino", "dtype": dtype}, "tier", DATA)
+        moved[dtype] = np.abs(outputs(tier, texts, 4) - expected).max()
+    assert moved["float32"] < 2e-6 < 1e-4 < moved["bfloat16"] < 0.05
+
+
+def kept(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / FOLDER).iterdir() if not path.name.startswith("."))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_export_is_made_once_and_anew_for_other_weights_or_a_damaged_file(
+    backend: str, make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_tiny_bert(seed=11)
+    made: list[Path] = []
+    export = attaching.export
+    monkeypatch.setattr(attaching, "export", lambda part, given, file: made.append(file) or export(part, given, file))
+    spec = {"path": str(folder), "backend": backend}
+    first = load_tier(spec, "tier", DATA)
+    expected = outputs(first, UNITS, 3)
+    np.testing.assert_array_equal(outputs(load_tier(spec, "tier", DATA), UNITS, 3), expected)
+    assert len(made) == len(kept(folder)) == 1
+    (kept(folder)[0] / "segment0.onnx").write_bytes(b"damaged")
+    np.testing.assert_array_equal(outputs(load_tier(spec, "tier", DATA), UNITS, 3), expected)
+    assert len(made) == 2
+    first.model.classifier.bias.data += 1
+    first.model.save_pretrained(folder)
+    changed = outputs(load_tier(spec, "tier", DATA), UNITS, 3)
+    np.testing.assert_allclose(changed, expected + 1, atol=1e-5)
+    assert len(made) == 3 and len(kept(folder)) == 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_folder_that_cannot_be_written_has_its_export_in_the_cache(
+    backend: str, make_tiny_bert: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_tiny_bert(seed=12)
+    (folder / FOLDER).write_text("no folder can be made here")
+    monkeypatch.setenv("DIAL_CACHE", str(tmp_path))
+    tier = load_tier({"path": str(folder), "backend": backend}, "tier", DATA)
+    assert tier.parts is not None and len(kept(tmp_path)) == 1
+    (tmp_path / FOLDER).rename(tmp_path / "away")
+    (tmp_path / FOLDER).write_text("nor here")
+    with pytest.raises(ValueError, match=r"`backend` .* needs a folder for its export.*DIAL_CACHE"):
+        load_tier({"path": str(folder), "backend": backend}, "tier", DATA)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_torch_computes_what_cannot_be_exported_and_says_so_once(
+    backend: str, tiny_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save(tmp_path / "tier", "longformer", tiny_tokenizer)  # its windows follow the values of the mask
+    with caplog.at_level(logging.WARNING):
+        tiers = [load_tier({"path": str(folder), "backend": backend}, "tier", CLASSES) for _ in range(2)]
+    said = [record.message for record in caplog.records if "torch computes tier" in record.message]
+    assert len(said) == 1 and backend in said[0] and tiers[1].parts is None
+    about = json.loads((kept(folder)[0] / ABOUT).read_text())
+    assert about["refused"] and not list(kept(folder)[0].glob("*.onnx"))
+    np.testing.assert_allclose(outputs(tiers[1], UNITS, 3)[:, 0], one_by_one(folder, UNITS), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_export_that_answers_otherwise_is_not_taken(
+    backend: str, make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = attaching.export
+
+    def wrong(part: Any, given: Any, file: Path) -> None:
+        damaged = copy.deepcopy(part)
+        damaged.model.classifier.weight.data[0, 0] += 0.01
+        export(damaged, given, file)
+
+    monkeypatch.setattr(attaching, "export", wrong)
+    tier = load_tier({"path": str(make_tiny_bert(seed=13)), "backend": backend}, "tier", DATA)
+    assert tier.parts is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_graphs_can_be_copied_and_follow_the_number_of_threads(backend: str, tiny_bert: Path) -> None:
+    tier = load_tier({"path": str(tiny_bert), "backend": backend}, "tier", DATA)
+    expected = outputs(tier, UNITS, 3)
+    again = copy.deepcopy(tier)
+    assert again.parts is not None and again.parts[0] is not tier.parts[0]
+    np.testing.assert_array_equal(outputs(again, UNITS, 3), expected)
+    pickle.loads(pickle.dumps(tier.parts))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if before > 1 else 2)
+        np.testing.assert_allclose(outputs(tier, UNITS, 3), expected, atol=1e-6)
+        assert tier.parts[0]._threads == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ValueError, match=f"`backend` {backend} computes on a CPU only.*meta"):
+        tier.parts[0]({"input_ids": torch.zeros(1, 3, device="meta")})
+
+
+def test_what_is_refused(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"`tier`: `backend` must be one of torch, .*got 'tensorrt'"):
+        View.parse({"path": "x", "backend": "tensorrt"}, "tier")
+    monkeypatch.setattr(names, "find_spec", lambda name: None)
+    for backend in ("openvino", "onnxruntime"):
+        with pytest.raises(ValueError, match=rf"`path`: `backend` {backend} needs the package .*\.\[{backend}\]"):
+            load_tier({"path": str(tiny_bert), "backend": backend}, "tier", DATA)
+    monkeypatch.setattr(names, "find_spec", lambda name: name)
+    with pytest.raises(ValueError, match=r"`dtype` must be float32 or bfloat16 where `backend` is openvino.*'int8'"):
+        View.parse({"path": "x", "backend": "openvino", "dtype": "int8"}, "tier")
+    with pytest.raises(ValueError, match="`path`: `backend` must be torch for training, but got 'openvino'"):
+        load_tier({"path": str(tiny_bert), "backend": "openvino"}, "tier", DATA, train=True)
+
+
+def test_a_fingerprint_changes_with_the_backend_and_not_for_torch(tiny_bert: Path) -> None:
+    tier = load_tier(str(tiny_bert), "tier", DATA)
+    before = tier.fingerprint
+    tier.view = View(path=str(tiny_bert), backend="auto")
+    assert tier.fingerprint != before
