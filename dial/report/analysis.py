@@ -14,7 +14,7 @@ from dial.report.settings import SweepSettings
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import Interval, Resampled, bootstrap, percentile_interval
 from dial.tradeoff.bounds import kept_interval
-from dial.tradeoff.calibration import Chooser, crossfit
+from dial.tradeoff.calibration import Chooser
 from dial.tradeoff.curve import Curve, normalised_area
 from dial.tradeoff.rules import Oracle, Rule, Threshold
 from dial.tradeoff.shift import differences, sentence, visits_of
@@ -197,15 +197,14 @@ class Analysis:
         """Mean cost of the expected points, cross-fitted on the reported rows; None where folds would be empty."""
         if self.choices.held_out is None:
             return {c.key: float(c.taken.macs.mean()) if c.folds else None for c in self._chosen}
-        costs: dict[str, float | None] = {}
-        for rule in self.choices.rules:
-            if not (folds := self._own.on_folds(rule)):
-                return dict.fromkeys([c.key for c in self._chosen])
-            for target in self.settings.targets:
-                choose = partial(Chooser.expected, target=target)
-                key, macs = key_of(rule, "expected", target), crossfit(folds, choose, self.rows)[0].macs
-                costs[key] = sum(float(macs[fold.mask].sum()) for fold, _ in folds) / len(self.rows)
-        return costs
+        wanted = {
+            key_of(rule, "expected", target): (rule, partial(Chooser.expected, target=target))
+            for rule in self.choices.rules
+            for target in self.settings.targets
+        }
+        if not (fitted := self._own.crossfitted(wanted)):
+            return dict.fromkeys([c.key for c in self._chosen])
+        return {key: float(taken.macs.mean()) for key, (taken, _) in fitted.items()}
 
     def _held(self, kind: str, target: float | None, measured: dict[str, Any]) -> bool | None:
         if target is None or kind == "fixed":

@@ -1,19 +1,17 @@
 """Every operating point of a sweep, chosen on held-out rows or by cross-fitting, with the stages that it takes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 from dial.report.settings import SweepSettings
 from dial.stages.table import StageTable
-from dial.tradeoff.calibration import Chooser, Fold, crossfit, fold_tables
+from dial.tradeoff.calibration import Chooser, Recipe, crossfit
 from dial.tradeoff.density import Densities
 from dial.tradeoff.point import OperatingPoint
 from dial.tradeoff.rule import Rule
 from dial.tradeoff.rules import charted, searched
 from dial.tradeoff.taken import Taken
-
-Recipe = Callable[[Chooser], OperatingPoint]
 
 
 def key_of(rule: Rule, kind: str, target: float | None) -> str:
@@ -83,11 +81,6 @@ class Choices:
         """One per rule, by its key, on all calibration rows."""
         return {rule.key: Chooser(self.calibration, rule) for rule in self.rules}
 
-    @cached_property
-    def _folds(self) -> list[Fold]:
-        """Empty without crossfit."""
-        return [] if self.held_out is not None else fold_tables(self.rows, self.settings.folds, self.partial)
-
     def densities(self) -> dict[str, list[Densities]]:
         """Per score the densities of each stage but the last on the calibration rows; none for regression."""
         if not self._rights or len(self.rows.stages) == 1:
@@ -99,18 +92,27 @@ class Choices:
         """Whether answers are right or wrong: classes, and texts beside the last stage's."""
         return self.rows.task.exact or self.rows.task.written
 
-    def on_folds(self, rule: Rule) -> list[tuple[Fold, Chooser]]:
-        """Each fold with a rule's chooser on its other rows; empty without crossfit."""
-        return [(fold, Chooser(fold.others, rule)) for fold in self._folds]
+    def crossfitted(
+        self, wanted: Mapping[str, tuple[Rule, Recipe]]
+    ) -> dict[str, tuple[Taken, tuple[OperatingPoint, ...]]]:
+        """What points by these recipes do with the rows, each chosen without its own fold; empty without crossfit."""
+        if self.held_out is not None:
+            return {}
+        return crossfit(self.rows, self.settings.folds, wanted, self.partial)
 
     def all(self) -> Iterator[Choice]:
         """Every rule, kind and target."""
+        chosen, wanted = [], {}
         for chooser in self.choosers.values():
-            folds = self.on_folds(chooser.rule)
             for kind, recipe in self._recipes(chooser):
                 point = recipe(chooser)
-                taken, points = crossfit(folds, recipe, self.rows) if folds else (point.rule.taken(self.rows), ())
-                yield Choice(chooser.rule, kind, point, taken, points)
+                chosen.append((chooser.rule, kind, point))
+                wanted[key_of(chooser.rule, kind, point.promise.target)] = chooser.rule, recipe
+        fitted = self.crossfitted(wanted)
+        for rule, kind, point in chosen:
+            found = fitted.pop(key_of(rule, kind, point.promise.target), None)
+            taken, points = found or (point.rule.taken(self.rows), ())
+            yield Choice(rule, kind, point, taken, points)
 
     def _recipes(self, chooser: Chooser) -> Iterator[tuple[str, Recipe]]:
         for target in self.settings.targets:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dial.costs.times import accumulated
 from dial.stages.metrics.metrics import evaluate
 from dial.stages.table import StageTable
-from dial.tradeoff.calibration import Chooser, crossfit, fold_tables
+from dial.tradeoff.calibration import Chooser, crossfit
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import Taken, quality_of, super_alone
 from dial.tradeoff.thinning import thin
@@ -69,8 +69,7 @@ def choose_points(
                 taken = chosen.taken(rows)
             else:
                 chosen = in_sample
-                choosers = [(fold, Chooser(fold.others, rule)) for fold in fold_tables(rows, folds)]
-                taken, _ = crossfit(choosers, choose, rows)
+                taken, _ = crossfit(rows, folds, {method: (rule, choose)})[method]
             points.append(Point(method, "expected", target, taken, chosen.thresholds))
             points.append(Point(method, "in_sample", target, in_sample.taken(rows), in_sample.thresholds))
         points.append(Point("oracle", "in_sample", target, choose(Chooser(rows, Oracle())).rule.taken(rows)))

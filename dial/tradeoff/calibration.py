@@ -1,10 +1,10 @@
 """Choosing operating points on calibration rows: for a target, for a budget, at the crossing of two densities."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import norm
@@ -18,6 +18,7 @@ from dial.tradeoff.point import OperatingPoint, Promise
 from dial.tradeoff.rule import Rule
 from dial.tradeoff.taken import Taken, additive, metric_of, right_rows, row_statistics, super_alone
 
+Key = TypeVar("Key", bound=Hashable)
 NOTHING_TO_KEEP = "only the Super qualifies; its quality is not above zero, so there is nothing to keep"
 FIRST_TESTED = 0.05
 """Share of rows that stop early at the first point that ``confident`` tests: below, nothing worth while is saved."""
@@ -211,6 +212,9 @@ class Chooser:
         return OperatingPoint(chosen, Promise(kind, target, quality, kept, macs, **more))
 
 
+Recipe = Callable[[Chooser], OperatingPoint]
+
+
 def folds_of(table: StageTable, folds: int) -> np.ndarray:
     """Fold of each row ``(N,)`` by a hash of its group or, without groups, its ``sample_id``: the same in every run."""
     keys = table.sample_id if table.group is None else table.group
@@ -219,55 +223,39 @@ def folds_of(table: StageTable, folds: int) -> np.ndarray:
     return np.array([int.from_bytes(digest, "little") % folds for digest in digests])[inverse]
 
 
-class Fold(NamedTuple):
-    """Rows of a table that are answered by points chosen on the others.
-
-    Attributes:
-        mask: ``(N,)`` which rows of the table these are.
-        rows: they.
-        others: the rest.
-    """
-
-    mask: np.ndarray
-    rows: StageTable
-    others: StageTable
-
-
-def fold_tables(table: StageTable, folds: int, partial: bool = False) -> list[Fold]:
-    """The folds of a table.
+def crossfit(
+    table: StageTable, folds: int, wanted: Mapping[Key, tuple[Rule, Recipe]], partial: bool = False
+) -> dict[Key, tuple[Taken, tuple[OperatingPoint, ...]]]:
+    """Choose on all folds but one and apply to that one, in turn; one fold's rows are held at a time.
 
     Args:
         table: rows of one split.
         folds: K.
-        partial: whether too few rows (or groups) are no error; then there are no folds.
+        wanted: rules, and operating points of a chooser.
+        partial: whether too few rows (or groups) are no error; then nothing is chosen.
+
+    Returns:
+        For each that is wanted what is done with every row, chosen without it, and the K points.
 
     Raises:
         ValueError: there are fewer rows (or groups) than folds can be filled with.
     """
     fold = folds_of(table, folds)
-    if np.bincount(fold, minlength=folds).min() > 0:
-        return [Fold(fold == k, table.take(fold == k), table.take(fold != k)) for k in range(folds)]
-    if partial:
-        return []
-    raise ValueError(f"`folds` must leave rows in every fold, but got {folds} for {len(fold)} rows; use fewer.")
-
-
-def crossfit(
-    folds: Sequence[tuple[Fold, Chooser]], choose: Callable[[Chooser], OperatingPoint], table: StageTable
-) -> tuple[Taken, tuple[OperatingPoint, ...]]:
-    """Choose on all folds but one and apply to that one, in turn.
-
-    Args:
-        folds: each with a chooser on its other rows.
-        choose: an operating point of a chooser.
-        table: all rows.
-
-    Returns:
-        What is done with every row, chosen without it, and the K points.
-    """
-    points = tuple(choose(chooser) for _, chooser in folds)
-    parts = [(fold.mask, point.rule.taken(fold.rows)) for (fold, _), point in zip(folds, points, strict=True)]
-    return Taken.joined(table, parts), points
+    if np.bincount(fold, minlength=folds).min() == 0:
+        if partial:
+            return {}
+        raise ValueError(f"`folds` must leave rows in every fold, but got {folds} for {len(fold)} rows; use fewer.")
+    points: dict[Key, list[OperatingPoint]] = {key: [] for key in wanted}
+    parts: dict[Key, list[tuple[np.ndarray, Taken]]] = {key: [] for key in wanted}
+    for k in range(folds):
+        mask = fold == k
+        rows, others, chooser = table.take(mask), table.take(~mask), None
+        for key, (rule, choose) in wanted.items():
+            if chooser is None or chooser.rule != rule:  # those of one rule come together
+                chooser = Chooser(others, rule)
+            points[key].append(choose(chooser))
+            parts[key].append((mask, points[key][-1].rule.taken(rows)))
+    return {key: (Taken.joined(table, parts.pop(key)), tuple(points[key])) for key in wanted}
 
 
 def _cheapest(allowed: np.ndarray, macs: np.ndarray, quality: np.ndarray | None = None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -75,7 +74,7 @@ class Taken:
         stages, chances, which = kept
         return Taken(self.table.take(rows), stages, chances, self.left_out, which, self.score)
 
-    @cached_property
+    @property
     def macs(self) -> np.ndarray:
         """Cost of every row ``(N,)``, without the tiers that do not run; its expectation where a coin decides."""
         return self.charged(self.table)

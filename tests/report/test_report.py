@@ -12,10 +12,10 @@ import pytest
 from dial.costs.functions import CostFunction, ModelCosts
 from dial.report.report import FILES, SweepSettings, build_report, configuration
 from dial.stages.parquet import load_table
-from dial.tradeoff.calibration import Chooser, crossfit, folds_of
+from dial.tradeoff.calibration import Chooser, folds_of
 from dial.tradeoff.events import replay
 from tests.stages.population import logits_table
-from tests.tradeoff.choosing import choose, chooser_of, folds
+from tests.tradeoff.choosing import choose, chooser_of, crossfitted
 
 QUICK = SweepSettings(scores=("energy", "softmax"), bootstrap=100, targets=(1.0, 0.99, 0.95))
 
@@ -269,7 +269,7 @@ def test_crossfit_decisions_of_the_report_are_those_of_crossfit():
     rows = logits_table(120, seed=7, splits=("test",))
     report = build_report(rows, dataclasses.replace(QUICK, calibration="crossfit", targets=(0.97,), folds=4))
     for kind in ("expected", "confident"):
-        taken, chosen = crossfit(folds(rows, "softmax", 4), partial(getattr(Chooser, kind), target=0.97), rows)
+        taken, chosen = crossfitted(rows, "softmax", 4, partial(getattr(Chooser, kind), target=0.97))
         (point,) = points(report, score="softmax", kind=kind)
         assert point["macs"] == pytest.approx(taken.macs.mean())
         assert [fold["macs"] for fold in point["folds"]] == pytest.approx([each.promise.macs for each in chosen])

@@ -7,8 +7,8 @@ import pytest
 
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
-from dial.tradeoff.calibration import crossfit
 from dial.tradeoff.rules import Threshold
+from tests.tradeoff.choosing import crossfitted
 
 ROWS, TIERS = 30, 3
 
@@ -77,12 +77,7 @@ def test_a_curve_charges_what_the_decisions_cost(table, parts) -> None:
 
 
 def test_cross_fitted_decisions_cost_the_same(table, parts) -> None:
-    from dial.tradeoff.calibration import Chooser
-
-    rule = Threshold("decoder_energy")
-    halves = [np.arange(ROWS) % 2 == part for part in range(2)]
-    folds = [(mask, Chooser(table.take(~mask), rule)) for mask in halves]
-    taken, _ = crossfit(folds, lambda chooser: chooser.fixed(0.1), table)
+    taken, _ = crossfitted(table, "decoder_energy", 2, lambda chooser: chooser.fixed(0.1))
     np.testing.assert_allclose(taken.macs, spent(parts, taken.stages, late=True))
 
 

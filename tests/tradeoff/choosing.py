@@ -3,12 +3,13 @@
 import numpy as np
 
 from dial.stages.table import StageTable
-from dial.tradeoff.calibration import Chooser, Fold, fold_tables
+from dial.tradeoff.calibration import Chooser, Recipe, crossfit
 from dial.tradeoff.curve import Curve
 from dial.tradeoff.events import replay
 from dial.tradeoff.patience import agreement
 from dial.tradeoff.point import OperatingPoint
 from dial.tradeoff.rules import Rule, Threshold, rule_named
+from dial.tradeoff.taken import Taken
 
 
 def chooser_of(table: StageTable, score: str, rule: str = "threshold") -> Chooser:
@@ -29,9 +30,9 @@ def thresholds_at(curve: Curve, point: int) -> np.ndarray:
     return np.array(rule.thresholds)
 
 
-def folds(table: StageTable, score: str, count: int) -> list[tuple[Fold, Chooser]]:
-    """For each fold its rows as a mask, and a chooser on the others."""
-    return [(fold, chooser_of(fold.others, score)) for fold in fold_tables(table, count)]
+def crossfitted(table: StageTable, score: str, folds: int, choose: Recipe) -> tuple[Taken, tuple[OperatingPoint, ...]]:
+    """What is done with every row by a threshold on a score that was chosen without it, and the points of the folds."""
+    return crossfit(table, folds, {0: (Threshold(score), choose)})[0]
 
 
 def replayed(rule: Rule, scores: np.ndarray, predictions: np.ndarray | None = None) -> np.ndarray:

@@ -8,11 +8,11 @@ from scipy.stats import norm, poisson
 from dial.stages.metrics.metrics import METRICS
 from dial.tradeoff import bounds
 from dial.tradeoff.bounds import Margins, lower_bound, rows_needed, worst_losses
-from dial.tradeoff.calibration import FIRST_TESTED, crossfit, folds_of
+from dial.tradeoff.calibration import FIRST_TESTED, folds_of
 from dial.tradeoff.events import replay
 from dial.tradeoff.per_stage import per_stage_thresholds
 from tests.stages.population import Population, logits_table, table_of
-from tests.tradeoff.choosing import choose, chooser_of, folds
+from tests.tradeoff.choosing import choose, chooser_of, crossfitted
 
 TARGETS = (1.0, 0.99, 0.95, 0.9)
 
@@ -296,7 +296,7 @@ def test_crossfit_never_lets_a_row_choose_for_itself():
     table = logits_table(60, seed=1, splits=("test",))
     fold = folds_of(table, 4)
     assert set(fold.tolist()) == {0, 1, 2, 3}
-    taken, points = crossfit(folds(table, "softmax", 4), lambda chooser: chooser.expected(0.97), table)
+    taken, points = crossfitted(table, "softmax", 4, lambda chooser: chooser.expected(0.97))
     stages = taken.stages
     for k in range(4):
         point = choose(table.take(fold != k), "softmax", 0.97)
@@ -308,7 +308,7 @@ def test_crossfit_never_lets_a_row_choose_for_itself():
     import dataclasses
 
     changed = dataclasses.replace(table, label=label)
-    other, _ = crossfit(folds(changed, "softmax", 4), lambda chooser: chooser.expected(0.97), changed)
+    other, _ = crossfitted(changed, "softmax", 4, lambda chooser: chooser.expected(0.97))
     assert (other.stages[fold == 2] == stages[fold == 2]).all()
 
 

@@ -10,14 +10,14 @@ from dial.stages.metrics.metrics import METRICS, evaluate
 from dial.stages.table import StageTable
 from dial.tradeoff.bootstrap import bootstrap, resample_weights
 from dial.tradeoff.bounds import Margins, kept_interval, lost_row
-from dial.tradeoff.calibration import crossfit
+from dial.tradeoff.calibration import folds_of
 from dial.tradeoff.oracle import oracle_events
 from dial.tradeoff.rules import Threshold
 from dial.tradeoff.taken import Taken, metric_of, quality_of, row_gains, units_of
 from tests.stages.tables import random_table
 from tests.stages.test_text_metrics import streams
 from tests.stages.texts import text_table
-from tests.tradeoff.choosing import choose, chooser_of, folds
+from tests.tradeoff.choosing import choose, chooser_of, crossfitted
 
 SLACK = 2 * (0.9 * 0.1 / 300) ** 0.5
 RATIOS = ("bleu", "chrf", "character_accuracy", "token_accuracy")
@@ -86,7 +86,8 @@ def test_resamples_are_evaluated_on_the_texts_drawn() -> None:
     point = choose(table, "energy", 0.9)
     taken = point.rule.taken(table)
     resampled = bootstrap(table, METRICS["bleu"], {"point": taken}, {}, resamples=20, seed=5)
-    weights = np.concatenate(list(resample_weights(units_of(table), 20, 5)), axis=1).astype(int)
+    units = units_of(table)
+    weights = np.concatenate(list(resample_weights(units.max() + 1, 20, 5)), axis=1).astype(int)[units]
     routed = table.texts[np.arange(60), taken.stages]
     for draw in range(20):
         drawn = np.repeat(np.arange(60), weights[:, draw])
@@ -103,9 +104,10 @@ def test_resamples_are_evaluated_on_the_texts_drawn() -> None:
 
 def test_crossfit_reports_on_rows_that_were_not_looked_at() -> None:
     table = text_table(90, 2, seed=8)
-    taken, points = crossfit(folds(table, "energy", 3), lambda chooser: chooser.expected(0.9), table)
+    taken, points = crossfitted(table, "energy", 3, lambda chooser: chooser.expected(0.9))
     stages = np.empty(90, int)
-    for (mask, _), point in zip(folds(table, "energy", 3), points, strict=True):
+    for k, point in enumerate(points):
+        mask = folds_of(table, 3) == k
         stages[mask] = point.rule.replay(table.take(mask))
     assert taken.stages.tolist() == stages.tolist()
     expected = evaluate("bleu", table.references, table.texts[np.arange(90), stages])
