@@ -1,5 +1,6 @@
 """What data modules of public benchmarks share: the hub, or a folder with one folder for each task."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -65,9 +66,9 @@ class BenchmarkDataModule(SequenceDataModule):
             raise ValueError(self._missing(split))
         return self._read_file(path, names), str(path)
 
+    @abstractmethod
     def _read_file(self, path: Path, names: list[str]) -> Columns:
         """The named columns of a file, as the hub calls them."""
-        raise NotImplementedError
 
     def _folders(self) -> list[Path]:
         base = Path(self.source).expanduser()

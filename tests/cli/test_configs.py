@@ -6,7 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 
+import datamodules
 from datamodules.glue import TASKS as GLUE
 from datamodules.superglue import TASKS as SUPERGLUE
 from tests.cli.conftest import ROOT
@@ -30,6 +32,11 @@ PAIRS = {
     "multi30k_en_de": ("en", "de"),
 }
 """Configurations of pairs of columns."""
+ALIKE = {
+    *(f"text_{task}" for task in ("cola", "sst2", "mrpc", "qqp", "qnli", "mnli", "wnli", "boolq", "cb", "copa", "wic")),
+    *("text_superglue_rte", "superglue_rte", "cb", "boolq", "wic", "wsc", "multi30k_en_de", "text_to_text"),
+}
+"""Configurations that differ from a tested one in the name of a task or corpus only."""
 
 
 def stem(path: Path) -> str:
@@ -100,25 +107,52 @@ def options_of(name: str, task: str, folder: Path) -> list[str]:
     return [f"--data.source={write_task(folder, task)}"]
 
 
+@pytest.fixture(scope="module")
+def model_for(make_tiny_bert, make_tiny_t5):
+    """Function: a tier that data of this configuration can train, and the options to train it."""
+
+    def of(name: str) -> tuple[Path, list[str]]:
+        if name in (*PAIRS, "demo_text") or name.startswith("text_"):
+            words = [*map(" ".join, LABELS.values()), "True False choice1 choice2 0 1 2 3 4 5 6 7 8 9 ."]
+            tier, short = make_tiny_t5(texts=words), ["--model.max_length=32", "--model.max_new_tokens=4"]
+            return tier, ["--config=configs/model/seq2seq.yaml", f"--model.path={tier}", *short]
+        tier = make_tiny_bert(labels=LABELS.get(task_of(name), ("LABEL_0", "LABEL_1")))
+        return tier, ["--config=configs/model/finetune.yaml", f"--model.path={tier}"]
+
+    return of
+
+
+def task_of(name: str) -> str:
+    """The task that a configuration is of."""
+    return name.removeprefix("text_").removeprefix("superglue_")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("config", DATA, ids=stem)
-def test_data(dial, make_tiny_bert, make_tiny_t5, tmp_path, config) -> None:
-    task = config.stem.removeprefix("text_").removeprefix("superglue_")
-    written = config.stem in (*PAIRS, "demo_text") or config.stem.startswith("text_")
-    if written:
-        tier = make_tiny_t5(texts=[*map(" ".join, LABELS.values()), "True False choice1 choice2 0 1 2 3 4 5 6 7 8 9 ."])
-        model = ("--config=configs/model/seq2seq.yaml", "--model.max_length=32", "--model.max_new_tokens=4")
-    else:
-        tier = make_tiny_bert(labels=LABELS.get(task, ("LABEL_0", "LABEL_1")))
-        model = ("--config=configs/model/finetune.yaml",)
+@pytest.mark.parametrize("config", [config for config in DATA if config.stem not in ALIKE], ids=stem)
+def test_data(dial, model_for, tmp_path, config) -> None:
+    task = task_of(config.stem)
+    tier, model = model_for(config.stem)
     common = (f"--data={config}", *options_of(config.stem, task, tmp_path), *TRIAL)
-    dial("fit", *model, *common, f"--model.path={tier}", f"--run={tmp_path}/fit").ok()
+    dial("fit", *model, *common, f"--run={tmp_path}/fit").ok()
     tiers = f"--model.tiers=[{tier}, {tier}]"
     dial("test", "--config=configs/model/cascade.yaml", *common, tiers, f"--run={tmp_path}/test").ok()
     summary = json.loads((tmp_path / "test/sweep/summary.json").read_text())
     assert summary["partial"] and set(summary["splits"]) == (
         {"test_matched", "test_mismatched"} if task == "mnli" else {"test"}
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [config for config in DATA if config.stem in ALIKE], ids=stem)
+def test_data_of_a_family(dial, model_for, tmp_path, config) -> None:
+    """The command line reads it, and what it reads has rows in every role; the family is tested above."""
+    options = options_of(config.stem, task_of(config.stem), tmp_path)
+    text = dial("fit", *model_for(config.stem)[1], f"--data={config}", *options, "--print_config").ok()
+    about = yaml.safe_load(text)["data"]
+    data = getattr(datamodules, about["class_path"].rpartition(".")[2])(**about["init_args"])
+    for role in ("train", "validation", "calibration", *data.test_roles()):
+        rows = data.rows(role)
+        assert len(rows) and (config.stem in SUPERGLUE or rows.targets is not None or "superglue" in config.stem)
 
 
 def needs(config: Path) -> str | None:

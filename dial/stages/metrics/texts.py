@@ -19,8 +19,6 @@ from datamodules.labels import NOT
 from dial.stages.metrics.base import UNIT_RANGE, Mean, Metric, divide
 from dial.stages.metrics.edits import edit_distances
 
-Pairs = tuple[Sequence[str], Sequence[tuple[str, ...]]]
-
 
 class TextMetric(Metric):
     """A metric of texts against references.
