@@ -2,7 +2,7 @@
 
 Training a head of classes is to take at most 1.05 times the encoder's forward pass over the same batches in the first
 epoch, and at most 0.05 times in each further one, when pooled states are kept. Deciding (head and scores) is to take at
-most 2 % of the encoder's time at batch 32. Heads over the vocabulary are reported.
+most 2 % of the encoder's time at batch 32. Heads over the vocabulary, whose states are not kept, are reported.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from dial.models.pieces import build_piece_tokenizer
 SIZES = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 8}
 VOCABULARY = 32_128
 WARM_UP = 2
-TARGETS = {0: 1.05}  # by epoch; later ones:
-LATER = 0.05
+FIRST, LATER = 1.05, 0.05  # targets of epochs of a head of classes
 
 
 class EncoderSteps(Callback):
@@ -56,8 +55,10 @@ class EncoderSteps(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print."""
-        epoch = trainer.current_epoch
-        print(self.turns.report(f"epoch {epoch}, a step against the encoder alone", TARGETS.get(epoch, LATER)))
+        epoch, module = trainer.current_epoch, pl_module
+        kind = module.tier.head.config.kind  # type: ignore[union-attr]
+        target = None if kind == "vocabulary" else LATER if epoch else FIRST
+        print(self.turns.report(f"head of {kind}, epoch {epoch}, a step against the encoder alone", target))
 
 
 def save_model(folder: Path, layers: int) -> None:
@@ -71,30 +72,27 @@ def save_model(folder: Path, layers: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def train(folder: Path, options: argparse.Namespace) -> int:
-    """Run `dial fit` of a head of classes with the encoder beside it."""
+def train(folder: Path, options: argparse.Namespace, kind: str) -> None:
+    """Run `dial fit` of a head with the encoder beside it."""
     rows = (options.steps + WARM_UP) * options.batch
     write_texts(folder / "train.csv", rows)
     write_texts(folder / "validation.csv", options.batch, seed=1)
-    return dial(
+    module, target = "TextDataModule", []
+    if kind == "vocabulary":
+        module, target = "TextToTextDataModule", ["--data.source_column=text", "--data.target_column=text"]
+    epochs = options.epochs if kind == "classes" else 1
+    code = dial(
         [
-            *(
-                "fit",
-                "--config=configs/model/energy_head.yaml",
-                f"--model.path={folder}/model",
-                "--data=TextDataModule",
-            ),
-            *(f"--data.train_file={folder}/train.csv", f"--data.validation_file={folder}/validation.csv"),
-            *(
-                "--data.calibration_fraction=0",
-                f"--data.batch_size={options.batch}",
-                f"--data.cache_dir={folder}/cache",
-            ),
-            *(f"--run={folder}/run", f"--trainer.max_epochs={options.epochs}", "--trainer.accelerator=cpu"),
-            *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
-            "--trainer.callbacks=[{class_path: __main__.EncoderSteps}]",
+            *("fit", "--config=configs/model/energy_head.yaml", f"--model.path={folder}/model", f"--model.kind={kind}"),
+            *(f"--data={module}", f"--data.train_file={folder}/train.csv"),
+            *(f"--data.validation_file={folder}/validation.csv", *target, "--data.calibration_fraction=0"),
+            *(f"--data.batch_size={options.batch}", f"--data.cache_dir={folder}/cache", f"--run={folder}/{kind}"),
+            *(f"--trainer.max_epochs={epochs}", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
+            *("--trainer.enable_model_summary=false", "--trainer.callbacks=[{class_path: __main__.EncoderSteps}]"),
         ]
     )
+    if code:
+        raise SystemExit(code)
 
 
 @torch.inference_mode()
@@ -141,8 +139,8 @@ def main() -> None:
         folder = Path(name)
         save_model(folder / "model", options.layers)
         decide(folder, options)
-        code = train(folder, options)
-    raise SystemExit(code)
+        for kind in ("classes", "vocabulary"):
+            train(folder, options, kind)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Turns:
             self._pairs.append((*spent, *(b - a for a, b in zip(arrived, done, strict=True))))
         self._left = clocks()
 
-    def report(self, what: str, target: float) -> str:
+    def report(self, what: str, target: float | None = None) -> str:
         """Medians and the ratio, on the wall and of processor time, with 95 % bootstrap intervals."""
         pairs = np.array(self._pairs[self.warm_up :])
         rng = np.random.default_rng(0)
@@ -71,7 +71,7 @@ class Turns:
             lines.append(
                 f"{what}, {clock} time: {1e3 * np.median(ours):.1f} ms against {1e3 * np.median(reference):.1f} ms; "
                 f"ratio {np.median(ratios):.3f} [{low:.3f}, {high:.3f}], of the sums {ours.sum() / reference.sum():.3f}"
-                f"; target {target} ({len(pairs)} pairs)"
+                f"{'' if target is None else f'; target {target}'} ({len(pairs)} pairs)"
             )
         return "\n".join(lines)
 

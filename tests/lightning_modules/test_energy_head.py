@@ -117,12 +117,15 @@ def test_a_checkpoint_holds_the_head_alone_and_fits_no_other_encoder(
         EnergyHead.load_from_checkpoint(tmp_path / "head.ckpt", pooling="mean")
 
 
+@pytest.mark.parametrize("layers", [None, 1])
 @pytest.mark.parametrize("apart", [False, True])
-def test_the_head_is_saved_beside_the_tier_or_apart(tiny_t5: Path, tmp_path: Path, apart: bool) -> None:
-    trained = module(tiny_t5, apart=apart)
+def test_the_head_is_saved_beside_the_tier_or_apart(
+    tiny_t5: Path, tmp_path: Path, apart: bool, layers: int | None
+) -> None:
+    trained = module(tiny_t5, apart=apart, layers=layers)
     folder = save_tier(tmp_path / "tier", trained.tier, {"label_names": NAMES})
     assert (folder / "model.safetensors").exists() is not apart
-    spec = {"path": str(tiny_t5), "head": str(folder)} if apart else str(folder)
+    spec: Any = {"path": str(tiny_t5), "head": str(folder), "layers": layers} if apart else str(folder)
     tier: Any = load_tier(spec, "swift", NAMES)
     ids = {"input_ids": torch.tensor([[5, 6, 1], [7, 1, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
     with torch.no_grad():
