@@ -9,7 +9,7 @@ from datamodules import SuperGLUEAsTextDataModule, SuperGLUEDataModule
 from datamodules.superglue import TASKS
 from tests.superglue_files import fields, write_hub, write_official
 
-ROWS = {"train": 120, "validation": 24}
+ROWS = {"train": 360, "validation": 24}
 PLAIN = [task for task in TASKS if task != "copa"]
 
 
@@ -99,7 +99,7 @@ def test_answers_to_a_question_of_multirc_stay_together(tmp_path: Path) -> None:
     for whole in (lambda name: name, lambda name: name.split("-")[0]):  # the question, and its paragraph
         parts = [set(map(whole, data.rows(role).group.tolist())) for role in ("train", "validation", "calibration")]
         assert all(not one & other for one in parts for other in parts if one is not other)
-    assert Counter(data.rows("test").group.tolist()) == {f"{20 + i // 2}-{40 + i}": 3 for i in range(8)}
+    assert Counter(data.rows("test").group.tolist()) == {f"{60 + i // 2}-{120 + i}": 3 for i in range(8)}
 
 
 def test_the_hub_is_asked_for_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
