@@ -125,7 +125,7 @@ def bench_batches(
         rows = [Row(i, i, "", {tier.encoding_key: row}) for i, row in enumerate(batches[index])]
         layers = timer(executor._tokenisers[0].collate(batches[index]))
         start = clocks()
-        router = executor._run(0, rows)
+        router, _ = executor._run(0, rows)
         spent.append([b - a for a, b in zip(start, clocks(), strict=True)])
         alive = np.array([size, *((router.stage >= layer).sum() for layer in range(len(tier.exits)))])
         ideal.append((layers * alive / size).sum(axis=1))
@@ -197,7 +197,7 @@ def bench_single(tier: MultiExitTier, units: Sequence[Any], target: float) -> No
         turns = Turns(bare, warm_up=10)
         for row in tokens:
             taken.append(row)
-            router = executor._run(0, [Row(0, 0, "", {tier.encoding_key: row})])
+            router, _ = executor._run(0, [Row(0, 0, "", {tier.encoding_key: row})])
             turns.step()
         assert router.stage[0] == layer - 1
         print(turns.report(f"one row to exit {layer} of {depth}, stock {'with' if masked else 'without'} mask", target))

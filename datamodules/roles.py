@@ -17,10 +17,11 @@ def positions(rows: Rows) -> np.ndarray:
     """Place every row in [0, 1) by a hash of its text without case and spacing; ``(N,)`` float64.
 
     Rows that differ in case, spacing or label only have the same position: duplicates stay together. So do rows of one
-    group, which have the position of its name.
+    group, or of one block where blocks are named, which have the position of its name.
     """
-    if rows.group is not None:
-        names, inverse = np.unique(rows.group, return_inverse=True)
+    together = rows.group if rows.block is None else rows.block
+    if together is not None:
+        names, inverse = np.unique(together, return_inverse=True)
         return np.array([_position((str(name),)) for name in names])[inverse]
     return np.fromiter((_position(unit) for unit in rows.units()), np.float64, len(rows))
 
@@ -48,11 +49,17 @@ def cut(rows: Rows, fractions: dict[str, float]) -> dict[str, Rows]:
 
 
 def sample(rows: Rows, count: int | None) -> Rows:
-    """At most ``count`` rows, drawn by their hash, in source order; a larger draw holds every smaller one."""
+    """At most ``count`` rows, drawn by their hash, in source order; a larger draw holds every smaller one.
+
+    Groups and blocks are drawn whole, unless the first is larger than ``count``.
+    """
     if count is None or count >= len(rows):
         return rows
-    chosen = np.argsort(positions(rows), kind="stable")[:count]
-    return rows.take(np.sort(chosen))
+    place = positions(rows)
+    order = np.argsort(place, kind="stable")
+    whole = order[place[order] < place[order[count]]]
+    grouped = rows.group is not None or rows.block is not None
+    return rows.take(np.sort(whole if grouped and len(whole) else order[:count]))
 
 
 def default_fractions(count: int) -> dict[str, float]:

@@ -25,6 +25,7 @@ class Rows:
         targets: N tuples of texts, the references of a row: the first is trained on; None where no text is written.
         sources: N texts that an encoder-decoder reads for the units, such as T5's ``rte sentence1: … sentence2: …``;
             None where it reads the first text. Rows are told apart, and roles cut, by the units alone.
+        block: ``(N,)`` names of what stays in one role, where that is more than a group (the paragraph of a question).
     """
 
     text: list[str]
@@ -34,6 +35,7 @@ class Rows:
     group: np.ndarray | None = None
     targets: Sequence[tuple[str, ...]] | None = None
     sources: list[str] | None = None
+    block: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.text)
@@ -51,7 +53,8 @@ class Rows:
         targets = None if self.targets is None else [self.targets[i] for i in indices]
         sources = None if self.sources is None else [self.sources[i] for i in indices]
         text = [self.text[i] for i in indices]
-        return Rows(text, second, self.label[indices], self.sample_id[indices], group, targets, sources)
+        block = None if self.block is None else self.block[indices]
+        return Rows(text, second, self.label[indices], self.sample_id[indices], group, targets, sources, block)
 
     @cached_property
     def fingerprint(self) -> str:

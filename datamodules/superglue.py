@@ -1,9 +1,11 @@
 """SuperGLUE (Wang et al. 2019, arXiv:1905.00537) without ReCoRD, as classification for encoders."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
+
+import numpy as np
 
 from datamodules.benchmark import BenchmarkDataModule
 from datamodules.row_formats import open_rows
@@ -93,9 +95,12 @@ class SuperGLUEDataModule(BenchmarkDataModule):
     """One task of SuperGLUE for encoders; its official validation split is the test role.
 
     What is read: BoolQ question and passage; CB and RTE premise and hypothesis; MultiRC paragraph, and question with
-    answer, a row for each answer, grouped by question; WiC the first sentence after the word, and the second; WSC the
-    text with the pronoun between stars, and the noun phrase. COPA asks which of two choices fits, which is no class of
-    a text: it exists as text only (:class:`SuperGLUEAsTextDataModule`). ReCoRD is left out.
+    answer; WiC the first sentence after the word, and the second; WSC the text with the pronoun between stars, and the
+    noun phrase. COPA asks which of two choices fits, which is no class of a text: it exists as text only
+    (:class:`SuperGLUEAsTextDataModule`). ReCoRD is left out.
+
+    MultiRC has a row for each answer. Questions are its groups, and all that is asked about a paragraph is in one role:
+    a model that was trained on the paragraph would answer what else is asked about it too well.
 
     Args:
         task: boolq, cb, multirc, rte, wic or wsc.
@@ -154,7 +159,10 @@ class SuperGLUEDataModule(BenchmarkDataModule):
         if grouped:
             made["group"] = [f"{idx['paragraph']}-{idx['question']}" for idx in columns["idx"]]
         group = "group" if grouped else None
-        return make_rows(made, ("text", "text_b", "label"), self._task.label_names, where, group=group)
+        rows = make_rows(made, ("text", "text_b", "label"), self._task.label_names, where, group=group)
+        if not grouped:
+            return rows
+        return replace(rows, block=np.array([str(idx["paragraph"]) for idx in columns["idx"]]))
 
     def _read_file(self, path: Path, names: list[str]) -> Columns:
         file = open_rows(path, "source")

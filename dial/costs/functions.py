@@ -147,7 +147,7 @@ def fit_cost(count: Callable[[int], int], lengths: Iterable[int]) -> CostFunctio
 
     Example:
         >>> fit_cost(lambda length: 3 * length + length**2, [128])
-        CostFunction(coefficients=(0.0, 3.0, 1.0), counts=None)
+        CostFunction(coefficients=(0.0, 3.0, 1.0), counts=None, writing=None)
         >>> fit_cost(lambda length: 4 * (length // 2), [6, 7]).counts
         {6: 12, 7: 12}
     """

@@ -266,7 +266,7 @@ class _Beams:
         """Other beams ``(R, K')`` of each row."""
         rows = torch.arange(len(places), device=places.device)[:, None]
         told = None if self.told is None else self.told[rows, places]
-        return _Beams(*(each[rows, places] for each in (self.tokens, self.scores)), told, *self._flags(rows, places))
+        return _Beams(self.tokens[rows, places], self.scores[rows, places], told, *self._flags(rows, places))
 
     def of_rows(self, rows: Tensor) -> _Beams:
         """Beams of some rows ``(R',)``."""

@@ -201,7 +201,11 @@ def build_text_tier(
     if tokenizer not in BUILT:
         read = read_tokenizer(check_place(tokenizer, "tokenizer", weights=False), "tokenizer")
         settings.setdefault("vocab_size", len(read))
-    special = {"pad": SPECIAL.index(PAD), "eos": SPECIAL.index(END), "decoder_start": SPECIAL.index(PAD)}
+    special: dict[str, int | None] = {
+        "pad": SPECIAL.index(PAD),
+        "eos": SPECIAL.index(END),
+        "decoder_start": SPECIAL.index(PAD),
+    }
     if read is not None:
         special = {"pad": read.pad_token_id, "eos": read.eos_token_id, "decoder_start": read.pad_token_id}
     for key in ("bos", "forced_eos", "forced_bos"):

@@ -103,7 +103,7 @@ def options_of(name: str, task: str, folder: Path) -> list[str]:
     if name in ("demo", "demo_text"):
         return [*NUMBERS]
     if task in SUPERGLUE and (task != "rte" or "superglue" in name):
-        return [f"--data.source={write_hub(folder, task, {'train': 300, 'validation': 40})}"]
+        return [f"--data.source={write_hub(folder, task, {'train': 480, 'validation': 42})}"]
     return [f"--data.source={write_task(folder, task)}"]
 
 

@@ -47,6 +47,32 @@ def test_a_larger_sample_holds_the_smaller_one() -> None:
     assert roles.sample(rows, None) is rows and roles.sample(rows, 100) is rows
 
 
+def test_a_sample_holds_whole_groups_and_blocks() -> None:
+    group = np.array([f"q{i // 3}" for i in range(120)])
+    block = np.array([f"p{i // 12}" for i in range(120)])
+    texts = [str(i) for i in range(120)]
+    for rows, size in (
+        (Rows(texts, None, np.zeros(120), np.arange(120), group), 3),
+        (Rows(texts, None, np.zeros(120), np.arange(120), group, block=block), 12),
+    ):
+        previous: set[int] = set()
+        for count in (12, 20, 40, 100):
+            ids = set(roles.sample(rows, count).sample_id.tolist())
+            assert count - size < len(ids) <= count and len(ids) % size == 0
+            assert all(i - i % size + k in ids for i in ids for k in range(size)) and previous <= ids
+            previous = ids
+    alone = roles.sample(Rows(texts, None, np.zeros(120), np.arange(120), np.full(120, "one")), 10)
+    assert len(alone) == 10  # a group that is too large is cut
+
+
+def test_a_block_stays_in_one_role() -> None:
+    group, block = (np.array([f"{i // size}" for i in range(600)]) for size in (3, 30))
+    rows = Rows([str(i) for i in range(600)], None, np.zeros(600), np.arange(600), group, block=block)
+    parts = roles.cut(rows, {"calibration": 0.3, "validation": 0.2})
+    where = [{int(i) // 30 for i in part.sample_id} for part in parts.values()]
+    assert sum(map(len, where)) == 20 and all(where)
+
+
 def test_default_fractions_grow_in_small_sets() -> None:
     assert roles.default_fractions(635) == {"calibration": 0.2, "validation": 0.1}
     assert roles.default_fractions(3668) == {"calibration": 0.17, "validation": 0.09}

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -203,3 +204,22 @@ def test_the_tokenizer_of_a_new_model_is_built_from_both_sides(tmp_path: Path) -
     texts = list(data.train_texts()())
     rows = data.rows("train")
     assert texts == [f"to: {text}" for text in rows.text] + [target for (target,) in rows.targets or []]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "csv.gz"])
+def test_every_format_of_files_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
+    rows = [{"de": "ein „Hund“, läuft", "en": 'a "dog", runs', "doc": "x"}, {"de": "zwei", "en": "two", "doc": "y"}]
+    frame, path = pd.DataFrame(rows), tmp_path / f"a.{suffix}"
+    if suffix == "tsv":
+        path.write_text("".join("\t".join(row) + "\n" for row in [rows[0], *(row.values() for row in rows)]))
+    elif suffix == "jsonl":
+        frame.to_json(path, orient="records", lines=True, force_ascii=False)
+    elif suffix == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False)
+    columns = {"source_column": "en", "target_column": "de", "group_column": "doc"}
+    data = TextToTextDataModule(test_file=str(path), calibration="crossfit", **columns)
+    assert data.rows("test").text == [row["en"] for row in rows]
+    assert data.references("test") == [(row["de"],) for row in rows]
+    assert data.rows("test").group.tolist() == ["x", "y"]

@@ -13,7 +13,7 @@ from dial.tradeoff.bounds import Margins, kept_interval, lost_row
 from dial.tradeoff.calibration import folds_of
 from dial.tradeoff.oracle import oracle_events
 from dial.tradeoff.rules import Threshold
-from dial.tradeoff.taken import Taken, metric_of, quality_of, row_gains, units_of
+from dial.tradeoff.taken import Taken, metric_of, quality_of, right_rows, row_gains, units_of
 from tests.stages.tables import random_table
 from tests.stages.test_text_metrics import streams
 from tests.stages.texts import text_table
@@ -176,17 +176,29 @@ def test_the_oracle_of_bleu_beats_every_score() -> None:
         assert best > other
 
 
-def test_texts_are_right_where_they_are_worth_the_last_stages() -> None:
-    table = text_table(300, 2, seed=13)
-    crossing = chooser_of(table, "energy").crossing()
-    if not isinstance(crossing, str):
-        threshold = crossing.rule.thresholds[0]
-        assert np.isfinite(threshold)
+@pytest.mark.parametrize("metric", RATIOS)
+def test_texts_are_right_where_they_are_worth_the_last_stages(metric: str) -> None:
+    """A little of each row's first text is put in place of its last: the corpus gains, or loses."""
+    table = text_table(120, 2, seed=13, metrics=(metric,))
+    each, rows = table.metric_statistics(metric)
+    whole, right = rows[:, -1].sum(axis=0), right_rows(table)
+    assert right[:, -1].all() and 10 < right[:, 0].sum() < 110
+    for row in range(120):
+        step = each.value(whole + 1e-4 * (rows[row, 0] - rows[row, -1])) - each.value(whole)
+        assert right[row, 0] == (step >= 0) or abs(step) < 1e-9
     (found,) = chooser_of(table, "energy").crossings
     assert found.status in ("one", "several", "none")
-    gains = row_gains(table, "bleu")
     same = table.texts[:, 0] == table.texts[:, 1]
-    assert (gains[same, 0] == gains[same, 1]).all()
+    assert right[same, 0].all()
+
+
+def test_the_crossing_of_texts_is_an_operating_point() -> None:
+    table = text_table(300, 2, seed=20)
+    point = chooser_of(table, "energy").crossing()
+    assert not isinstance(point, str)
+    stages = (table.scores["energy"][:, 0] < point.rule.thresholds[0]).astype(int)
+    routed = table.texts[np.arange(300), stages]
+    assert point.promise.quality == pytest.approx(evaluate("bleu", table.references, routed), abs=1e-12)
 
 
 def test_accuracy_over_groups_is_exact_along_the_curve() -> None:

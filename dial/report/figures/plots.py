@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from datamodules.labels import is_free_text
 from dial.report.errors import StageErrors
 from dial.report.figures import style
 from dial.report.figures.errors import errors_figure
@@ -144,9 +145,10 @@ def density_figure(results: SweepResults, densities: Mapping[str, Sequence[Densi
         else:
             axis.text(0.5, 0.5, found.status, transform=axis.transAxes, ha="center", fontsize=9)
     rows = "calibration rows" if results.calibration["method"] == "split" else "reported rows"
-    figure.suptitle(
-        f"{style.title_of(results.task, rows)} that a stage gets right and wrong", fontsize=10, color=style.FAINT
-    )
+    what = "gets right and wrong"
+    if is_free_text(results.label_names):
+        what = "writes as well as the last one (right) and less well (wrong)"
+    figure.suptitle(f"{style.title_of(results.task, rows)} that a stage {what}", fontsize=10, color=style.FAINT)
     return figure
 
 
