@@ -75,6 +75,11 @@ class MeasuredStudy(Callback):
             raise ValueError(
                 "`study.rows` compares stages, but the model has one; test a cascade, or a model with several exits."
             )
+        if staged(pl_module).network.writes:
+            raise ValueError(
+                "`study.rows` times tiers that answer by their outputs, but one of these writes; leave it out. `dial "
+                "predict` reports rows per second, and benchmarks/bench_generation.py the time of writing."
+            )
         check_names(list(staged(pl_module).network.tiers), self.exits is not None)
         known = sweep_of(trainer).score_names(staged(pl_module))
         if self.settings.score is not None and self.settings.score not in known:

@@ -7,16 +7,17 @@ from dial.threads import wait_passively
 
 if TYPE_CHECKING:
     from dial.cli.main import main
-    from dial.inference.classifier import AdaptiveClassifier, Prediction
+    from dial.inference.classifier import AdaptiveClassifier, AdaptiveModel, Prediction
     from dial.stages.stage import Stage
     from dial.stages.table import StageTable
     from dial.tradeoff.curve import Curve
     from dial.tradeoff.rules import curve
 
-__all__ = ["AdaptiveClassifier", "Curve", "Prediction", "Stage", "StageTable", "curve", "main"]
+__all__ = ["AdaptiveClassifier", "AdaptiveModel", "Curve", "Prediction", "Stage", "StageTable", "curve", "main"]
 
 _HOMES = {
     "AdaptiveClassifier": "inference.classifier",
+    "AdaptiveModel": "inference.classifier",
     "Curve": "tradeoff.curve",
     "Prediction": "inference.classifier",
     "Stage": "stages.stage",

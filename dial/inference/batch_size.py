@@ -156,13 +156,16 @@ def _clear(turns: Sequence[tuple[float, float]]) -> bool:
 
 
 def seconds_of(tier: Tier, batches: Sequence[Encoding]) -> float:
-    """Seconds of one pass of a tier over encoded batches, all exits of all rows."""
+    """Seconds of one pass of a tier over encoded batches, all exits of all rows, and the answers that it writes."""
     device = next(tier.parameters()).device
     with torch.inference_mode():
         synchronise(device)
         start = time.perf_counter()
         for batch in batches:
-            tier(batch)
+            if tier.writes:
+                tier.write(batch, torch.arange(len(batch["input_ids"]), device=device))
+            else:
+                tier(batch)
         synchronise(device)
         return time.perf_counter() - start
 

@@ -59,7 +59,7 @@ class Prediction(NamedTuple):
 
 
 class AdaptiveClassifier:
-    """Answers texts with the stages that ``dial test`` measured, at one operating point.
+    """Answers texts, by classes, numbers or texts, with the stages that ``dial test`` measured, at one operating point.
 
     Args:
         network: the tiers.
@@ -229,6 +229,10 @@ class AdaptiveClassifier:
         text = name if answer.text is None and self.network.writes else answer.text
         known = _known(answer.probability)
         return Prediction(label, name, known, stage, score, macs, answer.truncated, text, answer.limited)
+
+
+AdaptiveModel = AdaptiveClassifier
+"""The same, by a name that fits tiers that write as well."""
 
 
 def _known(value: float) -> float | None:

@@ -285,6 +285,7 @@ class Executor:
         if written is not None:
             predictions = self.network.task.read(written.texts)
             probabilities = np.full(len(stayed), np.nan)
+            limited = written.limited.tolist()
         columns = (stayed, router.stage[stayed], predictions, probabilities, router.score[stayed], macs[stayed])
         answers = zip(*(c.tolist() for c in columns), strict=True)
         for place, (i, stage, prediction, probability, score, cost) in enumerate(answers):
@@ -292,7 +293,7 @@ class Executor:
             reference = row.reference if self.costs is not None else float("nan")
             found = (stage, prediction, probability, score, cost, reference, router.outputs[i])
             first = len(row.tokens[self._keys[self._at_work[0]]].ids)
-            text = () if written is None else (written.texts[place], bool(written.limited[place]), int(generated[i]))
+            text = () if written is None else (written.texts[place], limited[place], int(generated[i]))
             order.put(row.position, Answer(row.id, *found, self._truncated(index, row), first, *text))
         if len(leaving):
             going = [rows[i] for i in leaving.tolist()]

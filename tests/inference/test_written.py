@@ -15,11 +15,12 @@ from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
 from dial.stages.scores import SCORES, random_score
 from dial.stages.table import StageTable
+from dial.tiers.loading import load_tier
 from dial.tiers.tokens import Tokeniser
 from dial.tradeoff.rules import Rule, Threshold
 from tests.models.test_generation import CLOSE
 from tests.tiers import small
-from tests.tiers.writers import FREE, writer
+from tests.tiers.writers import FREE, add_head, save_writer, writer
 
 WORDS = ["good", "bad", "film"]
 ROWS = 24
@@ -182,3 +183,17 @@ def test_decide_gives_the_scores_without_writing() -> None:
     for name in network.routing_scores:
         np.testing.assert_allclose(scores[name][:, 0], table.scores[name][:, 0], atol=CLOSE)
         assert torch.isnan(scores[name][:, 1]).all()  # the Super has no head
+
+
+def test_lower_precision_writes_and_scores_stay_apart(tmp_path) -> None:
+    folder = save_writer(tmp_path / "tier")
+    add_head(folder, WORDS)
+    low: Any = load_tier({"path": str(folder), "dtype": "bfloat16", "max_new_tokens": 3}, "low", WORDS)
+    assert next(low.model.parameters()).dtype is torch.bfloat16 and low.head.output.weight.dtype is torch.float32
+    network = StagedModel([low, load_tier({"path": str(folder), "max_new_tokens": 3}, "high", WORDS)])
+    units = small.texts(ROWS)
+    rule = Threshold("energy", (-np.inf,), ("low", "high"))
+    scores = [answer.score for answer in Executor(network, rule, 8).run(units)]
+    assert len(set(scores)) == len(set(units))  # in bf16 they would tie
+    with pytest.raises(ValueError, match="`dtype` must be float32 or bfloat16 for an encoder-decoder, but got 'int8'"):
+        load_tier({"path": str(folder), "dtype": "int8"}, "low", WORDS)
