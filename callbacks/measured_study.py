@@ -40,6 +40,7 @@ class MeasuredStudy(Callback):
         score: decides; default: the sweep's first.
         exits: run folder of `dial test` of a model with exits on the same data (DeeBERT), to compare with.
         out: folder. Default: ``study`` in the run folder.
+        compiled: add the Super compiled ahead of time by torch (AOTInductor); takes a C++ compiler and minutes.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class MeasuredStudy(Callback):
         score: str | None = None,
         exits: str | None = None,
         out: str | None = None,
+        compiled: bool = False,
     ) -> None:
         self.exits, self.out = exits, out
         self.settings: StudySettings | None = None
@@ -58,7 +60,7 @@ class MeasuredStudy(Callback):
         self._models: dict[str, Any] = {}
         if rows:
             try:
-                self.settings = StudySettings(rows, repeats, tuple(targets), pad_to, score)
+                self.settings = StudySettings(rows, repeats, tuple(targets), pad_to, score, compiled=compiled)
             except ValueError as error:
                 raise ValueError(str(error).replace("`", "`study.", 1)) from error
 
@@ -75,7 +77,7 @@ class MeasuredStudy(Callback):
             raise ValueError(
                 "`study.rows` compares stages, but the model has one; test a cascade, or a model with several exits."
             )
-        check_names(list(staged(pl_module).network.tiers), self.exits is not None)
+        check_names(list(staged(pl_module).network.tiers), self.exits is not None, self.settings.compiled)
         known = sweep_of(trainer).score_names(staged(pl_module))
         if self.settings.score is not None and self.settings.score not in known:
             raise ValueError(
