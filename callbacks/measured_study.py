@@ -134,7 +134,7 @@ class MeasuredStudy(Callback):
         if not path.is_file():
             return
         before = read_json(path, "study.out")
-        same = before.get("settings") == plain(dataclasses.asdict(self.settings))
+        same = {"compiled": False, **before.get("settings", {})} == plain(dataclasses.asdict(self.settings))
         same = same and before.get("models", self._models) == self._models
         if not before.get("partial") and (not same or is_partial(trainer)):
             raise ValueError(
