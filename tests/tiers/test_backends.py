@@ -239,5 +239,6 @@ def test_what_is_refused(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_fingerprint_changes_with_the_backend_and_not_for_torch(tiny_bert: Path) -> None:
     tier = load_tier(str(tiny_bert), "tier", DATA)
     before = tier.fingerprint
+    assert "backend" not in tier.describe()["view"]  # what was tested before there were backends is the same
     tier.view = View(path=str(tiny_bert), backend="auto")
-    assert tier.fingerprint != before
+    assert tier.fingerprint != before and tier.describe()["view"]["backend"] == "auto"
