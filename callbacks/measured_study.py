@@ -40,6 +40,7 @@ class MeasuredStudy(Callback):
         score: decides; default: the sweep's first.
         exits: run folder of `dial test` of a model with exits on the same data (DeeBERT), to compare with.
         out: folder. Default: ``study`` in the run folder.
+        compiled: add the Super compiled ahead of time by torch (AOTInductor); takes a C++ compiler and minutes.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class MeasuredStudy(Callback):
         score: str | None = None,
         exits: str | None = None,
         out: str | None = None,
+        compiled: bool = False,
     ) -> None:
         self.exits, self.out = exits, out
         self.settings: StudySettings | None = None
@@ -58,7 +60,7 @@ class MeasuredStudy(Callback):
         self._models: dict[str, Any] = {}
         if rows:
             try:
-                self.settings = StudySettings(rows, repeats, tuple(targets), pad_to, score)
+                self.settings = StudySettings(rows, repeats, tuple(targets), pad_to, score, compiled=compiled)
             except ValueError as error:
                 raise ValueError(str(error).replace("`", "`study.", 1)) from error
 
@@ -80,7 +82,7 @@ class MeasuredStudy(Callback):
                 "`study.rows` times tiers that answer by their outputs, but one of these writes; leave it out. `dial "
                 "predict` reports rows per second, and benchmarks/bench_generation.py the time of writing."
             )
-        check_names(list(staged(pl_module).network.tiers), self.exits is not None)
+        check_names(list(staged(pl_module).network.tiers), self.exits is not None, self.settings.compiled)
         known = sweep_of(trainer).score_names(staged(pl_module))
         if self.settings.score is not None and self.settings.score not in known:
             raise ValueError(
@@ -137,7 +139,7 @@ class MeasuredStudy(Callback):
         if not path.is_file():
             return
         before = read_json(path, "study.out")
-        same = before.get("settings") == plain(dataclasses.asdict(self.settings))
+        same = {"compiled": False, **before.get("settings", {})} == plain(dataclasses.asdict(self.settings))
         same = same and before.get("models", self._models) == self._models
         if not before.get("partial") and (not same or is_partial(trainer)):
             raise ValueError(

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 logger = logging.getLogger(__name__)
+WITH_BF16 = ("BF16", "FP16", "AMX", "VNNI_2", "AVX10")
+"""What is in the names of oneDNN's sets of instructions that can multiply in bf16."""
 
 
 def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -36,6 +38,11 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
         "device": name,
         "torch": torch.__version__,
     }
+
+
+def instructions() -> list[Any]:
+    """What kernels are chosen by: the set that torch found, bf16, and what ``ONEDNN_MAX_CPU_ISA`` leaves of both."""
+    return [torch.backends.cpu.get_cpu_capability(), has_bf16(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")]
 
 
 def default_cache_dir() -> Path:
@@ -85,7 +92,13 @@ def _say(text: str) -> None:
 
 @cache
 def has_bf16() -> bool:
-    """Whether the processor multiplies in bf16, by the names of its instructions; true where nothing tells."""
+    """Whether the processor multiplies in bf16, by the names of its instructions; true where nothing tells.
+
+    ``ONEDNN_MAX_CPU_ISA`` takes instructions away from torch and its libraries.
+    """
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    if most not in ("ALL", "DEFAULT", "") and not any(name in most for name in WITH_BF16):
+        return False
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     told = [bool(value) for name, value in known.items() if "bf16" in name]
     if told:

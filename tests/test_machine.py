@@ -47,6 +47,22 @@ def test_instructions_for_bf16(processor, known, flags, expected) -> None:
     assert has_bf16() is expected
 
 
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        ("AVX512_CORE_VNNI", False),
+        ("avx2", False),
+        ("AVX512_CORE_BF16", True),
+        ("AVX512_CORE_AMX", True),
+        ("ALL", True),
+    ],
+)
+def test_instructions_may_be_taken_away(most, expected, processor, monkeypatch) -> None:
+    processor({"avx512_bf16": True})
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+    assert has_bf16() is expected
+
+
 def test_slow_bf16_is_said_once(processor, caplog) -> None:
     processor({"avx512_bf16": False})
     slow_bf16(["float32", "int8", "float16", "32-true"], "cpu")

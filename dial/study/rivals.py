@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dial.study.inductor import Inductor
 from dial.study.timing import Contender, Timed
 from dial.tiers.backends.names import DTYPES as OF_BACKENDS
 from dial.tiers.backends.names import installed
@@ -66,27 +67,37 @@ class Pipeline(Contender):
         return Timed(np.array([1e3 * wall]), 1e3 * used, outputs[:, :, self.tier.order])
 
 
-def names_of_rivals(tier: Tier) -> dict[str, dict[str, Any]]:
-    """What other views of the Super are called, and how they differ from its own."""
+INDUCTOR = "inductor"
+
+
+def names_of_rivals(tier: Tier, compiled: bool = False) -> dict[str, dict[str, Any]]:
+    """What other views of the Super are called, and how they differ from its own.
+
+    Args:
+        tier: the Super.
+        compiled: also those that AOTInductor compiles.
+    """
     views = [{"backend": "torch", "dtype": dtype} for dtype in DTYPES]
     views += [{"backend": backend, "dtype": dtype} for backend in installed() for dtype in OF_BACKENDS[backend]]
+    views += [{"backend": INDUCTOR, "dtype": dtype} for dtype in DTYPES[:2] if compiled]
     own = {"backend": tier.view.backend, "dtype": tier.view.dtype}
     parts = ({k: v for k, v in view.items() if v != "torch"} for view in views)
     return {"-".join([tier.name, *each.values()]): view for each, view in zip(parts, views, strict=True) if view != own}
 
 
-def check_names(tiers: Sequence[Tier], exits: bool = False) -> None:
+def check_names(tiers: Sequence[Tier], exits: bool = False, compiled: bool = False) -> None:
     """Refuse a tier that is called what a rival is called: times are kept by name, so the two would be mixed.
 
     Args:
         tiers: of the cascade.
         exits: whether another model with exits, called ``exits``, takes part.
+        compiled: see :func:`names_of_rivals`.
 
     Raises:
         ValueError: there is one; names ``names``.
     """
     last = tiers[-1]
-    taken = [f"{last.name}-padded", *names_of_rivals(last), f"{last.name}-pipeline"]
+    taken = [f"{last.name}-padded", *names_of_rivals(last, compiled), f"{last.name}-pipeline"]
     taken += ["exits"] if exits else []
     clash = [tier.name for tier in tiers if tier.name in taken]
     if clash:
@@ -96,13 +107,16 @@ def check_names(tiers: Sequence[Tier], exits: bool = False) -> None:
         )
 
 
-def rivals(tier: Tier, units: Sequence[Any], pad_to: int) -> tuple[list[Contender], dict[str, str]]:
+def rivals(
+    tier: Tier, units: Sequence[Any], pad_to: int, compiled: bool = False
+) -> tuple[list[Contender], dict[str, str]]:
     """The Super padded to its maximum length, in every other precision and backend, and in transformers' pipeline.
 
     Args:
         tier: the Super, on its device.
         units: texts or pairs to time on.
         pad_to: tokens to pad to; no more than the tier keeps.
+        compiled: see :func:`names_of_rivals`; compiling takes a minute each.
 
     Returns:
         The rivals, and why others could not take part, by name.
@@ -116,19 +130,31 @@ def rivals(tier: Tier, units: Sequence[Any], pad_to: int) -> tuple[list[Contende
             if view is None:
                 rival: Contender = Pipeline(name, tier, units)
             else:
-                changed = View.parse(vars(tier.view) | view, name)
-                loaded = load_tier(changed, name, list(tier.label_names), name).to(device)
-                if changed.backend != "torch" and loaded.parts is None:
-                    raise ValueError(f"{changed.backend} cannot compute this model.")
-                rival = Contender(name, loaded, units)
+                rival = Contender(name, _loaded(tier, name, view).to(device), units)
             rival.time([0])  # where a device lacks the precision, it says so here
             contenders.append(rival)
         except (ValueError, RuntimeError) as error:  # torch says so in errors of the second kind
             missing[name] = str(error)
             logger.warning("The study goes without %s: %s", name, error)
 
-    for name, view in names_of_rivals(tier).items():
+    for name, view in names_of_rivals(tier, compiled).items():
         join(name, view)
     if tier.task.exact:
         join(f"{tier.name}-pipeline", None)
     return contenders, missing
+
+
+def _loaded(tier: Tier, name: str, view: dict[str, Any]) -> Tier:
+    """The Super with another view.
+
+    Raises:
+        ValueError: its backend cannot compute it.
+    """
+    compiled = view["backend"] == INDUCTOR
+    changed = View.parse(vars(tier.view) | view | ({"backend": "torch"} if compiled else {}), name)
+    loaded = load_tier(changed, name, list(tier.label_names), name).eval()
+    if compiled:
+        loaded.compute_with([Inductor(loaded)])
+    elif changed.backend != "torch" and loaded.parts is None:
+        raise ValueError(f"{changed.backend} cannot compute this model.")
+    return loaded

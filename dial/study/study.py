@@ -40,6 +40,7 @@ class StudySettings:
         score: decides; None: the table's first that is not random.
         folds: of cross-fitting, where there are no calibration rows.
         seed: of orders and resamples.
+        compiled: whether the Super is compiled ahead of time as a rival, too.
     """
 
     rows: int = 500
@@ -49,6 +50,7 @@ class StudySettings:
     score: str | None = None
     folds: int = 5
     seed: int = 0
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("rows", 1), ("repeats", 1), ("pad_to", 1), ("folds", 2)):
@@ -91,7 +93,7 @@ class Study:
             raise ValueError(
                 "`study` compares stages, but the model has one; give a cascade, or a model with several exits."
             )
-        check_names(list(network.tiers), exits is not None)
+        check_names(list(network.tiers), exits is not None, settings.compiled)
         self.rows = table.of_split(split)
         self.held_out = table.of_split("calibration") if "calibration" in table.splits else None
         self.score = settings.score or next((name for name in table.scores if name != "random"), "random")
@@ -124,7 +126,7 @@ class Study:
     def _contenders(self) -> list[Contender]:
         """The cascade's tiers, the Super's rivals, and the model with exits."""
         contenders = [Contender(tier.name, tier, self.units) for tier in self.network.tiers]
-        others, self.skipped = rivals(self.network.tiers[-1], self.units, self.settings.pad_to)
+        others, self.skipped = rivals(self.network.tiers[-1], self.units, self.settings.pad_to, self.settings.compiled)
         exits = () if self.exits is None else self.exits[0].tiers
         return contenders + others + [Contender("exits", tier, self.units) for tier in exits]
 

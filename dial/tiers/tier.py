@@ -256,7 +256,7 @@ class Tier(TierContract):
             "fingerprint": self.fingerprint,
             "encoding": self.encoding_key,
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "view": {key: value for key, value in vars(self.view).items() if value is not None},
+            "view": {k: v for k, v in vars(self.view).items() if v is not None and (k, v) != ("backend", "torch")},
         }
 
     def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:

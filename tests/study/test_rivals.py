@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 from transformers import pipeline
 
+from dial.study import rivals as of_study
+from dial.study.inductor import COMPILERS
 from dial.study.rivals import Pipeline, check_names, names_of_rivals, rivals
 from dial.study.timing import Contender
 from dial.tiers.backends.names import installed
@@ -57,3 +60,23 @@ def test_no_tier_is_called_as_a_backend_s_rival_is(tier: Tier) -> None:
         with pytest.raises(ValueError, match=f"`names` must differ .* but got {name};"):
             check_names([other, tier])
     assert "super-bfloat16" in names_of_rivals(tier) and "super-float32" not in names_of_rivals(tier)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler")
+def test_a_model_compiled_ahead_of_time_answers_alike(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_study, "DTYPES", ("float32",))
+    monkeypatch.setattr(of_study, "installed", list)
+    found, missing = rivals(tier, TEXTS, 12, compiled=True)
+    contender = {each.name: each for each in found}["super-inductor-float32"]
+    assert contender.backend == "inductor" and not missing
+    own = Contender("super", tier, TEXTS)
+    for rows in (range(4), [1]):
+        np.testing.assert_allclose(contender.time(rows).outputs, own.time(rows).outputs, atol=1e-5)
+
+
+def test_without_a_compiler_it_is_left_out_and_named(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(of_study, "installed", list)
+    _, missing = rivals(tier, TEXTS, 12, compiled=True)
+    assert "needs a C++ compiler" in missing["super-inductor-float32"]

@@ -151,11 +151,18 @@ def test_an_export_is_made_once_and_anew_for_other_weights_or_a_damaged_file(
     (kept(folder)[0] / "segment0.onnx").write_bytes(b"damaged")
     np.testing.assert_array_equal(outputs(load_tier(spec, "tier", DATA), UNITS, 3), expected)
     assert len(made) == 2
+    (kept(folder)[0] / ABOUT).write_text("{")
+    np.testing.assert_array_equal(outputs(load_tier(spec, "tier", DATA), UNITS, 3), expected)
+    assert len(made) == 3 and len(kept(folder)) == 1
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # other instructions, other kernels
+    load_tier(spec, "tier", DATA)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert len(made) == 4 and len(kept(folder)) == 2
     first.model.classifier.bias.data += 1
     first.model.save_pretrained(folder)
     changed = outputs(load_tier(spec, "tier", DATA), UNITS, 3)
     np.testing.assert_allclose(changed, expected + 1, atol=1e-5)
-    assert len(made) == 3 and len(kept(folder)) == 2
+    assert len(made) == 5 and len(kept(folder)) == 3
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -239,5 +246,6 @@ def test_what_is_refused(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_fingerprint_changes_with_the_backend_and_not_for_torch(tiny_bert: Path) -> None:
     tier = load_tier(str(tiny_bert), "tier", DATA)
     before = tier.fingerprint
+    assert "backend" not in tier.describe()["view"]  # what was tested before there were backends is the same
     tier.view = View(path=str(tiny_bert), backend="auto")
-    assert tier.fingerprint != before
+    assert tier.fingerprint != before and tier.describe()["view"]["backend"] == "auto"

@@ -18,6 +18,7 @@ def test_every_field_can_be_written() -> None:
         "path": "a",
         "layers": 2,
         "dtype": "bfloat16",
+        "backend": "auto",
         "max_length": 64,
         "batch_size": 8,
         "label_names": ["x", "y"],

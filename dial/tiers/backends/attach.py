@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dial.files import write_json
-from dial.machine import default_cache_dir, describe_machine, has_bf16, key_of
+from dial.machine import default_cache_dir, has_bf16, instructions, key_of
 from dial.tiers.backends.export import HIDDEN, NoExportError, export, reason_of
 from dial.tiers.backends.graphs import GRAPHS, Graph
 from dial.tiers.backends.names import PACKAGES
@@ -90,10 +90,9 @@ def _say(text: str) -> None:
 def _key(tier: Tier, backend: str, dtype: str) -> str:
     """What an export depends on."""
     versions = {name: version(name) for name in ("torch", "transformers", *PACKAGES[backend])}
-    machine = describe_machine()
     quantised = "int8" if dtype == "int8" else "float32"
     batching = [tier.batching.masked, tier.batching.equal_length, tier.tokenizer.padding_side]
-    about = [SCHEMA, backend, quantised, versions, machine["instructions"], batching]
+    about = [SCHEMA, backend, quantised, versions, instructions(), batching]
     return f"{backend}-{quantised}-{key_of(model_digest(tier.model), *about)}"
 
 
@@ -126,6 +125,8 @@ def _make(tier: Tier, backend: str, dtype: str, places: Sequence[Path], key: str
         try:
             refused = _try(tier, backend, dtype, scratch)
             write_json(scratch / ABOUT, {"refused": refused, "tier": tier.name, "backend": backend, "dtype": dtype})
+            if _about(place / key) is None:  # nothing, or something damaged
+                shutil.rmtree(place / key, ignore_errors=True)
             with suppress(OSError):  # another process was quicker, with the same content
                 scratch.rename(place / key)
             return

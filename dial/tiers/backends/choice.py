@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from dial.files import write_json
-from dial.machine import default_cache_dir, describe_machine, has_bf16, key_of
+from dial.machine import default_cache_dir, describe_machine, has_bf16, instructions, key_of
 from dial.models.segments import Part
-from dial.tiers.backends.agreement import CONFIDENCE, SHARE, Agreement, agreement, outputs_of
+from dial.tiers.backends.agreement import SHARE, Agreement, agreement, outputs_of
 from dial.tiers.backends.attach import attach
 from dial.tiers.backends.lowered import lowered
 from dial.tiers.backends.names import DTYPES, PACKAGES, installed
@@ -209,7 +209,9 @@ def _batches(tier: Tier, rows: Sequence[Tokens], size: int) -> list[Encoding]:
 
 def _file(tier: Tier, about: list[Any], cache_dir: str | Path | None) -> Path:
     versions = {name: version(name) for backend in installed() for name in PACKAGES[backend]}
-    key = key_of(SCHEMA, tier.fingerprint, describe_machine(), versions, about, [CONFIDENCE, list(map(str, routes()))])
+    key = key_of(
+        SCHEMA, tier.fingerprint, [describe_machine(), *instructions()], versions, about, list(map(str, routes()))
+    )
     return Path(default_cache_dir() if cache_dir is None else cache_dir).expanduser() / "routes" / f"{key}.json"
 
 
