@@ -4,31 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dial.costs.counting import RowCosts
 from dial.files import readable
-from dial.inference.batch_size import best_batch_size
-from dial.inference.compaction import Policy
-from dial.inference.epsilon import Epsilon, measure_epsilon
-from dial.inference.executor import Answer, Executor
-from dial.inference.operating_point import Sweep, check_point
-from dial.inference.routes import Routes, take_fastest
-from dial.inference.run import (
-    BatchSizes,
-    choose_point,
-    load_network,
-    measured_sizes,
-    row_costs,
-)
-from dial.inference.staged import StagedModel
-from dial.inference.watch import Watch
-from dial.tiers.backends.agreement import SHARE
-from dial.tiers.tokens import Tokeniser, Unit
-from dial.tradeoff.point import OperatingPoint
-from dial.tradeoff.rules import Threshold
+
+if TYPE_CHECKING:
+    from dial.costs.counting import RowCosts
+    from dial.inference.compaction import Policy
+    from dial.inference.epsilon import Epsilon
+    from dial.inference.executor import Answer
+    from dial.inference.routes import Routes
+    from dial.inference.run import BatchSizes
+    from dial.inference.staged import StagedModel
+    from dial.inference.watch import Watch
+    from dial.tiers.tokens import Unit
+    from dial.tradeoff.point import OperatingPoint
+
+# What loads and runs models takes seconds to import, most of them in transformers: each method imports what it needs,
+# so that a program that may answer something pays when it does.
 
 
 class Prediction(NamedTuple):
@@ -86,6 +81,9 @@ class AdaptiveClassifier:
         check: bool = True,
         **settings: Any,
     ) -> None:
+        from dial.inference.executor import Executor
+        from dial.inference.operating_point import check_point
+
         if check:
             check_point(point, network)
         self.network, self.point = network, point
@@ -102,7 +100,7 @@ class AdaptiveClassifier:
         *,
         threshold: float | Sequence[float] | None = None,
         score: str | None = None,
-        rule: str = Threshold.name,
+        rule: str = "threshold",
         budget: float | str | None = None,
         ms: float | None = None,
         point: OperatingPoint | None = None,
@@ -142,6 +140,10 @@ class AdaptiveClassifier:
             ValueError: no such run, a rule that it does not know, a target that it cannot reach, or tiers that are not
                 those that were tested.
         """
+        from dial.inference.operating_point import Sweep
+        from dial.inference.run import choose_point, load_network, measured_sizes, row_costs
+        from dial.inference.watch import Watch
+
         sweep = Sweep(run, calibrated)
         values = {"target": target, "threshold": threshold, "budget": budget, "ms": ms, "point": point}
         with readable(sweep.folder, "run"):
@@ -186,16 +188,20 @@ class AdaptiveClassifier:
                 self.watch.add(answer)
             yield self.prediction(answer)
 
-    def take_fastest(self, texts: Callable[[], Sequence[Unit]], share: float = SHARE) -> Routes | None:
+    def take_fastest(self, texts: Callable[[], Sequence[Unit]], share: float | None = None) -> Routes | None:
         """Have each tier that was tested in float32 computed by what is fastest on this CPU and answers alike.
 
         Args:
             texts: gives some that are like those to come, a thousand or so; only asked for where nothing is remembered.
-            share: of answers that must stay, by a lower bound of 90 %.
+            share: of answers that must stay, by a lower bound of 90 %; default: 99.5 %.
 
         Returns:
             What was chosen; None where no tier can be computed otherwise, or there were too few texts to tell.
         """
+        from dial.inference.routes import take_fastest
+        from dial.tiers.backends.agreement import SHARE
+
+        share = SHARE if share is None else share
         return take_fastest(self.network, self.point.rule, texts, share, self.executor.batch_sizes)
 
     def tune(self, texts: Sequence[Unit], cache_dir: str | Path) -> dict[str, int]:
@@ -208,6 +214,9 @@ class AdaptiveClassifier:
         Returns:
             Rows per batch by tier.
         """
+        from dial.inference.batch_size import best_batch_size
+        from dial.tiers.tokens import Tokeniser
+
         for tier in self.network.tiers:
             found = best_batch_size(tier, Tokeniser(tier)(texts), cache_dir)
             self.executor.batch_sizes[tier.name] = found.best
@@ -219,6 +228,8 @@ class AdaptiveClassifier:
         Args:
             texts: some that are like those to come.
         """
+        from dial.inference.epsilon import measure_epsilon
+
         return measure_epsilon(self.network, self.point.rule, texts)
 
     def prediction(self, answer: Answer) -> Prediction:
