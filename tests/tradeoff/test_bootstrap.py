@@ -61,6 +61,7 @@ def test_blocks_and_nodes_give_the_intervals_of_rows_and_all_points(monkeypatch)
     found = []
     for blocks in (8192, 800):
         monkeypatch.setattr(intervals, "BLOCKS", blocks)
+        monkeypatch.setattr(intervals, "MANY_POINTS", 2 * blocks)
         got = bootstrap(table, METRICS[metric], decisions, paths, (0.99, 0.95), resamples=1000, seed=blocks)
         areas = [got.normalised_area("softmax"), got.areas["oracle"]]
         found.append([spread(v) for v in (got.speedup("point"), got.kept("point"), *got.chosen["softmax"], *areas)])
