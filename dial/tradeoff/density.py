@@ -69,7 +69,7 @@ def _kernel(score: np.ndarray) -> gaussian_kde:
         return gaussian_kde(score)
     counts, edges = np.histogram(score, BINS)
     middles, weights = (edges[:-1] + edges[1:]) / 2, counts / len(score)
-    # Scott's rule for the rows: SciPy's own variance of weighted points is larger, the fewer bins hold most of the rows.
+    # Scott's rule for the rows: SciPy's variance of weighted points is larger, the fewer bins hold most of the rows.
     width = len(score) ** -0.2 * np.sqrt(score.var(ddof=1) / np.cov(middles, aweights=weights))
     return gaussian_kde(middles, bw_method=float(width), weights=weights)
 
