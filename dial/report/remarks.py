@@ -85,8 +85,7 @@ def written_answers(table: StageTable) -> Iterator[str]:
         table: rows of one split.
     """
     for index, stage in enumerate(table.stage_names):
-        unread = table.predictions[:, index] == UNREAD
-        if table.texts is not None and not table.task.written and unread.any():
+        if table.texts is not None and (unread := table.task.unread(table.texts[:, index])).any():
             counts = Counter(table.texts[unread, index].tolist()).most_common(MOST_SHOWN)
             shown = ", ".join(f"{printable(text)!r} {count}" for text, count in counts)
             what = "label word" if table.task.exact else "number"

@@ -22,7 +22,7 @@ from dial.stages.metrics.texts import TextMetric
 from dial.stages.repeats import check_repeats, distinct
 from dial.stages.stage import Stage
 from dial.stages.task import Task, task_of
-from dial.stages.texts import COUNT_RANGE, reference_array, sums_of, text_array, text_statistics
+from dial.stages.texts import COUNT_RANGE, predictions_of, reference_array, sums_of, text_array, text_statistics
 
 SCHEMA = 3
 """Of the newest file that is read: one that holds texts."""
@@ -122,8 +122,7 @@ class StageTable:
     def _set_texts(self) -> None:
         if self.texts is not None:
             self._set("texts", text_array(self.texts, "texts"))
-            if getattr(self, "predictions", None) is None:
-                self._set("predictions", self.task.read(self.texts))
+            self._set("predictions", predictions_of(self.task, self.texts, self.predictions, self.label))
         if self.references is not None:
             self._set("references", reference_array(self.references))
 
