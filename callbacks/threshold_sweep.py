@@ -244,12 +244,12 @@ class ThresholdSweep(Callback):
     def _check_labels(self, module: StagedModule, table: StageTable) -> None:
         """Generic label names count as the data's order; held-out rows must not contradict that."""
         rows = table.of_split("calibration") if "calibration" in table.splits else table
-        if rows.outputs is None or not module.task.exact or table.settings["partial"]:
+        if not module.task.exact or table.settings["partial"]:
             return
         for tier in module.network.tiers:
             if tier.labels_assumed:
                 stage = max(s for s, stage in enumerate(table.stages) if stage.tier == tier.name)
-                check_permutation(rows.outputs[:, stage], rows.label, module.label_names, f"tier {tier.name}")
+                check_permutation(rows.predictions[:, stage], rows.label, module.label_names, f"tier {tier.name}")
 
     def write(self, trainer: Trainer, module: StagedModule, table: StageTable) -> None:
         """Build the report, write it and print its table."""
