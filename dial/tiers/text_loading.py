@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as WRITERS
 
 from datamodules.labels import is_free_text
+from datamodules.row_tokens import check_label_words
 from dial.models.encoder_decoder import encoder_fingerprint, encoder_of, vocabulary_fingerprint
 from dial.models.energy_head import EnergyHead
 from dial.models.pieces import END, PAD, SPECIAL, Pieces
@@ -51,8 +52,8 @@ def load_text_tier(
 
     Raises:
         ValueError: the folder is missing or incomplete, the hub cannot be reached, the model is no encoder-decoder, has
-            fewer layers than asked for, was trained to write other label words, or its answers depend on the batch;
-            the head belongs to something else; names ``argument``.
+            fewer layers than asked for, was trained to write other label words, cannot spell these, or its answers
+            depend on the batch; the head belongs to something else; names ``argument``.
     """
     path = check_place(view.path, argument)
     config = read_with(AutoConfig, path, argument, "configuration")
@@ -66,6 +67,8 @@ def load_text_tier(
         check_words(card, label_names, view.path, argument)
     model = _read_model(path, config, argument)
     tokenizer = read_tokenizer(path, argument)
+    if label_names and not is_free_text(label_names):
+        check_label_words(label_names, tokenizer)
     max_length = length_kept(tokenizer, model, view.max_length, name, argument)
     model.train(train)
     head = None if train else _head(view, path, model, tokenizer, label_names, argument)

@@ -125,6 +125,12 @@ def test_a_tier_that_was_trained_to_write_other_words_is_refused(folder, tmp_pat
         load_tier(str(tmp_path / "tier"), "x", FREE)
 
 
+def test_label_words_that_the_tokenizer_cannot_spell_are_refused(folder) -> None:
+    load_tier(str(folder), "swift", ["good", "bad"])
+    with pytest.raises(ValueError, match=r"`label_names` must be words that the tokenizer can spell, but of '<=50K'"):
+        load_tier(str(folder), "swift", ["<=50K", "good"])
+
+
 def test_weights_of_an_encoder_alone_are_refused(folder, tmp_path) -> None:
     model = load_tier(str(folder), "x", FREE).model
     model.save_pretrained(
