@@ -219,7 +219,7 @@ class ThresholdSweep(Callback):
         # Only where it applies: the settings are part of a report's fingerprint.
         plain: dict[str, Any] = {"reference_without_exits": True} if "unpruned" in tiers[reference] else {}
         hidden = getattr(data, "hidden", None)  # rows left out, by role
-        if module.network.writes and getattr(data, "source_form", None):
+        if module.network.writes and getattr(data, "source_form", None) is not None:
             plain["source_form"] = data.source_form
         if late := self._late(module):
             plain["late"] = late

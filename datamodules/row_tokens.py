@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 Unit = str | tuple[str, ...]
+NO_FORM = ""
+"""The form of sources that no text or pair alone can be put into; see ``TextToText.source_form``."""
 SWITCH = "_switch_to_target_mode"  # what transformers calls on a tokenizer before it reads targets
 
 

@@ -54,8 +54,8 @@ class TextToText(SequenceDataModule):
     def source_form(self) -> str | None:
         """How a text (``{0}``) or pair (``{0}``, ``{1}``) becomes what models that write read; None: as it is.
 
-        None stands also where it takes more than a text or a pair to make a source.
-        ``dial predict`` puts the rows of other files into this form.
+        :data:`NO_FORM` where it takes more than a text or a pair to make a source. ``dial predict`` puts the rows of
+        other files into this form.
         """
         return None
 

@@ -168,9 +168,10 @@ def test_a_target_that_is_no_label_word_is_refused(tmp_path: Path) -> None:
         data.rows("test")
 
 
-def test_label_words_that_spaces_alone_tell_apart_are_refused() -> None:
+def test_label_words_that_spaces_alone_tell_apart_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", pairs(2))
     with pytest.raises(ValueError, match=r"`label_names` must name every class once, but got 'a  b' as class 0 and as"):
-        TextToTextDataModule(train_file="a.csv", label_names=["a b", "a  b"])
+        TextToTextDataModule(train_file=file, label_names=["a b", "a  b"])
 
 
 def test_label_words_that_collide_after_tokenisation_are_refused(tiny_tokenizer, tmp_path: Path) -> None:

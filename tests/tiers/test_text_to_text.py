@@ -175,3 +175,7 @@ def test_sources_are_read_in_their_form() -> None:
     assert Tokeniser(tier)([("good", "bad")])[0].ids == plain(["b bad a good"])[0].ids
     with pytest.raises(ValueError, match=r"`swift` reads pairs of texts, as 'b \{1\} a \{0\}', but got a single one"):
         Tokeniser(tier)(["good"])
+    tier.source_form = "to {{}}: {0}"
+    assert Tokeniser(tier)(["good"])[0].ids == plain(["to {}: good"])[0].ids
+    with pytest.raises(ValueError, match=r"`swift` reads single texts, as 'to .*', but got a pair; name one column"):
+        Tokeniser(tier)([("good", "bad")])
