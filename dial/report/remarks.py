@@ -85,7 +85,12 @@ def written_answers(table: StageTable) -> Iterator[str]:
         table: rows of one split.
     """
     for index, stage in enumerate(table.stage_names):
-        if table.texts is not None and (unread := table.task.unread(table.texts[:, index])).any():
+        if table.texts is None:
+            break
+        unread = table.task.unread(table.texts[:, index])
+        if table.task.exact:  # a table of somebody else's may say itself what a text means
+            unread &= table.predictions[:, index] == UNREAD
+        if unread.any():
             counts = Counter(table.texts[unread, index].tolist()).most_common(MOST_SHOWN)
             shown = ", ".join(f"{printable(text)!r} {count}" for text, count in counts)
             what = "label word" if table.task.exact else "number"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from dial.tiers.reading import cut_layers, length_kept, read_card, read_tokenize
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 
+logger = logging.getLogger(__name__)
 BUILT: tuple[str, ...] = Pieces.__args__  # type: ignore[attr-defined]  # tokenizers that are built from the text
 
 
@@ -79,6 +81,20 @@ def load_text_tier(
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for an encoder-decoder, but got 'int8'.")
     cast_encoder(model, view.dtype, argument)
     return tier
+
+
+def check_writers_keys(view: View, argument: str) -> None:
+    """Refuse what says how a model writes on one that does not.
+
+    Raises:
+        ValueError: naming the keys.
+    """
+    given = [name for name in ("head", "beams", "max_new_tokens") if getattr(view, name) is not None]
+    if given:
+        raise ValueError(
+            f"`{argument}` must be an encoder-decoder that writes to have `{given[0]}`, but {view.path} does not "
+            "write. Leave the key out."
+        )
 
 
 def check_words(card: Mapping[str, Any], label_names: Sequence[str], path: str, argument: str) -> None:
@@ -154,13 +170,19 @@ def _read_model(path: str, config: Any, argument: str) -> Any:
 def _head(
     view: View, path: str, model: Any, tokenizer: Any, label_names: Sequence[str], argument: str
 ) -> EnergyHead | None:
-    """The head that the view names, or that lies beside the model if it is used whole."""
-    place = view.head if view.head is not None else path if view.layers is None and has_head(path) else None
+    """The head that the view names, or that lies beside the model unless `layers` leaves another encoder."""
+    place = view.head if view.head is not None else path if has_head(path) else None
     if place is None:
         return None
     head = load_head(Path(place).expanduser(), f"{argument}.head")
     words = None if is_free_text(label_names) else list(label_names)
     fingerprint = encoder_fingerprint(encoder_of(model))
+    if view.head is None and view.layers is not None and head.config.encoder != fingerprint:
+        logger.warning(
+            "%s: the energy head in %s is left out, as it was not trained on the first %d layers.",
+            *(argument, path, view.layers),
+        )
+        return None
     check_head(head, fingerprint, words, vocabulary_fingerprint(tokenizer), f"{argument}.head")
     return head
 

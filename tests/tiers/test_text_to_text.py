@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dial.stages.scores import compute
 from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.text_loading import build_text_tier
 from dial.tiers.text_to_text import Read, TextToTextTier
@@ -94,11 +95,33 @@ def test_a_head_decides_and_nothing_is_written(kind) -> None:
     assert torch.allclose(scores["energy"][:, 0], expected) and set(scores) == set(tier.model_scores)
 
 
-def test_a_head_beside_the_model_belongs_to_it_whole(tmp_path) -> None:
+def test_a_head_of_classes_is_computed_once_a_batch() -> None:
+    tier = writer("swift", WORDS, head="classes")
+    calls = []
+    tier.head.output.register_forward_hook(lambda *given: calls.append(given))
+    tokeniser = Tokeniser(tier)
+    logits, scores = tier.decide(tokeniser.collate(tokeniser(["good", "a bad film"])))
+    assert len(calls) == 1
+    for name, score in scores.items():
+        assert torch.equal(score[:, 0], compute(name, logits[:, 0], 1.0))
+
+
+@pytest.mark.parametrize("key", [{"head": "x"}, {"beams": 2}, {"max_new_tokens": 5}])
+def test_keys_of_writers_are_refused_on_other_tiers(tiny_bert, key) -> None:
+    with pytest.raises(
+        ValueError, match=rf"`swift` must be an encoder-decoder that .* `{next(iter(key))}`"
+    ):
+        load_tier({"path": str(tiny_bert), **key}, "x", ["negative", "positive"], "swift")
+
+
+def test_a_head_beside_the_model_belongs_to_it_whole(tmp_path, caplog) -> None:
     folder = save_writer(tmp_path / "tier")
     add_head(folder, WORDS)
     assert load_tier(str(folder), "x", WORDS).model_scores
-    assert load_tier({"path": str(folder), "layers": 1}, "x", WORDS).head is None  # another encoder
+    assert load_tier({"path": str(folder), "layers": 2}, "x", WORDS).head is not None  # cuts nothing
+    assert not caplog.records
+    assert load_tier({"path": str(folder), "layers": 1}, "x", WORDS, "swift").head is None  # another encoder
+    assert "swift: the energy head in" in caplog.text and "not trained on the first 1 layers" in caplog.text
     with pytest.raises(ValueError, match=r"`tiers\[0\].head` must be trained on this tier's encoder"):
         load_tier({"path": str(folder), "layers": 1, "head": str(folder)}, "x", WORDS, "tiers[0]")
 
