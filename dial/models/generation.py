@@ -111,11 +111,27 @@ def _named(search: Any) -> Any:
 
     def decode(model: Any, input_ids: Tensor, logits_processor: Any, generation_config: Any, **given: Any) -> _Rows:
         decoder = _Decoder(model, given["encoder_outputs"][0], given.get("attention_mask"), given["past_key_values"])
-        rows = _Rows(len(input_ids) // generation_config.num_beams, generation_config)
+        together = bool(given.get("synced_gpus")) or is_sharded(model)
+        rows = _Rows(len(input_ids) // generation_config.num_beams, generation_config, together)
         search(decoder, rows, input_ids, logits_processor, generation_config)
         return rows
 
     return decode
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether ranks hold parts of the model's weights, as under ``fully_shard`` or Lightning's model parallelism."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return False
+    return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+
+
+def everybody(done: bool, device: torch.device) -> bool:
+    """Whether all ranks are done; collective, on the device that the model is on."""
+    least = torch.tensor(int(done), device=device)
+    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+    return bool(least)
 
 
 class _Decoder:
@@ -150,12 +166,22 @@ class _Decoder:
 class _Rows:
     """Answers of all rows of a batch, filled in as they are finished."""
 
-    def __init__(self, count: int, config: Any) -> None:
+    def __init__(self, count: int, config: Any, together: bool = False) -> None:
+        self.together = together
         ends = config.eos_token_id
         self.ends: list[int] = list(ends) if isinstance(ends, Sequence) else [] if ends is None else [int(ends)]
         pad = config.pad_token_id
         self.pad = int(pad) if pad is not None else (self.ends or [0])[0]
         self._answers: list[Any] = [None] * count
+
+    def all_done(self, done: bool, device: torch.device) -> bool:
+        """Whether the search is over: where ranks share a model's weights, only once it is over on all of them.
+
+        A rank that is done goes on computing finished rows, as the others need its part of the weights at each step.
+        """
+        if not self.together:
+            return done
+        return everybody(done, device)
 
     def ended(self, tokens: Tensor) -> Tensor:
         """Whether each token is one that ends an answer."""
@@ -222,9 +248,9 @@ def _greedy_search(
         lengths[ended] = length
         open_ = open_ & ~ended
         finished = len(open_) - int(open_.sum())
-        if finished == len(open_) or length == limit:
+        if length == limit or rows.all_done(finished == len(open_), start.device):
             break
-        if finished >= DROP * len(open_):
+        if DROP * len(open_) <= finished < len(open_):
             _leave(rows, active, ~open_, tokens[:, prompt:], lengths, told)
             decoder.keep(stay := open_.nonzero()[:, 0])
             told = [each[stay] for each in told]
@@ -317,11 +343,11 @@ def _beam_search(
             open_ = open_ & ~finished.done.all(dim=1, keepdim=True)
         steps[(was_open & ~open_)[:, 0]] = length
         closed = len(open_) - int(open_.sum())
-        if closed == len(open_) or length == limit:
+        if length == limit or rows.all_done(closed == len(open_), start.device):
             break
         offset = torch.arange(len(active), device=start.device)[:, None] * beams
         decoder.continue_from((parents.gather(1, order) + offset).flatten())
-        if closed >= DROP * len(open_):
+        if DROP * len(open_) <= closed < len(open_):
             stay = open_[:, 0].nonzero()[:, 0]
             _finish(rows, active, (~open_[:, 0]).nonzero()[:, 0], finished, prompt, steps)
             decoder.keep((offset + torch.arange(beams, device=start.device))[stay].flatten())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from datamodules import TextToTextDataModule
+from datamodules import TextDataModule, TextToTextDataModule
 from dial.stages.metrics.metrics import evaluate
 from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.tokens import Tokeniser
@@ -224,3 +224,30 @@ def test_arguments_are_checked(tiny_bert) -> None:
         Seq2Seq(config=TINY, validation="bleu", label_names=["*"], metrics=["exact_match"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`teacher` must name a trained tier"):
         Seq2SeqDistillation(config=TINY, label_names=["*"], metrics=["exact_match"])
+
+
+def test_names_of_classes_are_written_where_data_has_no_targets(files, tmp_path, make_tiny_t5) -> None:
+    rows = TextDataModule(
+        **files, text_column="source", label_column="parity", batch_size=8, cache_dir=str(tmp_path / "cache")
+    )
+    module = Watched(path=str(make_tiny_t5(dropout_rate=0.0)), label_names=PARITY)
+    fit(module, rows, tmp_path)
+    model = module.tier.model
+    model.load_state_dict(module.state)
+    encoding = dict(module.batch["encodings"][module.tier.encoding_key])
+    assert "labels" not in encoding
+    words = [module.tier.tokenizer(PARITY[label])["input_ids"] for label in module.batch["label"].tolist()]
+    encoding["labels"] = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(word) for word in words], batch_first=True, padding_value=-100
+    )
+    each = [forced_loss(model.eval(), encoding, row) for row in range(len(words))]
+    assert module.seen.item() == pytest.approx(sum(a for a, _ in each) / sum(n for _, n in each), abs=CLOSE)
+
+
+def test_numbers_need_data_that_says_how_they_are_written(files, tmp_path, make_tiny_t5) -> None:
+    rows = TextDataModule(
+        **files, text_column="source", label_column="target", label_names=[], cache_dir=str(tmp_path / "cache")
+    )
+    module = Seq2Seq(path=str(make_tiny_t5()), label_names=[])
+    with pytest.raises(ValueError, match="`data` must say how its numbers are written, but TextDataModule does not"):
+        fit(module, rows, tmp_path)

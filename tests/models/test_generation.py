@@ -197,3 +197,25 @@ def test_settings_outside_their_range_are_refused() -> None:
         Generation(beams=0)
     with pytest.raises(ValueError, match="`max_new_tokens` must be a whole number from 1 up, but got True"):
         Generation(max_new_tokens=True)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_ranks_that_share_a_model_s_weights_take_as_many_steps(monkeypatch: pytest.MonkeyPatch, beams: int) -> None:
+    model = tiny_t5(1)
+    ids, mask = sources(48)
+    steps = [int(own(model, ids[i : i + 1], mask[i : i + 1], beams).steps) for i in range(48)]
+    row = int(np.argmin(steps))
+    short, more = slice(row, row + 1), steps[row] + 4
+    assert more < LIMIT
+    alone = own(model, ids[short], mask[short], beams)
+    calls, asked = [], []
+    monkeypatch.setattr(generation, "is_sharded", lambda _: True)
+    monkeypatch.setattr(generation, "everybody", lambda done, _: (asked.append(done), done and len(asked) == more)[1])
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    found = own(model, ids[short], mask[short], beams)
+    assert len(calls) == more == len(asked)  # as long as another rank goes on
+    assert pieces(found) == pieces(alone) and torch.equal(found.steps, alone.steps)
+    calls.clear()
+    monkeypatch.setattr(generation, "everybody", lambda *_: False)
+    assert pieces(own(model, ids[short], mask[short], beams)) == pieces(alone)
+    assert len(calls) == LIMIT  # the limit is the same on all ranks
