@@ -68,6 +68,7 @@ def load_text_tier(
     if not train:
         check_words(card, label_names, view.path, argument)
     model = _read_model(path, config, argument)
+    check_search(model.generation_config, view.path, argument)
     tokenizer = read_tokenizer(path, argument)
     if label_names and not is_free_text(label_names):
         check_label_words(label_names, tokenizer)
@@ -81,6 +82,21 @@ def load_text_tier(
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for an encoder-decoder, but got 'int8'.")
     cast_encoder(model, view.dtype, argument)
     return tier
+
+
+def check_search(config: Any, path: str, argument: str) -> None:
+    """Refuse a search that looks at the source's pieces: only the encoder's states are at hand when texts are written.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    for name, unset in (("encoder_repetition_penalty", 1.0), ("encoder_no_repeat_ngram_size", 0)):
+        value = getattr(config, name, None)
+        if value is not None and value != unset:
+            raise ValueError(
+                f"`{argument}` must be generated from without `{name}`, which looks at the source's pieces, but "
+                f"generation_config.json of {path} has {value}. Leave it out there."
+            )
 
 
 def check_writers_keys(view: View, argument: str) -> None:

@@ -141,7 +141,7 @@ class TextToTextTier(Tier):
     def write(self, encoding: Encoding, rows: Tensor, state: Read | None = None, scores: bool = False) -> Written:
         """See :class:`TierContract`."""
         states, mask = (state or self.read(encoding)).take(rows)
-        generated = generate(self.model, states, mask, self.generation, scores)
+        generated = generate(self.model, states, mask, self.generation, scores, self.name)
         texts = self.tokenizer.batch_decode(generated.tokens, skip_special_tokens=True)
         return Written(texts, generated.steps, generated.limited, generated.scores)
 

@@ -108,9 +108,7 @@ def test_a_head_of_classes_is_computed_once_a_batch() -> None:
 
 @pytest.mark.parametrize("key", [{"head": "x"}, {"beams": 2}, {"max_new_tokens": 5}])
 def test_keys_of_writers_are_refused_on_other_tiers(tiny_bert, key) -> None:
-    with pytest.raises(
-        ValueError, match=rf"`swift` must be an encoder-decoder that .* `{next(iter(key))}`"
-    ):
+    with pytest.raises(ValueError, match=rf"`swift` must be an encoder-decoder that .* `{next(iter(key))}`"):
         load_tier({"path": str(tiny_bert), **key}, "x", ["negative", "positive"], "swift")
 
 
@@ -152,6 +150,14 @@ def test_label_words_that_the_tokenizer_cannot_spell_are_refused(folder) -> None
     load_tier(str(folder), "swift", ["good", "bad"])
     with pytest.raises(ValueError, match=r"`label_names` must be words that the tokenizer can spell, but of '<=50K'"):
         load_tier(str(folder), "swift", ["<=50K", "good"])
+
+
+def test_a_search_that_looks_at_the_source_is_refused(tmp_path) -> None:
+    folder = save_writer(tmp_path / "tier")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "encoder_no_repeat_ngram_size": 3}))
+    with pytest.raises(ValueError, match=r"`swift` must be generated from without `encoder_no_repeat_ngram_size`"):
+        load_tier(str(folder), "x", FREE, "swift")
 
 
 def test_weights_of_an_encoder_alone_are_refused(folder, tmp_path) -> None:
