@@ -11,7 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from datamodules.loading import padded_labels
+from datamodules.loading import IGNORED, padded_labels
 from datamodules.row_tokens import RowTokeniser
 from dial.inference.staged import StagedModel
 from dial.stages.metrics.metrics import evaluate
@@ -21,8 +21,6 @@ from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
 from lightning_modules.training import Schedule, TierModule
-
-IGNORED = -100  # in `labels`, where a target ends
 
 
 class Seq2Seq(TierModule):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -93,6 +93,9 @@ class TierModule(StagedModule):
 
     A subclass sets ``network``, loads its teacher with :meth:`_load_teacher`, and has a ``training_step``.
 
+    Attributes:
+        trains_head: whether what is trained is a head that decides, and not what answers.
+
     Args:
         label_names: see :class:`StagedModule`.
         metrics: see :class:`StagedModule`.
@@ -103,6 +106,8 @@ class TierModule(StagedModule):
     Raises:
         ValueError: ``warmup`` is outside its range.
     """
+
+    trains_head: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
 from dial.tiers.reading import CARD, cut_layers, length_kept, read_card, read_tokenizer, read_with, reason_of
-from dial.tiers.text_loading import load_text_tier, writes
+from dial.tiers.text_loading import check_writers_keys, load_text_tier, writes
 from dial.tiers.tier import Encoding, GoOn, Tier, View, encoding_key, own_names
 
 KINDS: dict[str, type[Tier]] = {MultiExitConfig.model_type: MultiExitTier}
@@ -155,6 +155,7 @@ def load_tier(
         kept = read_with(AutoConfig, path, argument, "configuration")
         if writes(kept, label_names):
             return load_text_tier(view, name, label_names, argument, train)
+    check_writers_keys(view, argument)
     config, declared = read_config(path, view.layers, label_names, argument)
     model, missing = read_model(path, config, argument)
     tokenizer = read_tokenizer(path, argument)

@@ -150,10 +150,10 @@ def teacher(files, tmp_path) -> Path:
     return save_tier(tmp_path / "teacher", module.eval().tier, {"label_names": ["*"]})
 
 
-def student(teacher: Path, **settings: Any) -> WatchedStudent:
-    path = str(save_small(teacher))
+def student(teacher: Path, limit: int | None = None, **settings: Any) -> WatchedStudent:
+    path, view = str(save_small(teacher)), {"path": str(teacher), "max_new_tokens": limit}
     return WatchedStudent(
-        path=path, teacher=str(teacher), label_names=["*"], metrics=["exact_match"], max_new_tokens=4, **settings
+        path=path, teacher=view, label_names=["*"], metrics=["exact_match"], max_new_tokens=4, **settings
     )
 
 
@@ -186,25 +186,35 @@ def test_word_level_distillation_is_that_of_a_plain_loop(files, tmp_path, teache
     assert module.seen.item() == pytest.approx(0.7 * task / pieces + 0.3 * taught / pieces, abs=1e-3)
 
 
-def test_sequence_level_distillation_trains_on_what_the_teacher_writes(files, tmp_path, teacher, monkeypatch) -> None:
-    module = student(teacher, distillation="sequence", distillation_weight=1.0)
+@pytest.mark.parametrize("limit", [None, 1])
+def test_sequence_level_distillation_trains_on_what_the_teacher_writes(
+    files, tmp_path, teacher, monkeypatch, capsys, limit
+) -> None:
+    module = student(teacher, limit, distillation="sequence", distillation_weight=1.0)
     fit(module, data(files, tmp_path), tmp_path)
-    tier = load_tier(str(teacher), "t", ["*"])
+    tier = load_tier({"path": str(teacher), "max_new_tokens": limit}, "t", ["*"])
     tokeniser = Tokeniser(tier)
     known = data(files, tmp_path).rows("train")
-    total, pieces = 0.0, 0
+    total, pieces, cut = 0.0, 0, 0
     module.tier.model.load_state_dict(module.state)
     for row in module.batch["sample_id"].tolist():
         source = known.text[known.sample_id.tolist().index(row)]
         with torch.no_grad():
-            (text,) = tier.write(tokeniser.collate(tokeniser([source])), torch.tensor([0])).texts
+            written = tier.write(tokeniser.collate(tokeniser([source])), torch.tensor([0]))
         encoding = tokeniser.collate(tokeniser([source]))
-        target = {**encoding, "labels": torch.tensor([tokeniser([text])[0].ids[:4]])}
+        ids = list(tokeniser(written.texts)[0].ids)
+        if len(ids) > 4:
+            cut, ids = cut + 1, ids[:3]  # the student's limit is 4 with the end, which this text does not have there
+        elif written.limited.item():
+            cut, ids = cut + 1, ids[:-1]
+        target = {**encoding, "labels": torch.tensor([ids])}
         target.setdefault("attention_mask", torch.ones_like(encoding["input_ids"]))
         loss, count = forced_loss(module.tier.model.eval(), target, 0)
         total, pieces = total + loss, pieces + count
     assert module.seen.item() == pytest.approx(total / pieces, abs=1e-3)
-    again = student(teacher, distillation="sequence", distillation_weight=1.0)
+    if limit:
+        assert cut and "the teacher's text was cut off at its limit in" in capsys.readouterr().out
+    again = student(teacher, limit, distillation="sequence", distillation_weight=1.0)
     monkeypatch.setattr(type(tier), "write", lambda *_: pytest.fail("the teacher wrote again"))
     fit(again, data(files, tmp_path), tmp_path)
 

@@ -183,6 +183,38 @@ def test_answers_that_the_limit_ended_are_told() -> None:
     assert int(found.lengths.max()) == 5
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_end_that_is_forced_at_the_limit_is_none(beams: int) -> None:
+    model = bart()
+    ids, mask = sources(32)
+    found = own(model, ids, mask, beams, limit=5)
+    assert all(row[-1] == model.config.eos_token_id for row in pieces(found))
+    assert found.limited.tolist() == [len(row) == 5 for row in pieces(found)] and 0 < int(found.limited.sum()) < 32
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_logits_that_are_not_finite_name_the_model(beams: int) -> None:
+    model = tiny_t5(1)
+    ids, mask = sources(4)
+    with torch.no_grad():
+        model.lm_head.weight[5, 0] = torch.nan
+        states = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+    with pytest.raises(ValueError, match=r"`swift` must have a decoder whose logits are finite, but they are not"):
+        generate(model, states, mask, Generation(beams, LIMIT), name="swift")
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_scores_of_sure_answers_do_not_tie(beams: int) -> None:
+    model = tiny_t5(1)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(3)
+    ids, mask = sources(16)
+    found = own(model, ids, mask, beams, scores=True, limit=1)
+    largest, log_p = found.scores["decoder_softmax"], found.scores["answer_log_probability"]
+    assert ((largest < 1) & (largest.float() == 1)).sum() > 1  # these would tie in float32
+    assert ((log_p < 0) & (log_p > -1e-7)).sum() > 1
+
+
 def test_a_batch_without_padding_needs_no_mask() -> None:
     model = tiny_t5(2)
     ids = torch.randint(3, VOCABULARY, (4, 6))
