@@ -72,6 +72,18 @@ def test_answers_are_those_of_transformers(kind: str, backend: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_long_rows_are_answered_as_by_transformers(backend: str, tmp_path: Path, tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.model_max_length = 120
+    folder = save(tmp_path / "tier", "deberta", tokenizer)  # its trace holds the distances of one length
+    tier = load_tier({"path": str(folder), "backend": backend}, "tier", CLASSES)
+    units = ["good bad dull " * times for times in (1, 10, 30, 39)]
+    wanted = one_by_one(folder, units, max_length=120)
+    for size in (1, 2):
+        np.testing.assert_allclose(outputs(tier, units, size)[:, 0], wanted, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_bilstm_reads_no_padding(backend: str, tmp_path: Path) -> None:
     folder = save_tier(tmp_path / "tier", words_tier(hidden_size=8, embedding_size=6), {})
     whole = load_tier(str(folder), "swift", DATA)

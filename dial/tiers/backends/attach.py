@@ -25,8 +25,9 @@ from dial.tiers.batching import Encoding
 from dial.tiers.tier import Tier, model_digest
 from dial.tiers.tokens import Tokeniser
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER, ABOUT = "exports", "about.json"
+LONG = 40  # tokens of a row that is longer than those of the traced batch by far
 logger = logging.getLogger(__name__)
 
 
@@ -34,9 +35,9 @@ def attach(tier: Tier, backend: str, dtype: str = "float32", cache_dir: str | Pa
     """Have a backend compute a tier from now on.
 
     The export lies beside the tier's files, or where these cannot be written in the cache. It is found by the weights,
-    the versions of all libraries, the processor's instructions and, for int8, the numbers; bf16 is made from float32
-    when a file is opened. An export counts only after it has answered as torch does in float32, rows alone and in
-    padded batches, and with rows dropped at the exits.
+    the longest row, the versions of all libraries, the processor's instructions and, for int8, the numbers; bf16 is
+    made from float32 when a file is opened. An export counts only after it has answered as torch does in float32, rows
+    alone, up to the longest, in padded batches, and with rows dropped at the exits.
 
     Args:
         tier: in float32, on a CPU, its batching settled.
@@ -92,7 +93,7 @@ def _key(tier: Tier, backend: str, dtype: str) -> str:
     versions = {name: version(name) for name in ("torch", "transformers", *PACKAGES[backend])}
     quantised = "int8" if dtype == "int8" else "float32"
     batching = [tier.batching.masked, tier.batching.equal_length, tier.tokenizer.padding_side]
-    about = [SCHEMA, backend, quantised, versions, instructions(), batching]
+    about = [SCHEMA, backend, quantised, versions, instructions(), batching, _longest(tier, ProbeRows(tier))]
     return f"{backend}-{quantised}-{key_of(model_digest(tier.model), *about)}"
 
 
@@ -201,15 +202,25 @@ def quantise(file: Path) -> None:
         logging.disable(level)
 
 
+def _longest(tier: Tier, rows: ProbeRows) -> int:
+    """Tokens of the longest row that the tier reads."""
+    return min(tier.max_length, rows.limit)
+
+
 def _probe(tier: Tier) -> list[Encoding]:
-    """Batches for a tier: rows alone, in padded batches of several sizes, or of equal length where padding is read."""
+    """Batches for a tier: rows alone, in padded batches of several sizes, or of equal length where padding is read.
+
+    Among them are rows longer than the last batch, from which the graph is traced, up to the longest that the tier
+    reads: a trace may keep what its example's length gave, such as DeBERTa's buckets of distances.
+    """
     rows = ProbeRows(tier)
-    lengths = rows.lengths(tier.batching.shortest)
+    lengths, longest = rows.lengths(tier.batching.shortest), _longest(tier, rows)
     every = [rows.row(lengths[kind], special=index == 3) for index, kind in enumerate(ORDER)]
+    every += [rows.row(max(lengths[0], min(length, longest))) for length in (LONG, longest)]
     tokeniser = Tokeniser(tier)
-    batches = [[0], [2], *BATCHES[1:], *BATCHES[:1]]
+    batches = [[0], [2], [5], [6], [5, 1], *BATCHES[1:], *BATCHES[:1]]
     if tier.batching.equal_length:
-        batches = [[0], [2], [2, 4], [1, 3]]
+        batches = [[0], [2], [5], [6], [2, 4], [1, 3]]
     found = [tier.batching.arranged(tokeniser.collate([every[i] for i in batch])) for batch in batches]
     names = [name for name in tier.example(1) if name in found[0] or name == "attention_mask"]
     return [{name: each.get(name, torch.ones_like(each["input_ids"])) for name in names} for each in found]
