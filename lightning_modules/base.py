@@ -155,6 +155,21 @@ class StagedModule(LightningModule):
         """Like :meth:`test_step`; the label may be a placeholder."""
         return self.rows_of(batch)
 
+    def on_test_batch_end(self, *args: Any) -> None:
+        """Conclude with the last batch, before callbacks write what they make of the epoch."""
+        self._conclude_comparisons(self.trainer.test_loop)
+
+    def on_predict_batch_end(self, *args: Any) -> None:
+        """Like :meth:`on_test_batch_end`."""
+        self._conclude_comparisons(self.trainer.predict_loop)
+
+    def _conclude_comparisons(self, loop: Any) -> None:
+        """Say what was seen, and refuse int8 that changes too much, where there were fewer rows than wanted, too."""
+        if loop.batch_progress.is_last_batch:
+            comparisons, self._comparisons = self._comparisons, {}
+            for comparison in comparisons.values():
+                comparison.finish()
+
     def rows_of(self, batch: Batch) -> dict[str, Any]:
         """Ids and labels ``(B,)``, ``logits`` ``(B, S, C)``, and per tier ``lengths`` and ``padded`` ``(B,)``.
 
