@@ -63,6 +63,16 @@ def test_agreement_counts_rows_by_all_their_exits() -> None:
     assert agreement(values + 0.005 * values.std(), values).changed == 0
 
 
+@pytest.mark.parametrize("columns", [1, 3])
+def test_an_output_that_is_not_finite_is_changed(columns: int) -> None:
+    expected = random.normal(size=(40, 2, columns))
+    found = expected + 1e-3
+    found[[3, 8], 1, 0], found[11, 0, 0], found[20, 0, 0] = np.nan, np.inf, -np.inf
+    seen = agreement(found, expected)
+    assert (seen.rows, seen.changed) == (40, 4) and seen.epsilon == pytest.approx(1e-3)
+    assert agreement(found * np.nan, expected).changed == agreement(found, expected * np.nan).changed == 40
+
+
 class Invented:
     """A part that answers as the tier does in torch, or otherwise for a share of the rows."""
 
