@@ -207,6 +207,30 @@ def test_torch_computes_what_cannot_be_exported_and_says_so_once(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "`backend` .* needs a folder .*No space left"),
+        (MemoryError("none left"), "none left"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 GB"), "can't allocate memory"),
+    ],
+)
+def test_a_full_disk_and_no_memory_are_not_remembered(
+    error: Exception, said: str, backend: str, make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"path": str(make_tiny_bert(seed=15)), "backend": backend}
+
+    def fails(*args: Any, **settings: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.onnx, "export", fails)
+        with pytest.raises((ValueError, MemoryError), match=said):
+            load_tier(spec, "tier", DATA)
+    assert load_tier(spec, "tier", DATA).parts is not None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_export_that_answers_otherwise_is_not_taken(
     backend: str, make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dial.files import write_json
 from dial.machine import default_cache_dir, has_bf16, instructions, key_of
-from dial.tiers.backends.export import HIDDEN, NoExportError, export, reason_of
+from dial.tiers.backends.export import HIDDEN, NoExportError, export, raise_of_machine, reason_of
 from dial.tiers.backends.graphs import GRAPHS, Graph
 from dial.tiers.backends.names import PACKAGES
 from dial.tiers.batch_proof import BATCHES, ORDER, ProbeRows, close
@@ -156,8 +156,7 @@ def _try(tier: Tier, backend: str, dtype: str, folder: Path) -> str | None:
     except NoExportError as error:
         reason = str(error)
     except Exception as error:  # whatever a library says of a graph, it does not take it
-        if isinstance(error, OSError | MemoryError):
-            raise
+        raise_of_machine(error)
         reason = reason_of(error)
     finally:
         tier.compute_with(None)
