@@ -49,14 +49,24 @@ class Agreement:
         )
 
 
-def rows_needed(share: float, confidence: float = CONFIDENCE) -> int:
-    """Rows of which none may change for a share to be promised.
+def confidence_of_each(tries: int, confidence: float = CONFIDENCE) -> float:
+    """Confidence of each of several bounds, with which all hold at once (Bonferroni's inequality).
 
     Example:
-        >>> rows_needed(0.995)
-        460
+        >>> round(confidence_of_each(4), 3)
+        0.975
     """
-    return int(np.ceil(np.log(1 - confidence) / np.log(share)))
+    return 1 - (1 - confidence) / tries
+
+
+def rows_needed(share: float, tries: int = 1, confidence: float = CONFIDENCE) -> int:
+    """Rows of which none may change for a share to be promised, of whichever of several tries passes first.
+
+    Example:
+        >>> rows_needed(0.995), rows_needed(0.995, tries=4)
+        (460, 736)
+    """
+    return int(np.ceil(np.log(1 - confidence_of_each(tries, confidence)) / np.log(share)))
 
 
 def agreement(found: np.ndarray, expected: np.ndarray, confidence: float = CONFIDENCE) -> Agreement:
