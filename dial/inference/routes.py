@@ -77,11 +77,12 @@ def take_fastest(
         cache_dir: default ``$DIAL_CACHE``, else ``~/.cache/dial``.
 
     Returns:
-        What was chosen; None where no tier can be computed otherwise, or there are fewer units than such a promise
-        needs (460 for 99.5 %, where there is one route beside torch; 781 for five).
+        What was chosen; None where no tier can be computed otherwise, where one answers later than it decides (its
+        outputs are then not its answers), or where there are fewer units than such a promise needs (460 for 99.5 %,
+        where there is one route beside torch; 781 for five).
     """
     tiers = [tier for tier in network.tiers if can_be_routed(tier)]
-    if not tiers or not routes():
+    if not tiers or not routes() or any(tier.answers_later for tier in network.tiers):
         return None
     about = [rule.stages, list(map(float, rule.thresholds)), rule.name, rule.score, dict(batch_sizes or {}), share]
     key = key_of(about, [tier.fingerprint for tier in network.tiers], describe_machine(), list(map(str, routes())))

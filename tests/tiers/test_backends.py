@@ -247,6 +247,15 @@ def test_an_export_that_answers_otherwise_is_not_taken(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_parts_that_a_tier_does_not_use_are_not_taken(
+    backend: str, make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tier, "compute_with", lambda self, parts: None)  # a tier that computes in a way of its own
+    assert load_tier({"path": str(make_tiny_bert(seed=14)), "backend": backend}, "tier", DATA).parts is None
+    assert attaching._say.cache_info().currsize == 1  # it was said
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_graphs_can_be_copied_and_follow_the_number_of_threads(backend: str, tiny_bert: Path) -> None:
     tier = load_tier({"path": str(tiny_bert), "backend": backend}, "tier", DATA)
     expected = outputs(tier, UNITS, 3)

@@ -237,7 +237,7 @@ def _differs(tier: Tier, graphs: Sequence[Graph]) -> str | None:
         pairs = [(found, outputs), *zip(also, passed, strict=True)]
         if any(a.shape != b.shape or not close(a, b, among.flatten(0, 1)) for a, b in pairs):
             return f"its export answers otherwise than torch in batches of {tuple(batch['input_ids'].shape)}"
-    return None
+    return None if all(graph.used for graph in graphs) else "its answers do not come from the parts that it names"
 
 
 def _answers(tier: Tier, encoding: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
