@@ -183,7 +183,33 @@ def test_a_network_takes_what_its_tiers_found_and_says_so(
     for tier in tiers:
         tier.compute_with(None)
     again = take_fastest(network, rule, list, cache_dir=tmp_path)
-    assert again is not None and again.to_json() == found.to_json() and tiers[0].computed_by == "openvino bfloat16"
+    assert again is not None and again.remembered and not found.remembered and again.rows == found.rows
+    assert again.to_json() == found.to_json() | {"remembered": True} and tiers[0].computed_by == "openvino bfloat16"
+
+
+def test_a_network_is_compared_again_where_a_tier_s_route_or_a_library_changed(
+    make_tiny_bert: Make, tmp_path: Path, invented: dict[Route, tuple[float, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invented |= {A: (2.0, False), B: (1.5, False)}
+    tier = load_tier(str(make_tiny_bert(seed=6)), "super", DATA)
+    network = StagedModel([tier]).eval()
+    rule = rule_named("threshold", "softmax", stages=("super",), thresholds=())
+
+    def remembered(texts: list[str]) -> bool:
+        found = take_fastest(network, rule, lambda: texts, cache_dir=tmp_path)
+        tier.compute_with(None)
+        assert found is not None
+        return found.remembered
+
+    assert [remembered(TEXTS), remembered([])] == [False, True]
+    for file in (tmp_path / "routes").glob("[!n]*.json"):
+        file.unlink()  # of the tier; times differ now
+    invented[B] = (3.0, False)
+    fastest(tier, Tokeniser(tier)(TEXTS), cache_dir=tmp_path)
+    assert [remembered(TEXTS), remembered([])] == [False, True]
+    real = choosing.version
+    monkeypatch.setattr(choosing, "version", lambda name: "9.9" if name == "transformers" else real(name))
+    assert [remembered(TEXTS), remembered([])] == [False, True]
 
 
 def test_a_network_whose_answers_change_is_left_as_it_was_tested(

@@ -209,11 +209,14 @@ def _batches(tier: Tier, rows: Sequence[Tokens], size: int) -> list[Encoding]:
     return [tokeniser.collate(order[start : start + size]) for start in range(0, len(order), size)]
 
 
+def here() -> list[Any]:
+    """What times and answers depend on beside the tier: the machine, its instructions, and the libraries' versions."""
+    names = {"transformers"}.union(*(PACKAGES[backend] for backend in installed()))
+    return [SCHEMA, describe_machine(), *instructions(), {name: version(name) for name in sorted(names)}]
+
+
 def _file(tier: Tier, about: list[Any], cache_dir: str | Path | None) -> Path:
-    versions = {name: version(name) for backend in installed() for name in PACKAGES[backend]}
-    key = key_of(
-        SCHEMA, tier.fingerprint, [describe_machine(), *instructions()], versions, about, list(map(str, routes()))
-    )
+    key = key_of(tier.fingerprint, here(), about, list(map(str, routes())))
     return Path(default_cache_dir() if cache_dir is None else cache_dir).expanduser() / "routes" / f"{key}.json"
 
 
