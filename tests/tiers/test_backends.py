@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,82 @@ def test_an_export_is_made_once_and_anew_for_other_weights_or_a_damaged_file(
     changed = outputs(load_tier(spec, "tier", DATA), UNITS, 3)
     np.testing.assert_allclose(changed, expected + 1, atol=1e-5)
     assert len(made) == 5 and len(kept(folder)) == 3
+
+
+def flip(file: Path, byte: int) -> None:
+    """Change one byte of a file; in the middle of weights nobody but a checksum notices."""
+    content = bytearray(file.read_bytes())
+    content[byte] ^= 0x40
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_export_with_other_weights_than_were_proved_is_not_opened(
+    backend: str, make_tiny_bert: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_tiny_bert(seed=16)
+    monkeypatch.setenv("DIAL_CACHE", str(tmp_path))
+    spec = {"path": str(folder), "backend": backend}
+    first = load_tier(spec, "tier", DATA)
+    expected = outputs(first, UNITS, 3)
+    file = kept(folder)[0] / "segment0.onnx"
+    weight = first.model.classifier.weight.detach().numpy()
+    content = file.read_bytes()
+    position = max(content.find(weight.tobytes()), content.find(np.ascontiguousarray(weight.T).tobytes()))
+    assert position > 0
+    flip(file, position + 3)  # the exponent of a weight
+    np.testing.assert_array_equal(outputs(load_tier(spec, "tier", DATA), UNITS, 3), expected)
+    folders = [path.name for path in (folder / FOLDER).iterdir() if path.is_dir()]
+    assert file.read_bytes() == content and folders == [file.parent.name]
+    # Where it cannot be mended, the one in the cache counts.
+    flip(file, position + 3)
+    claim = attaching._claim
+
+    def refused(place: Path, key: str) -> Any:
+        if place == folder / FOLDER:
+            raise PermissionError(13, "Permission denied")
+        return claim(place, key)
+
+    monkeypatch.setattr(attaching, "_claim", refused)
+    for _ in range(2):
+        np.testing.assert_array_equal(outputs(load_tier(spec, "tier", DATA), UNITS, 3), expected)
+    assert len(kept(tmp_path)) == 1 and file.read_bytes() != content
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_error_on_opening_leaves_a_whole_export(
+    backend: str, make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_tiny_bert(seed=17)
+    spec = {"path": str(folder), "backend": backend}
+    load_tier(spec, "tier", DATA)
+    before = {file: file.stat().st_mtime_ns for file in kept(folder)[0].iterdir()}
+
+    def fails(*args: Any) -> None:
+        raise RuntimeError("no more threads")
+
+    with monkeypatch.context() as patched:
+        patched.setitem(attaching.GRAPHS, backend, fails)
+        with pytest.raises(RuntimeError, match="no more threads"):
+            load_tier(spec, "tier", DATA)
+    assert {file: file.stat().st_mtime_ns for file in kept(folder)[0].iterdir()} == before
+
+
+@pytest.mark.skipif(bool(missing_package("onnxruntime")), reason="onnxruntime or onnx is not installed")
+def test_of_several_at_once_one_exports(make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(make_tiny_bert(seed=18))
+    tiers = [load_tier(folder, "tier", DATA) for _ in range(3)]
+    made: list[Path] = []
+    attempt = attaching._try
+
+    def counted(tier: Tier, backend: str, dtype: str, folder: Path) -> str | None:
+        made.append(folder)
+        return attempt(tier, backend, dtype, folder)
+
+    monkeypatch.setattr(attaching, "_try", counted)
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(lambda tier: attaching.attach(tier, "onnxruntime"), tiers))
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
