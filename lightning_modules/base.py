@@ -77,11 +77,15 @@ class StagedModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse rows that are too short for a model before the first is computed; the data module is ready by now.
 
+        What ``backend: auto`` chose is said.
+
         Raises:
             ValueError: naming the first such row.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
         for tier in self.tiers_at_work:
+            if tier.view.backend == "auto":
+                self.print(f"{tier.name} is computed by {tier.computed_by}")
             needs = tier.batching
             checked = needs.shortest > 1 and hasattr(data, "roles_of_stage")
             for role in data.roles_of_stage(stage) if checked else ():

@@ -131,6 +131,17 @@ class Reached(Callback):
         self.ends.append("predict")
 
 
+def test_what_auto_chose_is_said(tiny_bert, capsys) -> None:
+    tiers = [str(tiny_bert), {"path": str(tiny_bert), "backend": "auto"}]
+    module = Cascade(tiers, names=["swift", "super"], label_names=NAMES).eval()
+    module.tier = module.network.tiers[-1]
+    rows = list(batches(module, torch.zeros(8).long(), torch.arange(8)))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.test(module, torch.utils.data.DataLoader(rows, batch_size=None))
+    said = capsys.readouterr().out
+    assert f"super is computed by {module.tier.computed_by}" in said and "swift is computed by" not in said
+
+
 @pytest.mark.parametrize("kind", ["test", "predict"])
 def test_int8_is_compared_where_there_are_few_rows_before_anything_is_written(tiny_bert, kind, capsys) -> None:
     module = Cascade([str(tiny_bert)] * 2, names=["swift", "super"], label_names=NAMES).eval()

@@ -20,9 +20,11 @@ from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
 from dial.machine import has_bf16
 from dial.models import MultiExitForSequenceClassification
+from dial.tiers import loading
 from dial.tiers.backends import attach as attaching
 from dial.tiers.backends import names
 from dial.tiers.backends.attach import ABOUT, FOLDER, in_torch
+from dial.tiers.backends.choice import Choice, Route
 from dial.tiers.backends.names import missing_package
 from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.tier import Tier, View
@@ -371,3 +373,31 @@ def test_a_fingerprint_changes_with_the_backend_and_not_for_torch(tiny_bert: Pat
     assert "backend" not in tier.describe()["view"]  # what was tested before there were backends is the same
     tier.view = View(path=str(tiny_bert), backend="auto")
     assert tier.fingerprint != before and tier.describe()["view"]["backend"] == "auto"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_export_leaves_the_tier_s_mode(backend: str, make_tiny_bert: Make) -> None:
+    tier = load_tier({"path": str(make_tiny_bert(seed=19)), "backend": backend}, "tier", DATA)
+    assert not any(module.training for module in tier.modules())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_computes_a_tier_is_in_its_description(backend: str, tiny_bert: Path) -> None:
+    tier = load_tier({"path": str(tiny_bert), "backend": backend}, "tier", DATA)
+    assert tier.describe()["computed_by"] == f"{backend} float32"
+    tier.compute_with(None)  # as where a model cannot be exported
+    assert tier.describe()["computed_by"] == "torch"
+    assert "computed_by" not in load_tier(str(tiny_bert), "tier", DATA).describe()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.skipif(bool(missing_package("openvino")), reason="openvino or onnx is not installed")
+def test_what_auto_chose_for_a_cpu_stays_there(dtype: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = Choice(Route("openvino", dtype), {}, {})
+    monkeypatch.setattr(loading, "fastest_backend", lambda tier, dtype: chosen)
+    tier = load_tier({"path": str(tiny_bert), "backend": "auto", "dtype": dtype}, "tier", DATA)
+    assert tier.computed_by.startswith("openvino")
+    tier.to("cpu").eval()
+    assert tier.computed_by.startswith("openvino")
+    StagedModel([tier]).to("meta")
+    assert tier.computed_by == "torch" and tier.model.base_model.dtype == getattr(torch, dtype)
