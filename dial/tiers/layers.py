@@ -15,6 +15,7 @@ from dial.models.exits import UnsuitableEncoderError, Visits, find_layers
 from dial.models.multi_exit import MultiExitForSequenceClassification
 from dial.models.pooling import Pooling
 from dial.stages.task import task_of
+from dial.tiers.backends.attach import in_torch
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels
 from dial.tiers.loading import View, load_tier, read_config
@@ -116,6 +117,8 @@ def _reorder(model: MultiExitForSequenceClassification, order: list[int]) -> Non
 def all_layers(tier: Tier, encoding: Encoding) -> tuple[Tensor, list[Tensor]]:
     """Logits ``(B, E, C)`` of all exits, and hidden states ``H_0`` to ``H_L``, each ``(B, T, H)``.
 
+    Torch computes them, also where a backend computes the tier otherwise: that gives no hidden states.
+
     Args:
         tier: an encoder whose layers run in sequence, stock or with exits.
         encoding: tensors ``(B, T)``.
@@ -126,7 +129,7 @@ def all_layers(tier: Tier, encoding: Encoding) -> tuple[Tensor, list[Tensor]]:
         states.append(hidden)
 
     layers: Any = encoder.get_submodule(find_layers(encoder, tier.model.config.num_hidden_layers))
-    with Visits(list(layers), len(encoding["input_ids"]), visit)():
+    with in_torch(tier), Visits(list(layers), len(encoding["input_ids"]), visit)():
         logits = tier(encoding)
     return logits, states
 

@@ -178,9 +178,9 @@ def load_tier(
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for training, but got 'int8'.")
     check_exits_hold(model, argument)
     max_length = length_kept(tokenizer, model, view.max_length, name, argument)
-    model.train(train)
     kind = _kind(model)
     tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
+    tier.train(train)
     settle(tier, argument)  # in float32, whose noise is small
     backend = fastest_backend(tier, view.dtype).route.backend if view.backend == "auto" else view.backend
     if backend == "torch" or not attach(tier, backend, view.dtype):
