@@ -110,9 +110,15 @@ def is_written(columns: Columns, names: Sequence[str], label_names: Sequence[str
     """Whether a table's answers are free text: texts, or nothing but sums of a metric, and no class.
 
     Raises:
-        ValueError: texts have neither references nor label words to be compared with.
+        ValueError: texts have neither references nor label words to be compared with, or both.
     """
     texts = f"text_{names[0]}" in columns.names
+    if label_names and not is_free_text(label_names) and "references" in columns.names:
+        raise ValueError(
+            f"`--label-names` must be left out beside 'references', with which free text is compared, but "
+            f"{columns.path!r} has that column and got {', '.join(label_names)}; leave them out, or name the column of "
+            "classes 'label' and drop 'references'."
+        )
     if is_free_text(label_names) or "references" in columns.names:
         return True
     if texts and label_names is None:
