@@ -1,5 +1,6 @@
 """`dial sweep` of tables of texts that something else wrote: with references, with sums of a metric, or of classes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from dial.cli.tables import SweepCommand
+from dial.report.remarks import written_answers
 from dial.stages.parquet import load_table
 from tests.stages.test_text_metrics import streams
 from tests.stages.texts import text_table
@@ -83,6 +85,13 @@ def test_texts_that_name_classes(tmp_path: Path) -> None:
     assert any(
         "`swift` wrote no label word in 48 of 240 rows, which count as wrong: 'maybe' 48" in r for r in split["remarks"]
     )
+
+
+def test_routing_at_random_for_want_of_a_head_is_said() -> None:
+    bare = dataclasses.replace(TABLE, scores={"random": TABLE.scores["energy"]})
+    remark = next(written_answers(bare))
+    assert remark.startswith("Rows are routed at random, as `swift` has no energy head: `dial fit")
+    assert not any("at random" in remark for remark in written_answers(TABLE))
 
 
 def test_texts_that_were_cut_off_are_counted(tmp_path: Path) -> None:
