@@ -90,7 +90,7 @@ def test_texts_that_name_classes(tmp_path: Path) -> None:
 def test_routing_at_random_for_want_of_a_head_is_said() -> None:
     bare = dataclasses.replace(TABLE, scores={"random": TABLE.scores["energy"]})
     remark = next(written_answers(bare))
-    assert remark.startswith("Rows are routed at random, as `swift` has no energy head: `dial fit")
+    assert remark.startswith(f"Rows are routed at random, as `{bare.stage_names[0]}` has no energy head: `dial fit")
     assert not any("at random" in remark for remark in written_answers(TABLE))
 
 
