@@ -33,7 +33,15 @@ from callbacks.slenderise import TARGETS
 from callbacks.tier_export import is_finished
 from dial.cli.distilled import ARGUMENTS, renamed, with_distillation
 from dial.cli.interrupts import Interrupts, Stopped
-from dial.cli.parsing import NO_VALIDATION, check_limits, check_order, missing_monitor, one_line, typed_arguments
+from dial.cli.parsing import (
+    NO_VALIDATION,
+    check_limits,
+    check_linked,
+    check_order,
+    missing_monitor,
+    one_line,
+    typed_arguments,
+)
 from dial.cli.run_folder import Claim, Finished, check_inputs, check_run_folder, one_at_a_time, remove_crumbs
 from dial.cli.stopping import Stoppable, failing_together, starts_run
 from dial.machine import slow_bf16
@@ -97,6 +105,7 @@ class DialCLI(LightningCLI):
             ValueError: naming the argument.
         """
         check_order(sys.argv[2:])
+        check_linked(sys.argv[2:], LINKS)
         try:
             self.config = parser.parse_args(with_distillation(sys.argv[1:]))
         except ArgumentError as error:

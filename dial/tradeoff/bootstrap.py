@@ -196,10 +196,15 @@ def _choose_again(
     reference: np.ndarray,
     targets: Sequence[float],
 ) -> np.ndarray:
-    """Speed-up of the cheapest point for each target, the Super alone among them, ``(T, b)``."""
+    """Speed-up of the cheapest point for each target, the Super alone among them, ``(T, b)``.
+
+    Where the Super's quality is not above zero there is nothing to keep, and it answers alone, as it does on the rows
+    themselves.
+    """
     columns = np.arange(quality.shape[1])
     macs = np.concatenate([macs[:-1], alone[None]])
-    rows = [reference / macs[cheapest(quality, macs, target * super_quality), columns] for target in targets]
+    least = [np.where(super_quality > 0, target * super_quality, np.inf) for target in targets]
+    rows = [reference / macs[cheapest(quality, macs, kept), columns] for kept in least]
     return np.stack(rows) if rows else np.zeros((0, len(columns)))
 
 
