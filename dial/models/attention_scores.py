@@ -37,16 +37,22 @@ class AttentionScores:
 
     Args:
         layers: the encoder's layers.
-        heads: attention heads of each.
         wanted: numbers of the layers whose scores are read, from 1.
+        argument: how the user calls the encoder.
 
     Raises:
         ValueError: the layers are of no known family.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], heads: int, wanted: Sequence[int]) -> None:
-        self.layers, self.heads, self.family = layers, heads, family_of(layers)
+    def __init__(self, layers: Sequence[nn.Module], wanted: Sequence[int], argument: str) -> None:
+        self.layers, self.family = layers, family_of(layers, argument)
         self._seen: dict[int, dict[str, Tensor]] = {number: {} for number in wanted}
+
+    def heads(self, number: int) -> int:
+        """Heads of a layer."""
+        attention = attrgetter(self.family.attention)(self.layers[number - 1])
+        heads: int = attention.n_heads if hasattr(attention, "n_heads") else attention.num_attention_heads
+        return heads
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -69,23 +75,24 @@ class AttentionScores:
     def scores(self, number: int) -> Tensor:
         """Scores ``(B, A, T, T)``, query by key, of a watched layer in the last pass, with their gradient."""
         seen = self._seen[number]
-        query, key = (seen[name].unflatten(-1, (self.heads, -1)).transpose(1, 2) for name in ("query", "key"))
+        query, key = (seen[name].unflatten(-1, (self.heads(number), -1)).transpose(1, 2) for name in ("query", "key"))
         scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
         return scores + seen[BIAS] if BIAS in seen else scores
 
 
-def family_of(layers: Sequence[nn.Module]) -> Projections:
+def family_of(layers: Sequence[nn.Module], argument: str) -> Projections:
     """Where the projections of an encoder's layers lie.
 
     Raises:
-        ValueError: the layers are of no known family.
+        ValueError: the layers are of no known family; names ``argument``.
     """
     for family in FAMILIES.values():
         if all(_has(layer, family) for layer in layers):
             return family
     raise ValueError(
-        f"`attention_weight` needs an encoder whose layers are named as in {', '.join(FAMILIES)} (RoBERTa, ELECTRA and "
-        f"MiniLM are like BERT), but got {type(layers[0]).__name__}; take another encoder, or attention_weight 0."
+        f"`{argument}` must be an encoder whose layers are named as in {', '.join(FAMILIES)} (RoBERTa, ELECTRA and "
+        f"MiniLM are like BERT) for attention to be taught, but got {type(layers[0]).__name__}; take another encoder, "
+        "or attention_weight 0."
     )
 
 

@@ -17,7 +17,7 @@ from dial.tiers.tier import Encoding, encoding_key
 from dial.tiers.tokens import PROBES
 
 ROLES = (("cls", "bos"), ("sep", "eos"), ("pad",), ("unk",), ("mask",))
-FRAME = ("cls", "bos", "sep", "eos", "pad")  # what stands around texts; unknown and masked words are words of a text
+FRAME = ("cls", "bos", "sep", "eos")  # what stands around texts; unknown and masked words are words of a text
 
 
 class Alignment(nn.Module):
@@ -44,7 +44,7 @@ class Alignment(nn.Module):
         super().__init__()
         ids, lacking = _translated(student, teacher)
         if lacking:
-            raise ValueError(_refusal(argument, f"{len(lacking)} pieces of the student's, such as {lacking[0]!r}, lack"))
+            raise ValueError(_refusal(argument, f"it lacks {len(lacking)} of them, such as {lacking[0]!r}"))
         self.register_buffer("teacher_ids", ids, persistent=False)
         self.register_buffer("own_frame", _frame(student), persistent=False)
         self.register_buffer("other_frame", _frame(teacher), persistent=False)
@@ -53,8 +53,8 @@ class Alignment(nn.Module):
         for text in (*((probe,) for probe in plain), PAIR):
             own, other = (_encode(tokenizer, text) for tokenizer in (student, teacher))
             _, matched = self(own, other)
-            pieces = [int((~torch.isin(side["input_ids"], frame)).sum()) for side, frame in self._sides(own, other)]
-            if not matched.all() or pieces[0] != pieces[1]:
+            pieces = [~torch.isin(side["input_ids"], frame) for side, frame in self._sides(own, other)]
+            if not matched[pieces[0]].all() or pieces[0].sum() != pieces[1].sum():
                 raise ValueError(_refusal(argument, f"it cuts {text[0]!r} otherwise"))
 
     def _sides(self, own: Encoding, other: Encoding) -> list[tuple[Encoding, Tensor]]:
@@ -93,6 +93,12 @@ def align(student: Any, teacher: Any, argument: str) -> Alignment | None:
     return None if encoding_key(student, 1) == encoding_key(teacher, 1) else Alignment(student, teacher, argument)
 
 
+def longer_by(student: Any, teacher: Any) -> int:
+    """How many more special tokens the teacher puts around a pair: to keep the student's text it needs their room."""
+    own, other = (int(tokenizer.num_special_tokens_to_add(pair=True)) for tokenizer in (student, teacher))
+    return max(0, other - own)
+
+
 def at_places(states: Tensor, places: Tensor) -> Tensor:
     """A teacher's hidden states ``(B, U, H)`` at the student's tokens, ``(B, T, H)``; ``places`` is ``(B, T)``."""
     return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
@@ -113,7 +119,7 @@ def _keys(encoding: Encoding, frame: Tensor, width: int) -> tuple[Tensor, Tensor
     reaches ``width``, the longer of both rows.
     """
     ids, mask = encoding["input_ids"], encoding["attention_mask"].bool()
-    special = torch.isin(ids, frame)
+    special = torch.isin(ids, frame) & mask
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     begins = special & ~torch.nn.functional.pad(special, (1, -1), value=False)
     last = torch.where(special, place, -1).cummax(dim=1).values
