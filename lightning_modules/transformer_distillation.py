@@ -95,7 +95,7 @@ class TransformerDistillation(Distillation):
         own = self.tier
         if own.tokenizer is None:
             raise ValueError(
-                "`tokenizer` must be the teacher's, or one of the same pieces, where token teaches token, but got words "
+                "`tokenizer` must cut texts into the pieces of the teacher, as token teaches token, but got words "
                 "of the training text; give `--model.tokenizer FOLDER`."
             )
         if view.backend != "torch" or view.dtype == "int8":
@@ -108,7 +108,7 @@ class TransformerDistillation(Distillation):
         self._align = [align(own.tokenizer, tokenizer, "teacher")]
         if view.max_length is None or self._align[0] is None:
             view = replace(view, max_length=own.max_length + longer_by(own.tokenizer, tokenizer))
-        teacher = load_tier(view, "teacher", self.label_names, "teacher", train=not self.prediction_weight)
+        teacher = load_tier(view, "teacher", self.label_names, "teacher", head=self.prediction_weight > 0)
         if teacher.max_length < own.max_length:
             raise ValueError(
                 f"`max_length` must be at most the teacher's {teacher.max_length} where token teaches token, but got "

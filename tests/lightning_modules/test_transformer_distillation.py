@@ -188,7 +188,7 @@ def test_bad_input(tiny_bert, teacher, make_tiny_bert, mpnet, tiny_t5, tmp_path)
     assert "`teacher` must name a trained tier" in refused(path=str(tiny_bert))
     assert "`hidden_weight` must lie between 0 and inf" in refused(**common, hidden_weight=-1)
     words = {"config": {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}}
-    assert "`tokenizer` must be the teacher's" in refused(**words, teacher=str(teacher))
+    assert "`tokenizer` must cut texts into the pieces of the teacher" in refused(**words, teacher=str(teacher))
     assert "leave them out" in refused(path=str(tiny_bert), teacher={"path": str(teacher), "dtype": "int8"})
 
 
