@@ -66,7 +66,8 @@ def overrides(make_tiny_bert, make_tiny_t5):
             **{key: [f"--model.path={tier}", f"--model.teacher={tier}"] for key in TAUGHT},
             "distilbert": [f"--model.path={tier}", f"--model.teacher={tier}", "--model.layers=1"],
             "general_distillation": [
-                *(f"--model.tokenizer={tier}", f"--model.teacher={make_tiny_bert(num_attention_heads=4)}"),
+                f"--model.teacher={make_tiny_bert(num_attention_heads=4)}",
+                *(f"--model.tokenizer={tier}", "--model.max_length=32"),
                 "--model.config={model_type: bert, num_hidden_layers: 1, hidden_size: 8, num_attention_heads: 4}",
             ],
         }.get(name, [f"--model.path={tier}"])

@@ -126,13 +126,63 @@ def test_the_step_s_loss_is_the_weighted_sum(teacher, tiny_bert) -> None:
     assert all(parameter.grad is None for parameter in module.teacher.parameters())
 
 
-def test_a_student_starts_from_every_second_layer(teacher) -> None:
-    module = student(teacher, teacher, layers=2, start_layers="every_second")
-    stock_model = AutoModel.from_pretrained(teacher)
+@pytest.mark.parametrize("family", ["teacher", "mpnet"])
+def test_a_student_starts_from_every_second_layer(request, family) -> None:
+    folder = request.getfixturevalue(family)
+    module = student(folder, folder, layers=2, start_layers="every_second")
+    stock_model = AutoModel.from_pretrained(folder)
     for layer, number in zip(module.tier.model.base_model.encoder.layer, (1, 3), strict=True):
         for key, value in stock_model.encoder.layer[number - 1].state_dict().items():
             assert torch.equal(layer.state_dict()[key], value)
     assert module.layer_map == [2, 4]
+
+
+def test_padding_changes_nothing(tiny_bert, mpnet) -> None:
+    """Rows of one length alone, and beside a longer one: what is lost of them is the same."""
+    module = student(tiny_bert, mpnet, cosine_weight=0.0)
+    with torch.no_grad():
+        alone, wide = (batch_for(module, texts) for texts in (PAIRS[:1], [*PAIRS[:1], ("a " * 9, "the " * 4)]))
+        first = {key: {name: value[:1] for name, value in encoding.items()} for key, encoding in wide.items()}
+        losses, padded = (module.inner_losses(encodings)[2] for encodings in (alone, first))
+    assert next(iter(first.values()))["attention_mask"].min() == 0
+    for name, value in losses.items():
+        torch.testing.assert_close(padded[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_regression_is_taught_by_the_teacher_s_number(make_tiny_bert) -> None:
+    folder = make_tiny_bert(labels=("score",))
+    settings = {"distillation": "logits_mse", "distillation_weight": 1.0, "prediction_weight": 2.0}
+    module = student(make_tiny_bert(labels=("score",), seed=3), folder, label_names=[], **settings)
+    module.log = lambda *args, **kwargs: None
+    encodings = batch_for(module, SINGLES)
+    batch = {"sample_id": torch.arange(3), "label": torch.tensor([9.0, 9.0, 9.0]), "encodings": encodings}
+    own, taught, losses = module.inner_losses(encodings)
+    expected = sum(losses.values()) + 2 * (own - taught).square().mean()
+    torch.testing.assert_close(module.training_step(batch, 0), expected)
+    assert "must be logits_mse for regression" in refused(
+        path=str(folder), teacher=str(folder), label_names=[], prediction_weight=1.0
+    )
+
+
+def test_a_fit_that_goes_on_is_as_one_that_never_stopped(fit, teacher, tiny_bert, tmp_path) -> None:
+    def made() -> TransformerDistillation:
+        torch.manual_seed(1)
+        rate = {"warmup": 0.0, "schedule": "constant"}
+        return student(tiny_bert, teacher, **rate, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3))
+
+    whole, half, again = made(), made(), made()
+    for module in (whole, half, again):
+        for part in module.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+    fit(whole, steps=22)
+    fit(half, steps=22, limit_train_batches=11, max_epochs=1).save_checkpoint(tmp_path / "half.ckpt")
+    assert half.global_step == 11
+    with torch.no_grad():
+        again.projections["hidden"].weight.zero_()  # the checkpoint brings its own
+    fit(again, steps=22, ckpt_path=str(tmp_path / "half.ckpt"))
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, msg=name)
 
 
 @pytest.mark.parametrize("head", [True, False], ids=["with head", "without"])
