@@ -6,7 +6,6 @@ MPNet has BERT's pieces under ids shifted by four, and frames a pair as ``<s> a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -152,7 +151,7 @@ def _frame(tokenizer: Any) -> Tensor:
     return torch.tensor(sorted(number for number in found if number is not None), dtype=torch.long)
 
 
-def _encode(tokenizer: Any, text: tuple[str, ...]) -> Mapping[str, Tensor]:
+def _encode(tokenizer: Any, text: tuple[str, ...]) -> Encoding:
     given = tokenizer(*([part] for part in text), padding=False, truncation=False, verbose=False)
     ids = torch.tensor(given["input_ids"], dtype=torch.long)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
