@@ -113,7 +113,6 @@ def test_texts_that_were_cut_off_are_counted(tmp_path: Path) -> None:
         ((), {"references": [None] * ROWS}, [], r"`references` must be one or several texts .* row 0 has None"),
         ((), {"references": np.arange(ROWS)}, [], r"`references` must be one or several texts .* row 0 has 0\."),
         ((), {}, ["--scores", "softmax"], r"`--scores` for text must be one of: random, sureness; but got 'softmax'"),
-        ((), {}, ["--label-names", "a", "b"], r"`--label-names` must be left out beside 'references'"),
         ((), {}, ["--metrics", "accuracy"], r"`--metrics` for free text must be of: bleu, .* but got 'accuracy'"),
         ((), {"text_swift": [None] * ROWS}, [], r"`table` must have no missing values, but column 'text_swift'"),
         (
