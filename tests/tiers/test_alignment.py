@@ -68,7 +68,7 @@ def test_other_pieces_are_refused(tiny_tokenizer) -> None:
 
 
 def test_another_cut_is_refused(tiny_tokenizer) -> None:
-    """The vocabulary alone does not tell: this one keeps capitals, so that words become unknown."""
+    """The vocabulary alone does not tell: this one leaves punctuation at the words."""
     from tokenizers import pre_tokenizers
 
     teacher = mpnet_tokenizer()
