@@ -84,6 +84,9 @@ class TextFile:
         stream: what to read instead of a file.
         stream_format: suffix of its format; None to tell it from its first line.
 
+    Attributes:
+        can_be_read_again: whether looking ahead costs nobody to wait, as it does at a pipe.
+
     Raises:
         ValueError: no such file, an unknown format, a missing column, or one that cannot hold texts.
     """
@@ -101,7 +104,7 @@ class TextFile:
             self._file = open_rows(Path(path).expanduser(), argument)
         else:
             self._file = open_stream(stream, argument, stream_format, columns or [])
-        self.path, self.format = self._file.path, self._file.format
+        self.path, self.format, self.can_be_read_again = self._file.path, self._file.format, stream is None
         self.columns = self._choose(list(columns or []), columns_argument)
         self._texts = self.columns or [TEXT_COLUMN]
         self._file.require(self._texts)

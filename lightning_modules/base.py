@@ -77,11 +77,15 @@ class StagedModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse rows that are too short for a model before the first is computed; the data module is ready by now.
 
+        What ``backend: auto`` chose is said.
+
         Raises:
             ValueError: naming the first such row.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
         for tier in self.tiers_at_work:
+            if tier.view.backend == "auto":
+                self.print(f"{tier.name} is computed by {tier.computed_by}")
             needs = tier.batching
             checked = needs.shortest > 1 and hasattr(data, "roles_of_stage")
             for role in data.roles_of_stage(stage) if checked else ():
@@ -154,6 +158,21 @@ class StagedModule(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Like :meth:`test_step`; the label may be a placeholder."""
         return self.rows_of(batch)
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        """Conclude with the last batch, before callbacks write what they make of the epoch."""
+        self._conclude_comparisons(self.trainer.test_loop)
+
+    def on_predict_batch_end(self, *args: Any) -> None:
+        """Like :meth:`on_test_batch_end`."""
+        self._conclude_comparisons(self.trainer.predict_loop)
+
+    def _conclude_comparisons(self, loop: Any) -> None:
+        """Say what was seen, and refuse int8 that changes too much, where there were fewer rows than wanted, too."""
+        if loop.batch_progress.is_last_batch:
+            comparisons, self._comparisons = self._comparisons, {}
+            for comparison in comparisons.values():
+                comparison.finish()
 
     def rows_of(self, batch: Batch) -> dict[str, Any]:
         """Ids and labels ``(B,)``, ``logits`` ``(B, S, C)``, and per tier ``lengths`` and ``padded`` ``(B,)``.

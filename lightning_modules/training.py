@@ -132,6 +132,11 @@ class TierModule(StagedModule):
         """The model in training, with its tokenizer."""
         return self.network.tiers[0]
 
+    @property
+    def learner(self) -> nn.Module:
+        """What the optimiser trains; a subclass may learn more than its network."""
+        return self.network
+
     def _load_teacher(self, teacher: str | dict[str, Any] | None) -> None:
         if teacher is not None:
             self._teacher = [load_tier(View.parse(teacher, "teacher"), "teacher", self.label_names, "teacher")]
@@ -265,7 +270,7 @@ class TierModule(StagedModule):
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+            nn.utils.clip_grad_norm_(self.learner.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
         """AdamW with decay groups, and a learning rate that rises over ``warmup`` and then follows ``schedule``.
@@ -274,7 +279,7 @@ class TierModule(StagedModule):
             ValueError: the optimiser refuses its arguments.
         """
         try:
-            optimizer = self.optimizer(decay_groups(self.network))
+            optimizer = self.optimizer(decay_groups(self.learner))
         except ValueError as error:  # a rate below 0
             raise ValueError(f"`optimizer` must have arguments that it takes: {str(error).rstrip('.')}.") from error
         if isinstance(optimizer, SizedAdamW):

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 from dial.cli.interrupts import INTERRUPTED, Interrupts, Progress
 from dial.cli.models import BEST, ModelArguments
-from dial.cli.preparation import epsilon, take_fastest, tune
+from dial.cli.preparation import choose_backends, epsilon, tune
 from dial.files import readable
 
 if TYPE_CHECKING:
@@ -156,9 +156,6 @@ class PredictCommand(RuleArguments, ModelArguments):
         self.check_out()
         source = self.open_input()
         classifier = self.load()
-        routed = take_fastest(classifier, source, self.same_answers) if self.backend == "auto" else {}
-        if self.batch_size == [BEST]:
-            tune(classifier, source)
         if calibrated := classifier.point.about.get("calibrated_on"):
             print(f"points chosen on {calibrated['rows']:,} rows of {calibrated['file']}", file=sys.stderr)
         output = self.open_output(source, classifier.point, out)
@@ -168,6 +165,9 @@ class PredictCommand(RuleArguments, ModelArguments):
         if output.totals.rows:
             print(f"going on after {output.totals.rows:,} rows in {output.path}", file=sys.stderr)
         try:
+            begun = choose_backends(classifier, source, output, self.same_answers if self.backend == "auto" else None)
+            if self.batch_size == [BEST]:
+                tune(classifier, source)
             progress = Progress(self.progress, output)
             manifest = predict(
                 classifier,
@@ -176,7 +176,7 @@ class PredictCommand(RuleArguments, ModelArguments):
                 self.on_error,
                 interrupts,
                 progress,
-                routed | epsilon(classifier, source),
+                begun | epsilon(classifier, source),
                 self.max_lost_lines,
             )
         except KeyboardInterrupt:
@@ -329,7 +329,8 @@ def resumed(rows: int, more: dict[str, Any]) -> dict[str, Any]:
 
     if not rows:
         return {}
-    equal = more["epsilon"]["value"] if "epsilon" in more else FLOAT32
+    known = more.get("epsilon", {"value": FLOAT32})  # None: in low precision, by how much was not measured
+    equal = known["value"] if known is not None else None
     return {"resumed": {"after_rows": rows, "scores_equal_to": equal}}
 
 

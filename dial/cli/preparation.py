@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.sources import TextFile
+    from dial.cli.records import Output, Record
     from dial.inference.classifier import AdaptiveClassifier
 
 TUNED_ROWS, EPSILON_ROWS, COMPARED_ROWS = 256, 64, 1024
@@ -16,25 +17,67 @@ LONG = 16 * COMPARED_ROWS
 """Rows of an input for which it pays to compare backends; what was found serves shorter ones, too."""
 
 
-def take_fastest(classifier: AdaptiveClassifier, source: TextFile, share: float) -> dict[str, Any]:
-    """Have each tier computed by what is fastest here and answers alike; for the manifest, and said.
+def choose_backends(classifier: AdaptiveClassifier, source: TextFile, output: Output, share: float | None) -> Record:
+    """Have each tier computed by what is fastest here and answers alike, or as the rows that are there already were.
 
     Args:
         classifier: of a run.
-        source: whose first rows are compared.
-        share: of answers that must stay.
+        source: whose first rows are compared, where it is a long file; of a pipe nothing is read ahead.
+        output: remembers what was taken, for the run that goes on.
+        share: of answers that must stay; None: all tiers are to be computed as they were tested.
+
+    Returns:
+        What is said of it in the manifest.
+
+    Raises:
+        ValueError: the rows that are there were computed by what this machine lacks, or otherwise than asked for now.
     """
+    if output.begun is None and not output.totals.rows:
+        found = None if share is None else classifier.take_fastest(lambda: _compared(source), share)
+        for line in found.lines() if found is not None else ():
+            print(line, file=sys.stderr)
+        output.begin({"computed_by": _computed_by(classifier), **({"backends": found.to_json()} if found else {})})
+    else:
+        _go_on(classifier, (output.begun or {}).get("computed_by", {}), output, share is None)
+    return output.begun or {}
 
-    def rows() -> list[Any]:
-        some = list(islice((row.unit for row in source.rows() if row.unit is not None), LONG))
-        return some[:COMPARED_ROWS] if len(some) == LONG else []
 
-    found = classifier.take_fastest(rows, share)
-    if found is None:
-        return {}
-    for line in found.lines():
-        print(line, file=sys.stderr)
-    return {"backends": found.to_json()}
+def _computed_by(classifier: AdaptiveClassifier) -> dict[str, str]:
+    return {tier.name: tier.computed_by for tier in classifier.network.tiers}
+
+
+def _compared(source: TextFile) -> list[Any]:
+    """The first rows of a long file; none of another."""
+    some: list[Any] = []
+    if not source.can_be_read_again:
+        return some
+    units = (row.unit for row in source.rows() if row.unit is not None)
+    for count, unit in enumerate(units, 1):
+        if count <= COMPARED_ROWS:
+            some.append(unit)
+        if count == LONG:
+            return some
+    return []
+
+
+def _go_on(classifier: AdaptiveClassifier, recorded: dict[str, str], output: Output, tested: bool) -> None:
+    """Have the tiers computed as those of the rows that are there were."""
+    from dial.inference.routes import can_be_routed
+    from dial.tiers.backends.choice import Route, take
+    from dial.tiers.backends.names import missing_package
+
+    for tier in classifier.network.tiers:
+        wanted = recorded.get(tier.name, tier.computed_by)
+        if wanted == tier.computed_by:
+            continue
+        route = Route(*wanted.split())
+        there = can_be_routed(tier) and missing_package(route.backend) is None and not tested
+        if not (there and take(tier, route)) or tier.computed_by != wanted:
+            now = "--backend tested asks for" if tested else "this machine has"
+            raise ValueError(
+                f"`--out` {output.path} holds rows for which {tier.name} was computed by {wanted}, but {now} "
+                f"{tier.computed_by}; go on as it was begun, or name another."
+            )
 
 
 def tune(classifier: AdaptiveClassifier, source: TextFile) -> None:
@@ -48,13 +91,18 @@ def tune(classifier: AdaptiveClassifier, source: TextFile) -> None:
 
 
 def epsilon(classifier: AdaptiveClassifier, source: TextFile) -> dict[str, Any]:
-    """How far scores depend on the batch where a tier computes in low precision; for the manifest, and said."""
+    """How far scores depend on the batch where a tier computes in low precision; for the manifest, and said.
+
+    It is None where that is not known: there are fewer than two rows, or one stage, whose scores decide nothing.
+    """
     tiers = classifier.network.tiers
     used = {tier.computed_by.split()[-1] for tier in tiers} | {tier.view.dtype for tier in tiers}
     low = sorted(used - {"float32", "torch"})
-    some = list(islice((row.unit for row in source.rows() if row.unit is not None), EPSILON_ROWS)) if low else []
-    if len(some) < 2 or len(classifier.stages) == 1:
+    if not low:
         return {}
+    some = list(islice((row.unit for row in source.rows() if row.unit is not None), EPSILON_ROWS))
+    if len(some) < 2 or len(classifier.stages) == 1:
+        return {"epsilon": None}
     found = classifier.epsilon(some)
     print(
         f"{', '.join(low)}: a score differs by up to {found.value:.2g} between batches of other rows; "

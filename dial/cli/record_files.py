@@ -138,6 +138,10 @@ class StandardOutput(Output):
     def skipped(self) -> None:  # type: ignore[override]
         """Nowhere."""
 
+    def begin(self, about: dict[str, Any]) -> None:
+        """No run goes on."""
+        self.begun = about
+
     def write(self, records: Sequence[Record]) -> None:
         """As lines."""
         if records:

@@ -71,6 +71,7 @@ class Output:
         lost_lines: lines behind the first of each row that gets no prediction.
         pause: seconds between two flushes.
         finished: the manifest of a run that is complete, else None.
+        begun: what :meth:`begin` was given, by this run or the one that it goes on with; None: nothing yet.
 
     Raises:
         ValueError: something else is there, or another process writes there.
@@ -78,6 +79,7 @@ class Output:
 
     pause = 1.0
     finished: dict[str, Any] | None
+    begun: dict[str, Any] | None = None
 
     def __init__(self, path: Path, settings: dict[str, Any], argument: str = "--out") -> None:
         self._begin(path, settings, argument)
@@ -98,6 +100,7 @@ class Output:
             write_json(self.manifest, {"schema": SCHEMA, "finished": False, "settings": self.settings})
         else:
             self._check_same(known)
+            self.begun = known.get("begun")
             if known["finished"]:
                 self.finished = known
                 return
@@ -130,6 +133,15 @@ class Output:
     def skipped(self) -> Path:
         """Where rows without prediction are listed."""
         raise NotImplementedError
+
+    def begin(self, about: dict[str, Any]) -> None:
+        """Remember what was found out before the first row, for a run that goes on.
+
+        Args:
+            about: plain values.
+        """
+        self.begun = plain(about)
+        write_json(self.manifest, {"schema": SCHEMA, "finished": False, "settings": self.settings, "begun": self.begun})
 
     def write(self, records: Sequence[Record]) -> None:
         """Take predictions in the order of their rows; they are on disk after :meth:`flush`."""

@@ -14,9 +14,9 @@ import numpy as np
 from dial.files import write_json
 from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
-from dial.machine import default_cache_dir, describe_machine, key_of
+from dial.machine import default_cache_dir, key_of
 from dial.tiers.backends.agreement import SHARE, Agreement, agreement, rows_needed
-from dial.tiers.backends.choice import TORCH, Choice, fastest, known, routes, take
+from dial.tiers.backends.choice import TORCH, Choice, fastest, here, known, routes, take
 from dial.tiers.tier import Tier
 from dial.tiers.tokens import Tokeniser, Unit
 from dial.tradeoff.rule import Rule
@@ -30,11 +30,15 @@ class Routes:
         choices: by tier.
         answers: of the network at its operating point, against torch in float32.
         taken: whether the choices are taken: not where the network's own answers change too often.
+        rows: twelve hexadecimal digits that the compared texts determine.
+        remembered: whether it was found out earlier, perhaps on other texts than those of this run.
     """
 
     choices: dict[str, Choice]
     answers: Agreement
     taken: bool
+    rows: str
+    remembered: bool = False
 
     def lines(self) -> list[str]:
         """What was chosen and why, a line each."""
@@ -45,7 +49,12 @@ class Routes:
     def to_json(self) -> dict[str, Any]:
         """For a manifest."""
         chosen = {name: str(choice.route if self.taken else TORCH) for name, choice in self.choices.items()}
-        return {"tiers": chosen, "answers": asdict(self.answers)}
+        return {
+            "tiers": chosen,
+            "answers": asdict(self.answers),
+            "rows": self.rows,
+            "remembered": self.remembered,
+        }
 
 
 def can_be_routed(tier: Tier) -> bool:
@@ -77,24 +86,25 @@ def take_fastest(
         cache_dir: default ``$DIAL_CACHE``, else ``~/.cache/dial``.
 
     Returns:
-        What was chosen; None where no tier can be computed otherwise, or there are fewer units than such a promise
-        needs (460 for 99.5 %).
+        What was chosen; None where no tier can be computed otherwise, where one answers later than it decides (its
+        outputs are then not its answers), or where there are fewer units than such a promise needs (460 for 99.5 %,
+        where there is one route beside torch; 781 for five).
     """
     tiers = [tier for tier in network.tiers if can_be_routed(tier)]
-    if not tiers or not routes():
+    if not tiers or not routes() or any(tier.answers_later for tier in network.tiers):
         return None
     about = [rule.stages, list(map(float, rule.thresholds)), rule.name, rule.score, dict(batch_sizes or {}), share]
-    key = key_of(about, [tier.fingerprint for tier in network.tiers], describe_machine(), list(map(str, routes())))
+    key = key_of(about, [tier.fingerprint for tier in network.tiers], here(), list(map(str, routes())))
     place = Path(default_cache_dir() if cache_dir is None else cache_dir).expanduser()
     file = place / "routes" / f"network-{key}.json"
     found = _read(file, tiers, share, batch_sizes, cache_dir)
     if found is None:
         some = units()
-        if len(some) < rows_needed(share):
+        if len(some) < rows_needed(share, len(routes())):
             return None
         found = _compare(network, tiers, rule, some, share, batch_sizes, cache_dir)
         with suppress(OSError):
-            write_json(file, {"answers": asdict(found.answers)})
+            write_json(file, {"routes": _names(found.choices), "answers": asdict(found.answers), "rows": found.rows})
     if found.taken:
         for tier in tiers:
             take(tier, found.choices[tier.name].route, cache_dir)
@@ -119,7 +129,11 @@ def _compare(
     answers = agreement(_answers(network, rule, units, batch_sizes), before)
     for tier in tiers:
         take(tier, TORCH)
-    return Routes(choices, answers, answers.at_least >= share)
+    return Routes(choices, answers, answers.at_least >= share, key_of(list(units)))
+
+
+def _names(choices: Mapping[str, Choice]) -> dict[str, str]:
+    return {name: str(choice.route) for name, choice in choices.items()}
 
 
 def _answers(
@@ -136,11 +150,14 @@ def _read(
     batch_sizes: Mapping[str, int] | None,
     cache_dir: str | Path | None,
 ) -> Routes | None:
-    """What was found earlier; None if nothing, or nothing readable."""
+    """What was found earlier with the routes that the tiers have now; None if nothing, or nothing readable."""
     choices = {t.name: known(t, share, (batch_sizes or {}).get(t.name), cache_dir) for t in tiers}
+    there = {name: choice for name, choice in choices.items() if choice is not None}
     try:
-        answers = Agreement(**json.loads(file.read_text(encoding="utf-8"))["answers"])
+        content = json.loads(file.read_text(encoding="utf-8"))
+        answers, rows = Agreement(**content["answers"]), str(content["rows"])
+        if content["routes"] != _names(there):  # a tier was compared again since
+            return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    there = {name: choice for name, choice in choices.items() if choice is not None}
-    return Routes(there, answers, answers.at_least >= share) if len(there) == len(choices) else None
+    return Routes(there, answers, answers.at_least >= share, rows, remembered=True)

@@ -79,11 +79,16 @@ def worthless_stages(table: StageTable) -> Iterator[str]:
 
 
 def written_answers(table: StageTable) -> Iterator[str]:
-    """Say which stages wrote what means no answer, or did not come to an end.
+    """Say which stages wrote what means no answer, or did not come to an end, and that nothing tells how sure they are.
 
     Args:
         table: rows of one split.
     """
+    if table.texts is not None and len(table.stages) > 1 and set(table.scores) == {"random"}:
+        yield (
+            f"Rows are routed at random, as `{table.stage_names[0]}` has no energy head: "
+            "`dial fit --config configs/model/energy_head.yaml` trains one"
+        )
     for index, stage in enumerate(table.stage_names):
         if table.texts is None:
             break

@@ -132,7 +132,7 @@ class Task(ABC):
         """
         if name in (*self.scores, *given):
             return
-        allowed = ", ".join([*self.scores, *given])
+        allowed = ", ".join(dict.fromkeys([*self.scores, *given]))
         if name in MODEL_SCORES:
             raise ValueError(
                 f"`{argument}` for this model must be one of: {allowed}; but got {name!r}, {MODEL_SCORES[name]}."

@@ -50,7 +50,7 @@ def reference_array(values: Any) -> np.ndarray:
     """
     result = np.empty(len(values), dtype=object)
     for row, value in enumerate(values):
-        accepted = (value,) if isinstance(value, str) else tuple(() if value is None else value)
+        accepted = tuple(value) if isinstance(value, list | tuple | np.ndarray) else (value,)
         if not accepted or not all(isinstance(text, str) and text.strip() for text in accepted):
             shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
             raise ValueError(

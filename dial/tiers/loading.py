@@ -135,6 +135,7 @@ def load_tier(
     label_names: list[str],
     argument: str = "path",
     train: bool = False,
+    head: bool = True,
 ) -> Tier:
     """Load a model and its tokenizer.
 
@@ -144,6 +145,7 @@ def load_tier(
         label_names: the data's names in the order of its integers; empty for regression.
         argument: how the user calls ``view``, for error messages.
         train: give a model in training mode, and allow one without classification head, which then gets a new one.
+        head: False where its head will not be asked, and may be missing.
 
     Raises:
         ValueError: the folder is missing or incomplete, the hub cannot be reached, the labels do not fit, or there are
@@ -159,12 +161,12 @@ def load_tier(
     config, declared = read_config(path, view.layers, label_names, argument)
     model, missing = read_model(path, config, argument)
     tokenizer = read_tokenizer(path, argument)
-    if missing and not train:
+    if missing and head and not train:
         raise ValueError(
             f"`{argument}` must be a trained classifier, but {view.path} has no {missing[0]}"
             f"{'' if declared else ' (an encoder without classification head)'}; train it with `dial fit` first."
         )
-    if missing:
+    if missing and head:
         logger.warning("%s: %s has no trained classification head; a new one starts untrained.", name, view.path)
     own = list(label_names) if missing else view.label_names or own_names(model.config)
     order, assumed = _order(view, own, label_names, name, argument)
@@ -178,9 +180,9 @@ def load_tier(
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for training, but got 'int8'.")
     check_exits_hold(model, argument)
     max_length = length_kept(tokenizer, model, view.max_length, name, argument)
-    model.train(train)
     kind = _kind(model)
     tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
+    tier.train(train)
     settle(tier, argument)  # in float32, whose noise is small
     backend = fastest_backend(tier, view.dtype).route.backend if view.backend == "auto" else view.backend
     if backend == "torch" or not attach(tier, backend, view.dtype):

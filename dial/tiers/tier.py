@@ -20,7 +20,7 @@ from dial.tiers.batching import Batching, Encoding
 from dial.tiers.contract import GoOn, TierContract
 from dial.tiers.labels import is_generic
 from dial.tiers.model_inputs import accepted_inputs
-from dial.tiers.precision import Dtype, FullPrecisionHead
+from dial.tiers.precision import Dtype, FullPrecisionHead, cast_encoder
 from dial.tiers.tokens import encoding_key
 
 
@@ -136,6 +136,7 @@ class Tier(TierContract):
     Attributes:
         batching: what the model needs of its batches; :func:`~dial.tiers.batch_proof.settle` finds it
             out where a tier is loaded.
+        keep_head: whether the head is saved; a fit that leaves it untrained says no.
     """
 
     model: Any  # a PreTrainedModel, whose attributes differ by class
@@ -165,6 +166,7 @@ class Tier(TierContract):
         self.card = card or {}
         self.word_vectors = word_vectors
         self.exits = ["final"]
+        self.keep_head = True
         self.batching = Batching()
         self._encoding_key: str | None = None
         self._full_precision_head = FullPrecisionHead(model)
@@ -215,6 +217,14 @@ class Tier(TierContract):
         rows = torch.arange(len(outputs), device=outputs.device)
         go_on(0, rows, outputs, {}) if scores else go_on(0, rows, outputs)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move the model; what was chosen for a CPU by ``backend: auto`` computes it no longer where it leaves that."""
+        super()._apply(fn, recurse)
+        if self.view.backend == "auto" and self.parts is not None and self.model.device.type != "cpu":
+            self.compute_with(None)
+            cast_encoder(self.model, self.view.dtype, self.name)  # its weights stayed float32 for the backend
+        return self
+
     def segments(self) -> list[nn.Module]:
         """See :class:`TierContract`."""
         return [TierPath(self)]
@@ -246,17 +256,19 @@ class Tier(TierContract):
 
     def save(self, folder: Path) -> None:
         """Write what a folder needs for :func:`~dial.tiers.loading.load_tier` and the Auto classes of transformers."""
-        self.model.save_pretrained(folder)
+        (self.model if self.keep_head else self.model.base_model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def describe(self) -> dict[str, Any]:
-        """Where it came from, how it is used, its fingerprint and its size."""
+        """Where it came from, how it is used, its fingerprint and its size, and what computes it beside its view."""
+        own = (self.view.backend, self.computed_by) == ("torch", "torch")
         return {
             "path": self.view.path,
             "fingerprint": self.fingerprint,
             "encoding": self.encoding_key,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "view": {k: v for k, v in vars(self.view).items() if v is not None and (k, v) != ("backend", "torch")},
+            **({} if own else {"computed_by": self.computed_by}),
         }
 
     def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:

@@ -10,15 +10,13 @@ from scipy.stats import t as student
 from dial.stages.metrics.base import Mean, Metric, divide
 from dial.stages.metrics.texts import TextMetric
 from dial.stages.table import StageTable
-from dial.tradeoff.bootstrap import Interval, percentile_interval
+from dial.tradeoff.bootstrap import MANY_POINTS, Interval, percentile_interval
 from dial.tradeoff.curve import Curve
 from dial.tradeoff.taken import Taken, row_statistics, units_of
 
 MANY_SUMS = 12  # above, second moments of all pairs of sums would not fit
 GRID = 256
-MANY_POINTS = 16_384
 AT_ONCE = 2**20  # losses of texts that are in memory together
-"""Points of a curve above which as many as a quarter of these stand for all."""
 
 
 def lower_bound(

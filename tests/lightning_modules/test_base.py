@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from sklearn.metrics import accuracy_score, f1_score
 
 from lightning_modules import Cascade, Classifier, MultiExit
@@ -102,3 +103,60 @@ def test_metrics_of_other_tasks_are_refused_before_any_model_is_loaded(method, n
     settings = {"tiers": ["/none", "/none"]} if method is Cascade else {"path": "/none"}
     with pytest.raises(ValueError, match=message):
         method(**settings, label_names=names, metrics=metrics)
+
+
+class Turned:
+    """Computes a tier in the int8 of a backend that answers one row of each batch otherwise."""
+
+    name = "onnxruntime int8"
+
+    def __init__(self, tier):
+        self.tier = tier
+
+    def __call__(self, inputs):
+        logits = self.tier.model(**inputs).logits
+        return torch.cat([-logits[:1], logits[1:]])
+
+
+class Reached(Callback):
+    """Notes which epochs came so far that callbacks may write."""
+
+    def __init__(self):
+        self.ends = []
+
+    def on_test_epoch_end(self, trainer, pl_module):
+        self.ends.append("test")
+
+    def on_predict_epoch_end(self, trainer, pl_module):
+        self.ends.append("predict")
+
+
+def test_what_auto_chose_is_said(tiny_bert, capsys) -> None:
+    tiers = [str(tiny_bert), {"path": str(tiny_bert), "backend": "auto"}]
+    module = Cascade(tiers, names=["swift", "super"], label_names=NAMES).eval()
+    module.tier = module.network.tiers[-1]
+    rows = list(batches(module, torch.zeros(8).long(), torch.arange(8)))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.test(module, torch.utils.data.DataLoader(rows, batch_size=None))
+    said = capsys.readouterr().out
+    assert f"super is computed by {module.tier.computed_by}" in said and "swift is computed by" not in said
+
+
+@pytest.mark.parametrize("kind", ["test", "predict"])
+def test_int8_is_compared_where_there_are_few_rows_before_anything_is_written(tiny_bert, kind, capsys) -> None:
+    module = Cascade([str(tiny_bert)] * 2, names=["swift", "super"], label_names=NAMES).eval()
+    module.tier = tier = module.network.tiers[-1]
+    rows = list(batches(module, torch.zeros(20).long(), torch.arange(20)))
+    reached = Reached()
+    settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    run = getattr(Trainer(**settings, callbacks=[reached]), kind)
+    turned = Turned(tier)
+    tier.compute_with([turned])
+    with pytest.raises(ValueError, match=rf"`dtype` of {tier.name} must change no more than 0.5%.*5 of 20 rows"):
+        run(module, torch.utils.data.DataLoader(rows, batch_size=None))
+    assert reached.ends == []
+    turned.name = "openvino bfloat16"
+    for _ in range(2):  # each pass is compared anew
+        run(module, torch.utils.data.DataLoader(rows, batch_size=None))
+        assert "is computed by openvino bfloat16: 5 of 20 answers changed" in capsys.readouterr().out
+    assert reached.ends == [kind] * 2

@@ -19,6 +19,7 @@ from transformers import AutoModel
 from callbacks import TierExport
 from datamodules import GLUEDataModule
 from dial.costs.counting import network_costs
+from dial.tiers.backends.names import missing_package
 from dial.tiers.layers import all_layers
 from dial.tiers.loading import load_tier, save_tier
 from lightning_modules import MultiExit
@@ -127,6 +128,11 @@ def test_layers_teach_layers(make, batch, other, tmp_path) -> None:
     encoding = next(iter(batch["encodings"].values()))
     own, states = all_layers(module.tier, encoding)
     taught, of_teacher = all_layers(load_tier(str(tmp_path / "ta"), "ta", LABELS), encoding)
+    if missing_package("openvino") is None:  # a backend gives no hidden states: torch computes them
+        by_backend = load_tier({"path": str(tmp_path / "ta"), "backend": "openvino"}, "ta", LABELS)
+        again = all_layers(by_backend, encoding)
+        torch.testing.assert_close([again[0], *again[1]], [taught, *of_teacher])
+        assert by_backend.computed_by == "openvino float32"
     assert own.shape == (5, 2, 2) and taught.shape == (5, 4, 2) and len(states) == len(of_teacher) == 5
     terms = [
         0.25 * cross_entropy(own[:, e], batch["label"]) + 0.75 * cross_entropy(own[:, e], taught[:, k])

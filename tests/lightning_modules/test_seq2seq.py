@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 
 from datamodules import TextDataModule, TextToTextDataModule
 from dial.stages.metrics.metrics import evaluate
@@ -130,7 +131,22 @@ def test_validation_writes_an_answer_to_each_row(files, tmp_path, names) -> None
             answers = [names.index(text) if text in names else -1 for text in texts]
             value = np.mean(np.array(answers) == rows.rows("validation").label)
         assert logged[f"validation/{name}"] == pytest.approx(value, abs=1e-6)
-    assert logged["validation/quality"] == logged[f"validation/{metrics[0]}"]
+    value, loss = logged[f"validation/{metrics[0]}"], logged["validation/loss"]
+    assert logged["validation/quality"] == pytest.approx(value if value > 0 else -loss / (1 + loss), abs=1e-6)
+
+
+def test_a_model_that_writes_nothing_right_yet_trains_on_while_its_loss_falls(files, tmp_path) -> None:
+    """From scratch the metric stands at 0 at first; early stopping must not take that for the end."""
+    module = Seq2Seq(
+        config=STILL, tokenizer="characters", max_new_tokens=2, label_names=["*"], metrics=["exact_match"],
+        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-4),
+    )  # fmt: skip
+    stopping = EarlyStopping("validation/quality", mode="max", patience=2)
+    trainer = fit(
+        module, data(files, tmp_path), tmp_path, steps=-1, max_epochs=5, limit_val_batches=1.0, callbacks=[stopping]
+    )
+    assert trainer.callback_metrics["validation/exact_match"] == 0
+    assert trainer.current_epoch == 5 and stopping.stopped_epoch == 0
 
 
 def test_validation_by_loss_writes_nothing(files, tmp_path) -> None:

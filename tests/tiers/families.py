@@ -23,6 +23,7 @@ SPECIAL = {"bos_token_id": 2, "eos_token_id": 3}
 SETTINGS: dict[str, dict[str, Any]] = {
     "bert": SIZES,
     "albert": SIZES | {"embedding_size": 16},
+    "deberta": SIZES | {"relative_attention": True, "max_relative_positions": 16, "pos_att_type": ["c2p", "p2c"]},
     "roberta": SIZES | {"type_vocab_size": 1, "max_position_embeddings": 64},
     "convbert": SIZES | {"embedding_size": 32},
     "mobilebert": SIZES | MOBILE,

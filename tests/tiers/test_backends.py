@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
 from dial.machine import has_bf16
 from dial.models import MultiExitForSequenceClassification
+from dial.tiers import loading
 from dial.tiers.backends import attach as attaching
 from dial.tiers.backends import names
 from dial.tiers.backends.attach import ABOUT, FOLDER, in_torch
+from dial.tiers.backends.choice import Choice, Route
 from dial.tiers.backends.names import missing_package
 from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.tier import Tier, View
@@ -69,6 +72,18 @@ def test_answers_are_those_of_transformers(kind: str, backend: str, tmp_path: Pa
         np.testing.assert_allclose(outputs(tier, UNITS, size)[:, 0], wanted, atol=2e-5, rtol=1e-4)
     with in_torch(tier):
         np.testing.assert_allclose(outputs(tier, UNITS, 4)[:, 0], wanted, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_long_rows_are_answered_as_by_transformers(backend: str, tmp_path: Path, tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.model_max_length = 120
+    folder = save(tmp_path / "tier", "deberta", tokenizer)  # its trace holds the distances of one length
+    tier = load_tier({"path": str(folder), "backend": backend}, "tier", CLASSES)
+    units = ["good bad dull " * times for times in (1, 10, 30, 39)]
+    wanted = one_by_one(folder, units, max_length=120)
+    for size in (1, 2):
+        np.testing.assert_allclose(outputs(tier, units, size)[:, 0], wanted, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -165,6 +180,82 @@ def test_an_export_is_made_once_and_anew_for_other_weights_or_a_damaged_file(
     assert len(made) == 5 and len(kept(folder)) == 3
 
 
+def flip(file: Path, byte: int) -> None:
+    """Change one byte of a file; in the middle of weights nobody but a checksum notices."""
+    content = bytearray(file.read_bytes())
+    content[byte] ^= 0x40
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_export_with_other_weights_than_were_proved_is_not_opened(
+    backend: str, make_tiny_bert: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_tiny_bert(seed=16)
+    monkeypatch.setenv("DIAL_CACHE", str(tmp_path))
+    spec = {"path": str(folder), "backend": backend}
+    first = load_tier(spec, "tier", DATA)
+    expected = outputs(first, UNITS, 3)
+    file = kept(folder)[0] / "segment0.onnx"
+    weight = first.model.classifier.weight.detach().numpy()
+    content = file.read_bytes()
+    position = max(content.find(weight.tobytes()), content.find(np.ascontiguousarray(weight.T).tobytes()))
+    assert position > 0
+    flip(file, position + 3)  # the exponent of a weight
+    np.testing.assert_array_equal(outputs(load_tier(spec, "tier", DATA), UNITS, 3), expected)
+    folders = [path.name for path in (folder / FOLDER).iterdir() if path.is_dir()]
+    assert file.read_bytes() == content and folders == [file.parent.name]
+    # Where it cannot be mended, the one in the cache counts.
+    flip(file, position + 3)
+    claim = attaching._claim
+
+    def refused(place: Path, key: str) -> Any:
+        if place == folder / FOLDER:
+            raise PermissionError(13, "Permission denied")
+        return claim(place, key)
+
+    monkeypatch.setattr(attaching, "_claim", refused)
+    for _ in range(2):
+        np.testing.assert_array_equal(outputs(load_tier(spec, "tier", DATA), UNITS, 3), expected)
+    assert len(kept(tmp_path)) == 1 and file.read_bytes() != content
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_error_on_opening_leaves_a_whole_export(
+    backend: str, make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_tiny_bert(seed=17)
+    spec = {"path": str(folder), "backend": backend}
+    load_tier(spec, "tier", DATA)
+    before = {file: file.stat().st_mtime_ns for file in kept(folder)[0].iterdir()}
+
+    def fails(*args: Any) -> None:
+        raise RuntimeError("no more threads")
+
+    with monkeypatch.context() as patched:
+        patched.setitem(attaching.GRAPHS, backend, fails)
+        with pytest.raises(RuntimeError, match="no more threads"):
+            load_tier(spec, "tier", DATA)
+    assert {file: file.stat().st_mtime_ns for file in kept(folder)[0].iterdir()} == before
+
+
+@pytest.mark.skipif(bool(missing_package("onnxruntime")), reason="onnxruntime or onnx is not installed")
+def test_of_several_at_once_one_exports(make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(make_tiny_bert(seed=18))
+    tiers = [load_tier(folder, "tier", DATA) for _ in range(3)]
+    made: list[Path] = []
+    attempt = attaching._try
+
+    def counted(tier: Tier, backend: str, dtype: str, folder: Path) -> str | None:
+        made.append(folder)
+        return attempt(tier, backend, dtype, folder)
+
+    monkeypatch.setattr(attaching, "_try", counted)
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(lambda tier: attaching.attach(tier, "onnxruntime"), tiers))
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_folder_that_cannot_be_written_has_its_export_in_the_cache(
     backend: str, make_tiny_bert: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,6 +286,30 @@ def test_torch_computes_what_cannot_be_exported_and_says_so_once(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "`backend` .* needs a folder .*No space left"),
+        (MemoryError("none left"), "none left"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 GB"), "can't allocate memory"),
+    ],
+)
+def test_a_full_disk_and_no_memory_are_not_remembered(
+    error: Exception, said: str, backend: str, make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"path": str(make_tiny_bert(seed=15)), "backend": backend}
+
+    def fails(*args: Any, **settings: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.onnx, "export", fails)
+        with pytest.raises((ValueError, MemoryError), match=said):
+            load_tier(spec, "tier", DATA)
+    assert load_tier(spec, "tier", DATA).parts is not None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_export_that_answers_otherwise_is_not_taken(
     backend: str, make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +323,15 @@ def test_an_export_that_answers_otherwise_is_not_taken(
     monkeypatch.setattr(attaching, "export", wrong)
     tier = load_tier({"path": str(make_tiny_bert(seed=13)), "backend": backend}, "tier", DATA)
     assert tier.parts is None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_parts_that_a_tier_does_not_use_are_not_taken(
+    backend: str, make_tiny_bert: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tier, "compute_with", lambda self, parts: None)  # a tier that computes in a way of its own
+    assert load_tier({"path": str(make_tiny_bert(seed=14)), "backend": backend}, "tier", DATA).parts is None
+    assert attaching._say.cache_info().currsize == 1  # it was said
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -249,3 +373,31 @@ def test_a_fingerprint_changes_with_the_backend_and_not_for_torch(tiny_bert: Pat
     assert "backend" not in tier.describe()["view"]  # what was tested before there were backends is the same
     tier.view = View(path=str(tiny_bert), backend="auto")
     assert tier.fingerprint != before and tier.describe()["view"]["backend"] == "auto"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_export_leaves_the_tier_s_mode(backend: str, make_tiny_bert: Make) -> None:
+    tier = load_tier({"path": str(make_tiny_bert(seed=19)), "backend": backend}, "tier", DATA)
+    assert not any(module.training for module in tier.modules())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_computes_a_tier_is_in_its_description(backend: str, tiny_bert: Path) -> None:
+    tier = load_tier({"path": str(tiny_bert), "backend": backend}, "tier", DATA)
+    assert tier.describe()["computed_by"] == f"{backend} float32"
+    tier.compute_with(None)  # as where a model cannot be exported
+    assert tier.describe()["computed_by"] == "torch"
+    assert "computed_by" not in load_tier(str(tiny_bert), "tier", DATA).describe()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.skipif(bool(missing_package("openvino")), reason="openvino or onnx is not installed")
+def test_what_auto_chose_for_a_cpu_stays_there(dtype: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = Choice(Route("openvino", dtype), {}, {})
+    monkeypatch.setattr(loading, "fastest_backend", lambda tier, dtype: chosen)
+    tier = load_tier({"path": str(tiny_bert), "backend": "auto", "dtype": dtype}, "tier", DATA)
+    assert tier.computed_by.startswith("openvino")
+    tier.to("cpu").eval()
+    assert tier.computed_by.startswith("openvino")
+    StagedModel([tier]).to("meta")
+    assert tier.computed_by == "torch" and tier.model.base_model.dtype == getattr(torch, dtype)

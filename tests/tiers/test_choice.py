@@ -16,7 +16,7 @@ from dial.inference.routes import take_fastest
 from dial.inference.staged import StagedModel
 from dial.tiers.backends import choice as choosing
 from dial.tiers.backends import lowered
-from dial.tiers.backends.agreement import Agreement, agreement, rows_needed
+from dial.tiers.backends.agreement import Agreement, agreement, confidence_of_each, rows_needed
 from dial.tiers.backends.choice import TORCH, Route, fastest, fastest_backend, take
 from dial.tiers.backends.names import missing_package
 from dial.tiers.loading import load_tier
@@ -28,7 +28,7 @@ from tests.tiers.tiny_tiers import DATA
 Make = Callable[..., Path]
 WORDS = "the a film plot cast is was not but good bad dull fine great poor".split()
 random = np.random.default_rng(0)
-TEXTS = [" ".join(random.choice(WORDS, random.integers(1, 12))) for _ in range(500)]
+TEXTS = [" ".join(random.choice(WORDS, random.integers(1, 12))) for _ in range(700)]
 
 
 def probability_of_at_most(changed: int, rows: int, share: float) -> float:
@@ -50,6 +50,25 @@ def test_bounds_at_the_ends() -> None:
     assert Agreement(needed, 0, 0.0).at_least >= 0.99 > Agreement(needed - 1, 0, 0.0).at_least
 
 
+@pytest.mark.parametrize("tries", [1, 3, 6])
+def test_tries_on_the_same_rows_pass_by_chance_once_in_ten_times_together(tries: int) -> None:
+    """Routes that keep just less than the share, each of whose answers change by themselves."""
+    share, rows = 0.99, 1500
+    each = confidence_of_each(tries)
+    changed = np.random.default_rng(1).binomial(rows, 1 - share + 1e-9, (20_000, tries))
+    least = {int(k): Agreement(rows, int(k), 0.0, each).at_least for k in np.unique(changed)}
+    passed = np.vectorize(least.__getitem__)(changed) >= share
+    assert 0.02 < passed.any(axis=1).mean() < 0.105
+    needed = rows_needed(share, tries)
+    assert Agreement(needed, 0, 0.0, each).at_least >= share > Agreement(needed - 1, 0, 0.0, each).at_least
+
+
+def test_no_route_whose_rows_depend_on_their_neighbours_is_taken_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "installed", lambda: ["openvino", "onnxruntime"])
+    there = choosing.routes()
+    assert Route("onnxruntime", "int8") not in there and Route("onnxruntime", "float32") in there
+
+
 def test_agreement_counts_rows_by_all_their_exits() -> None:
     expected = random.normal(size=(40, 3, 2)).astype(np.float32)
     found = expected.copy()
@@ -61,6 +80,16 @@ def test_agreement_counts_rows_by_all_their_exits() -> None:
     values = random.normal(size=(40, 1, 1))
     assert agreement(values + 0.02 * values.std(), values).changed == 40
     assert agreement(values + 0.005 * values.std(), values).changed == 0
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_an_output_that_is_not_finite_is_changed(columns: int) -> None:
+    expected = random.normal(size=(40, 2, columns))
+    found = expected + 1e-3
+    found[[3, 8], 1, 0], found[11, 0, 0], found[20, 0, 0] = np.nan, np.inf, -np.inf
+    seen = agreement(found, expected)
+    assert (seen.rows, seen.changed) == (40, 4) and seen.epsilon == pytest.approx(1e-3)
+    assert agreement(found * np.nan, expected).changed == agreement(found, expected * np.nan).changed == 40
 
 
 class Invented:
@@ -115,7 +144,8 @@ def test_the_fastest_that_answers_alike_is_taken_and_remembered(
     expected = sum(sum(row.ids) % 20 == 0 for row in rows)
     assert found.route == A and tier.parts is None and B not in found.agreements
     assert found.agreements[C].changed == expected > 5 and found.agreements[A].changed == 0
-    assert f"not onnxruntime int8: {expected} of 500 answers changed" in str(found)
+    assert found.agreements[A].confidence == pytest.approx(1 - 0.1 / 3)  # three are faster than torch
+    assert f"not onnxruntime int8: {expected} of 700 answers changed" in str(found)
     monkeypatch.setattr(choosing, "_timed", None)  # nothing is timed again
     again = fastest(tier, [], cache_dir=tmp_path)
     assert (again.route, again.faster, again.agreements) == (found.route, found.faster, found.agreements)
@@ -153,14 +183,42 @@ def test_a_network_takes_what_its_tiers_found_and_says_so(
     for tier in tiers:
         tier.compute_with(None)
     again = take_fastest(network, rule, list, cache_dir=tmp_path)
-    assert again is not None and again.to_json() == found.to_json() and tiers[0].computed_by == "openvino bfloat16"
+    assert again is not None and again.remembered and not found.remembered and again.rows == found.rows
+    assert again.to_json() == found.to_json() | {"remembered": True} and tiers[0].computed_by == "openvino bfloat16"
+
+
+def test_a_network_is_compared_again_where_a_tier_s_route_or_a_library_changed(
+    make_tiny_bert: Make, tmp_path: Path, invented: dict[Route, tuple[float, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invented |= {A: (2.0, False), B: (1.5, False)}
+    tier = load_tier(str(make_tiny_bert(seed=6)), "super", DATA)
+    network = StagedModel([tier]).eval()
+    rule = rule_named("threshold", "softmax", stages=("super",), thresholds=())
+
+    def remembered(texts: list[str]) -> bool:
+        found = take_fastest(network, rule, lambda: texts, cache_dir=tmp_path)
+        tier.compute_with(None)
+        assert found is not None
+        return found.remembered
+
+    assert [remembered(TEXTS), remembered([])] == [False, True]
+    for file in (tmp_path / "routes").glob("[!n]*.json"):
+        file.unlink()  # of the tier; times differ now
+    invented[B] = (3.0, False)
+    fastest(tier, Tokeniser(tier)(TEXTS), cache_dir=tmp_path)
+    assert [remembered(TEXTS), remembered([])] == [False, True]
+    real = choosing.version
+    monkeypatch.setattr(choosing, "version", lambda name: "9.9" if name == "transformers" else real(name))
+    assert [remembered(TEXTS), remembered([])] == [False, True]
 
 
 def test_a_network_whose_answers_change_is_left_as_it_was_tested(
     make_tiny_bert: Make, tmp_path: Path, invented: dict[Route, tuple[float, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invented |= {C: (5.0, True)}
-    monkeypatch.setattr(choosing, "agreement", lambda found, expected: Agreement(len(found), 0, 0.0))  # they seem alike
+    monkeypatch.setattr(
+        choosing, "agreement", lambda found, expected, confidence: Agreement(len(found), 0, 0.0)
+    )  # they seem alike
     tier = load_tier(str(make_tiny_bert(seed=4)), "super", DATA)
     rule = rule_named("threshold", "softmax", stages=("super",), thresholds=())
     found = take_fastest(StagedModel([tier]).eval(), rule, lambda: TEXTS, cache_dir=tmp_path)

@@ -49,31 +49,44 @@ class Agreement:
         )
 
 
-def rows_needed(share: float, confidence: float = CONFIDENCE) -> int:
-    """Rows of which none may change for a share to be promised.
+def confidence_of_each(tries: int, confidence: float = CONFIDENCE) -> float:
+    """Confidence of each of several bounds, with which all hold at once (Bonferroni's inequality).
 
     Example:
-        >>> rows_needed(0.995)
-        460
+        >>> round(confidence_of_each(4), 3)
+        0.975
     """
-    return int(np.ceil(np.log(1 - confidence) / np.log(share)))
+    return 1 - (1 - confidence) / tries
+
+
+def rows_needed(share: float, tries: int = 1, confidence: float = CONFIDENCE) -> int:
+    """Rows of which none may change for a share to be promised, of whichever of several tries passes first.
+
+    Example:
+        >>> rows_needed(0.995), rows_needed(0.995, tries=4)
+        (460, 736)
+    """
+    return int(np.ceil(np.log(1 - confidence_of_each(tries, confidence)) / np.log(share)))
 
 
 def agreement(found: np.ndarray, expected: np.ndarray, confidence: float = CONFIDENCE) -> Agreement:
     """Compare outputs ``(N, E, C)`` with those of float32.
 
-    Values of a regression count as alike up to 1 % of their standard deviation.
+    Values of a regression count as alike up to 1 % of their standard deviation. A row with an output that is not finite
+    is changed, and tells nothing of how far outputs move.
 
     Example:
         >>> agreement(np.array([[[0.1, 0.2]], [[0.5, 0.4]]]), np.array([[[0.1, 0.2]], [[0.4, 0.5]]])).changed
         1
     """
-    moved = np.abs(found - expected)
+    finite = (np.isfinite(found) & np.isfinite(expected)).all(axis=(1, 2))
+    with np.errstate(invalid="ignore"):
+        moved = np.abs(found - expected)
     if expected.shape[2] == 1:
-        changed = (moved[:, :, 0] > 0.01 * expected.std(axis=0)[:, 0]).any(axis=1)
+        changed = (moved[:, :, 0] > 0.01 * expected[finite].std(axis=0)[:, 0]).any(axis=1) if finite.any() else ~finite
     else:
         changed = (found.argmax(axis=2) != expected.argmax(axis=2)).any(axis=1)
-    return Agreement(len(found), int(changed.sum()), float(moved.max(initial=0.0)), confidence)
+    return Agreement(len(found), int((changed | ~finite).sum()), float(moved[finite].max(initial=0.0)), confidence)
 
 
 def outputs_of(tier: Tier, batches: Sequence[Encoding]) -> np.ndarray:

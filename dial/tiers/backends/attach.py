@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import logging
 import secrets
@@ -11,13 +13,14 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dial.files import write_json
 from dial.machine import default_cache_dir, has_bf16, instructions, key_of
-from dial.tiers.backends.export import HIDDEN, NoExportError, export, reason_of
+from dial.tiers.backends.export import HIDDEN, NoExportError, export, raise_of_machine, reason_of
 from dial.tiers.backends.graphs import GRAPHS, Graph
 from dial.tiers.backends.names import PACKAGES
 from dial.tiers.batch_proof import BATCHES, ORDER, ProbeRows, close
@@ -25,8 +28,9 @@ from dial.tiers.batching import Encoding
 from dial.tiers.tier import Tier, model_digest
 from dial.tiers.tokens import Tokeniser
 
-SCHEMA = 1
+SCHEMA = 3
 FOLDER, ABOUT = "exports", "about.json"
+LONG = 40  # tokens of a row that is longer than those of the traced batch by far
 logger = logging.getLogger(__name__)
 
 
@@ -34,9 +38,9 @@ def attach(tier: Tier, backend: str, dtype: str = "float32", cache_dir: str | Pa
     """Have a backend compute a tier from now on.
 
     The export lies beside the tier's files, or where these cannot be written in the cache. It is found by the weights,
-    the versions of all libraries, the processor's instructions and, for int8, the numbers; bf16 is made from float32
-    when a file is opened. An export counts only after it has answered as torch does in float32, rows alone and in
-    padded batches, and with rows dropped at the exits.
+    the longest row, the versions of all libraries, the processor's instructions and, for int8, the numbers; bf16 is
+    made from float32 when a file is opened. An export counts only after it has answered as torch does in float32, rows
+    alone, up to the longest, in padded batches, and with rows dropped at the exits.
 
     Args:
         tier: in float32, on a CPU, its batching settled.
@@ -46,6 +50,9 @@ def attach(tier: Tier, backend: str, dtype: str = "float32", cache_dir: str | Pa
 
     Returns:
         Whether it does; where the model cannot be exported torch computes it on, which is said once.
+
+    Raises:
+        ValueError: no folder for the export can be written, or it is damaged as soon as it is written.
     """
     if dtype == "bfloat16" and not has_bf16():
         _say(f"{backend} computes in float32 where bfloat16 was asked for: this processor has no instructions for it.")
@@ -54,20 +61,18 @@ def attach(tier: Tier, backend: str, dtype: str = "float32", cache_dir: str | Pa
     beside = Path(tier.view.path).expanduser()
     places = [beside / FOLDER] if beside.is_dir() else []
     places.append(Path(default_cache_dir() if cache_dir is None else cache_dir) / FOLDER)
-    if all(_about(place / key) is None for place in places):
+    found = _found(places, key, backend, dtype)
+    if found is None:
         _make(tier, backend, dtype, places, key)
-    folder = next(place / key for place in places if _about(place / key) is not None)
-    if refused := _about(folder):
-        _say(f"torch computes {tier.name}, as {backend} cannot: {refused}.")
+        found = _found(places, key, backend, dtype)
+    if found is None:
+        raise ValueError(
+            f"`backend` {backend} needs a disk that keeps its export, but that in {places[-1]} is damaged."
+        )
+    if isinstance(found, str):
+        _say(f"torch computes {tier.name}, as {backend} cannot: {found}.")
         return False
-    files = _files(folder, len(tier.exits))
-    try:
-        graphs = [GRAPHS[backend](file, dtype) for file in files]
-    except Exception:  # whatever a library says of a damaged file; a whole one opened when it was proved
-        shutil.rmtree(folder, ignore_errors=True)
-        _make(tier, backend, dtype, [folder.parent], key)
-        graphs = [GRAPHS[backend](file, dtype) for file in files]
-    tier.compute_with(graphs)
+    tier.compute_with(found)
     return True
 
 
@@ -92,16 +97,31 @@ def _key(tier: Tier, backend: str, dtype: str) -> str:
     versions = {name: version(name) for name in ("torch", "transformers", *PACKAGES[backend])}
     quantised = "int8" if dtype == "int8" else "float32"
     batching = [tier.batching.masked, tier.batching.equal_length, tier.tokenizer.padding_side]
-    about = [SCHEMA, backend, quantised, versions, instructions(), batching]
+    about = [SCHEMA, backend, quantised, versions, instructions(), batching, _longest(tier, ProbeRows(tier))]
     return f"{backend}-{quantised}-{key_of(model_digest(tier.model), *about)}"
 
 
-def _about(folder: Path) -> str | None:
-    """Why there is no export, or nothing where there is one; None where that was not tried yet."""
+def _found(places: Sequence[Path], key: str, backend: str, dtype: str) -> list[Graph] | str | None:
+    """The graphs of the first whole export, or why there is none; None where that was not tried yet."""
+    for folder in (place / key for place in places):
+        if (about := _about(folder)) is not None:
+            return about["refused"] or [GRAPHS[backend](folder / name, dtype) for name in about["files"]]
+    return None
+
+
+def _about(folder: Path) -> dict[str, Any] | None:
+    """What is known of an export, or of why there is none; None if there is nothing, or a file of it is damaged."""
     try:
-        return str(json.loads((folder / ABOUT).read_text(encoding="utf-8"))["refused"] or "")
-    except (OSError, ValueError, KeyError, TypeError):
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        whole = all(_digest(folder / name) == digest for name, digest in about["files"].items())
+        return dict(about) if whole and (about["refused"] or about["files"]) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _files(folder: Path, count: int) -> list[Path]:
@@ -111,33 +131,47 @@ def _files(folder: Path, count: int) -> list[Path]:
 def _make(tier: Tier, backend: str, dtype: str, places: Sequence[Path], key: str) -> None:
     """Export and prove, in the first place that can be written; what is there is whole.
 
+    Of several processes one does so, and the others wait for it. What is damaged is moved aside first: a process that
+    has its files open reads them on.
+
     Raises:
         ValueError: none of them can be written.
     """
     failure: OSError | None = None
     for place in places:
+        scratch, aside = (place / f".{key}-{secrets.token_hex(6)}" for _ in range(2))
         try:
-            scratch = place / f".{key}-{secrets.token_hex(6)}"
-            scratch.mkdir(parents=True)
-        except OSError as error:
-            failure = error
-            continue
-        try:
-            refused = _try(tier, backend, dtype, scratch)
-            write_json(scratch / ABOUT, {"refused": refused, "tier": tier.name, "backend": backend, "dtype": dtype})
-            if _about(place / key) is None:  # nothing, or something damaged
-                shutil.rmtree(place / key, ignore_errors=True)
-            with suppress(OSError):  # another process was quicker, with the same content
+            with _claim(place, key):
+                if _about(place / key) is not None:  # another process was quicker
+                    return
+                scratch.mkdir()
+                refused = _try(tier, backend, dtype, scratch)
+                files = {} if refused else {file.name: _digest(file) for file in _files(scratch, len(tier.exits))}
+                about = {"refused": refused, "files": files, "tier": tier.name, "backend": backend, "dtype": dtype}
+                write_json(scratch / ABOUT, about)
+                with suppress(FileNotFoundError):
+                    (place / key).rename(aside)
                 scratch.rename(place / key)
-            return
+                return
         except OSError as error:
             failure = error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)
     raise ValueError(
         f"`backend` {backend} needs a folder for its export, but neither {' nor '.join(map(str, places))} can be "
         f"written ({failure}); set DIAL_CACHE to one that can."
     )
+
+
+@contextmanager
+def _claim(place: Path, key: str) -> Iterator[None]:
+    """Alone with an export of a place, which is made; waits for the process that is."""
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / f".{key}.lock").open("w") as handle:
+        with suppress(OSError):  # a file system without locks: then each exports for itself, and one is kept
+            fcntl.flock(handle, fcntl.LOCK_EX)  # until it is closed
+        yield
 
 
 def _try(tier: Tier, backend: str, dtype: str, folder: Path) -> str | None:
@@ -155,8 +189,7 @@ def _try(tier: Tier, backend: str, dtype: str, folder: Path) -> str | None:
     except NoExportError as error:
         reason = str(error)
     except Exception as error:  # whatever a library says of a graph, it does not take it
-        if isinstance(error, OSError | MemoryError):
-            raise
+        raise_of_machine(error)
         reason = reason_of(error)
     finally:
         tier.compute_with(None)
@@ -201,15 +234,25 @@ def quantise(file: Path) -> None:
         logging.disable(level)
 
 
+def _longest(tier: Tier, rows: ProbeRows) -> int:
+    """Tokens of the longest row that the tier reads."""
+    return min(tier.max_length, rows.limit)
+
+
 def _probe(tier: Tier) -> list[Encoding]:
-    """Batches for a tier: rows alone, in padded batches of several sizes, or of equal length where padding is read."""
+    """Batches for a tier: rows alone, in padded batches of several sizes, or of equal length where padding is read.
+
+    Among them are rows longer than the last batch, from which the graph is traced, up to the longest that the tier
+    reads: a trace may keep what its example's length gave, such as DeBERTa's buckets of distances.
+    """
     rows = ProbeRows(tier)
-    lengths = rows.lengths(tier.batching.shortest)
+    lengths, longest = rows.lengths(tier.batching.shortest), _longest(tier, rows)
     every = [rows.row(lengths[kind], special=index == 3) for index, kind in enumerate(ORDER)]
+    every += [rows.row(max(lengths[0], min(length, longest))) for length in (LONG, longest)]
     tokeniser = Tokeniser(tier)
-    batches = [[0], [2], *BATCHES[1:], *BATCHES[:1]]
+    batches = [[0], [2], [5], [6], [5, 1], *BATCHES[1:], *BATCHES[:1]]
     if tier.batching.equal_length:
-        batches = [[0], [2], [2, 4], [1, 3]]
+        batches = [[0], [2], [5], [6], [2, 4], [1, 3]]
     found = [tier.batching.arranged(tokeniser.collate([every[i] for i in batch])) for batch in batches]
     names = [name for name in tier.example(1) if name in found[0] or name == "attention_mask"]
     return [{name: each.get(name, torch.ones_like(each["input_ids"])) for name in names} for each in found]
@@ -227,7 +270,7 @@ def _differs(tier: Tier, graphs: Sequence[Graph]) -> str | None:
         pairs = [(found, outputs), *zip(also, passed, strict=True)]
         if any(a.shape != b.shape or not close(a, b, among.flatten(0, 1)) for a, b in pairs):
             return f"its export answers otherwise than torch in batches of {tuple(batch['input_ids'].shape)}"
-    return None
+    return None if all(graph.used for graph in graphs) else "its answers do not come from the parts that it names"
 
 
 def _answers(tier: Tier, encoding: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:

@@ -17,7 +17,7 @@ import torch
 from dial.files import write_json
 from dial.machine import default_cache_dir, describe_machine, has_bf16, instructions, key_of
 from dial.models.segments import Part
-from dial.tiers.backends.agreement import SHARE, Agreement, agreement, outputs_of
+from dial.tiers.backends.agreement import SHARE, Agreement, agreement, confidence_of_each, outputs_of
 from dial.tiers.backends.attach import attach
 from dial.tiers.backends.lowered import lowered
 from dial.tiers.backends.names import DTYPES, PACKAGES, installed
@@ -26,7 +26,7 @@ from dial.tiers.precision import missing_route
 from dial.tiers.tier import Encoding, Tier
 from dial.tiers.tokens import Tokeniser, Tokens
 
-SCHEMA = 1
+SCHEMA = 2
 TURNS, BATCHES, BATCH = 3, 4, 32
 CLEARLY = 1.05  # how much faster than the first a route must be to be taken
 PROBE_LENGTH = 24  # tokens of rows that are only timed
@@ -73,16 +73,17 @@ class Choice:
         return f"{times}{f', {seen}' if seen else ''}{refused}"
 
 
-def routes(low: bool = True) -> list[Route]:
-    """What this machine has beside torch in float32.
+NAMED_ONLY = (Route("onnxruntime", "int8"),)
+"""Routes with one scale for all inputs of a batch: a row's answer depends on its neighbours, so that what is seen on
+some rows promises nothing for the same rows elsewhere. Only a tier that names one is computed by it."""
 
-    Args:
-        low: also in bf16, where the processor has it, and in int8.
-    """
+
+def routes() -> list[Route]:
+    """What this machine has beside torch in float32 by which a row is answered alike in every batch."""
     found = [Route(backend, dtype) for backend in installed() for dtype in DTYPES[backend]]
     found += [Route("torch", "bfloat16"), *([Route("torch", "int8")] if missing_route() is None else [])]
     lacking = () if has_bf16() else ("bfloat16",)
-    return [route for route in found if route.dtype not in lacking and (low or route.dtype == "float32")]
+    return [route for route in found if route.dtype not in lacking and route not in NAMED_ONLY]
 
 
 def take(tier: Tier, route: Route, cache_dir: str | Path | None = None) -> bool:
@@ -109,8 +110,10 @@ def fastest(
     """Find the fastest route whose answers are those of float32, and remember it.
 
     A route is allowed where the share of rows that it answers as torch does in float32, at every exit, is at least
-    ``share`` by a one-sided lower bound of 90 %. All are timed in turns on a few batches; answers are then looked at
-    from the fastest on, until one is allowed.
+    ``share`` by a one-sided lower bound. All are timed in turns on a few batches; answers are then looked at from the
+    fastest on, until one is allowed. As several may be tried on the same rows, the bounds are such that with 90 %
+    confidence all of them hold at once: each may fail in a tenth divided by the number of routes that are faster
+    (Bonferroni).
 
     Args:
         tier: in float32, computed by torch, on a CPU and in eval mode.
@@ -128,11 +131,10 @@ def fastest(
     batches = _batches(tier, rows, size)
     faster, parts = _timed(tier, [TORCH, *routes()], batches, cache_dir)
     expected, agreements, chosen = outputs_of(tier, batches), {}, TORCH
-    for route in sorted(faster, key=lambda route: -faster[route]):
-        if faster[route] <= CLEARLY:
-            break
+    candidates = [route for route in sorted(faster, key=lambda route: -faster[route]) if faster[route] > CLEARLY]
+    for route in candidates:
         tier.compute_with(parts[route])
-        agreements[route] = agreement(outputs_of(tier, batches), expected)
+        agreements[route] = agreement(outputs_of(tier, batches), expected, confidence_of_each(len(candidates)))
         tier.compute_with(None)
         if agreements[route].at_least >= share:
             chosen = route
@@ -207,11 +209,14 @@ def _batches(tier: Tier, rows: Sequence[Tokens], size: int) -> list[Encoding]:
     return [tokeniser.collate(order[start : start + size]) for start in range(0, len(order), size)]
 
 
+def here() -> list[Any]:
+    """What times and answers depend on beside the tier: the machine, its instructions, and the libraries' versions."""
+    names = {"transformers"}.union(*(PACKAGES[backend] for backend in installed()))
+    return [SCHEMA, describe_machine(), *instructions(), {name: version(name) for name in sorted(names)}]
+
+
 def _file(tier: Tier, about: list[Any], cache_dir: str | Path | None) -> Path:
-    versions = {name: version(name) for backend in installed() for name in PACKAGES[backend]}
-    key = key_of(
-        SCHEMA, tier.fingerprint, [describe_machine(), *instructions()], versions, about, list(map(str, routes()))
-    )
+    key = key_of(tier.fingerprint, here(), about, list(map(str, routes())))
     return Path(default_cache_dir() if cache_dir is None else cache_dir).expanduser() / "routes" / f"{key}.json"
 
 

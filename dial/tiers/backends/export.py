@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 OPSET = 17
+NO_MEMORY = ("allocate memory", "bad_alloc", "bad allocation")  # torch, OpenVINO and onnxruntime raise RuntimeErrors
 HIDDEN = "hidden"  # what one segment of a model hands to the next
 
 
@@ -33,6 +34,8 @@ def export(module: nn.Module, example: Mapping[str, Tensor], file: Path) -> None
 
     Raises:
         NoExportError: an operation has no counterpart, or the module cannot be traced.
+        OSError: the file cannot be written.
+        MemoryError: there is too little memory.
     """
     axes = {name: {0: "rows", 1: "tokens"} for name in example}
     try:
@@ -47,7 +50,21 @@ def export(module: nn.Module, example: Mapping[str, Tensor], file: Path) -> None
                 dynamic_axes=axes,
             )
     except Exception as error:  # of a dozen classes, some of them torch's own
+        raise_of_machine(error)
         raise NoExportError(reason_of(error)) from error
+
+
+def raise_of_machine(error: Exception) -> None:
+    """Pass on an error that tells nothing of the module, but of the machine as it is now: a full disk, no memory.
+
+    Raises:
+        OSError: it is one.
+        MemoryError: it is one, or what a library says in place of one.
+    """
+    if isinstance(error, OSError | MemoryError):
+        raise error
+    if any(words in str(error) for words in NO_MEMORY):
+        raise MemoryError(reason_of(error)) from error
 
 
 def reason_of(error: BaseException) -> str:

@@ -19,13 +19,17 @@ class Graph(ABC):
     Args:
         file: left by :func:`~dial.tiers.backends.export.export`.
         dtype: what it computes in; what goes in and comes out is float32.
+
+    Attributes:
+        name: of backend and numbers.
+        used: how often it was called.
     """
 
     backend: str
 
     def __init__(self, file: Path, dtype: str) -> None:
         self.file, self.dtype, self.name = file, dtype, f"{self.backend} {dtype}"
-        self._threads, self._lock = 0, Lock()
+        self._threads, self._lock, self.used = 0, Lock(), 0
         self._settle()
 
     def __reduce__(self) -> Any:
@@ -48,6 +52,7 @@ class Graph(ABC):
                 f"`backend` {self.backend} computes on a CPU only, but the tier is on {ids.device.type}; "
                 "take `backend` torch there."
             )
+        self.used += 1
         with self._lock:  # one batch at a time, as it has all the threads
             if self._threads != torch.get_num_threads():
                 self._settle()
