@@ -26,6 +26,8 @@ class TextToTextDataModule(TextToText, FilesDataModule):
         prefix: put in front of every source, as T5 was trained: ``"translate English to German: "``.
         label_names: the words that targets can be, where answers are classes; an empty list where they are numbers.
             Default: free text.
+        target: what is written, such as the code of a language: models that were trained to write another are refused.
+            Default: nobody says.
         metrics: the primary one first; default bleu, of label words accuracy, of numbers pearson and spearman.
         kwargs: see :class:`FilesDataModule` and :class:`~datamodules.text_to_text.TextToText`.
 
@@ -40,11 +42,13 @@ class TextToTextDataModule(TextToText, FilesDataModule):
         group_column: str | None = None,
         prefix: str = "",
         label_names: list[str] | None = None,
+        target: str | None = None,
         metrics: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.source_column, self.group_column, self.prefix = source_column, group_column, prefix
+        self._target = target
         self.target_columns = [target_column] if isinstance(target_column, str) else list(target_column)
         if not self.target_columns:
             raise ValueError("`target_column` must name a column, but got an empty list. Name the target's column.")
@@ -64,9 +68,9 @@ class TextToTextDataModule(TextToText, FilesDataModule):
         return form_of(self.prefix)
 
     @property
-    def target(self) -> str:
-        """Name of the target's column."""
-        return self.target_columns[0]
+    def target(self) -> str | None:
+        """As it was given."""
+        return self._target
 
     def read(self, role: str) -> Rows:
         """Read the role's file.

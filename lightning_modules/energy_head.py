@@ -15,6 +15,7 @@ from dial.losses import bag_loss, position_loss, task_loss
 from dial.models.encoder_decoder import encoder_fingerprint, encoder_of, hidden_size, vocabulary_fingerprint
 from dial.models.energy_head import ClassHead, HeadConfig, HeadKind, HeadPooling, Reading, VocabularyHead, build_head
 from dial.models.kept_states import KeptStates
+from dial.tiers.labels import check_targets_agree
 from dial.tiers.text_loading import check_words, load_text_tier
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
@@ -102,6 +103,12 @@ class EnergyHead(TierModule):
     def reads_targets(self) -> bool:
         """Whether batches must hold the targets' pieces."""
         return isinstance(self.tier.head, VocabularyHead)
+
+    def setup(self, stage: str) -> None:
+        """Refuse a tier that was trained to write something else than the data holds."""
+        super().setup(stage)
+        target = getattr(getattr(self.trainer, "datamodule", None), "target", None)
+        check_targets_agree({"the tier": self.tier.card.get("target")}, target, "path")
 
     def train(self, mode: bool = True) -> EnergyHead:
         """Put the head into training mode; the encoder never is."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -33,7 +34,8 @@ class Seq2Seq(TierModule):
             which are built from the training text.
         layers: cut both halves to their first layers.
         max_length: tokens kept of each source.
-        max_new_tokens: pieces of an answer at most; default: the model's own limit, else 64.
+        max_new_tokens: pieces of an answer at most; default: the model's own limit, else 64, or what the data keeps of
+            a target (``max_target_length``) where that is more.
         beams: width of the search when validation generates; 1 is greedy.
         validation: ``generation`` writes answers to the validation rows and monitors the task's metrics; ``loss``
             monitors the negative loss per piece, which costs less.
@@ -116,13 +118,21 @@ class Seq2Seq(TierModule):
         return padded_labels([np.array(row.ids) for row in rows]).to(label.device)
 
     def setup(self, stage: str) -> None:
-        """Refuse numbers as targets, unless the data says how they are written.
+        """Have answers be as long as targets, and refuse numbers, unless the data says how they are written.
 
         Raises:
             ValueError: naming the remedy.
         """
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
+        kept, limit = getattr(data, "max_target_length", None) or 0, self.writer.generation.max_new_tokens
+        if kept > limit and self.hparams["max_new_tokens"] is None:
+            self.writer.limit_to(kept)
+        elif stage == "fit" and kept > limit:
+            rank_zero_warn(
+                f"targets of up to {kept} pieces are learnt (`data.max_target_length`), but answers end after {limit} "
+                "(`model.max_new_tokens`)"
+            )
         if stage == "fit" and not self.label_names and not hasattr(data, "references"):
             raise ValueError(
                 f"`data` must say how its numbers are written, but {type(data).__name__} does not; take "

@@ -12,6 +12,7 @@ from datamodules.loading import IGNORED, padded_labels
 from datamodules.row_tokens import RowTokeniser
 from dial.losses import soft_cross_entropy
 from dial.models.encoder_decoder import vocabulary_fingerprint
+from dial.tiers.labels import check_targets_agree
 from dial.tiers.teacher_texts import teacher_texts
 from dial.tiers.text_loading import load_text_tier
 from dial.tiers.text_to_text import TextToTextTier
@@ -71,6 +72,13 @@ class Seq2SeqDistillation(Seq2Seq):
         """The teacher, in eval mode and without gradients."""
         tier: Any = self._teacher[0]
         return tier  # type: ignore[no-any-return]
+
+    def setup(self, stage: str) -> None:
+        """Refuse a teacher that was trained to write something else than the data holds."""
+        super().setup(stage)
+        target = getattr(getattr(self.trainer, "datamodule", None), "target", None)
+        for teacher in self._teacher:
+            check_targets_agree({"the teacher": teacher.card.get("target")}, target, "teacher")
 
     def on_fit_start(self) -> None:
         """Check that teacher and student have the same pieces, or let the teacher write its texts."""

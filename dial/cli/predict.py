@@ -369,7 +369,20 @@ def record(classifier: AdaptiveClassifier, answer: Answer) -> dict[str, Any]:
         known |= {"label_name": found.label_name, "probability": found.probability}
     reference = answer.reference if answer.reference == answer.reference else None
     known |= {"stage": found.stage, "score": found.score, "macs": found.macs, "reference_macs": reference}
+    if (estimated := is_estimated(classifier, answer)) is not None:
+        known["reference_estimated"] = estimated
     return known | {"truncated": list(found.truncated)}
+
+
+def is_estimated(classifier: AdaptiveClassifier, answer: Answer) -> bool | None:
+    """Whether the reference's cost for a row is that of a text of mean length; None where the reference never writes.
+
+    It is where another tier answered: what the reference would write is not known.
+    """
+    costs = classifier.executor.costs
+    if costs is None or not costs.tiers[costs.reference].writes:
+        return None
+    return classifier.network.stages[answer.stage].tier != costs.tiers[costs.reference].name
 
 
 def figures(output: Output, rows: int, seconds: float) -> dict[str, Any]:
@@ -377,6 +390,7 @@ def figures(output: Output, rows: int, seconds: float) -> dict[str, Any]:
     totals = output.totals
     result: dict[str, Any] = {"rows": totals.rows, "truncated": totals.truncated, "truncated_by": totals.truncated_by}
     result |= {"limited": totals.limited} if totals.limited else {}
+    result |= {"reference_estimated": totals.estimated} if totals.estimated else {}
     if output.lost_lines:
         result["lost_lines"] = output.lost_lines
     if totals.rows:

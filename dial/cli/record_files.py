@@ -21,7 +21,8 @@ from dial.parquet_checks import whole_parquet
 
 PART_ROWS = 50_000
 MEMBER, BLOCK = 2**22, 2**16  # bytes of lines in a gzip member at most, and that are read at once
-COUNTED = ("row", "stage", "macs", "reference_macs", "truncated", "limited")  # what totals are made of
+COUNTED = ("row", "stage", "macs", "reference_macs", "reference_estimated", "truncated", "limited")
+"""What totals are made of."""
 
 
 class JsonLines(Output):
@@ -216,7 +217,12 @@ class Parts(Output):
 
     def _part(self, records: list[Record]) -> None:
         self._flush_skipped(records[-1]["row"])
-        kinds = {"row": pa.int64(), "limited": pa.bool_(), "truncated": pa.list_(pa.string())}
+        kinds = {
+            "row": pa.int64(),
+            "limited": pa.bool_(),
+            "reference_estimated": pa.bool_(),
+            "truncated": pa.list_(pa.string()),
+        }
         kinds |= dict.fromkeys(("text", "label_name", "stage"), pa.string())
         if "label_name" in records[0]:
             kinds["prediction"] = pa.int64()

@@ -31,6 +31,7 @@ class Totals:
         truncated: rows that a tier read cut to its maximum length.
         truncated_by: the same by the tier's name.
         limited: answers that a decoder's limit cut off.
+        estimated: rows of whose ``reference_macs`` the reference's text is not known.
     """
 
     rows: int = 0
@@ -41,6 +42,7 @@ class Totals:
     truncated: int = 0
     truncated_by: dict[str, int] = field(default_factory=dict)
     limited: int = 0
+    estimated: int = 0
 
     def add(self, record: Record) -> None:
         """One more row, which comes after all others."""
@@ -49,6 +51,7 @@ class Totals:
         self.macs += record["macs"] or 0.0
         self.reference_macs += record["reference_macs"] or 0.0
         self.limited += bool(record.get("limited"))
+        self.estimated += bool(record.get("reference_estimated"))
         tiers = record.get("truncated") or ()  # outputs that an earlier version began lack it
         self.truncated += bool(tiers)
         for tier in tiers:

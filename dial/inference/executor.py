@@ -331,8 +331,8 @@ class Executor:
         def work(some: Any) -> RowWork:
             return RowWork(lengths[some], padded, None if generated is None else generated[some])
 
-        knows = generated is not None and index == costs.reference  # its text is what the reference would write
-        if index == self._at_work[0] or knows:
+        is_reference = generated is not None and index == costs.reference  # its text is what the reference would write
+        if index == self._at_work[0] or is_reference:
             for row, reference in zip(rows, costs.alone(work(slice(None)), index).tolist(), strict=True):
                 row.reference = reference
         spent = np.array([row.spent for row in rows])

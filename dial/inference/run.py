@@ -181,6 +181,8 @@ def _places(path: str, run: Path) -> list[str]:
 def row_costs(sweep: Sweep, network: StagedModel) -> RowCosts:
     """Costs of single rows by the cost functions and the length convention of a sweep."""
     table, settings = sweep.table, sweep.settings
+    if (reported := table.split != "calibration").any():  # what `dial test` reports is of these rows
+        table = table.take(reported)
     reference = settings.get("reference") or network.tiers[-1].name
     totals = {name: float(lengths.sum()) for name, lengths in table.lengths.items() if lengths.sum()}
     longer = {name: totals[reference] / total for name, total in totals.items() if reference in totals}

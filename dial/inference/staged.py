@@ -127,9 +127,9 @@ class StagedModel(nn.Module):
             for the logits.
         """
         if self.writes:
-            told = [self._scored(tier, *tier.decide(encodings[tier.encoding_key])) for tier in self.tiers]
-            given = self._side_by_side([part for _, part in told], self.model_scores)
-            return torch.cat([logits.new_zeros(*logits.shape[:2], 1) for logits, _ in told], dim=1), given
+            decided = [self._scored(tier, *tier.decide(encodings[tier.encoding_key])) for tier in self.tiers]
+            given = self._side_by_side([part for _, part in decided], self.model_scores)
+            return torch.cat([logits.new_zeros(*logits.shape[:2], 1) for logits, _ in decided], dim=1), given
         outputs: list[Tensor] = []
         scores: dict[str, list[Tensor]] = {name: [] for name in self.model_scores}
         for tier in self.tiers:

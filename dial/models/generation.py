@@ -207,10 +207,10 @@ class _Rows:
             found |= tokens == end
         return found
 
-    def put(self, rows: Tensor, tokens: Tensor, lengths: Tensor, steps: Tensor, told: Tensor | None) -> None:
+    def put(self, rows: Tensor, tokens: Tensor, lengths: Tensor, steps: Tensor, step_scores: Tensor | None) -> None:
         """Answers of rows ``(R,)``: tokens ``(R, L)``, lengths and steps ``(R,)``, scores of steps ``(R, L, 4)``."""
         for i, (row, length, taken) in enumerate(zip(rows.tolist(), lengths.tolist(), steps.tolist(), strict=True)):
-            self._answers[row] = (tokens[i, :length], taken, None if told is None else told[i, :length])
+            self._answers[row] = (tokens[i, :length], taken, None if step_scores is None else step_scores[i, :length])
 
     def generated(self) -> Generated:
         """All answers."""
@@ -218,27 +218,27 @@ class _Rows:
         device = pieces[0].device
         last = torch.stack([tokens[-1] for tokens in pieces])
         lengths = torch.tensor([len(tokens) for tokens in pieces], device=device)
-        told = [each for _, _, each in self._answers]
+        step_scores = [each for _, _, each in self._answers]
         return Generated(
             tokens=torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True, padding_value=self.pad),
             lengths=lengths,
             steps=torch.tensor([steps for _, steps, _ in self._answers], device=device),
             limited=~self.ended(last) | (lengths == (self.forced_at or 0)),
-            scores={} if told[0] is None else _summed_up(told),
+            scores={} if step_scores[0] is None else _summed_up(step_scores),
         )
 
 
-def _summed_up(told: list[Tensor]) -> dict[str, Tensor]:
+def _summed_up(step_scores: list[Tensor]) -> dict[str, Tensor]:
     """Scores of answers ``(B,)`` from those of their steps, for each ``(L, 4)``."""
-    means = torch.stack([each.double().mean(dim=0) for each in told])
-    lows = torch.stack([each.double().quantile(UNSURE, dim=0) for each in told])
+    means = torch.stack([each.double().mean(dim=0) for each in step_scores])
+    lows = torch.stack([each.double().quantile(UNSURE, dim=0) for each in step_scores])
     scores = {"answer_log_probability": means[:, 0]}
     for column, name in enumerate(STEP_SCORES, start=1):
         scores |= {f"decoder_{name}": means[:, column], f"decoder_{name}_low": lows[:, column]}
     return scores
 
 
-def _told(logits: Tensor) -> tuple[Tensor, Tensor]:
+def _score_step(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of a step ``(R, V)``; its energy, largest probability and negative entropy ``(R, 3)``.
 
     All in float64: in float32 the answers that are surest tie, at 0 and 1.
@@ -258,13 +258,13 @@ def _greedy_search(
     tokens, active = start, torch.arange(len(start), device=start.device)
     open_ = torch.ones_like(active, dtype=torch.bool)
     lengths = torch.full_like(active, limit)
-    told: list[Tensor] = []
+    step_scores: list[Tensor] = []
     for length in range(1, limit + 1):
         logits = decoder(tokens[:, -1]) if length > 1 or prompt == 1 else _prefill(decoder, start)
         chosen = processors(tokens, logits).argmax(dim=-1)
         if scores:
-            log_p, each = _told(logits)
-            told.append(torch.cat([log_p.gather(1, chosen[:, None]), each], dim=1))
+            log_p, each = _score_step(logits)
+            step_scores.append(torch.cat([log_p.gather(1, chosen[:, None]), each], dim=1))
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)
         ended = open_ & rows.ended(chosen)
         lengths[ended] = length
@@ -273,11 +273,11 @@ def _greedy_search(
         if length == limit or rows.all_done(finished == len(open_), start.device):
             break
         if DROP * len(open_) <= finished < len(open_):
-            _leave(rows, active, ~open_, tokens[:, prompt:], lengths, told)
+            _leave(rows, active, ~open_, tokens[:, prompt:], lengths, step_scores)
             decoder.keep(stay := open_.nonzero()[:, 0])
-            told = [each[stay] for each in told]
+            step_scores = [each[stay] for each in step_scores]
             tokens, active, open_, lengths = tokens[stay], active[stay], open_[stay], lengths[stay]
-    _leave(rows, active, torch.ones_like(open_), tokens[:, prompt:], lengths, told)
+    _leave(rows, active, torch.ones_like(open_), tokens[:, prompt:], lengths, step_scores)
 
 
 def _prefill(decoder: _Decoder, start: Tensor) -> Tensor:
@@ -287,8 +287,10 @@ def _prefill(decoder: _Decoder, start: Tensor) -> Tensor:
     return logits
 
 
-def _leave(rows: _Rows, active: Tensor, which: Tensor, tokens: Tensor, lengths: Tensor, told: list[Tensor]) -> None:
-    each = torch.stack(told, dim=1)[which] if told else None
+def _leave(
+    rows: _Rows, active: Tensor, which: Tensor, tokens: Tensor, lengths: Tensor, step_scores: list[Tensor]
+) -> None:
+    each = torch.stack(step_scores, dim=1)[which] if step_scores else None
     rows.put(active[which], tokens[which], lengths[which], lengths[which], each)
 
 
@@ -299,41 +301,45 @@ class _Beams:
     Attributes:
         tokens: ``(R, K, L)`` with the start.
         scores: ``(R, K)`` log-probabilities, of finished answers divided by their length.
-        told: ``(R, K, L', 4)`` scores of steps; None where they are not asked for.
+        step_scores: ``(R, K, L', 4)`` scores of steps; None where they are not asked for.
         done: ``(R, K)`` whether the place holds a finished answer.
         lengths: ``(R, K)`` pieces of finished answers.
     """
 
     tokens: Tensor
     scores: Tensor
-    told: Tensor | None
+    step_scores: Tensor | None
     done: Tensor
     lengths: Tensor
 
     def take(self, places: Tensor) -> _Beams:
         """Other beams ``(R, K')`` of each row."""
         rows = torch.arange(len(places), device=places.device)[:, None]
-        told = None if self.told is None else self.told[rows, places]
-        return _Beams(self.tokens[rows, places], self.scores[rows, places], told, *self._flags(rows, places))
+        step_scores = None if self.step_scores is None else self.step_scores[rows, places]
+        return _Beams(self.tokens[rows, places], self.scores[rows, places], step_scores, *self._flags(rows, places))
 
     def of_rows(self, rows: Tensor) -> _Beams:
         """Beams of some rows ``(R',)``."""
-        told = None if self.told is None else self.told[rows]
-        return _Beams(self.tokens[rows], self.scores[rows], told, *self._flags(rows))
+        step_scores = None if self.step_scores is None else self.step_scores[rows]
+        return _Beams(self.tokens[rows], self.scores[rows], step_scores, *self._flags(rows))
 
     def longer(self, length: int) -> _Beams:
         """With room for as many tokens."""
         grow = torch.nn.functional.pad
         more = length - self.tokens.shape[2]
-        told = None if self.told is None else grow(self.told, (0, 0, 0, more))
-        return _Beams(grow(self.tokens, (0, more)), self.scores, told, self.done, self.lengths)
+        step_scores = None if self.step_scores is None else grow(self.step_scores, (0, 0, 0, more))
+        return _Beams(grow(self.tokens, (0, more)), self.scores, step_scores, self.done, self.lengths)
 
     def beside(self, other: _Beams) -> _Beams:
         """These and others of the same rows."""
-        told = None if self.told is None or other.told is None else torch.cat([self.told, other.told], dim=1)
+        step_scores = (
+            None
+            if self.step_scores is None or other.step_scores is None
+            else torch.cat([self.step_scores, other.step_scores], dim=1)
+        )
         names = ("tokens", "scores", "done", "lengths")
         tokens, scores, done, lengths = (torch.cat([getattr(b, name) for b in (self, other)], dim=1) for name in names)
-        return _Beams(tokens, scores, told, done, lengths)
+        return _Beams(tokens, scores, step_scores, done, lengths)
 
     def _flags(self, *at: Tensor) -> tuple[Tensor, Tensor]:
         return self.done[at], self.lengths[at]
@@ -383,8 +389,10 @@ def _start(tokens: Tensor, scores: bool) -> _Beams:
     count, beams, _ = tokens.shape
     first = torch.full((count, beams), NEVER, device=tokens.device)
     first[:, 0] = 0.0
-    told = first.new_zeros(count, beams, 0, 1 + len(STEP_SCORES), dtype=torch.float64) if scores else None
-    return _Beams(tokens, first, told, torch.zeros_like(first, dtype=torch.bool), torch.zeros_like(tokens[..., 0]))
+    step_scores = first.new_zeros(count, beams, 0, 1 + len(STEP_SCORES), dtype=torch.float64) if scores else None
+    return _Beams(
+        tokens, first, step_scores, torch.zeros_like(first, dtype=torch.bool), torch.zeros_like(tokens[..., 0])
+    )
 
 
 def _candidates(running: _Beams, logits: Tensor, log_p: Tensor, kept: int) -> tuple[_Beams, Tensor]:
@@ -396,11 +404,11 @@ def _candidates(running: _Beams, logits: Tensor, log_p: Tensor, kept: int) -> tu
     candidates = running.take(parents)
     candidates.tokens = torch.cat([candidates.tokens, chosen[..., None]], dim=2)
     candidates.scores = best
-    if candidates.told is not None:
-        own, each = _told(logits)
+    if candidates.step_scores is not None:
+        own, each = _score_step(logits)
         at = torch.arange(count, device=parents.device)[:, None], parents
         step = torch.cat([own.view(count, beams, -1)[(*at, chosen)][..., None], each.view(count, beams, -1)[at]], dim=2)
-        candidates.told = torch.cat([candidates.told, step[:, :, None]], dim=2)
+        candidates.step_scores = torch.cat([candidates.step_scores, step[:, :, None]], dim=2)
     return candidates, parents
 
 
@@ -434,5 +442,5 @@ def _improvable(running: _Beams, finished: _Beams, length: int, limit: int, conf
 def _finish(rows: _Rows, active: Tensor, which: Tensor, finished: _Beams, prompt: int, steps: Tensor) -> None:
     """The best answers of some rows ``(R,)`` are theirs."""
     best = finished.of_rows(which)
-    told = None if best.told is None else best.told[:, 0]
-    rows.put(active[which], best.tokens[:, 0, prompt:], best.lengths[:, 0], steps[which], told)
+    step_scores = None if best.step_scores is None else best.step_scores[:, 0]
+    rows.put(active[which], best.tokens[:, 0, prompt:], best.lengths[:, 0], steps[which], step_scores)

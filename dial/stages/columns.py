@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+TIER_COLUMNS = {"length": "lengths", "padded": "padded", "written": "written", "cut_off": "cut_off"}
+"""What columns of a tier are called, and where a table has them."""
+
 
 class Columns:
     """Columns of a file by name, with errors that name what is missing."""

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from datamodules.labels import ANY_TEXT, KINDS, Classes, is_free_text, number_names, number_of
-from dial.stages.columns import Columns, declared_ranges
+from dial.stages.columns import TIER_COLUMNS, Columns, declared_ranges
 from dial.stages.metrics.texts import TEXT_METRICS
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
@@ -111,14 +111,13 @@ def _shared(
     columns: Columns, costly: ForeignCosts, seed: int, ranges: Mapping[str, tuple[float, float]] | None
 ) -> dict[str, Any]:
     """What tables of all tasks hold."""
-    tiers = {"lengths": "length", "padded": "padded", "written": "written", "cut_off": "cut_off"}
     return {
         "stages": tuple(Stage(name, name) for name in costly.names),
         "scores": _named(columns, "", costly.names),
         "decide_macs": costly.decide,
         "macs": costly.macs,
         "macs_reference": costly.reference,
-        **{field: columns.by_tier(kind, costly.names) for field, kind in tiers.items()},
+        **{field: columns.by_tier(kind, costly.names) for kind, field in TIER_COLUMNS.items()},
         "settings": {"seed": seed, "foreign": True, "remarks": costly.remarks} | declared_ranges(ranges),
     }
 

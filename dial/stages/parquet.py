@@ -29,14 +29,11 @@ import pyarrow.parquet as pq
 from dial.costs.functions import ModelCosts
 from dial.files import atomic_write, plain, readable
 from dial.parquet_checks import KEY, check_about, whole_parquet
-from dial.stages.columns import Columns, declared_ranges
+from dial.stages.columns import TIER_COLUMNS, Columns, declared_ranges
 from dial.stages.foreign import foreign_table
 from dial.stages.stage import Stage
 from dial.stages.table import SCHEMA, SLIM, WHOLE, StageTable
 from dial.stages.task import Classification, Task, task_of
-
-TIER_COLUMNS = {"length": "lengths", "padded": "padded", "written": "written", "cut_off": "cut_off"}
-"""What columns of a tier are called, and where a table has them."""
 
 
 def save_table(table: StageTable, path: str | Path) -> None:

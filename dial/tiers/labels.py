@@ -113,12 +113,13 @@ def check_tiers_agree(names: Mapping[str, Sequence[str] | None]) -> None:
             )
 
 
-def check_targets_agree(targets: Mapping[str, str | None], data: str | None = None) -> None:
+def check_targets_agree(targets: Mapping[str, str | None], data: str | None = None, argument: str = "tiers") -> None:
     """Refuse tiers that write something else, such as another language, than each other or than the data wants.
 
     Args:
         targets: for each tier that writes what it was trained to write; None where nobody says.
         data: what the data wants.
+        argument: how the user calls the tiers.
 
     Raises:
         ValueError: two of them differ.
@@ -134,13 +135,13 @@ def check_targets_agree(targets: Mapping[str, str | None], data: str | None = No
         first = next(iter(known))
         if data is not None and target != data:
             raise ValueError(
-                f"`tiers` must write what the data holds, which is {data!r}, but {name} was trained to write "
+                f"`{argument}` must write what the data holds, which is {data!r}, but {name} was trained to write "
                 f"{target!r}; give a tier or data of the other target."
             )
         if target != known[first]:
             raise ValueError(
-                f"`tiers` must write the same, but {first} was trained to write {known[first]!r} and {name} to write "
-                f"{target!r}; give tiers of one target."
+                f"`{argument}` must write the same, but {first} was trained to write {known[first]!r} and {name} to "
+                f"write {target!r}; give tiers of one target."
             )
 
 

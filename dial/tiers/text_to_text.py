@@ -73,9 +73,14 @@ class TextToTextTier(Tier):
         self.exits = ["final"]
         own = self.model.generation_config
         limit = self.view.max_new_tokens or own.max_new_tokens or (own.max_length or MAX_NEW_TOKENS + 1) - 1
-        self.generation = Generation(beams=self.view.beams or 1, max_new_tokens=limit)
+        self.limit_to(limit)
+
+    def limit_to(self, pieces: int) -> None:
+        """Write at most so many pieces."""
+        self.generation = Generation(beams=self.view.beams or 1, max_new_tokens=pieces)
         # What is saved with the model; a limit of the other kind would have `generate` warn at each call.
-        own.max_new_tokens, own.max_length = limit, None
+        own = self.model.generation_config
+        own.max_new_tokens, own.max_length = pieces, None
 
     @property
     def model_scores(self) -> tuple[str, ...]:

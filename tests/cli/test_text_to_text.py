@@ -95,7 +95,10 @@ def test_predictions_are_those_of_the_table(dial, run, files, tmp_path) -> None:
             assert record["prediction"] == table.predictions[row, stage]
             assert record.get("label_name") == (record["text"] if record["prediction"] >= 0 else None)
         limited += record["limited"]
+        assert record["reference_estimated"] == (record["stage"] == "swift")  # nobody knows what the Super would write
     assert (f"{limited} of 60 answers were cut off" in said) == (limited > 0)
+    manifest = json.loads(next(tmp_path.glob("out*manifest*")).read_text())
+    assert manifest["reference_estimated"] == sum(record["reference_estimated"] for record in records)
     parts = tmp_path / "parts"
     dial("predict", str(folder), str(files / "test.csv"), *arguments[:-1], str(parts)).ok()
     assert pd.read_parquet(parts)["text"].tolist() == [record["text"] for record in records]

@@ -15,7 +15,7 @@ import torch
 from dial import AdaptiveClassifier
 from dial.costs.times import TierTimes, TimeTable
 from dial.inference.operating_point import Sweep, read_point
-from dial.inference.run import load_network
+from dial.inference.run import load_network, row_costs
 from dial.inference.staged import StagedModel
 from dial.machine import describe_machine
 from dial.stages.parquet import load_table
@@ -24,6 +24,7 @@ from dial.tiers.loading import load_tier, save_tier
 from dial.tradeoff.events import replay
 from dial.tradeoff.patience import agreement
 from tests.inference.run_folder import copy_of, make_run, texts_of_split
+from tests.stages.texts import text_table
 from tests.tiers import small
 from tests.tradeoff.choosing import chooser_of
 
@@ -321,3 +322,11 @@ def test_runs_on_rows_that_are_more_than_a_text_or_pair_read_no_others() -> None
     sweep: Any = SimpleNamespace(settings={"tiers": {}, "source_form": "", "task": "wic"}, run=Path("wic/cascade"))
     with pytest.raises(ValueError, match=r"`RUN` must have been tested on rows that are a text or a pair .* of 'wic'"):
         load_network(sweep, {}, "cpu")
+
+
+def test_texts_that_nobody_wrote_are_as_long_as_those_of_the_reported_rows() -> None:
+    table = text_table(60, 2, splits=("calibration", "test"))
+    tiers = [SimpleNamespace(name=name) for name in table.stage_names]
+    costs: Any = row_costs(SimpleNamespace(table=table, settings={}, costs=None), SimpleNamespace(tiers=tiers))  # type: ignore[arg-type]
+    expected = np.mean([len(text.split()) + 1 for text in table.texts[table.split == "test", 1]])
+    assert costs.pieces["tier1"] == expected != table.written["tier1"].mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from datamodules import TextDataModule, TextToTextDataModule
 from dial.stages.metrics.metrics import evaluate
 from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.tokens import Tokeniser
-from lightning_modules import Seq2Seq, Seq2SeqDistillation
+from lightning_modules import EnergyHead, Seq2Seq, Seq2SeqDistillation
 from tests.models.test_generation import CLOSE
 
 DIGITS = "zero one two three four five six seven eight nine".split()
@@ -233,6 +234,36 @@ def test_sequence_level_distillation_trains_on_what_the_teacher_writes(
     again = student(teacher, limit, distillation="sequence", distillation_weight=1.0)
     monkeypatch.setattr(type(tier), "write", lambda *_: pytest.fail("the teacher wrote again"))
     fit(again, data(files, tmp_path), tmp_path)
+
+
+def test_answers_may_be_as_long_as_targets(files, tmp_path) -> None:
+    rows = data(files, tmp_path, max_target_length=70)
+    module = Seq2Seq(config=TINY, tokenizer="characters", label_names=["*"])
+    fit(module, rows, tmp_path)
+    save_tier(tmp_path / "tier", module.eval().tier, {"label_names": ["*"]})
+    assert load_tier(str(tmp_path / "tier"), "t", ["*"]).generation.max_new_tokens == 70
+    module = Seq2Seq(config=TINY, tokenizer="characters", label_names=["*"], max_new_tokens=4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(module, rows, tmp_path)
+    said = "targets of up to 70 pieces are learnt (`data.max_target_length`), but answers end after 4"
+    assert any(said in str(each.message) for each in caught)
+    assert module.writer.generation.max_new_tokens == 4
+
+
+def test_a_teacher_of_another_target_is_refused(files, tmp_path, teacher) -> None:
+    module = student(teacher)
+    module.writing_teacher.card["target"] = "ro"
+    with pytest.raises(ValueError, match=r"`teacher` must write what the data holds, which is 'de', but the t"):
+        fit(module, data(files, tmp_path, target="de"), tmp_path)
+    head = EnergyHead(str(teacher), label_names=["*"])
+    head.tier.card["target"] = "ro"
+    with pytest.raises(ValueError, match=r"`path` must write what the data holds, which is 'de', but the tier was"):
+        fit(head, data(files, tmp_path, target="de"), tmp_path)
+
+
+def test_a_column_s_name_is_no_target(files, tmp_path) -> None:
+    assert data(files, tmp_path).target is None and data(files, tmp_path, target="de").target == "de"
 
 
 def test_a_teacher_with_other_pieces_is_refused_for_words(files, tmp_path, teacher, make_tiny_t5) -> None:
