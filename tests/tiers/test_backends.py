@@ -390,6 +390,18 @@ def test_what_libraries_print_of_a_failure_is_not_seen(
     assert found.out == "heard again" and len(found.err.splitlines()) <= 1
 
 
+@pytest.mark.skipif(bool(missing_package("onnxruntime")), reason="onnxruntime or onnx is not installed")
+def test_int8_is_asked_for_without_overflow(tiny_bert: Path) -> None:
+    """A processor with VNNI computes alike either way, so that only the setting can be looked at."""
+    tier = load_tier({"path": str(tiny_bert), "backend": "onnxruntime", "dtype": "int8"}, "tier", DATA)
+    settings = tier.parts[0]._session.get_session_options()
+    assert settings.get_session_config_entry("session.x64quantprecision") == "1"
+    with in_torch(tier):
+        expected = outputs(tier, UNITS, 3)
+    moved = np.abs(outputs(tier, UNITS, 3) - expected).max()
+    assert 0 < moved < 0.05
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_export_leaves_the_tier_s_mode(backend: str, make_tiny_bert: Make) -> None:
     tier = load_tier({"path": str(make_tiny_bert(seed=19)), "backend": backend}, "tier", DATA)
