@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,17 +24,20 @@ def main() -> None:
             folder = Path(options.folder or temporary)
             path = folder / f"{rows}x{stages}.parquet"
             if not path.exists():
-                if os.fork() == 0:  # the memory that a table is made in is not the sweep's
-                    save_table(table_of(rows, stages, classes=2), path)
-                    os._exit(0)
-                os.wait()
+                child = os.fork()  # the memory that a table is made in is not the sweep's
+                if child == 0:
+                    try:
+                        save_table(table_of(rows, stages, classes=2), path)
+                    finally:
+                        os._exit(0 if path.exists() else 1)
+                if os.waitpid(child, 0)[1]:
+                    raise SystemExit(f"no table {path}")
             profile = ["-m", "cProfile", "-o", options.profile] if options.profile else []
             command = [sys.executable, *profile, "-m", "dial", "sweep", str(path), "--out", str(path.with_suffix(""))]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            _, status, used = os.wait4(subprocess.Popen(command, stdout=subprocess.DEVNULL).pid, 0)
             print(
-                f"{rows} rows x {stages} stages: {used.ru_utime + used.ru_stime:.1f} s of processor time so far, "
-                f"peak {used.ru_maxrss / 2**20:.2f} GB",
+                f"{rows} rows x {stages} stages: {used.ru_utime + used.ru_stime:.1f} s of processor time, "
+                f"peak {used.ru_maxrss / 2**20:.2f} GB{', failed' if status else ''}",
                 flush=True,
             )
 

@@ -219,7 +219,7 @@ class ThresholdSweep(Callback):
         # Only where it applies: the settings are part of a report's fingerprint.
         plain: dict[str, Any] = {"reference_without_exits": True} if "unpruned" in tiers[reference] else {}
         hidden = getattr(data, "hidden", None)  # rows left out, by role
-        if module.network.writes and getattr(data, "source_form", None):
+        if module.network.writes and getattr(data, "source_form", None) is not None:
             plain["source_form"] = data.source_form
         if late := self._late(module):
             plain["late"] = late
@@ -244,12 +244,12 @@ class ThresholdSweep(Callback):
     def _check_labels(self, module: StagedModule, table: StageTable) -> None:
         """Generic label names count as the data's order; held-out rows must not contradict that."""
         rows = table.of_split("calibration") if "calibration" in table.splits else table
-        if rows.outputs is None or not module.task.exact or table.settings["partial"]:
+        if not module.task.exact or table.settings["partial"]:
             return
         for tier in module.network.tiers:
             if tier.labels_assumed:
                 stage = max(s for s, stage in enumerate(table.stages) if stage.tier == tier.name)
-                check_permutation(rows.outputs[:, stage], rows.label, module.label_names, f"tier {tier.name}")
+                check_permutation(rows.predictions[:, stage], rows.label, module.label_names, f"tier {tier.name}")
 
     def write(self, trainer: Trainer, module: StagedModule, table: StageTable) -> None:
         """Build the report, write it and print its table."""

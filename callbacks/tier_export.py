@@ -112,7 +112,7 @@ class TierExport(Callback):
             "label_names": module.label_names,
             **({} if getattr(data, "target", None) is None else {"target": data.target}),
             "metrics": module.metric_names,
-            "validation_quality": quality,
+            **self._qualities(module, tier, quality),
             "train_fingerprint": data.fingerprint("train"),
             "train_rows": len(data.rows("train")),
             "parameters": sum(p.numel() for p in tier.model.parameters()),
@@ -121,6 +121,12 @@ class TierExport(Callback):
             "finished": not stopped,
             "partial": is_partial(trainer),
         }
+
+    def _qualities(self, module: TierModule, tier: Tier, quality: float | None) -> dict[str, float | None]:
+        """What was measured in training: of the tier, or of a head on it, which leaves the tier's own as it is."""
+        if not module.trains_head:
+            return {"validation_quality": quality}
+        return {"head_quality": quality, "validation_quality": tier.card.get("validation_quality")}
 
     def _cost(self, tier: Tier, macs: int | None) -> dict[str, int | None]:
         return {"length": self._length(tier), "per_row": macs}

@@ -8,6 +8,7 @@ import numpy as np
 
 from datamodules.glue import GLUEDataModule
 from datamodules.labels import ANY_TEXT, NOT
+from datamodules.row_tokens import NO_FORM
 from datamodules.rows import Rows
 from datamodules.superglue import SuperGLUEDataModule
 from datamodules.t5_forms import benchmark_source, similarity_target, winograd_source, winograd_target
@@ -74,10 +75,10 @@ class SuperGLUEAsTextDataModule(TextToText, SuperGLUEDataModule):
         return [ANY_TEXT] if self.task == "wsc" else list(self._task.label_names)
 
     @property
-    def source_form(self) -> str | None:
-        """T5's form of a text or pair; None where a row is more than that."""
+    def source_form(self) -> str:
+        """T5's form of a text or pair; none can be made where a row is more than that."""
         pairs = {"boolq": ("question", "passage"), "cb": ("premise", "hypothesis"), "rte": ("premise", "hypothesis")}
-        return form_of_columns(self.task, pairs[self.task]) if self.task in pairs else None
+        return form_of_columns(self.task, pairs[self.task]) if self.task in pairs else NO_FORM
 
     def read(self, role: str) -> Rows:
         """Read an official split and put it into words."""

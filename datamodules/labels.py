@@ -348,8 +348,8 @@ def check_label_names(names: Sequence[object], argument: str = "label_names") ->
 
 
 def _once(name: object) -> str:
-    """A name's text; of a number its value, unless zeros in front of it are meant."""
-    text, number = str(name).strip(), number_of(name)
+    """A name's text, whatever the spaces; of a number its value, unless zeros in front of it are meant."""
+    text, number = " ".join(str(name).split()), number_of(name)
     return text if number is None or re.match(r"[+-]?0\d", text) else _digits(number)
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 Unit = str | tuple[str, ...]
+NO_FORM = ""
+"""The form of sources that no text or pair alone can be put into; see ``TextToText.source_form``."""
 SWITCH = "_switch_to_target_mode"  # what transformers calls on a tokenizer before it reads targets
 
 
@@ -128,3 +130,32 @@ class RowTokeniser:
             row = {key: list(values[0]) for key, values in batch.items()}
             encoded.append(RowTokens(row["input_ids"], row["token_type_ids"] if self.typed else None, truncated))
         return encoded
+
+
+def check_label_words(words: Sequence[str], tokenizer: Any) -> None:
+    """Refuse label words that a tokenizer does not tell apart or cannot spell: no model could write them.
+
+    Args:
+        words: of the classes in order.
+        tokenizer: any transformers tokenizer.
+
+    Raises:
+        ValueError: naming the two words and their tokens, or a word and what its tokens spell.
+    """
+    known: dict[tuple[int, ...], str] = {}
+    for word, row in zip(words, RowTokeniser(tokenizer, None, target=True)(list(words)), strict=True):
+        ids = tuple(map(int, row.ids))
+        if ids in known:
+            pieces = " ".join(map(str, tokenizer.convert_ids_to_tokens(list(ids))))
+            raise ValueError(
+                f"`label_names` must be words that the tokenizer tells apart, but it reads both {known[ids]!r} and "
+                f"{word!r} as {pieces}. Name the classes otherwise."
+            )
+        known[ids] = word
+    for ids, word in known.items():
+        spelt = tokenizer.decode(list(ids), skip_special_tokens=True)
+        if spelt.split() != word.split():
+            raise ValueError(
+                f"`label_names` must be words that the tokenizer can spell, but of {word!r} its tokens give back "
+                f"{spelt!r}, which would be no answer. Name the class otherwise, or use another tokenizer."
+            )

@@ -46,7 +46,8 @@ def winograd_source(text: str, index: int, pronoun: str) -> str:
 
     Args:
         text: words with spaces between them.
-        index: of the word that is the pronoun; where it is another, the nearest one that is.
+        index: of the word that is the pronoun; where it is another, the nearest one that is, or
+            begins with it before an apostrophe.
         pronoun: the word, without what may be attached to it.
 
     Raises:
@@ -55,9 +56,13 @@ def winograd_source(text: str, index: int, pronoun: str) -> str:
     Example:
         >>> winograd_source('Tom asked Bob if he could "lend him," some money.', 7, "him")
         'wsc: Tom asked Bob if he could "lend *him* ," some money.'
+        >>> winograd_source("I think she's here", 2, "she")
+        "wsc: I think *she* 's here"
     """
     words = text.split(" ")
-    places = [place for place, word in enumerate(words) if word.strip(string.punctuation).lower() == pronoun.lower()]
+    plain = [re.split("['’]", word.strip(string.punctuation))[0].lower() for word in words]  # "she's" is "she"
+    whole = [place for place, word in enumerate(words) if word.strip(string.punctuation).lower() == pronoun.lower()]
+    places = whole or [place for place, word in enumerate(plain) if word == pronoun.lower()]
     if not places:
         raise ValueError(f"has no word {pronoun!r}")
     place = min(places, key=lambda place: abs(place - index))

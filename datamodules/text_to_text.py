@@ -11,7 +11,7 @@ from datamodules.encoding import Tokens, encode
 from datamodules.labels import ANY_TEXT, is_free_text
 from datamodules.loading import EncodedRows
 from datamodules.row_files import text_problem
-from datamodules.row_tokens import RowTokeniser
+from datamodules.row_tokens import check_label_words
 from datamodules.rows import Rows
 
 TRAINED = ("train", "validation")
@@ -54,8 +54,8 @@ class TextToText(SequenceDataModule):
     def source_form(self) -> str | None:
         """How a text (``{0}``) or pair (``{0}``, ``{1}``) becomes what models that write read; None: as it is.
 
-        None stands also where it takes more than a text or a pair to make a source.
-        ``dial predict`` puts the rows of other files into this form.
+        :data:`NO_FORM` where it takes more than a text or a pair to make a source. ``dial predict`` puts the rows of
+        other files into this form.
         """
         return None
 
@@ -90,10 +90,10 @@ class TextToText(SequenceDataModule):
         return texts
 
     def tokens(self, role: str, key: str) -> Tokens:
-        """Tokens of a role's sources for one tokenizer, which must tell the label words apart if its models write."""
+        """Tokens of a role's sources for one tokenizer, which must spell the label words if its models write."""
         if key not in self._distinct:
             if not is_free_text(self.label_names) and self._reads_targets and key not in self._plain_keys:
-                check_words_differ(self.label_names, self.tokenizers[key][0])
+                check_label_words(self.label_names, self.tokenizers[key][0])
             self._distinct.add(key)
         return super().tokens(role, key)
 
@@ -146,28 +146,6 @@ def form_of(prefix: str) -> str | None:
     ('to German: {0}', None)
     """
     return prefix.replace("{", "{{").replace("}", "}}") + "{0}" if prefix else None
-
-
-def check_words_differ(words: Sequence[str], tokenizer: Any) -> None:
-    """Refuse label words that a tokenizer does not tell apart: no model could write the one and not the other.
-
-    Args:
-        words: of the classes in order.
-        tokenizer: any transformers tokenizer.
-
-    Raises:
-        ValueError: naming the two words and their tokens.
-    """
-    known: dict[tuple[int, ...], str] = {}
-    for word, row in zip(words, RowTokeniser(tokenizer, None, target=True)(list(words)), strict=True):
-        ids = tuple(map(int, row.ids))
-        if ids in known:
-            pieces = " ".join(map(str, tokenizer.convert_ids_to_tokens(list(ids))))
-            raise ValueError(
-                f"`label_names` must be words that the tokenizer tells apart, but it reads both {known[ids]!r} and "
-                f"{word!r} as {pieces}. Name the classes otherwise."
-            )
-        known[ids] = word
 
 
 def check_texts(texts: Sequence[Any], column: str, where: str) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning_modules.optimizers import SizedAdamW
     from lightning_modules.seq2seq import Seq2Seq
     from lightning_modules.seq2seq_distillation import Seq2SeqDistillation
+    from lightning_modules.transformer_distillation import TransformerDistillation
 
 __all__ = [
     "Cascade",
@@ -24,6 +25,7 @@ __all__ = [
     "Seq2SeqDistillation",
     "SizedAdamW",
     "StagedModule",
+    "TransformerDistillation",
 ]
 PLACES = {
     "Cascade": "cascade",
@@ -35,6 +37,7 @@ PLACES = {
     "Seq2SeqDistillation": "seq2seq_distillation",
     "SizedAdamW": "optimizers",
     "StagedModule": "base",
+    "TransformerDistillation": "transformer_distillation",
 }
 
 

@@ -56,12 +56,21 @@ class Distillation(Classifier):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, a scalar."""
         logits = self(batch["encodings"])[:, -1]
-        teacher = self._teacher_of(batch, logits)
+        loss = self.prediction_loss(logits, self._teacher_of(batch, logits), batch["label"])
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
+        return loss
+
+    def prediction_loss(self, logits: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
+        """Loss of labels and of the teacher's predictions, a scalar.
+
+        Args:
+            logits: of the student, ``(B, C)``.
+            teacher: logits ``(B, C)``.
+            label: ``(B,)``.
+        """
         if self.distillation == "logits_mse":
             taught = logits_mse(logits, teacher)
         else:
             taught = soft_cross_entropy(logits, teacher, self.distillation_temperature)
-        loss = task_loss(logits, batch["label"], self.task)
-        loss = (1 - self.distillation_weight) * loss + self.distillation_weight * taught
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
-        return loss
+        loss = task_loss(logits, label, self.task)
+        return (1 - self.distillation_weight) * loss + self.distillation_weight * taught

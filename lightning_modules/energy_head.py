@@ -56,6 +56,8 @@ class EnergyHead(TierModule):
             else, or a head of classes is asked for where answers are none.
     """
 
+    trains_head = True
+
     def __init__(
         self,
         path: str,

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from datamodules.loading import padded_labels
+from datamodules.loading import IGNORED, padded_labels
 from datamodules.row_tokens import RowTokeniser
 from dial.inference.staged import StagedModel
 from dial.stages.metrics.metrics import evaluate
@@ -21,8 +21,6 @@ from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
 from lightning_modules.training import Schedule, TierModule
-
-IGNORED = -100  # in `labels`, where a target ends
 
 
 class Seq2Seq(TierModule):
@@ -166,7 +164,7 @@ class Seq2Seq(TierModule):
         self.validation_rows.add(rows)
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``validation/loss`` per piece, the task's metrics, and ``validation/quality``, which is monitored."""
+        """Log ``validation/loss`` per piece, the task's metrics, and :func:`monitored` as ``validation/quality``."""
         rows = self.validation_rows.gather()[""]
         kept, _, _ = distinct(rows["sample_id"], None)
         rows = {name: values[kept] for name, values in rows.items()}
@@ -181,7 +179,7 @@ class Seq2Seq(TierModule):
         if self.validation == "generation":
             values = self.quality(rows)
             logged |= {f"validation/{name}": value for name, value in values.items()}
-            logged["validation/quality"] = next(iter(values.values()))
+            logged["validation/quality"] = monitored(next(iter(values.values())), loss)
             words += [f"validation/{name} {100 * value:.2f}" for name, value in values.items()]
             if count := int(rows["limited"].sum()):
                 words.append(f"{count:,} of {len(kept):,} answers cut off at {self.writer.generation.max_new_tokens}")
@@ -202,3 +200,23 @@ class Seq2Seq(TierModule):
         else:
             answers = self.task.read(answers)
         return {name: evaluate(name, label, answers) for name in self.metrics_of_rows}
+
+
+def monitored(value: float, loss: float) -> float:
+    """What early stopping and the choice of the checkpoint go by: the metric, and the loss while no answer is right.
+
+    A model from scratch writes nothing right for many epochs, in which its loss falls all the same: to stop there, as
+    the metric stands still, would end its training before it has begun.
+
+    Args:
+        value: the metric that is monitored, at most 0 where the answers are worth nothing.
+        loss: per piece, 0 or more.
+
+    Returns:
+        The metric where it is above 0, else a number from -1 to 0 that rises as the loss falls.
+
+    Example:
+        >>> monitored(0.3, 2.0), monitored(0.0, 1.0), monitored(0.0, 3.0)
+        (0.3, -0.5, -0.75)
+    """
+    return value if value > 0 else -loss / (1 + loss)

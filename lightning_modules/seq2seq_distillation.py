@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.loading import padded_labels
+from datamodules.loading import IGNORED, padded_labels
 from datamodules.row_tokens import RowTokeniser
 from dial.losses import soft_cross_entropy
 from dial.models.encoder_decoder import vocabulary_fingerprint
@@ -17,7 +17,7 @@ from dial.tiers.text_loading import load_text_tier
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
-from lightning_modules.seq2seq import IGNORED, Seq2Seq
+from lightning_modules.seq2seq import Seq2Seq
 from lightning_modules.training import check_range
 
 
@@ -27,7 +27,8 @@ class Seq2SeqDistillation(Seq2Seq):
     The loss is ``(1 - w) * task + w * distillation``. ``word``: soft cross-entropy, times T², against the teacher's
     distribution at each piece of the target (Hinton et al. 2015); the teacher computes it anew for each batch, as
     logits over a vocabulary of all training rows would fill a disk. ``sequence``: cross-entropy against the text that
-    the teacher writes (Kim and Rush 2016), which is written once and lies on disk for every epoch and every later run.
+    the teacher writes (Kim and Rush 2016), which is written once and lies on disk for every epoch and every later run;
+    of a text that was cut off, by the teacher's limit or the student's, the end is not taught.
 
     Args:
         teacher: tier (folder, or view with ``path``) to distil from.
@@ -63,7 +64,7 @@ class Seq2SeqDistillation(Seq2Seq):
         self.distillation_temperature = distillation_temperature
         view = View.parse(teacher, "teacher")
         self._teacher = [load_text_tier(view, "teacher", self.label_names, "teacher")]
-        self._texts: dict[int, str] = {}
+        self._texts: dict[int, tuple[str, bool]] = {}
 
     @property
     def writing_teacher(self) -> TextToTextTier:
@@ -94,6 +95,9 @@ class Seq2SeqDistillation(Seq2Seq):
             rank=self.global_rank,
             barrier=self.trainer.strategy.barrier,
         )
+        cut = sum(limited for _, limited in self._texts.values())
+        if cut:
+            self.print(f"the teacher's text was cut off at its limit in {cut:,} of {len(self._texts):,} rows")
         self._teacher.pop()
         data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
 
@@ -114,9 +118,13 @@ class Seq2SeqDistillation(Seq2Seq):
         return soft_cross_entropy(student, taught, self.distillation_temperature)
 
     def _by_sequence(self, batch: Batch) -> Tensor:
-        texts = [self._texts[row] for row in batch["sample_id"].tolist()]
+        texts, cut = zip(*(self._texts[row] for row in batch["sample_id"].tolist()), strict=True)
         limit = self.writer.generation.max_new_tokens
         rows = RowTokeniser(self.tier.tokenizer, limit, target=True)(texts)
-        labels = padded_labels([np.array(row.ids) for row in rows]).to(self.device)
+        targets = [np.array(row.ids) for row in rows]
+        for ids, row, limited in zip(targets, rows, cut, strict=True):
+            if (limited or row.truncated) and len(ids) > 1 and ids[-1] == self.tier.tokenizer.eos_token_id:
+                ids[-1] = IGNORED
+        labels = padded_labels(targets).to(self.device)
         encoding = {k: v for k, v in batch["encodings"][self.tier.encoding_key].items() if k != "labels"}
         return super().loss(self.writer.forced(encoding, labels), labels, batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -93,6 +93,9 @@ class TierModule(StagedModule):
 
     A subclass sets ``network``, loads its teacher with :meth:`_load_teacher`, and has a ``training_step``.
 
+    Attributes:
+        trains_head: whether what is trained is a head that decides, and not what answers.
+
     Args:
         label_names: see :class:`StagedModule`.
         metrics: see :class:`StagedModule`.
@@ -103,6 +106,8 @@ class TierModule(StagedModule):
     Raises:
         ValueError: ``warmup`` is outside its range.
     """
+
+    trains_head: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -126,6 +131,11 @@ class TierModule(StagedModule):
     def tier(self) -> Tier:
         """The model in training, with its tokenizer."""
         return self.network.tiers[0]
+
+    @property
+    def learner(self) -> nn.Module:
+        """What the optimiser trains; a subclass may learn more than its network."""
+        return self.network
 
     def _load_teacher(self, teacher: str | dict[str, Any] | None) -> None:
         if teacher is not None:
@@ -260,7 +270,7 @@ class TierModule(StagedModule):
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+            nn.utils.clip_grad_norm_(self.learner.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
         """AdamW with decay groups, and a learning rate that rises over ``warmup`` and then follows ``schedule``.
@@ -269,7 +279,7 @@ class TierModule(StagedModule):
             ValueError: the optimiser refuses its arguments.
         """
         try:
-            optimizer = self.optimizer(decay_groups(self.network))
+            optimizer = self.optimizer(decay_groups(self.learner))
         except ValueError as error:  # a rate below 0
             raise ValueError(f"`optimizer` must have arguments that it takes: {str(error).rstrip('.')}.") from error
         if isinstance(optimizer, SizedAdamW):

@@ -126,7 +126,7 @@ def read_rows(
 
 def report(table: StageTable, scores: Sequence[str], targets: Sequence[float], confidence: float) -> str:
     """Points of the first score for each target, as a table."""
-    from dial.report.remarks import worthless_stages
+    from dial.report.remarks import worthless_stages, written_answers
     from dial.report.tables import percent
     from dial.report.tables import table as aligned
     from dial.stages.metrics.metrics import AGREEMENT
@@ -136,7 +136,7 @@ def report(table: StageTable, scores: Sequence[str], targets: Sequence[float], c
     score = next((name for name in scores if name != "random" and name in table.scores), "random")
     chooser, reference = Chooser(table, Threshold(score)), float(table.macs_reference.mean())
     header = ["target %", "reading", "speed-up", "kept %", *(f"{name} %" for name in table.stage_names)]
-    rows, notes = [], list(worthless_stages(table))
+    rows, notes = [], [*worthless_stages(table), *written_answers(table)]
     for target in targets:
         for point in (chooser.expected(target), chooser.confident(target, confidence)):
             promise, shares = point.promise, point.rule.taken(table).shares

@@ -135,9 +135,10 @@ def _run(command: str, words: Words) -> int:
 
 @contextmanager
 def modules_of_this_folder() -> Iterator[None]:
-    """Let ``--import`` and a config's ``class_path`` name modules in the current folder, as ``python -m`` does.
+    """Let ``--import`` and a config's ``class_path`` name modules in the current folder.
 
-    The folder comes last, so that a user's ``datasets.py`` hides no library, and by its full path: jsonargparse reads a
+    The folder comes last, so that a user's ``datasets.py`` hides no library (nor does a module that is to be imported
+    hide behind one in silence: see :func:`without_imports`), and by its full path: jsonargparse reads a
     config from within the config's folder, where the empty entry that Python puts there means another one.
     """
     folder = str(Path.cwd())
@@ -166,7 +167,10 @@ def without_imports(words: Words) -> list[str]:
             continue
         name = name if mark else next(remaining, "")
         try:
-            import_module(name)
+            home = Path(str(import_module(name).__file__)).resolve()
+            beside = Path.cwd() / f"{name.replace('.', '/')}.py"
+            if beside.is_file() and beside.resolve() != home:
+                raise ValueError(f"{home} hides {beside.name}; rename the file")
         except (ModuleNotFoundError, ValueError) as error:
             raise ValueError(
                 f"`--import` must be a module, in this folder or installed, but got {name!r}: {error}."

@@ -130,6 +130,27 @@ def check_order(arguments: Sequence[str]) -> None:
             typed[key.removeprefix("--")] = value
 
 
+def check_linked(arguments: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse an argument of the model that it gets from the data: what was typed would be dropped without a word.
+
+    Args:
+        arguments: the command line behind the command.
+        names: of the arguments that the data gives.
+
+    Raises:
+        ValueError: names the argument and the one to take.
+
+    Example:
+        >>> check_linked(["--model.metrics", "[bleu]"], ["metrics"])
+        Traceback (most recent call last):
+        ValueError: `--model.metrics` is what the data says, but got [bleu]; leave it out, or set `--data.metrics`.
+    """
+    for key, value in _options(arguments):
+        group, _, name = key.replace(".init_args", "").rpartition(".")
+        if group == "--model" and name in names:
+            raise ValueError(f"`{key}` is what the data says, but got {value}; leave it out, or set `--data.{name}`.")
+
+
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Words with the values behind them, typed as ``--key=value`` or as two words."""
     for word, following in zip(arguments, [*arguments, ""][1:], strict=True):

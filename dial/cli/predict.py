@@ -362,9 +362,10 @@ def record(classifier: AdaptiveClassifier, answer: Answer) -> dict[str, Any]:
     known: dict[str, Any] = {"row": answer.id}
     if found.text is not None:
         known |= {"text": found.text, "limited": found.limited}
-    if found.label is not None:
+    task = classifier.network.task
+    if not task.written:
         known["prediction"] = found.label
-    if classifier.network.task.exact:
+    if task.exact:
         known |= {"label_name": found.label_name, "probability": found.probability}
     reference = answer.reference if answer.reference == answer.reference else None
     known |= {"stage": found.stage, "score": found.score, "macs": found.macs, "reference_macs": reference}

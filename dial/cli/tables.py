@@ -126,7 +126,7 @@ class SweepCommand(Command):
         table = dataclasses.replace(table, **changes) if changes else table
         for name in self.scores:
             if name not in table.scores:
-                table.task.check_score(name, "--scores")
+                table.task.check_score(name, "--scores", tuple(table.scores))
         return table
 
 

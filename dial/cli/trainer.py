@@ -33,7 +33,15 @@ from callbacks.slenderise import TARGETS
 from callbacks.tier_export import is_finished
 from dial.cli.distilled import ARGUMENTS, renamed, with_distillation
 from dial.cli.interrupts import Interrupts, Stopped
-from dial.cli.parsing import NO_VALIDATION, check_limits, check_order, missing_monitor, one_line, typed_arguments
+from dial.cli.parsing import (
+    NO_VALIDATION,
+    check_limits,
+    check_linked,
+    check_order,
+    missing_monitor,
+    one_line,
+    typed_arguments,
+)
 from dial.cli.run_folder import Claim, Finished, check_inputs, check_run_folder, one_at_a_time, remove_crumbs
 from dial.cli.stopping import Stoppable, failing_together, starts_run
 from dial.machine import slow_bf16
@@ -44,6 +52,7 @@ from dial.tiers.reading import reason_of
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
 lightning_modules.Distillation, lightning_modules.EnergyHead, lightning_modules.Seq2Seq  # noqa: B018
 lightning_modules.Seq2SeqDistillation, lightning_modules.SizedAdamW  # noqa: B018
+lightning_modules.TransformerDistillation  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 datamodules.GLUEAsTextDataModule, datamodules.NumberWordsDataModule  # noqa: B018
 datamodules.SuperGLUEAsTextDataModule, datamodules.SuperGLUEDataModule, datamodules.TextToTextDataModule  # noqa: B018
@@ -97,6 +106,7 @@ class DialCLI(LightningCLI):
             ValueError: naming the argument.
         """
         check_order(sys.argv[2:])
+        check_linked(sys.argv[2:], LINKS)
         try:
             self.config = parser.parse_args(with_distillation(sys.argv[1:]))
         except ArgumentError as error:

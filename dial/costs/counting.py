@@ -33,6 +33,9 @@ def tier_costs(tier: Tier, lengths: Iterable[int]) -> dict[int, CostFunction]:
     return {index: replace(cost, writing=writing) for index, cost in read.items()}
 
 
+SPAN = 8  # tokens up to which a path is counted at the least
+
+
 def path_cost(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFunction:
     """MACs per example of a module that takes the tier's encodings.
 
@@ -58,6 +61,8 @@ def path_cost(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFuncti
         if count(windows[-1] - window + 1) == whole[windows[-1]]:
             within = {last: range(last - window + 1, possible(last) + 1) for last in windows}
             return CostFunction(counts={length: whole[last] for last in windows for length in within[last]})
+    if max(reached, default=SPAN) < SPAN:  # too close together for a quadratic, which longer rows would then lack
+        reached.append(possible(SPAN))
     return fit_cost(count, reached)
 
 

@@ -31,7 +31,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         label: position of the class among the data's labels, -1 for a text that is no label word; for regression the
-            value; for free text None.
+            value, None for a text that is no number; for free text None.
         label_name: its name; None where it has none.
         probability: of the class, at the temperature of the stage; None for regression, and where a decoder answered.
         stage: name of the stage that answered.

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from datamodules.row_tokens import NO_FORM
 from dial.costs.counting import RowCosts
 from dial.costs.functions import macs_of
 from dial.inference.operating_point import Sweep, Timed
@@ -125,10 +126,17 @@ def load_network(sweep: Sweep, places: Mapping[str, str], device: str) -> Staged
         device: where to put them.
 
     Raises:
-        ValueError: an unknown tier, or one that is not found or not the one that was tested; or no such device.
+        ValueError: an unknown tier, or one that is not found or not the one that was tested; no such device; or texts
+            and pairs are not what the tiers read.
     """
     check_device(device, "device")
     known = sweep.settings["tiers"]
+    if sweep.settings.get("source_form") == NO_FORM:
+        raise ValueError(
+            f"`RUN` must have been tested on rows that are a text or a pair each, but a row of "
+            f"{sweep.settings.get('task')!r}, which {sweep.run} was tested on, is more, and the form in which its "
+            "models read one cannot be made. Test it on a file of sources (TextToTextDataModule)."
+        )
     unknown = [name for name in places if name not in known]
     if unknown:
         raise ValueError(f"`tiers` allows {', '.join(known)}, but got {', '.join(unknown)}.")

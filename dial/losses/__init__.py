@@ -6,13 +6,16 @@ from dial.losses.logits_mse import logits_mse
 from dial.losses.soft_cross_entropy import soft_cross_entropy
 from dial.losses.target_pieces import bag_loss, position_loss
 from dial.losses.task import task_loss
+from dial.losses.transformer import attention_mse, hidden_cosine
 
 __all__ = [
     "at_exits",
+    "attention_mse",
     "bag_loss",
     "certainty_loss",
     "certainty_target",
     "exit_distillation",
+    "hidden_cosine",
     "hidden_mse",
     "logits_mse",
     "position_loss",

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = -100  # what pads targets in transformers
+from datamodules.loading import IGNORED
 
 
 def position_loss(logits: Tensor, mask: Tensor, targets: Tensor, padding: int) -> Tensor:

@@ -170,7 +170,12 @@ class ClassHead(EnergyHead):
         temperature: float = 1.0,
     ) -> dict[str, Tensor]:
         """See :meth:`EnergyHead.scores`."""
-        logits = self.logits(states, mask)
+        return self.scores_of(self.logits(states, mask), names, temperature)
+
+    def scores_of(
+        self, logits: Tensor, names: tuple[str, ...] = HEAD_SCORES, temperature: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Scores ``(B,)`` of logits ``(B, C)`` that are at hand; see :meth:`EnergyHead.scores`."""
         return {name: compute(name, logits, temperature) for name in names}
 
 

@@ -65,7 +65,8 @@ class Generated:
         lengths: ``(B,)`` int64 pieces of each answer.
         steps: ``(B,)`` int64 steps that each row was computed for: its length, or in a beam search what all its beams
             took; each step costs as many rows as there are beams.
-        limited: ``(B,)`` bool, whether the limit ended the answer and no end token.
+        limited: ``(B,)`` bool, whether the limit ended the answer, and no end token but one that is forced there, as
+            BART and Marian do.
         scores: ``(B,)`` float64 by the names of :data:`ANSWER_SCORES`, where they were asked for.
     """
 
@@ -77,7 +78,12 @@ class Generated:
 
 
 def generate(
-    model: Any, states: Tensor, mask: Tensor | None, how: Generation | None = None, scores: bool = False
+    model: Any,
+    states: Tensor,
+    mask: Tensor | None,
+    how: Generation | None = None,
+    scores: bool = False,
+    name: str = "model",
 ) -> Generated:
     """Answers of a batch, from states that its encoder gave.
 
@@ -87,9 +93,13 @@ def generate(
         mask: ``(B, T)``; None where nothing is padded.
         how: greedy, of at most 64 pieces, if not given.
         scores: whether to compute the scores of the answers; that takes a pass over the vocabulary at each step.
+        name: how the user calls the model, for the error message.
 
     Returns:
         The pieces that ``model.generate`` of transformers gives with the same settings, row by row.
+
+    Raises:
+        ValueError: logits that are not finite.
     """
     how = how or Generation()
     settings: dict[str, Any] = {"num_beams": how.beams, "max_new_tokens": how.max_new_tokens, "do_sample": False}
@@ -100,32 +110,49 @@ def generate(
         rows: _Rows = model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),  # type: ignore[arg-type]
             attention_mask=mask,
-            custom_generate=_named(search),
+            custom_generate=_named(search, name),
             **settings,
         )
     return rows.generated()
 
 
-def _named(search: Any) -> Any:
+def _named(search: Any, name: str) -> Any:
     """A search as transformers calls it; what it looks up in the signature is all there."""
 
     def decode(model: Any, input_ids: Tensor, logits_processor: Any, generation_config: Any, **given: Any) -> _Rows:
-        decoder = _Decoder(model, given["encoder_outputs"][0], given.get("attention_mask"), given["past_key_values"])
-        rows = _Rows(len(input_ids) // generation_config.num_beams, generation_config)
+        states, mask = given["encoder_outputs"][0], given.get("attention_mask")
+        decoder = _Decoder(model, states, mask, given["past_key_values"], name)
+        together = bool(given.get("synced_gpus")) or is_sharded(model)
+        rows = _Rows(len(input_ids) // generation_config.num_beams, generation_config, input_ids.shape[1], together)
         search(decoder, rows, input_ids, logits_processor, generation_config)
         return rows
 
     return decode
 
 
+def is_sharded(model: Any) -> bool:
+    """Whether ranks hold parts of the model's weights, as under ``fully_shard`` or Lightning's model parallelism."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return False
+    return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+
+
+def everybody(done: bool, device: torch.device) -> bool:
+    """Whether all ranks are done; collective, on the device that the model is on."""
+    least = torch.tensor(int(done), device=device)
+    torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+    return bool(least)
+
+
 class _Decoder:
     """The decoder of a batch whose rows become fewer, with its cache."""
 
-    def __init__(self, model: Any, states: Tensor, mask: Tensor | None, cache: Any) -> None:
-        self.model, self.states, self.mask, self.cache = model, states, mask, cache
+    def __init__(self, model: Any, states: Tensor, mask: Tensor | None, cache: Any, name: str) -> None:
+        self.model, self.states, self.mask, self.cache, self.name = model, states, mask, cache, name
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Logits ``(R, V)`` in float32 behind the last tokens ``(R,)``."""
+        """Logits ``(R, V)`` in float32 behind the last tokens ``(R,)``; refuses those of which none is the largest."""
         output = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=self.states),  # type: ignore[arg-type]
             attention_mask=self.mask,
@@ -134,6 +161,11 @@ class _Decoder:
             use_cache=True,
         )
         logits: Tensor = output.logits[:, -1]
+        if not bool(logits.amax(dim=-1).isfinite().all()):
+            raise ValueError(
+                f"`{self.name}` must have a decoder whose logits are finite, but they are not. Check its weights and "
+                "dtype."
+            )
         return logits.float()
 
     def keep(self, rows: Tensor) -> None:
@@ -150,12 +182,23 @@ class _Decoder:
 class _Rows:
     """Answers of all rows of a batch, filled in as they are finished."""
 
-    def __init__(self, count: int, config: Any) -> None:
+    def __init__(self, count: int, config: Any, prompt: int = 1, together: bool = False) -> None:
+        self.together = together
         ends = config.eos_token_id
         self.ends: list[int] = list(ends) if isinstance(ends, Sequence) else [] if ends is None else [int(ends)]
         pad = config.pad_token_id
+        self.forced_at = None if config.forced_eos_token_id is None else config.max_length - prompt
         self.pad = int(pad) if pad is not None else (self.ends or [0])[0]
         self._answers: list[Any] = [None] * count
+
+    def all_done(self, done: bool, device: torch.device) -> bool:
+        """Whether the search is over: where ranks share a model's weights, only once it is over on all of them.
+
+        A rank that is done goes on computing finished rows, as the others need its part of the weights at each step.
+        """
+        if not self.together:
+            return done
+        return everybody(done, device)
 
     def ended(self, tokens: Tensor) -> Tensor:
         """Whether each token is one that ends an answer."""
@@ -174,12 +217,13 @@ class _Rows:
         pieces = [tokens for tokens, _, _ in self._answers]
         device = pieces[0].device
         last = torch.stack([tokens[-1] for tokens in pieces])
+        lengths = torch.tensor([len(tokens) for tokens in pieces], device=device)
         told = [each for _, _, each in self._answers]
         return Generated(
             tokens=torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True, padding_value=self.pad),
-            lengths=torch.tensor([len(tokens) for tokens in pieces], device=device),
+            lengths=lengths,
             steps=torch.tensor([steps for _, steps, _ in self._answers], device=device),
-            limited=~self.ended(last),
+            limited=~self.ended(last) | (lengths == (self.forced_at or 0)),
             scores={} if told[0] is None else _summed_up(told),
         )
 
@@ -195,7 +239,11 @@ def _summed_up(told: list[Tensor]) -> dict[str, Tensor]:
 
 
 def _told(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of a step ``(R, V)``; its energy, largest probability and negative entropy ``(R, 3)``."""
+    """Log-probabilities of a step ``(R, V)``; its energy, largest probability and negative entropy ``(R, 3)``.
+
+    All in float64: in float32 the answers that are surest tie, at 0 and 1.
+    """
+    logits = logits.double()
     energy = logits.logsumexp(dim=-1, keepdim=True)
     log_p = logits - energy
     largest, negative_entropy = log_p.amax(dim=-1, keepdim=True).exp(), (log_p.exp() * log_p).nansum(-1, keepdim=True)
@@ -222,9 +270,9 @@ def _greedy_search(
         lengths[ended] = length
         open_ = open_ & ~ended
         finished = len(open_) - int(open_.sum())
-        if finished == len(open_) or length == limit:
+        if length == limit or rows.all_done(finished == len(open_), start.device):
             break
-        if finished >= DROP * len(open_):
+        if DROP * len(open_) <= finished < len(open_):
             _leave(rows, active, ~open_, tokens[:, prompt:], lengths, told)
             decoder.keep(stay := open_.nonzero()[:, 0])
             told = [each[stay] for each in told]
@@ -317,11 +365,11 @@ def _beam_search(
             open_ = open_ & ~finished.done.all(dim=1, keepdim=True)
         steps[(was_open & ~open_)[:, 0]] = length
         closed = len(open_) - int(open_.sum())
-        if closed == len(open_) or length == limit:
+        if length == limit or rows.all_done(closed == len(open_), start.device):
             break
         offset = torch.arange(len(active), device=start.device)[:, None] * beams
         decoder.continue_from((parents.gather(1, order) + offset).flatten())
-        if closed >= DROP * len(open_):
+        if DROP * len(open_) <= closed < len(open_):
             stay = open_[:, 0].nonzero()[:, 0]
             _finish(rows, active, (~open_[:, 0]).nonzero()[:, 0], finished, prompt, steps)
             decoder.keep((offset + torch.arange(beams, device=start.device))[stay].flatten())
@@ -335,7 +383,7 @@ def _start(tokens: Tensor, scores: bool) -> _Beams:
     count, beams, _ = tokens.shape
     first = torch.full((count, beams), NEVER, device=tokens.device)
     first[:, 0] = 0.0
-    told = first.new_zeros(count, beams, 0, 1 + len(STEP_SCORES)) if scores else None
+    told = first.new_zeros(count, beams, 0, 1 + len(STEP_SCORES), dtype=torch.float64) if scores else None
     return _Beams(tokens, first, told, torch.zeros_like(first, dtype=torch.bool), torch.zeros_like(tokens[..., 0]))
 
 

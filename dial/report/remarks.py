@@ -10,7 +10,7 @@ from datamodules.printing import printable
 from dial.report.results import SplitResult, SweepResults
 from dial.report.tables import budget
 from dial.stages import scores as routing
-from dial.stages.metrics.metrics import METRICS
+from dial.stages.metrics.metrics import AGREEMENT, METRICS
 from dial.stages.table import StageTable
 from dial.stages.task import UNREAD
 from dial.tradeoff.taken import metric_of, quality_at
@@ -79,20 +79,28 @@ def worthless_stages(table: StageTable) -> Iterator[str]:
 
 
 def written_answers(table: StageTable) -> Iterator[str]:
-    """Say which stages wrote what means no answer, or did not come to an end.
+    """Say which stages wrote what means no answer, or did not come to an end, and that nothing tells how sure they are.
 
     Args:
         table: rows of one split.
     """
+    if table.texts is not None and len(table.stages) > 1 and set(table.scores) == {"random"}:
+        yield (
+            f"Rows are routed at random, as `{table.stage_names[0]}` has no energy head: "
+            "`dial fit --config configs/model/energy_head.yaml` trains one"
+        )
     for index, stage in enumerate(table.stage_names):
-        unread = table.predictions[:, index] == UNREAD
-        if table.texts is not None and not table.task.written and unread.any():
+        if table.texts is None:
+            break
+        unread = table.task.unread(table.texts[:, index])
+        if table.task.exact:  # a table of somebody else's may say itself what a text means
+            unread &= table.predictions[:, index] == UNREAD
+        if unread.any():
             counts = Counter(table.texts[unread, index].tolist()).most_common(MOST_SHOWN)
             shown = ", ".join(f"{printable(text)!r} {count}" for text, count in counts)
             what = "label word" if table.task.exact else "number"
-            yield (
-                f"`{stage}` wrote no {what} in {unread.sum():,} of {len(table):,} rows, which count as wrong: {shown}"
-            )
+            count = "agree only with such texts" if AGREEMENT in table.metrics else "count as wrong"
+            yield f"`{stage}` wrote no {what} in {unread.sum():,} of {len(table):,} rows, which {count}: {shown}"
     for tier, cut in table.cut_off.items():
         if cut.any():
             yield f"`{tier}` was cut off at its limit in {cut.sum():,} of {len(table):,} texts"

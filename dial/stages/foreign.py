@@ -6,7 +6,7 @@ gives a plausible speed-up. So whoever sweeps such a table says it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from dial.stages.columns import Columns, declared_ranges
 from dial.stages.metrics.texts import TEXT_METRICS
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
-from dial.stages.task import Classification, Text, task_of
+from dial.stages.task import Classification, Task, Text, task_of
 
 NOT_SCORES = ("output", "prediction", "macs", "decide_macs", "length", "padded", "text", "written", "cut_off")
 COST_KINDS, STAGE_KINDS = ("own", "cumulative"), ("tiers", "exits")
@@ -42,6 +42,8 @@ def foreign_table(
     if is_written(columns, names, label_names):
         return written_table(columns, costly, metrics, seed, ranges)
     common = columns.common()
+    if common.pop("references") is not None:
+        costly.remarks.append("The column references was not read, as answers are no free text.")
     common["label"] = as_numbers(common["label"], label_names, "label", columns.path)
     outputs = columns.per_stage("output_{}", names) if f"output_{names[0]}" in columns.names else None
     if outputs is not None and outputs.ndim == 2:
@@ -57,6 +59,8 @@ def foreign_table(
     if predictions is None:
         assert outputs is not None
         predictions = task.predict(outputs)
+    if texts is not None:
+        costly.remarks.extend(_contradictions(task, names, texts, predictions))
     if outputs is not None and task.exact and outputs.shape[-1] not in (1, task.columns):
         raise ValueError(
             f"`label_names` must name the {outputs.shape[-1]} classes of the logits in {columns.path!r}, but got "
@@ -90,6 +94,19 @@ def _predictions(
     return None if texts is None else task_of(label_names).read(texts)
 
 
+def _contradictions(task: Task, names: Sequence[str], texts: np.ndarray, predictions: np.ndarray) -> Iterator[str]:
+    """Say where the predictions, which count, are not what the texts beside them mean."""
+    read = task.read(texts)
+    for index, name in enumerate(names):
+        differ = ~task.unread(texts[:, index]) & (read[:, index] != predictions[:, index])
+        if differ.any():
+            row = int(np.flatnonzero(differ)[0])
+            yield (
+                f"The column prediction_{name} counts, not text_{name}, which means another answer in "
+                f"{differ.sum():,} of {len(texts):,} rows, first {texts[row, index]!r} in row {row}."
+            )
+
+
 def _shared(
     columns: Columns, costly: ForeignCosts, seed: int, ranges: Mapping[str, tuple[float, float]] | None
 ) -> dict[str, Any]:
@@ -113,7 +130,8 @@ def is_written(columns: Columns, names: Sequence[str], label_names: Sequence[str
         ValueError: texts have neither references nor label words to be compared with.
     """
     texts = f"text_{names[0]}" in columns.names
-    if is_free_text(label_names) or "references" in columns.names:
+    classes = label_names is not None or f"output_{names[0]}" in columns.names
+    if is_free_text(label_names) or ("references" in columns.names and not classes):
         return True
     if texts and label_names is None:
         raise ValueError(

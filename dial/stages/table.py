@@ -21,8 +21,8 @@ from dial.stages.metrics.metrics import AGREEMENT, METRICS, NAMED
 from dial.stages.metrics.texts import TextMetric
 from dial.stages.repeats import check_repeats, distinct
 from dial.stages.stage import Stage
-from dial.stages.task import Task, task_of
-from dial.stages.texts import COUNT_RANGE, reference_array, sums_of, text_array, text_statistics
+from dial.stages.task import UNREAD, Task, task_of
+from dial.stages.texts import COUNT_RANGE, predictions_of, reference_array, sums_of, text_array, text_statistics
 
 SCHEMA = 3
 """Of the newest file that is read: one that holds texts."""
@@ -122,8 +122,7 @@ class StageTable:
     def _set_texts(self) -> None:
         if self.texts is not None:
             self._set("texts", text_array(self.texts, "texts"))
-            if getattr(self, "predictions", None) is None:
-                self._set("predictions", self.task.read(self.texts))
+            self._set("predictions", predictions_of(self.task, self.texts, self.predictions, self.label))
         if self.references is not None:
             self._set("references", reference_array(self.references))
 
@@ -360,7 +359,8 @@ def check_labels(table: StageTable) -> None:
                 f"but got {table.outputs.shape[-1]}. Check the number of labels of every tier."
             )
         allowed = f"0 to {classes - 1}, for the labels {list(table.label_names)}"
-        bad |= (label != np.floor(label)) | (label < 0) | (label >= classes)
+        lowest = UNREAD if AGREEMENT in table.metrics and table.texts is not None else 0  # the last stage's answers
+        bad |= (label != np.floor(label)) | (label < lowest) | (label >= classes)
         _check_predictions(table, allowed)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])

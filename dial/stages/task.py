@@ -18,7 +18,7 @@ from dial.stages.metrics.metrics import check_metric
 from dial.stages.scores import MODEL_SCORES, SCORES
 
 UNREAD = -1
-"""The answer of a text that names no class and is no number: it is wrong, and counted."""
+"""The class of a text that names none: it is wrong, and counted."""
 
 
 class Task(ABC):
@@ -65,10 +65,15 @@ class Task(ABC):
 
     @abstractmethod
     def read(self, texts: Any) -> np.ndarray:
-        """Answers that a decoder wrote ``(...)`` as predictions ``(...)``; what means none is :data:`UNREAD`.
+        """Answers that a decoder wrote ``(...)`` as predictions ``(...)``.
 
-        A decoder answers with a class's name, with a number, or with any text.
+        A decoder answers with a class's name, with a number, or with any text. What is no class is :data:`UNREAD`, what
+        is no number is NaN.
         """
+
+    @abstractmethod
+    def unread(self, texts: Any) -> np.ndarray:
+        """Whether texts ``(...)`` mean no answer at all, bool ``(...)``."""
 
     @abstractmethod
     def predict(self, outputs: np.ndarray) -> np.ndarray:
@@ -87,8 +92,8 @@ class Task(ABC):
         """How good answers ``(N, S)`` to labels ``(N,)`` are; only differences within a row matter."""
 
     @abstractmethod
-    def answer(self, prediction: float) -> tuple[int | float, str | None]:
-        """One answer as a plain value, and what it is called."""
+    def answer(self, prediction: float) -> tuple[int | float | None, str | None]:
+        """One answer as a plain value, None for a number that was not read, and what it is called."""
 
     @abstractmethod
     def record(self, outputs: np.ndarray) -> dict[str, Any]:
@@ -127,7 +132,7 @@ class Task(ABC):
         """
         if name in (*self.scores, *given):
             return
-        allowed = ", ".join([*self.scores, *given])
+        allowed = ", ".join(dict.fromkeys([*self.scores, *given]))
         if name in MODEL_SCORES:
             raise ValueError(
                 f"`{argument}` for this model must be one of: {allowed}; but got {name!r}, {MODEL_SCORES[name]}."
@@ -185,6 +190,10 @@ class Classification(Task):
         classes = {" ".join(name.split()): index for index, name in enumerate(self.label_names)}
         return _each(texts, lambda text: classes.get(" ".join(text.split()), UNREAD), np.int64)
 
+    def unread(self, texts: Any) -> np.ndarray:
+        """What names no class."""
+        return np.asarray(self.read(texts) == UNREAD)
+
     def answer(self, prediction: float) -> tuple[int | float, str | None]:
         """Position and name of the class; of a text that is no label word it has none."""
         index = int(prediction)
@@ -231,17 +240,21 @@ class Regression(Task):
         return -((predictions - label[:, None]) ** 2)
 
     def read(self, texts: Any) -> np.ndarray:
-        """The number that a text is; else :data:`UNREAD`, as in T5's code.
+        """The number that a text is; else NaN, which no text is.
 
         Example:
-            >>> Regression().read(["3.8", " 4 ", "1_0", "nan", "four"])
-            array([ 3.8,  4. , -1. , -1. , -1. ])
+            >>> Regression().read(["3.8", " 4 ", "-1", "1_0", "nan", "four"])
+            array([ 3.8,  4. , -1. ,  nan,  nan,  nan])
         """
-        return _each(texts, lambda text: float(UNREAD if (n := number_of(text)) is None else n), np.float64)
+        return _each(texts, lambda text: float("nan" if (n := number_of(text)) is None else n), np.float64)
 
-    def answer(self, prediction: float) -> tuple[int | float, str | None]:
+    def unread(self, texts: Any) -> np.ndarray:
+        """What is no number."""
+        return np.isnan(self.read(texts))
+
+    def answer(self, prediction: float) -> tuple[int | float | None, str | None]:
         """The number, which has no name."""
-        return float(prediction), None
+        return None if np.isnan(prediction) else float(prediction), None
 
     def record(self, outputs: np.ndarray) -> dict[str, Any]:
         """The number."""
@@ -276,6 +289,10 @@ class Text(Task):
         values = np.asarray(texts, dtype=object)
         known: dict[str, int] = {}
         return _each(values, lambda text: known.setdefault(text, len(known)), np.int64)
+
+    def unread(self, texts: Any) -> np.ndarray:
+        """None: any text is an answer."""
+        return np.zeros(np.shape(texts), dtype=bool)
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         """Not available."""

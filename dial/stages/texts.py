@@ -9,6 +9,7 @@ import numpy as np
 
 from dial.stages.metrics.metrics import METRICS
 from dial.stages.metrics.texts import TextMetric
+from dial.stages.task import Task
 
 COUNT_RANGE = (0.0, float("inf"))
 """Of what metrics of texts sum up: numbers of n-grams, edits, characters."""
@@ -49,7 +50,7 @@ def reference_array(values: Any) -> np.ndarray:
     """
     result = np.empty(len(values), dtype=object)
     for row, value in enumerate(values):
-        accepted = (value,) if isinstance(value, str) else tuple(() if value is None else value)
+        accepted = tuple(value) if isinstance(value, list | tuple | np.ndarray) else (value,)
         if not accepted or not all(isinstance(text, str) and text.strip() for text in accepted):
             shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
             raise ValueError(
@@ -75,8 +76,10 @@ def text_statistics(
         texts: ``(N, S)``.
 
     Raises:
-        ValueError: references or texts are missing, and so are the sums.
+        ValueError: references or texts are missing, and so are the sums; or a column of the statistics has the name of
+            a metric that is no mean over rows.
     """
+    _check_names(statistics)
     added: dict[str, np.ndarray] = {}
     for name in metrics:
         metric = METRICS.get(name)
@@ -94,3 +97,40 @@ def text_statistics(
         values = metric.statistics(references, texts)
         added |= {each: values[..., index] for index, each in enumerate(metric.sums)}
     return added
+
+
+def _check_names(statistics: Mapping[str, np.ndarray]) -> None:
+    """Refuse a statistic with the name of a metric that it is not: its mean would be reported as that metric."""
+    for name in statistics:
+        metric = METRICS.get(name)
+        if isinstance(metric, TextMetric) and metric.sums != (name,):
+            raise ValueError(
+                f"`stat_{name}_<stage>` must not be a column, as {name} is no mean over rows but follows from "
+                f"`stat_{metric.sums[0]}_<stage>` and others, or from texts and references. Rename the column "
+                f"(`stat_sentence_{name}_<stage>`), or leave it out."
+            )
+
+
+def predictions_of(task: Task, texts: np.ndarray, predictions: Any, label: Any) -> np.ndarray:
+    """What texts ``(N, S)`` mean, where it is not given; numbers that were not read become the worst ones.
+
+    A metric such as a correlation has no term for an answer that is missing. What a text that is no number counts as
+    must be wrong whatever the labels are: the end of their range that is farther from the row's label.
+
+    Args:
+        task: what texts mean.
+        texts: ``(N, S)``.
+        predictions: ``(N, S)``; None: those that the texts mean.
+        label: ``(N,)``.
+    """
+    predictions = np.asarray(task.read(texts) if predictions is None else predictions)
+    if predictions.dtype.kind != "f" or predictions.shape != texts.shape or np.shape(label) != texts.shape[:1]:
+        return predictions
+    unread = np.isnan(predictions) & task.unread(texts)
+    if not unread.any():
+        return predictions
+    truth = np.asarray(label, dtype=np.float64)
+    low, high = truth.min(), truth.max()
+    worst = np.where(truth - low > high - truth, low, high)
+    worst = np.where(worst == truth, truth - 1, worst)  # all labels are equal
+    return np.where(unread, worst[:, None], predictions)

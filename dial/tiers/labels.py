@@ -145,7 +145,7 @@ def check_targets_agree(targets: Mapping[str, str | None], data: str | None = No
 
 
 def check_permutation(
-    logits: ArrayLike,
+    predictions: ArrayLike,
     labels: ArrayLike,
     label_names: Sequence[str],
     argument: str,
@@ -158,8 +158,8 @@ def check_permutation(
     compared with ``significance`` divided by the number of other orders.
 
     Args:
-        logits: ``(N, C)`` of held-out rows, in the assumed order.
-        labels: ``(N,)`` classes.
+        predictions: ``(N,)`` classes of held-out rows, in the assumed order.
+        labels: ``(N,)`` classes; a row whose label or prediction is none (below 0) tells nothing.
         label_names: the data's names.
         argument: how the user calls the tier.
         significance: chance of refusing a right order.
@@ -167,12 +167,11 @@ def check_permutation(
     Raises:
         ValueError: another order is better; names it.
     """
-    outputs = np.asarray(logits)
-    gold = np.asarray(labels, dtype=np.int64)
-    classes = outputs.shape[1]
+    predicted, gold = (np.asarray(values, dtype=np.int64) for values in (predictions, labels))
+    known = (predicted >= 0) & (gold >= 0)
+    predicted, gold, classes = predicted[known], gold[known], len(label_names)
     if classes < 2 or len(gold) == 0:
         return
-    predicted = outputs.argmax(axis=1)
     counts = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(counts, (predicted, gold), 1)
     order = linear_sum_assignment(counts, maximize=True)[1]  # order[output] = the class that it stands for

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from dial.models.exit_proof import prove_layers
 from dial.models.exits import UnsuitableEncoderError, Visits, find_layers
@@ -123,15 +123,90 @@ def all_layers(tier: Tier, encoding: Encoding) -> tuple[Tensor, list[Tensor]]:
         tier: an encoder whose layers run in sequence, stock or with exits.
         encoding: tensors ``(B, T)``.
     """
-    encoder, states = tier.model.base_model, []
+    states = []
 
     def visit(layer: int, hidden: Tensor) -> None:
         states.append(hidden)
 
-    layers: Any = encoder.get_submodule(find_layers(encoder, tier.model.config.num_hidden_layers))
-    with in_torch(tier), Visits(list(layers), len(encoding["input_ids"]), visit)():
+    with in_torch(tier), Visits(layers_of(tier), len(encoding["input_ids"]), visit)():
         logits = tier(encoding)
     return logits, states
+
+
+def layers_of(tier: Tier) -> list[nn.Module]:
+    """The stock layers of a tier's encoder, first to last."""
+    encoder = tier.model.base_model
+    layers: Any = encoder.get_submodule(find_layers(encoder, tier.model.config.num_hidden_layers))
+    return list(layers)
+
+
+def check_layers(tier: Tier, argument: str) -> int:
+    """Depth of a tier whose layers can be read one by one, which is tried.
+
+    Raises:
+        ValueError: they cannot; names ``argument``.
+    """
+    depth = getattr(tier.model.config, "num_hidden_layers", None)
+    if depth is None or not hasattr(tier.model.config, "hidden_size"):
+        raise ValueError(
+            f"`{argument}` must be a transformer where layer teaches layer, but got {type(tier.model).__name__}; take "
+            "another model, or distil predictions alone with class_path: Distillation."
+        )
+    try:
+        prove_layers(tier.model.base_model)
+    except UnsuitableEncoderError as error:
+        raise ValueError(f"`{argument}`: {error}") from error
+    return int(depth)
+
+
+def uniform_map(student: int, teacher: int) -> list[int]:
+    """The teacher's layer for each of the student's, evenly spaced up to the last (TinyBERT's choice).
+
+    Args:
+        student: depth, at most the teacher's for a map without repeats.
+        teacher: depth.
+
+    Example:
+        >>> uniform_map(4, 12), uniform_map(3, 4)
+        ([3, 6, 9, 12], [1, 3, 4])
+    """
+    return [max(1, (2 * layer * teacher + student) // (2 * student)) for layer in range(1, student + 1)]
+
+
+def check_map(numbers: Sequence[int], student: int, teacher: int, argument: str) -> None:
+    """Refuse a list of the teacher's layers that does not name one for each of the student's.
+
+    Args:
+        numbers: layers of the teacher, from 1.
+        student: depth.
+        teacher: depth.
+        argument: how the user calls the list.
+
+    Raises:
+        ValueError: naming ``argument``.
+    """
+    if len(numbers) != student or not all(1 <= number <= teacher for number in numbers):
+        raise ValueError(
+            f"`{argument}` must name one of the teacher's layers 1 to {teacher} for each of the student's {student}, "
+            f"but got {list(numbers)}."
+        )
+
+
+def copy_layers(student: Tier, teacher: Tier, numbers: Sequence[int], argument: str) -> None:
+    """Give the student's layers, in place, the weights of the teacher's layers ``numbers``, from 1.
+
+    Raises:
+        ValueError: they are of other sizes or another family; names ``argument``.
+    """
+    other = layers_of(teacher)
+    for layer, number in zip(layers_of(student), numbers, strict=True):
+        try:
+            layer.load_state_dict(other[number - 1].state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"`{argument}` needs a student with layers like the teacher's, but {teacher.view.path} has others than "
+                f"{student.view.path}; take the teacher as `path`, cut by `layers`, or leave it out."
+            ) from error
 
 
 def check_same_layers(student: Tier, teacher: Tier, argument: str) -> list[int]:

@@ -25,7 +25,7 @@ from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
 from dial.tiers.reading import CARD, cut_layers, length_kept, read_card, read_tokenizer, read_with, reason_of
-from dial.tiers.text_loading import load_text_tier, writes
+from dial.tiers.text_loading import check_writers_keys, load_text_tier, writes
 from dial.tiers.tier import Encoding, GoOn, Tier, View, encoding_key, own_names
 
 KINDS: dict[str, type[Tier]] = {MultiExitConfig.model_type: MultiExitTier}
@@ -135,6 +135,7 @@ def load_tier(
     label_names: list[str],
     argument: str = "path",
     train: bool = False,
+    head: bool = True,
 ) -> Tier:
     """Load a model and its tokenizer.
 
@@ -144,6 +145,7 @@ def load_tier(
         label_names: the data's names in the order of its integers; empty for regression.
         argument: how the user calls ``view``, for error messages.
         train: give a model in training mode, and allow one without classification head, which then gets a new one.
+        head: False where its head will not be asked, and may be missing.
 
     Raises:
         ValueError: the folder is missing or incomplete, the hub cannot be reached, the labels do not fit, or there are
@@ -155,15 +157,16 @@ def load_tier(
         kept = read_with(AutoConfig, path, argument, "configuration")
         if writes(kept, label_names):
             return load_text_tier(view, name, label_names, argument, train)
+    check_writers_keys(view, argument)
     config, declared = read_config(path, view.layers, label_names, argument)
     model, missing = read_model(path, config, argument)
     tokenizer = read_tokenizer(path, argument)
-    if missing and not train:
+    if missing and head and not train:
         raise ValueError(
             f"`{argument}` must be a trained classifier, but {view.path} has no {missing[0]}"
             f"{'' if declared else ' (an encoder without classification head)'}; train it with `dial fit` first."
         )
-    if missing:
+    if missing and head:
         logger.warning("%s: %s has no trained classification head; a new one starts untrained.", name, view.path)
     own = list(label_names) if missing else view.label_names or own_names(model.config)
     order, assumed = _order(view, own, label_names, name, argument)

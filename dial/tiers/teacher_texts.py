@@ -14,6 +14,9 @@ from dial.files import read_json, write_json
 from dial.tiers.teacher import told
 from dial.tiers.tier import Tier
 
+FORMAT = 2
+"""Of the file: texts with whether they were cut off."""
+
 
 def teacher_texts(
     tier: Tier,
@@ -24,8 +27,10 @@ def teacher_texts(
     device: torch.device | str = "cpu",
     rank: int = 0,
     barrier: Callable[[], object] = lambda: None,
-) -> dict[int, str]:
-    """A text for every row, from the cache if they lie there (sequence-level distillation, Kim and Rush 2016).
+) -> dict[int, tuple[str, bool]]:
+    """A text for every row, and whether it was cut off at the teacher's limit, from the cache if they lie there.
+
+    They are what sequence-level distillation (Kim and Rush 2016) trains on.
 
     The key is made of the tier's fingerprint (weights, view, how it generates), its encoding key and the rows'
     fingerprint. Rank 0 writes; a killed run leaves all or nothing.
@@ -44,27 +49,28 @@ def teacher_texts(
     Returns:
         By sample id.
     """
-    about = [tier.fingerprint, tier.encoding_key, rows_fingerprint, rows]
+    about = [FORMAT, tier.fingerprint, tier.encoding_key, rows_fingerprint, rows]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     path = Path(cache_dir) / f"teacher-texts-{key}.json"
     if rank == 0 and not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, _write(tier, told(loader, rows), torch.device(device)))
     barrier()
-    return {int(row): str(text) for row, text in read_json(path, "teacher").items()}
+    return {int(row): (str(text), bool(cut)) for row, (text, cut) in read_json(path, "teacher").items()}
 
 
 @torch.inference_mode()
-def _write(tier: Tier, loader: Iterable[Mapping[str, Any]], device: torch.device) -> dict[str, str]:
-    """Texts by sample id; the tier returns to its device and mode."""
+def _write(tier: Tier, loader: Iterable[Mapping[str, Any]], device: torch.device) -> dict[str, tuple[str, bool]]:
+    """Texts by sample id, and whether they were cut off; the tier returns to its device and mode."""
     training, home = tier.training, next(tier.parameters()).device
     tier.eval().to(device)
-    texts: dict[str, str] = {}
+    texts: dict[str, tuple[str, bool]] = {}
     try:
         for batch in loader:
             encoding = {k: v.to(device) for k, v in batch["encodings"][tier.encoding_key].items() if k != "labels"}
             written = tier.write(encoding, torch.arange(len(batch["sample_id"]), device=device))
-            texts |= dict(zip(map(str, batch["sample_id"].tolist()), written.texts, strict=True))
+            answers = zip(written.texts, written.limited.tolist(), strict=True)
+            texts |= dict(zip(map(str, batch["sample_id"].tolist()), answers, strict=True))
     finally:
         tier.train(training).to(home)
     return texts

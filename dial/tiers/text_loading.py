@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as WRITERS
 
 from datamodules.labels import is_free_text
+from datamodules.row_tokens import check_label_words
 from dial.models.encoder_decoder import encoder_fingerprint, encoder_of, vocabulary_fingerprint
 from dial.models.energy_head import EnergyHead
 from dial.models.pieces import END, PAD, SPECIAL, Pieces
@@ -23,6 +25,7 @@ from dial.tiers.reading import cut_layers, length_kept, read_card, read_tokenize
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 
+logger = logging.getLogger(__name__)
 BUILT: tuple[str, ...] = Pieces.__args__  # type: ignore[attr-defined]  # tokenizers that are built from the text
 
 
@@ -51,8 +54,8 @@ def load_text_tier(
 
     Raises:
         ValueError: the folder is missing or incomplete, the hub cannot be reached, the model is no encoder-decoder, has
-            fewer layers than asked for, was trained to write other label words, or its answers depend on the batch;
-            the head belongs to something else; names ``argument``.
+            fewer layers than asked for, was trained to write other label words, cannot spell these, or its answers
+            depend on the batch; the head belongs to something else; names ``argument``.
     """
     path = check_place(view.path, argument)
     config = read_with(AutoConfig, path, argument, "configuration")
@@ -65,7 +68,10 @@ def load_text_tier(
     if not train:
         check_words(card, label_names, view.path, argument)
     model = _read_model(path, config, argument)
+    check_search(model.generation_config, view.path, argument)
     tokenizer = read_tokenizer(path, argument)
+    if label_names and not is_free_text(label_names):
+        check_label_words(label_names, tokenizer)
     max_length = length_kept(tokenizer, model, view.max_length, name, argument)
     model.train(train)
     head = None if train else _head(view, path, model, tokenizer, label_names, argument)
@@ -76,6 +82,35 @@ def load_text_tier(
         raise ValueError(f"`{argument}`: `dtype` must be float32 or bfloat16 for an encoder-decoder, but got 'int8'.")
     cast_encoder(model, view.dtype, argument)
     return tier
+
+
+def check_search(config: Any, path: str, argument: str) -> None:
+    """Refuse a search that looks at the source's pieces: only the encoder's states are at hand when texts are written.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    for name, unset in (("encoder_repetition_penalty", 1.0), ("encoder_no_repeat_ngram_size", 0)):
+        value = getattr(config, name, None)
+        if value is not None and value != unset:
+            raise ValueError(
+                f"`{argument}` must be generated from without `{name}`, which looks at the source's pieces, but "
+                f"generation_config.json of {path} has {value}. Leave it out there."
+            )
+
+
+def check_writers_keys(view: View, argument: str) -> None:
+    """Refuse what says how a model writes on one that does not.
+
+    Raises:
+        ValueError: naming the keys.
+    """
+    given = [name for name in ("head", "beams", "max_new_tokens") if getattr(view, name) is not None]
+    if given:
+        raise ValueError(
+            f"`{argument}` must be an encoder-decoder that writes to have `{given[0]}`, but {view.path} does not "
+            "write. Leave the key out."
+        )
 
 
 def check_words(card: Mapping[str, Any], label_names: Sequence[str], path: str, argument: str) -> None:
@@ -151,13 +186,19 @@ def _read_model(path: str, config: Any, argument: str) -> Any:
 def _head(
     view: View, path: str, model: Any, tokenizer: Any, label_names: Sequence[str], argument: str
 ) -> EnergyHead | None:
-    """The head that the view names, or that lies beside the model if it is used whole."""
-    place = view.head if view.head is not None else path if view.layers is None and has_head(path) else None
+    """The head that the view names, or that lies beside the model unless `layers` leaves another encoder."""
+    place = view.head if view.head is not None else path if has_head(path) else None
     if place is None:
         return None
     head = load_head(Path(place).expanduser(), f"{argument}.head")
     words = None if is_free_text(label_names) else list(label_names)
     fingerprint = encoder_fingerprint(encoder_of(model))
+    if view.head is None and view.layers is not None and head.config.encoder != fingerprint:
+        logger.warning(
+            "%s: the energy head in %s is left out, as it was not trained on the first %d layers.",
+            *(argument, path, view.layers),
+        )
+        return None
     check_head(head, fingerprint, words, vocabulary_fingerprint(tokenizer), f"{argument}.head")
     return head
 

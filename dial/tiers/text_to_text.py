@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dial.models.encoder_decoder import ReadingPath, WritingPath, encoder_of, encoder_states
-from dial.models.energy_head import HEAD_SCORES, EnergyHead
+from dial.models.energy_head import HEAD_SCORES, ClassHead, EnergyHead
 from dial.models.generation import ANSWER_SCORES, Generation, generate
 from dial.models.pieces import build_piece_tokenizer
 from dial.models.saved_head import save_head
@@ -112,12 +112,12 @@ class TextToTextTier(Tier):
 
     def decided(self, read: Read) -> tuple[Tensor, dict[str, Tensor]]:
         """What decides: logits ``(B, C)`` of a head of classes, else a column of zeros; and its scores ``(B,)``."""
+        temperature = self.view.temperature
+        if isinstance(self.head, ClassHead):
+            logits = self.head.logits(read.states, read.mask)
+            return logits, self.head.scores_of(logits, temperature=temperature)
         nothing = read.states.new_zeros(len(read.states), 1, dtype=torch.float32)
-        if self.head is None:
-            return nothing, {}
-        scores = self.head.scores(read.states, read.mask, temperature=self.view.temperature)
-        logits = self.head.logits(read.states, read.mask) if self.head.config.kind == "classes" else nothing
-        return logits, scores
+        return nothing, {} if self.head is None else self.head.scores(read.states, read.mask, temperature=temperature)
 
     def forward(self, encoding: Encoding) -> Tensor:
         """What decides, ``(B, 1, C)``; see :meth:`decided`."""
@@ -141,7 +141,7 @@ class TextToTextTier(Tier):
     def write(self, encoding: Encoding, rows: Tensor, state: Read | None = None, scores: bool = False) -> Written:
         """See :class:`TierContract`."""
         states, mask = (state or self.read(encoding)).take(rows)
-        generated = generate(self.model, states, mask, self.generation, scores)
+        generated = generate(self.model, states, mask, self.generation, scores, self.name)
         texts = self.tokenizer.batch_decode(generated.tokens, skip_special_tokens=True)
         return Written(texts, generated.steps, generated.limited, generated.scores)
 

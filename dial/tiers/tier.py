@@ -136,6 +136,7 @@ class Tier(TierContract):
     Attributes:
         batching: what the model needs of its batches; :func:`~dial.tiers.batch_proof.settle` finds it
             out where a tier is loaded.
+        keep_head: whether the head is saved; a fit that leaves it untrained says no.
     """
 
     model: Any  # a PreTrainedModel, whose attributes differ by class
@@ -165,6 +166,7 @@ class Tier(TierContract):
         self.card = card or {}
         self.word_vectors = word_vectors
         self.exits = ["final"]
+        self.keep_head = True
         self.batching = Batching()
         self._encoding_key: str | None = None
         self._full_precision_head = FullPrecisionHead(model)
@@ -254,7 +256,7 @@ class Tier(TierContract):
 
     def save(self, folder: Path) -> None:
         """Write what a folder needs for :func:`~dial.tiers.loading.load_tier` and the Auto classes of transformers."""
-        self.model.save_pretrained(folder)
+        (self.model if self.keep_head else self.model.base_model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def describe(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from string import Formatter
 from typing import Any, Protocol
 
 import torch
@@ -158,23 +159,26 @@ class Tokeniser(RowTokeniser):
     def __init__(self, tier: ReadsText) -> None:
         super().__init__(tier.tokenizer, tier.max_length)
         self.form, self.name = tier.source_form, tier.name
+        self._fields = len({field for _, field, _, _ in Formatter().parse(self.form or "") if field is not None})
 
     def __call__(self, units: Sequence[Unit]) -> list[Tokens]:
         """Tokens of each row, in the form that the tier reads.
 
         Raises:
-            ValueError: the form needs a pair, and a row is a single text.
+            ValueError: the form needs a pair and a row is a single text, or the other way round.
         """
         return super().__call__(units if self.form is None else [self._formed(unit) for unit in units])
 
     def _formed(self, unit: Unit) -> str:
         assert self.form is not None
-        try:
-            return self.form.format(*((unit,) if isinstance(unit, str) else unit))
-        except IndexError:
+        texts = (unit,) if isinstance(unit, str) else unit
+        if len(texts) != self._fields:
+            wanted, came = ("pairs of", "a single one") if self._fields == 2 else ("single", "a pair")
             raise ValueError(
-                f"`{self.name}` reads pairs of texts, as {self.form!r}, but got a single one; name two columns."
-            ) from None
+                f"`{self.name}` reads {wanted} texts, as {self.form!r}, but got {came}; name "
+                f"{'two columns' if self._fields == 2 else 'one column'}."
+            )
+        return self.form.format(*texts)
 
     def collate(self, rows: Sequence[Tokens], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Tensors ``(B, T)`` padded to the longest row.

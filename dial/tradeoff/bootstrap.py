@@ -16,9 +16,11 @@ CHUNK = 1_500_000  # weights held at once
 BLOCKS = 8192
 """Units that are drawn at most. Of more, random ones are joined into blocks of equal size and drawn together: sums of
 blocks vary as those of rows do, and the spread is known to 1 %, where 1,000 resamples know it to 2 %."""
+MANY_POINTS = 16_384
+"""Of a curve, above which a few stand for all."""
 NODES, NODES_AT_TARGET, WINDOW = 512, 128, 0.03
-"""Points of a curve that such tables are looked at: evenly over its costs, and for each target so many more within this
-share of the costs around the point that is the cheapest on the rows themselves."""
+"""Those that resamples look at: evenly over its costs, and for each target so many more within this share
+of the costs around the point that is the cheapest on the rows themselves."""
 Interval = tuple[float, float]
 Item = TypeVar("Item")
 
@@ -160,8 +162,7 @@ def bootstrap(
     costs = np.stack([*(summed(each.macs, units) for each in taken), summed(table.macs_reference, units)])
     # Softmax, margin and entropy of two classes are one curve.
     shared, curve_of = _distinct(curves, lambda curve: curve.fingerprint)
-    many = len(units) > len(sizes) == BLOCKS
-    nodes = [nodes_of(curve, metric, targets) if many else None for curve in shared]
+    nodes = [nodes_of(curve, metric, targets) if len(curve) > MANY_POINTS else None for curve in shared]
     along = [curve.reweighted(statistics, units, points) for curve, points in zip(shared, nodes, strict=True)]
     columns = np.concatenate([picked.transpose(0, 2, 1).reshape(-1, len(sizes)), costs])
     qualities, macs, chosen, areas = [], [], [], []
@@ -195,10 +196,15 @@ def _choose_again(
     reference: np.ndarray,
     targets: Sequence[float],
 ) -> np.ndarray:
-    """Speed-up of the cheapest point for each target, the Super alone among them, ``(T, b)``."""
+    """Speed-up of the cheapest point for each target, the Super alone among them, ``(T, b)``.
+
+    Where the Super's quality is not above zero there is nothing to keep, and it answers alone, as it does on the rows
+    themselves.
+    """
     columns = np.arange(quality.shape[1])
     macs = np.concatenate([macs[:-1], alone[None]])
-    rows = [reference / macs[cheapest(quality, macs, target * super_quality), columns] for target in targets]
+    least = [np.where(super_quality > 0, target * super_quality, np.inf) for target in targets]
+    rows = [reference / macs[cheapest(quality, macs, kept), columns] for kept in least]
     return np.stack(rows) if rows else np.zeros((0, len(columns)))
 
 

@@ -10,14 +10,13 @@ from scipy.stats import t as student
 from dial.stages.metrics.base import Mean, Metric, divide
 from dial.stages.metrics.texts import TextMetric
 from dial.stages.table import StageTable
-from dial.tradeoff.bootstrap import Interval, percentile_interval
+from dial.tradeoff.bootstrap import MANY_POINTS, Interval, percentile_interval
 from dial.tradeoff.curve import Curve
 from dial.tradeoff.taken import Taken, row_statistics, units_of
 
 MANY_SUMS = 12  # above, second moments of all pairs of sums would not fit
 GRID = 256
-MANY_POINTS = 16_384
-"""Points of a curve above which as many as a quarter of these stand for all."""
+AT_ONCE = 2**20  # losses of texts that are in memory together
 
 
 def lower_bound(
@@ -142,8 +141,12 @@ def lost_row(table: StageTable, metric: Metric, gradient: np.ndarray) -> np.ndar
 def _lost_text(statistics: np.ndarray, metric: TextMetric, gradient: np.ndarray) -> np.ndarray:
     """What a lost text takes at each of the points ``(T,)``."""
     change = metric.worst(statistics) - statistics[:, -1]
-    losses = np.maximum(-np.einsum("wnk,tk->wnt", change, gradient, optimize=True).min(axis=0), 0.0)
-    return divide((losses**3).sum(axis=0), (losses**2).sum(axis=0))
+    size = max(1, AT_ONCE // max(change[..., 0].size, 1))
+    ratios = []
+    for start in range(0, len(gradient), size):  # all losses at once would be rows times points
+        losses = np.maximum(-(change @ gradient[start : start + size].T).min(axis=0), 0.0)
+        ratios.append(divide((losses**3).sum(axis=0), (losses**2).sum(axis=0)))
+    return np.concatenate(ratios) if ratios else np.zeros(0)
 
 
 def kept_interval(

@@ -13,6 +13,7 @@ from dial.costs.macs import count_macs
 from dial.stages.metrics.metrics import evaluate
 from lightning_modules import Cascade, Classifier
 from lightning_modules.rows import RowGatherer
+from tests.tiers.writers import save_writer
 
 MNLI = ["entailment", "neutral", "contradiction"]
 
@@ -227,6 +228,17 @@ def test_generic_labels_in_another_order_are_refused_by_name(
     settled = sweep(build({"path": str(generic), "label_names": ["positive", "negative"]}), data=data)
     part = settled.table.of_split("test")
     assert np.mean(part.predictions[:, 0] == part.label) > 0.9
+
+
+def test_generic_labels_in_another_order_are_refused_before_a_tier_that_writes(
+    sweep, generic, labelled, tmp_path
+) -> None:
+    second = str(save_writer(tmp_path / "super"))
+    with pytest.raises(ValueError, match=r"swift.*as positive, negative they fit.*label_names: \[positive, negative\]"):
+        sweep(
+            lambda module: Cascade([str(generic), second], label_names=module.label_names),
+            data={"source": str(labelled)},
+        )
 
 
 def test_a_logit_that_is_not_finite_names_tier_and_row(sweep, make_tiny_bert, tmp_path) -> None:

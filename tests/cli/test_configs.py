@@ -18,6 +18,7 @@ from tests.superglue_files import write_hub
 MODELS, DATA, TRAINERS = (sorted((ROOT / "configs" / kind).glob("*.yaml")) for kind in ("model", "data", "trainer"))
 TRIAL = ("--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--sweep.bootstrap=100")
 NUMBERS = ("--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60")  # of built-in data
+TAUGHT = ("distil", "teaching_assistant", "recover", "tinybert", "tinybert_prediction")
 WRITERS = ("demo_text_head", "demo_text_super", "demo_text_swift")
 LABELS = {
     "mnli": ("entailment", "neutral", "contradiction"),
@@ -61,10 +62,14 @@ def overrides(make_tiny_bert, make_tiny_t5):
             ],
             "energy_head": [f"--model.path={make_tiny_t5()}", "--model.max_length=32"],
             "demo_swift": [f"--model.teacher={tier}"],
-            "distil": [f"--model.path={tier}", f"--model.teacher={tier}"],
-            "teaching_assistant": [f"--model.path={tier}", f"--model.teacher={tier}"],
             "slenderise": [f"--model.path={tier}", f"--model.teacher={tier}", "--slenderise.compression=1.3"],
-            "recover": [f"--model.path={tier}", f"--model.teacher={tier}"],
+            **{key: [f"--model.path={tier}", f"--model.teacher={tier}"] for key in TAUGHT},
+            "distilbert": [f"--model.path={tier}", f"--model.teacher={tier}", "--model.layers=1"],
+            "general_distillation": [
+                f"--model.teacher={make_tiny_bert(num_attention_heads=4)}",
+                *(f"--model.tokenizer={tier}", "--model.max_length=32"),
+                "--model.config={model_type: bert, num_hidden_layers: 1, hidden_size: 8, num_attention_heads: 4}",
+            ],
         }.get(name, [f"--model.path={tier}"])
 
     return of
@@ -100,6 +105,10 @@ def options_of(name: str, task: str, folder: Path) -> list[str]:
         sentences(40, 1).to_csv(folder / "test.csv", index=False)
         options = [f"--data.{role}_file={folder}/{role}.csv" for role in ("train", "test")]
         return [*options, "--data.text_column=sentence", "--data.label_names=[negative, positive]"]
+    if name == "unlabelled":
+        for role, count in (("train", 120), ("test", 40)):
+            (folder / f"{role}.txt").write_text("\n".join(sentences(count, 0)["sentence"]) + "\n")
+        return [f"--data.{role}_file={folder}/{role}.txt" for role in ("train", "test")]
     if name in ("demo", "demo_text"):
         return [*NUMBERS]
     if task in SUPERGLUE and (task != "rte" or "superglue" in name):
@@ -117,6 +126,8 @@ def model_for(make_tiny_bert, make_tiny_t5):
             tier, short = make_tiny_t5(texts=words), ["--model.max_length=32", "--model.max_new_tokens=4"]
             return tier, ["--config=configs/model/seq2seq.yaml", f"--model.path={tier}", *short]
         tier = make_tiny_bert(labels=LABELS.get(task_of(name), ("LABEL_0", "LABEL_1")))
+        if name == "unlabelled":
+            return tier, ["--config=configs/model/tinybert.yaml", f"--model.path={tier}", f"--model.teacher={tier}"]
         return tier, ["--config=configs/model/finetune.yaml", f"--model.path={tier}"]
 
     return of

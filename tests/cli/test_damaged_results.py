@@ -90,7 +90,7 @@ def test_any_entry_of_a_summary_may_be_wrong(damaged: Path, wrong: Any, monkeypa
     def stop(*given: Any) -> None:
         raise Chosen
 
-    monkeypatch.setattr("dial.inference.classifier.load_network", stop)
+    monkeypatch.setattr("dial.inference.run.load_network", stop)
     file = damaged / "sweep" / "summary.json"
     whole, lines = json.loads(file.read_text()), set()
     for path in parts_of(whole):

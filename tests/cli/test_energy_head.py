@@ -65,7 +65,12 @@ def test_the_whole_tier_is_left_with_its_head(dial, data_arguments, make_tiny_t5
         path.name for path in (tmp_path / "run/tier").iterdir()
     }
     card = json.loads((tmp_path / "run/tier/card.json").read_text())
-    assert card["macs"]["per_row"] > 0 and 0 <= card["validation_quality"] <= 1
+    assert card["macs"]["per_row"] > 0 and 0 <= card["head_quality"] <= 1 and card["validation_quality"] is None
+    again = ("--data.batch_size=8", f"--model.path={tmp_path}/run/tier", f"--run={tmp_path}/again")
+    own = {**card, "validation_quality": 0.5}
+    (tmp_path / "run/tier/card.json").write_text(json.dumps(own))
+    dial("fit", *MODEL, *data_arguments, *QUIET, *again).ok()
+    assert json.loads((tmp_path / "again/tier/card.json").read_text())["validation_quality"] == 0.5
 
 
 def test_a_head_over_the_vocabulary_decides_about_free_text(dial, make_tiny_t5, tmp_path) -> None:

@@ -115,3 +115,12 @@ def test_a_module_that_is_not_there_is_refused(dial: Callable[..., int], capsys:
     assert "`--import` must be a module" in capsys.readouterr().err
     assert dial("sweep", "table.parquet", "--import") == 2
     assert "`--import` must be a module" in capsys.readouterr().err
+
+
+def test_a_module_that_a_library_hides_is_refused(
+    dial: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "colorsys.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert dial("sweep", "stages.parquet", "--import", "colorsys") == 2
+    assert "hides colorsys.py; rename the file" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dial.cli.parsing import check_order, missing_monitor, one_line, typed_arguments
+from dial.cli.parsing import check_linked, check_order, missing_monitor, one_line, typed_arguments
 
 UNION = """Parser key "trainer.max_epochs":
   Does not validate against any of the Union subtypes
@@ -97,6 +97,14 @@ def test_what_comes_later_does_not_win_unnoticed(tmp_path, before, named, form) 
     with pytest.raises(ValueError, match=named) as error:
         check_order([*before, *config])
     assert "put `--config` first" in str(error.value)
+
+
+@pytest.mark.parametrize("typed", [["--model.metrics", "[bleu]"], ["--model.init_args.label_names=[a, b]"]])
+def test_what_the_data_says_is_not_taken_from_the_model_without_a_word(typed) -> None:
+    name = "metrics" if "metrics" in typed[0] else "label_names"
+    with pytest.raises(ValueError, match=rf"^`--model\.\S*{name}` is what the data says.*set `--data\.{name}`\.$"):
+        check_linked(typed, ["label_names", "metrics"])
+    check_linked([f"--data.{name}=x", "--model.init_args.path", "x"], ["label_names", "metrics"])
 
 
 def test_no_metric_at_all_and_no_such_metric() -> None:

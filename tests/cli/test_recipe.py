@@ -359,3 +359,24 @@ def test_cost_eff_from_end_to_end(tiny_bert, tmp_path) -> None:
     weights = [load_file(tmp_path / run / "recover/tier/model.safetensors") for run in ("whole", "parts")]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
     assert dial(tmp_path / "parts").count(": done, see ") == 6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_tinybert_from_end_to_end(make_tiny_bert, tmp_path, monkeypatch, capfd) -> None:
+    """Two phases and the cascade; the first leaves an encoder, which the second gives a head."""
+    monkeypatch.chdir(ROOT)
+    rows = ("--data.train_rows=320", "--data.calibration_rows=60", "--data.test_rows=60", "--data.batch_size=8")
+    quiet = ("--trainer.enable_model_summary=false", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu")
+    arguments = [
+        *("recipe", "configs/recipe/tinybert.yaml", f"--teacher={make_tiny_bert(layers=4)}", "--transformer_epochs=1"),
+        *(f"--student={make_tiny_bert(layers=2, seed=1)}", "--prediction_epochs=1", "--model.max_length=32"),
+        *("--data", "GradedSentimentDataModule", *rows, *quiet, "--sweep.bootstrap=100", f"--run={tmp_path}/run"),
+    ]
+    assert main(arguments) == 0, capfd.readouterr().err
+    kinds = [
+        json.loads((tmp_path / f"run/{phase}/tier/config.json").read_text())["architectures"]
+        for phase in ("transformer", "prediction")
+    ]
+    assert kinds == [["BertModel"], ["BertForSequenceClassification"]]
+    assert (tmp_path / "run/cascade/sweep/summary.json").is_file()

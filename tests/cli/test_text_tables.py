@@ -1,5 +1,6 @@
 """`dial sweep` of tables of texts that something else wrote: with references, with sums of a metric, or of classes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from dial.cli.tables import SweepCommand
+from dial.report.remarks import written_answers
 from dial.stages.parquet import load_table
 from tests.stages.test_text_metrics import streams
 from tests.stages.texts import text_table
@@ -85,6 +87,13 @@ def test_texts_that_name_classes(tmp_path: Path) -> None:
     )
 
 
+def test_routing_at_random_for_want_of_a_head_is_said() -> None:
+    bare = dataclasses.replace(TABLE, scores={"random": TABLE.scores["energy"]})
+    remark = next(written_answers(bare))
+    assert remark.startswith(f"Rows are routed at random, as `{bare.stage_names[0]}` has no energy head: `dial fit")
+    assert not any("at random" in remark for remark in written_answers(TABLE))
+
+
 def test_texts_that_were_cut_off_are_counted(tmp_path: Path) -> None:
     summary = sweep(write(tmp_path, cut_off_swift=(np.arange(ROWS) < 7).astype(int)))
     assert "`swift` was cut off at its limit in 7 of 240 texts" in summary["splits"]["test"]["remarks"]
@@ -102,6 +111,8 @@ def test_texts_that_were_cut_off_are_counted(tmp_path: Path) -> None:
             r"`table` must have a column 'output_<stage>', .* or 'text",
         ),
         ((), {"references": [None] * ROWS}, [], r"`references` must be one or several texts .* row 0 has None"),
+        ((), {"references": np.arange(ROWS)}, [], r"`references` must be one or several texts .* row 0 has 0\."),
+        ((), {}, ["--scores", "softmax"], r"`--scores` for text must be one of: random, sureness; but got 'softmax'"),
         ((), {}, ["--metrics", "accuracy"], r"`--metrics` for free text must be of: bleu, .* but got 'accuracy'"),
         ((), {"text_swift": [None] * ROWS}, [], r"`table` must have no missing values, but column 'text_swift'"),
         (

@@ -42,6 +42,12 @@ def test_costs_of_a_cascade_are_counted_where_rows_are(make_tiny_bert: Callable[
     assert costs.alone("tier2", [9]).tolist() == [macs_of_bert(9, layers=2)]
 
 
+def test_rows_of_a_few_tokens_tell_the_cost_of_longer_ones(tiny_bert: Path) -> None:
+    tier = load_tier(str(tiny_bert), "super", DATA)
+    cost = path_cost(tier, tier.path(0), [3, 4])
+    assert cost([2, 3, 60]).tolist() == [macs_of_bert(n, layers=2) for n in (2, 3, 60)]
+
+
 def test_without_a_quadratic_a_length_beyond_the_positions_is_refused(tiny_bert: Path) -> None:
     class Dropping(torch.nn.Module):
         """Keeps half of the tokens, rounded down."""

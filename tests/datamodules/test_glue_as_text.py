@@ -45,7 +45,7 @@ def test_models_that_read_units_as_they_are_get_them(tiny_tokenizer, tmp_path: P
         plain_keys = ("encoder",)
 
     checked: list[list[str]] = []  # the label words are all unknown to this tokenizer
-    monkeypatch.setattr("datamodules.text_to_text.check_words_differ", lambda words, tokenizer: checked.append(words))
+    monkeypatch.setattr("datamodules.text_to_text.check_label_words", lambda words, tokenizer: checked.append(words))
     folder = str(write_task(tmp_path, "rte", train=200))
     data = GLUEAsTextDataModule("rte", source=folder, batch_size=8, calibration="crossfit")
     module = Mixed({"encoder": (tiny_tokenizer, 32), "decoder": (tiny_tokenizer, 64)})

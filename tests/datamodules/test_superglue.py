@@ -70,6 +70,8 @@ def test_what_t5_reads_and_writes(tmp_path: Path, task: str, source: str, target
     assert rows.sources is not None and rows.sources[5] == source
     assert data.references("test")[5] == (target,)
     assert data.label_names == (["*"] if task == "wsc" else list(TASKS[task].label_names))
+    pairs = {"boolq": ("question", "passage"), "cb": ("premise", "hypothesis"), "rte": ("premise", "hypothesis")}
+    assert (data.source_form == "") == (task not in pairs)  # a row of the others is more than a text or a pair
 
 
 @pytest.mark.parametrize("task", PLAIN)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from datamodules import TextDataModule, TextToTextDataModule
-from datamodules.text_to_text import check_words_differ
+from datamodules.row_tokens import check_label_words
 from tests.datamodules.stub import Recorder
 from tests.datamodules.test_base import make_trainer
 
@@ -168,11 +168,19 @@ def test_a_target_that_is_no_label_word_is_refused(tmp_path: Path) -> None:
         data.rows("test")
 
 
+def test_label_words_that_spaces_alone_tell_apart_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", pairs(2))
+    with pytest.raises(ValueError, match=r"`label_names` must name every class once, but got 'a  b' as class 0 and as"):
+        TextToTextDataModule(train_file=file, label_names=["a b", "a  b"])
+
+
 def test_label_words_that_collide_after_tokenisation_are_refused(tiny_tokenizer, tmp_path: Path) -> None:
-    check_words_differ(["good", "bad"], tiny_tokenizer)
+    check_label_words(["good", "bad"], tiny_tokenizer)
     message = r"`label_names` .* reads both 'gut' and 'schlecht' as \[CLS\] \[UNK\] \[SEP\]"
     with pytest.raises(ValueError, match=message):
-        check_words_differ(["gut", "schlecht"], tiny_tokenizer)
+        check_label_words(["gut", "schlecht"], tiny_tokenizer)
+    with pytest.raises(ValueError, match=r"`label_names` .* can spell, but of 'Good' its tokens give back 'good'"):
+        check_label_words(["bad", "Good"], tiny_tokenizer)
     file = write(tmp_path / "a.jsonl", [{"source": "a", "target": "gut"}, {"source": "b", "target": "schlecht"}])
     data = module_of(file, tiny_tokenizer, label_names=["gut", "schlecht"])
     with pytest.raises(ValueError, match=message):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ import torch
 
 from dial import AdaptiveClassifier
 from dial.costs.times import TierTimes, TimeTable
-from dial.inference.classifier import load_network
 from dial.inference.operating_point import Sweep, read_point
+from dial.inference.run import load_network
 from dial.inference.staged import StagedModel
 from dial.machine import describe_machine
 from dial.stages.parquet import load_table
@@ -313,3 +315,9 @@ def test_crossfit_points_are_those_of_all_rows(tmp_path: Path) -> None:
     for target in (0.9, 0.87):  # chosen by the sweep, and not
         point = AdaptiveClassifier.from_run(run, target, score="softmax").point
         assert point.rule.thresholds == chooser_of(rows, "softmax").expected(target).rule.thresholds
+
+
+def test_runs_on_rows_that_are_more_than_a_text_or_pair_read_no_others() -> None:
+    sweep: Any = SimpleNamespace(settings={"tiers": {}, "source_form": "", "task": "wic"}, run=Path("wic/cascade"))
+    with pytest.raises(ValueError, match=r"`RUN` must have been tested on rows that are a text or a pair .* of 'wic'"):
+        load_network(sweep, {}, "cpu")

@@ -12,15 +12,19 @@ import torch
 from dial.costs.counting import RowCosts, network_costs
 from dial.costs.functions import ModelCosts
 from dial.inference.executor import Executor
+from dial.inference.rows_table import rows_table
 from dial.inference.staged import StagedModel
+from dial.report.remarks import written_answers
 from dial.stages.scores import SCORES, random_score
 from dial.stages.table import StageTable
+from dial.stages.task import UNREAD
 from dial.tiers.loading import load_tier
 from dial.tiers.tokens import Tokeniser
 from dial.tradeoff.rules import Rule, Threshold
+from dial.tradeoff.taken import quality_at
 from tests.models.test_generation import CLOSE
 from tests.tiers import small
-from tests.tiers.writers import FREE, add_head, save_writer, writer
+from tests.tiers.writers import FREE, add_head, favour, save_writer, writer
 
 WORDS = ["good", "bad", "film"]
 ROWS = 24
@@ -33,6 +37,7 @@ def networks(kind: str) -> StagedModel:
         tiers: list[Any] = [writer("swift", FREE, 2, "vocabulary", layers=1), writer("super", FREE, 1)]
     elif kind == "label words":
         tiers = [writer("swift", WORDS, 1, "classes", layers=1, max_new_tokens=3), writer("super", WORDS, 2, beams=2)]
+        tiers = [favour(tier, WORDS, 20.0) for tier in tiers]
     elif kind == "three":
         heads = ["vocabulary", "vocabulary", None]
         tiers = [writer(f"t{i}", FREE, i + 1, head, layers=1, max_new_tokens=4) for i, head in enumerate(heads)]
@@ -98,6 +103,9 @@ def test_answers_and_costs_equal_the_replay_at_any_batch_size(kind: str) -> None
     network = networks(kind)
     units = small.texts(ROWS)
     table = table_of(kind, network, units)
+    if kind == "label words":
+        assert {*table.predictions.ravel().tolist()} == {UNREAD, 0, 1, 2}
+        np.testing.assert_array_equal(table.predictions, [[read_naively(t) for t in row] for row in table.texts])
     for score, sizes in ((network.routing_scores[0], (1, 7, 64)), ("random", (7,))):
         rule = rule_of(table, score)
         stages = rule.replay(table)
@@ -197,3 +205,20 @@ def test_lower_precision_writes_and_scores_stay_apart(tmp_path) -> None:
     assert len(set(scores)) == len(set(units))  # in bf16 they would tie
     with pytest.raises(ValueError, match="`dtype` must be float32 or bfloat16 for an encoder-decoder, but got 'int8'"):
         load_tier({"path": str(folder), "dtype": "int8"}, "low", WORDS)
+
+
+def test_without_labels_rows_to_which_the_super_says_nothing_readable_count() -> None:
+    network = networks("label words")
+    units = small.texts(ROWS)
+    sizes = {tier.name: 8 for tier in network.tiers}
+    table = rows_table(network, units, None, WORDS, ["accuracy"], {}, sizes, counted("label words"))
+    assert {*table.label.tolist()} == {UNREAD, 0, 1, 2}
+    expected = np.mean([read_naively(swift) == read_naively(last) for swift, last in table.texts.tolist()])
+    assert quality_at(table, "agreement", np.zeros(ROWS, int)) == expected
+    unread = sum(read_naively(text) == UNREAD for text in table.texts[:, 1])
+    remark = next(line for line in written_answers(table) if line.startswith("`super` wrote no label word"))
+    assert f"in {unread} of {ROWS} rows, which agree only with such texts" in remark
+
+
+def read_naively(text: str) -> int:
+    return WORDS.index(text.strip()) if text.strip() in WORDS else UNREAD

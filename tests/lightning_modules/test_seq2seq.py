@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 
-from datamodules import TextToTextDataModule
+from datamodules import TextDataModule, TextToTextDataModule
 from dial.stages.metrics.metrics import evaluate
 from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.tokens import Tokeniser
@@ -129,7 +130,22 @@ def test_validation_writes_an_answer_to_each_row(files, tmp_path, names) -> None
             answers = [names.index(text) if text in names else -1 for text in texts]
             value = np.mean(np.array(answers) == rows.rows("validation").label)
         assert logged[f"validation/{name}"] == pytest.approx(value, abs=1e-6)
-    assert logged["validation/quality"] == logged[f"validation/{metrics[0]}"]
+    value, loss = logged[f"validation/{metrics[0]}"], logged["validation/loss"]
+    assert logged["validation/quality"] == pytest.approx(value if value > 0 else -loss / (1 + loss), abs=1e-6)
+
+
+def test_a_model_that_writes_nothing_right_yet_trains_on_while_its_loss_falls(files, tmp_path) -> None:
+    """From scratch the metric stands at 0 at first; early stopping must not take that for the end."""
+    module = Seq2Seq(
+        config=STILL, tokenizer="characters", max_new_tokens=2, label_names=["*"], metrics=["exact_match"],
+        optimizer=lambda p: torch.optim.AdamW(p, lr=1e-4),
+    )  # fmt: skip
+    stopping = EarlyStopping("validation/quality", mode="max", patience=2)
+    trainer = fit(
+        module, data(files, tmp_path), tmp_path, steps=-1, max_epochs=5, limit_val_batches=1.0, callbacks=[stopping]
+    )
+    assert trainer.callback_metrics["validation/exact_match"] == 0
+    assert trainer.current_epoch == 5 and stopping.stopped_epoch == 0
 
 
 def test_validation_by_loss_writes_nothing(files, tmp_path) -> None:
@@ -150,10 +166,10 @@ def teacher(files, tmp_path) -> Path:
     return save_tier(tmp_path / "teacher", module.eval().tier, {"label_names": ["*"]})
 
 
-def student(teacher: Path, **settings: Any) -> WatchedStudent:
-    path = str(save_small(teacher))
+def student(teacher: Path, limit: int | None = None, **settings: Any) -> WatchedStudent:
+    path, view = str(save_small(teacher)), {"path": str(teacher), "max_new_tokens": limit}
     return WatchedStudent(
-        path=path, teacher=str(teacher), label_names=["*"], metrics=["exact_match"], max_new_tokens=4, **settings
+        path=path, teacher=view, label_names=["*"], metrics=["exact_match"], max_new_tokens=4, **settings
     )
 
 
@@ -186,25 +202,35 @@ def test_word_level_distillation_is_that_of_a_plain_loop(files, tmp_path, teache
     assert module.seen.item() == pytest.approx(0.7 * task / pieces + 0.3 * taught / pieces, abs=1e-3)
 
 
-def test_sequence_level_distillation_trains_on_what_the_teacher_writes(files, tmp_path, teacher, monkeypatch) -> None:
-    module = student(teacher, distillation="sequence", distillation_weight=1.0)
+@pytest.mark.parametrize("limit", [None, 1])
+def test_sequence_level_distillation_trains_on_what_the_teacher_writes(
+    files, tmp_path, teacher, monkeypatch, capsys, limit
+) -> None:
+    module = student(teacher, limit, distillation="sequence", distillation_weight=1.0)
     fit(module, data(files, tmp_path), tmp_path)
-    tier = load_tier(str(teacher), "t", ["*"])
+    tier = load_tier({"path": str(teacher), "max_new_tokens": limit}, "t", ["*"])
     tokeniser = Tokeniser(tier)
     known = data(files, tmp_path).rows("train")
-    total, pieces = 0.0, 0
+    total, pieces, cut = 0.0, 0, 0
     module.tier.model.load_state_dict(module.state)
     for row in module.batch["sample_id"].tolist():
         source = known.text[known.sample_id.tolist().index(row)]
         with torch.no_grad():
-            (text,) = tier.write(tokeniser.collate(tokeniser([source])), torch.tensor([0])).texts
+            written = tier.write(tokeniser.collate(tokeniser([source])), torch.tensor([0]))
         encoding = tokeniser.collate(tokeniser([source]))
-        target = {**encoding, "labels": torch.tensor([tokeniser([text])[0].ids[:4]])}
+        ids = list(tokeniser(written.texts)[0].ids)
+        if len(ids) > 4:
+            cut, ids = cut + 1, ids[:3]  # the student's limit is 4 with the end, which this text does not have there
+        elif written.limited.item():
+            cut, ids = cut + 1, ids[:-1]
+        target = {**encoding, "labels": torch.tensor([ids])}
         target.setdefault("attention_mask", torch.ones_like(encoding["input_ids"]))
         loss, count = forced_loss(module.tier.model.eval(), target, 0)
         total, pieces = total + loss, pieces + count
     assert module.seen.item() == pytest.approx(total / pieces, abs=1e-3)
-    again = student(teacher, distillation="sequence", distillation_weight=1.0)
+    if limit:
+        assert cut and "the teacher's text was cut off at its limit in" in capsys.readouterr().out
+    again = student(teacher, limit, distillation="sequence", distillation_weight=1.0)
     monkeypatch.setattr(type(tier), "write", lambda *_: pytest.fail("the teacher wrote again"))
     fit(again, data(files, tmp_path), tmp_path)
 
@@ -224,3 +250,30 @@ def test_arguments_are_checked(tiny_bert) -> None:
         Seq2Seq(config=TINY, validation="bleu", label_names=["*"], metrics=["exact_match"])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`teacher` must name a trained tier"):
         Seq2SeqDistillation(config=TINY, label_names=["*"], metrics=["exact_match"])
+
+
+def test_names_of_classes_are_written_where_data_has_no_targets(files, tmp_path, make_tiny_t5) -> None:
+    rows = TextDataModule(
+        **files, text_column="source", label_column="parity", batch_size=8, cache_dir=str(tmp_path / "cache")
+    )
+    module = Watched(path=str(make_tiny_t5(dropout_rate=0.0)), label_names=PARITY)
+    fit(module, rows, tmp_path)
+    model = module.tier.model
+    model.load_state_dict(module.state)
+    encoding = dict(module.batch["encodings"][module.tier.encoding_key])
+    assert "labels" not in encoding
+    words = [module.tier.tokenizer(PARITY[label])["input_ids"] for label in module.batch["label"].tolist()]
+    encoding["labels"] = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(word) for word in words], batch_first=True, padding_value=-100
+    )
+    each = [forced_loss(model.eval(), encoding, row) for row in range(len(words))]
+    assert module.seen.item() == pytest.approx(sum(a for a, _ in each) / sum(n for _, n in each), abs=CLOSE)
+
+
+def test_numbers_need_data_that_says_how_they_are_written(files, tmp_path, make_tiny_t5) -> None:
+    rows = TextDataModule(
+        **files, text_column="source", label_column="target", label_names=[], cache_dir=str(tmp_path / "cache")
+    )
+    module = Seq2Seq(path=str(make_tiny_t5()), label_names=[])
+    with pytest.raises(ValueError, match="`data` must say how its numbers are written, but TextDataModule does not"):
+        fit(module, rows, tmp_path)

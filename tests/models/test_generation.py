@@ -183,6 +183,38 @@ def test_answers_that_the_limit_ended_are_told() -> None:
     assert int(found.lengths.max()) == 5
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_end_that_is_forced_at_the_limit_is_none(beams: int) -> None:
+    model = bart()
+    ids, mask = sources(32)
+    found = own(model, ids, mask, beams, limit=5)
+    assert all(row[-1] == model.config.eos_token_id for row in pieces(found))
+    assert found.limited.tolist() == [len(row) == 5 for row in pieces(found)] and 0 < int(found.limited.sum()) < 32
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_logits_that_are_not_finite_name_the_model(beams: int) -> None:
+    model = tiny_t5(1)
+    ids, mask = sources(4)
+    with torch.no_grad():
+        model.lm_head.weight[5, 0] = torch.nan
+        states = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+    with pytest.raises(ValueError, match=r"`swift` must have a decoder whose logits are finite, but they are not"):
+        generate(model, states, mask, Generation(beams, LIMIT), name="swift")
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_scores_of_sure_answers_do_not_tie(beams: int) -> None:
+    model = tiny_t5(1)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(3)
+    ids, mask = sources(16)
+    found = own(model, ids, mask, beams, scores=True, limit=1)
+    largest, log_p = found.scores["decoder_softmax"], found.scores["answer_log_probability"]
+    assert ((largest < 1) & (largest.float() == 1)).sum() > 1  # these would tie in float32
+    assert ((log_p < 0) & (log_p > -1e-7)).sum() > 1
+
+
 def test_a_batch_without_padding_needs_no_mask() -> None:
     model = tiny_t5(2)
     ids = torch.randint(3, VOCABULARY, (4, 6))
@@ -197,3 +229,25 @@ def test_settings_outside_their_range_are_refused() -> None:
         Generation(beams=0)
     with pytest.raises(ValueError, match="`max_new_tokens` must be a whole number from 1 up, but got True"):
         Generation(max_new_tokens=True)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_ranks_that_share_a_model_s_weights_take_as_many_steps(monkeypatch: pytest.MonkeyPatch, beams: int) -> None:
+    model = tiny_t5(1)
+    ids, mask = sources(48)
+    steps = [int(own(model, ids[i : i + 1], mask[i : i + 1], beams).steps) for i in range(48)]
+    row = int(np.argmin(steps))
+    short, more = slice(row, row + 1), steps[row] + 4
+    assert more < LIMIT
+    alone = own(model, ids[short], mask[short], beams)
+    calls, asked = [], []
+    monkeypatch.setattr(generation, "is_sharded", lambda _: True)
+    monkeypatch.setattr(generation, "everybody", lambda done, _: (asked.append(done), done and len(asked) == more)[1])
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    found = own(model, ids[short], mask[short], beams)
+    assert len(calls) == more == len(asked)  # as long as another rank goes on
+    assert pieces(found) == pieces(alone) and torch.equal(found.steps, alone.steps)
+    calls.clear()
+    monkeypatch.setattr(generation, "everybody", lambda *_: False)
+    assert pieces(own(model, ids[short], mask[short], beams)) == pieces(alone)
+    assert len(calls) == LIMIT  # the limit is the same on all ranks

@@ -152,3 +152,25 @@ def test_dial_sweep_asks_and_says_how_it_read(tmp_path: Path, capsys: pytest.Cap
     assert point["speedup"] == pytest.approx(
         speedup(load_table(path, costs="own").scores["softmax"][:, 0] < point["thresholds"][0])
     )
+
+
+def test_references_beside_classes_are_not_read(tmp_path: Path) -> None:
+    references = {"references": ["a film"] * ROWS}
+    table = load_table(write(tmp_path, OWN, **references), costs="own")
+    assert table.metrics == ("accuracy",) and table.outputs is not None and table.references is None
+    assert "The column references was not read, as answers are no free text." in table.settings["remarks"]
+    words = {f"text_{name}": np.where(OUTPUTS[name][:, 1] > 0, "yes", "no") for name in OUTPUTS}
+    table = load_table(write(tmp_path, OWN, **words, **references), costs="own", label_names=["no", "yes"])
+    assert table.task.exact and table.label.tolist() == LABEL.tolist()
+
+
+def test_predictions_that_contradict_texts_are_named(tmp_path: Path) -> None:
+    said = {f"text_{name}": ["Yes"] + ["no"] * (ROWS - 1) for name in OUTPUTS}
+    said |= {f"prediction_{name}": np.r_[1, 1, 1, np.zeros(ROWS - 3, int)] for name in OUTPUTS}
+    table = load_table(write(tmp_path, OWN, **said), costs="own", label_names=["no", "yes"])
+    assert table.predictions[:4, 0].tolist() == [1, 1, 1, 0]  # "Yes" is no label word, and so contradicts nothing
+    expected = (
+        "The column prediction_swift counts, not text_swift, which means another answer in 2 of 400 rows, first "
+        "'no' in row 1."
+    )
+    assert expected in table.settings["remarks"]

@@ -10,6 +10,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from dial.parquet_checks import KEY
+from dial.report.remarks import written_answers
 from dial.stages.metrics.metrics import METRICS, evaluate
 from dial.stages.parquet import load_table, save_slim, save_table
 from dial.stages.table import StageTable
@@ -34,6 +35,22 @@ def test_texts_of_label_words_are_classes_and_others_are_wrong() -> None:
     assert table.predictions.tolist() == [[0, 1], [1, UNREAD], [UNREAD, 0], [UNREAD, 1]]
     assert table.metric_statistics("accuracy")[1][..., 0].tolist() == [[1, 0], [0, 0], [0, 1], [0, 0]]
     assert table.task.answer(UNREAD) == (UNREAD, None)
+
+
+def test_texts_that_are_no_number_are_as_wrong_as_can_be() -> None:
+    texts = np.array([["garbage", "-1"], ["4", "nan"], ["-1", "9"], ["2", "2"]], dtype=object)
+    label = np.array([-3.0, 4.0, -1.0, 2.0])
+    changes = {"texts": texts, "label": label, "metrics": ("pearson",), "label_names": ()}
+    table = dataclasses.replace(random_table(4, 2), outputs=None, predictions=None, **changes)
+    assert table.predictions.tolist() == [[4, -1], [4, -3], [-1, 9], [2, 2]]
+    assert table.take(np.array([0, 1])).predictions.tolist() == [[4, -1], [4, -3]]
+    assert table.task.unread(texts).tolist() == [[True, False], [False, True], [False, False], [False, False]]
+    assert table.task.answer(table.task.read("garbage").item()) == (None, None)
+    remarks = list(written_answers(table))
+    assert remarks == [
+        "`tier0` wrote no number in 1 of 4 rows, which count as wrong: 'garbage' 1",
+        "`tier1` wrote no number in 1 of 4 rows, which count as wrong: 'nan' 1",
+    ]
 
 
 @pytest.mark.parametrize("name", ["accuracy", "f1", "mcc", "macro_f1"])
@@ -127,6 +144,10 @@ def test_repeats_of_a_distributed_sampler_may_be_written_otherwise() -> None:
         ({"metrics": ("accuracy",)}, r"`metrics` for free text must be of: bleu, chrf, .*; but got 'accuracy'"),
         ({"label_names": ("a", "b")}, r"`metrics` for classification of 2 classes .* 'bleu'. It compares free text"),
         ({"label_names": ()}, r"`metrics` for regression .* 'bleu'. It compares free text"),
+        (
+            {"statistics": {"bleu": np.ones((60, 2))}},
+            r"`stat_bleu_<stage>` must not be a column, as bleu is no mean .*`stat_bleu_length_<stage>`",
+        ),
         ({"cut_off": {"tier0": np.zeros(3)}}, r"`cut_off\['tier0'\]` must have shape \(60,\)"),
     ],
 )

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from dial.inference.classifier import load_network
 from dial.inference.operating_point import Sweep
+from dial.inference.run import load_network
 from dial.inference.staged import StagedModel
 from dial.study import rivals
 from dial.study.report import render

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dial.stages.scores import compute
 from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.text_loading import build_text_tier
 from dial.tiers.text_to_text import Read, TextToTextTier
@@ -94,11 +95,31 @@ def test_a_head_decides_and_nothing_is_written(kind) -> None:
     assert torch.allclose(scores["energy"][:, 0], expected) and set(scores) == set(tier.model_scores)
 
 
-def test_a_head_beside_the_model_belongs_to_it_whole(tmp_path) -> None:
+def test_a_head_of_classes_is_computed_once_a_batch() -> None:
+    tier = writer("swift", WORDS, head="classes")
+    calls = []
+    tier.head.output.register_forward_hook(lambda *given: calls.append(given))
+    tokeniser = Tokeniser(tier)
+    logits, scores = tier.decide(tokeniser.collate(tokeniser(["good", "a bad film"])))
+    assert len(calls) == 1
+    for name, score in scores.items():
+        assert torch.equal(score[:, 0], compute(name, logits[:, 0], 1.0))
+
+
+@pytest.mark.parametrize("key", [{"head": "x"}, {"beams": 2}, {"max_new_tokens": 5}])
+def test_keys_of_writers_are_refused_on_other_tiers(tiny_bert, key) -> None:
+    with pytest.raises(ValueError, match=rf"`swift` must be an encoder-decoder that .* `{next(iter(key))}`"):
+        load_tier({"path": str(tiny_bert), **key}, "x", ["negative", "positive"], "swift")
+
+
+def test_a_head_beside_the_model_belongs_to_it_whole(tmp_path, caplog) -> None:
     folder = save_writer(tmp_path / "tier")
     add_head(folder, WORDS)
     assert load_tier(str(folder), "x", WORDS).model_scores
-    assert load_tier({"path": str(folder), "layers": 1}, "x", WORDS).head is None  # another encoder
+    assert load_tier({"path": str(folder), "layers": 2}, "x", WORDS).head is not None  # cuts nothing
+    assert not caplog.records
+    assert load_tier({"path": str(folder), "layers": 1}, "x", WORDS, "swift").head is None  # another encoder
+    assert "swift: the energy head in" in caplog.text and "not trained on the first 1 layers" in caplog.text
     with pytest.raises(ValueError, match=r"`tiers\[0\].head` must be trained on this tier's encoder"):
         load_tier({"path": str(folder), "layers": 1, "head": str(folder)}, "x", WORDS, "tiers[0]")
 
@@ -123,6 +144,20 @@ def test_a_tier_that_was_trained_to_write_other_words_is_refused(folder, tmp_pat
         load_tier(str(tmp_path / "tier"), "x", ["yes", "no"])
     with pytest.raises(ValueError, match="must write the data's free text, but"):
         load_tier(str(tmp_path / "tier"), "x", FREE)
+
+
+def test_label_words_that_the_tokenizer_cannot_spell_are_refused(folder) -> None:
+    load_tier(str(folder), "swift", ["good", "bad"])
+    with pytest.raises(ValueError, match=r"`label_names` must be words that the tokenizer can spell, but of '<=50K'"):
+        load_tier(str(folder), "swift", ["<=50K", "good"])
+
+
+def test_a_search_that_looks_at_the_source_is_refused(tmp_path) -> None:
+    folder = save_writer(tmp_path / "tier")
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "encoder_no_repeat_ngram_size": 3}))
+    with pytest.raises(ValueError, match=r"`swift` must be generated from without `encoder_no_repeat_ngram_size`"):
+        load_tier(str(folder), "x", FREE, "swift")
 
 
 def test_weights_of_an_encoder_alone_are_refused(folder, tmp_path) -> None:
@@ -169,3 +204,7 @@ def test_sources_are_read_in_their_form() -> None:
     assert Tokeniser(tier)([("good", "bad")])[0].ids == plain(["b bad a good"])[0].ids
     with pytest.raises(ValueError, match=r"`swift` reads pairs of texts, as 'b \{1\} a \{0\}', but got a single one"):
         Tokeniser(tier)(["good"])
+    tier.source_form = "to {{}}: {0}"
+    assert Tokeniser(tier)(["good"])[0].ids == plain(["to {}: good"])[0].ids
+    with pytest.raises(ValueError, match=r"`swift` reads single texts, as 'to .*', but got a pair; name one column"):
+        Tokeniser(tier)([("good", "bad")])

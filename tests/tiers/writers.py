@@ -58,3 +58,11 @@ def add_head(folder: Path, label_names: list[str], seed: int = 0) -> None:
         label_words=tuple(label_names),
     )
     save_head(build_head(config), folder)
+
+
+def favour(tier: TextToTextTier, words: list[str], bias: float) -> TextToTextTier:
+    """Have a random decoder write these words in many rows: the first pieces likelier, the rest sure."""
+    ids = [tier.tokenizer(word).input_ids for word in words]
+    sequences = {tuple(pieces[:end]) for pieces in ids for end in range(1, len(pieces) + 1)}
+    tier.model.generation_config.sequence_bias = [[list(p), bias if len(p) == 1 else 100.0] for p in sorted(sequences)]
+    return tier

@@ -61,6 +61,7 @@ def test_blocks_and_nodes_give_the_intervals_of_rows_and_all_points(monkeypatch)
     found = []
     for blocks in (8192, 800):
         monkeypatch.setattr(intervals, "BLOCKS", blocks)
+        monkeypatch.setattr(intervals, "MANY_POINTS", 2 * blocks)
         got = bootstrap(table, METRICS[metric], decisions, paths, (0.99, 0.95), resamples=1000, seed=blocks)
         areas = [got.normalised_area("softmax"), got.areas["oracle"]]
         found.append([spread(v) for v in (got.speedup("point"), got.kept("point"), *got.chosen["softmax"], *areas)])
@@ -200,6 +201,15 @@ def test_kept_and_normalised_area_are_undefined_without_a_gain():
     }
     got = bootstrap(same, METRICS["accuracy"], {}, paths, (), resamples=10, seed=0)
     assert np.isnan(got.normalised_area("softmax")).all()
+
+
+def test_where_the_super_is_worth_nothing_a_point_chosen_again_is_the_super_alone():
+    """As it is on the rows themselves, so that the interval holds the speed-up that it stands beside."""
+    table = logits_table(60, seed=1, splits=("test",))
+    wrong = dataclasses.replace(table, predictions=1 - np.repeat(table.label[:, None], 2, axis=1))
+    got = bootstrap(wrong, METRICS["accuracy"], {}, {"softmax": curve(wrong, "softmax")}, (0.9,), resamples=10, seed=0)
+    assert (got.quality["super"] == 0).all()
+    np.testing.assert_allclose(got.chosen["softmax"][0], got.reference / got.macs["super"])
 
 
 def test_metric_without_sums_is_refused():

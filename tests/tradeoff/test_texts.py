@@ -1,6 +1,7 @@
 """Curves, points and intervals of free text: every quality is that of the routed texts by sacreBLEU itself."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -55,6 +56,22 @@ def test_the_expected_point_is_the_cheapest_that_a_search_finds(metric: str) -> 
         cost = table.macs_reference.mean() if point.rule.only_super else taken.macs.mean()
         assert cost == pytest.approx(min(costs))
         assert quality_of(taken) == pytest.approx(point.promise.quality)
+
+
+def test_what_a_lost_text_takes_needs_no_array_of_rows_times_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = text_table(300, 2, seed=8, metrics=("bleu",))
+    sums = table.metric_statistics("bleu")[1].sum(axis=0)
+    shares = np.linspace(0, 1, 4000)[:, None]
+    gradient = METRICS["bleu"].gradient(shares * sums[0] + (1 - shares) * sums[1])
+    whole = lost_row(table, METRICS["bleu"], gradient)
+    monkeypatch.setattr("dial.tradeoff.bounds.AT_ONCE", 30_000)
+    tracemalloc.start()
+    try:
+        parts = lost_row(table, METRICS["bleu"], gradient)
+        assert tracemalloc.get_traced_memory()[1] < 300 * 4000 * 8 / 4
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(parts, whole, rtol=1e-12)
 
 
 @pytest.mark.parametrize("metric", RATIOS)
