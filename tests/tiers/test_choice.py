@@ -288,6 +288,19 @@ def test_bf16_is_computed_in_float32_where_a_cpu_has_no_instructions_for_it(
         torch.testing.assert_close(tiers[1](batch), whole(batch), atol=1e-6, rtol=1e-5)
 
 
+def test_auto_does_without_exports_where_none_can_be_written(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*args: Any) -> bool:
+        raise ValueError("`backend` openvino needs a folder for its export")
+
+    tier = load_tier(str(tiny_bert), "tier", DATA).eval()
+    monkeypatch.setattr(choosing, "attach", refused)
+    monkeypatch.setattr(choosing, "routes", lambda: [B])
+    found = fastest_backend(tier, "float32", tmp_path)
+    assert found.route == TORCH and list(found.faster) == [TORCH] and tier.parts is None
+
+
 def test_auto_takes_a_backend_of_this_machine_by_time(tiny_bert: Path, tmp_path: Path) -> None:
     tier = load_tier(str(tiny_bert), "tier", DATA)
     found = fastest_backend(tier, "float32", tmp_path)
