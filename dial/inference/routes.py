@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ class Routes:
 
     Attributes:
         choices: by tier.
-        answers: of the network at its operating point, against torch in float32.
+        answers: of the network at its operating point, against torch in float32; outputs are compared where the same
+            stage answers.
         taken: whether the choices are taken: not where the network's own answers change too often.
         rows: twelve hexadecimal digits that the compared texts determine.
         remembered: whether it was found out earlier, perhaps on other texts than those of this run.
@@ -123,10 +124,12 @@ def _compare(
     """Choose for each tier, and see what the network then answers; torch computes it as before."""
     sizes = batch_sizes or {}
     choices = {t.name: fastest(t, Tokeniser(t)(units), share, sizes.get(t.name), cache_dir) for t in tiers}
-    before = _answers(network, rule, units, batch_sizes)
+    before, stages = _answers(network, rule, units, batch_sizes)
     for tier in tiers:
         take(tier, choices[tier.name].route, cache_dir)
-    answers = agreement(_answers(network, rule, units, batch_sizes), before)
+    found, now = _answers(network, rule, units, batch_sizes)
+    stayed = stages == now  # outputs of different stages differ by more than a route moves them
+    answers = replace(agreement(found, before), epsilon=agreement(found[stayed], before[stayed]).epsilon)
     for tier in tiers:
         take(tier, TORCH)
     return Routes(choices, answers, answers.at_least >= share, key_of(list(units)))
@@ -138,9 +141,10 @@ def _names(choices: Mapping[str, Choice]) -> dict[str, str]:
 
 def _answers(
     network: StagedModel, rule: Rule, units: Sequence[Unit], batch_sizes: Mapping[str, int] | None
-) -> np.ndarray:
-    """Outputs ``(N, 1, C)`` of the stages that answer."""
-    return np.stack([answer.outputs for answer in Executor(network, rule, batch_sizes).run(units)])[:, None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs ``(N, 1, C)`` of the stages that answer, and these ``(N,)``."""
+    answers = list(Executor(network, rule, batch_sizes).run(units))
+    return np.stack([answer.outputs for answer in answers])[:, None], np.array([answer.stage for answer in answers])
 
 
 def _read(

@@ -73,9 +73,9 @@ def load_text_tier(
     if label_names and not is_free_text(label_names):
         check_label_words(label_names, tokenizer)
     max_length = length_kept(tokenizer, model, view.max_length, name, argument)
-    model.train(train)
     head = None if train else _head(view, path, model, tokenizer, label_names, argument)
     tier = TextToTextTier(name, view, model, tokenizer, max_length, list(label_names), card=card, head=head)
+    tier.train(train)
     settle(tier, argument)
     check_padding(tier, argument)
     if view.dtype == "int8":

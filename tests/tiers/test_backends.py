@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -373,6 +374,32 @@ def test_a_fingerprint_changes_with_the_backend_and_not_for_torch(tiny_bert: Pat
     assert "backend" not in tier.describe()["view"]  # what was tested before there were backends is the same
     tier.view = View(path=str(tiny_bert), backend="auto")
     assert tier.fingerprint != before and tier.describe()["view"]["backend"] == "auto"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["fnet", "deberta"])  # one fails at the export, one on longer rows
+def test_what_libraries_print_of_a_failure_is_not_seen(
+    kind: str, backend: str, tmp_path: Path, tiny_tokenizer: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = save(tmp_path / "tier", kind, tiny_tokenizer)
+    whole = load_tier(str(folder), "tier", CLASSES)
+    capfd.readouterr()
+    attaching.attach(whole, backend)
+    os.write(1, b"heard again")
+    found = capfd.readouterr()
+    assert found.out == "heard again" and len(found.err.splitlines()) <= 1
+
+
+@pytest.mark.skipif(bool(missing_package("onnxruntime")), reason="onnxruntime or onnx is not installed")
+def test_int8_is_asked_for_without_overflow(tiny_bert: Path) -> None:
+    """A processor with VNNI computes alike either way, so that only the setting can be looked at."""
+    tier = load_tier({"path": str(tiny_bert), "backend": "onnxruntime", "dtype": "int8"}, "tier", DATA)
+    settings = tier.parts[0]._session.get_session_options()
+    assert settings.get_session_config_entry("session.x64quantprecision") == "1"
+    with in_torch(tier):
+        expected = outputs(tier, UNITS, 3)
+    moved = np.abs(outputs(tier, UNITS, 3) - expected).max()
+    assert 0 < moved < 0.05
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -212,6 +212,28 @@ def test_a_network_is_compared_again_where_a_tier_s_route_or_a_library_changed(
     assert [remembered(TEXTS), remembered([])] == [False, True]
 
 
+def test_outputs_are_compared_where_the_same_stage_answers(
+    make_tiny_bert: Make, tmp_path: Path, invented: dict[Route, tuple[float, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invented |= {A: (2.0, False)}
+    monkeypatch.setattr(Invented, "__call__", lambda self, inputs: self.tier.model(**inputs).logits * 0.95)
+    tiers = [load_tier(str(make_tiny_bert(seed=seed)), name, DATA) for seed, name in ((1, "swift"), (2, "super"))]
+    network = StagedModel(tiers).eval()
+    with torch.no_grad():
+        tiers[1].model.classifier.bias += 5  # far from the other's outputs
+    tokeniser = Tokeniser(tiers[0])
+    with torch.inference_mode():
+        scores = tiers[0](tokeniser.collate(tokeniser(TEXTS)))[:, 0].softmax(dim=1).amax(dim=1)
+    rule = rule_named("threshold", "softmax", stages=("swift", "super"), thresholds=(float(scores.median()),))
+    before = list(Executor(network, rule).run(TEXTS))
+    found = take_fastest(network, rule, lambda: TEXTS, share=0.2, cache_dir=tmp_path)
+    assert found is not None and found.taken
+    pairs = list(zip(before, Executor(network, rule).run(TEXTS), strict=True))
+    moved = [(a.stage == b.stage, float(np.abs(a.outputs - b.outputs).max())) for a, b in pairs]
+    assert found.answers.epsilon == pytest.approx(max(by for same, by in moved if same), abs=1e-6)
+    assert found.answers.epsilon < 1 < max(by for _, by in moved)  # some rows were answered by the other tier
+
+
 def test_a_network_whose_answers_change_is_left_as_it_was_tested(
     make_tiny_bert: Make, tmp_path: Path, invented: dict[Route, tuple[float, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +286,19 @@ def test_bf16_is_computed_in_float32_where_a_cpu_has_no_instructions_for_it(
     batch = tokeniser.collate(tokeniser(TEXTS[:9]))
     with torch.inference_mode():
         torch.testing.assert_close(tiers[1](batch), whole(batch), atol=1e-6, rtol=1e-5)
+
+
+def test_auto_does_without_exports_where_none_can_be_written(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*args: Any) -> bool:
+        raise ValueError("`backend` openvino needs a folder for its export")
+
+    tier = load_tier(str(tiny_bert), "tier", DATA).eval()
+    monkeypatch.setattr(choosing, "attach", refused)
+    monkeypatch.setattr(choosing, "routes", lambda: [B])
+    found = fastest_backend(tier, "float32", tmp_path)
+    assert found.route == TORCH and list(found.faster) == [TORCH] and tier.parts is None
 
 
 def test_auto_takes_a_backend_of_this_machine_by_time(tiny_bert: Path, tmp_path: Path) -> None:

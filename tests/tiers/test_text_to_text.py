@@ -42,6 +42,11 @@ def test_texts_are_those_of_transformers(folder, beams) -> None:
     assert len(set(found)) > 3
 
 
+def test_a_loaded_tier_is_in_evaluation_mode(folder) -> None:
+    """As a whole: a teacher's pass puts back the mode that the tier, not its model, was in."""
+    assert not any(module.training for module in load_tier(str(folder), "x", FREE).modules())
+
+
 def test_rows_are_written_from_what_was_read(folder) -> None:
     tier = load_tier(str(folder), "x", FREE)
     tokeniser = Tokeniser(tier)

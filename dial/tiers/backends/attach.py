@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dial.files import write_json
 from dial.machine import default_cache_dir, has_bf16, instructions, key_of
-from dial.tiers.backends.export import HIDDEN, NoExportError, export, raise_of_machine, reason_of
+from dial.tiers.backends.export import HIDDEN, NoExportError, export, quietly, raise_of_machine, reason_of
 from dial.tiers.backends.graphs import GRAPHS, Graph
 from dial.tiers.backends.names import PACKAGES
 from dial.tiers.batch_proof import BATCHES, ORDER, ProbeRows, close
@@ -180,7 +180,7 @@ def _try(tier: Tier, backend: str, dtype: str, folder: Path) -> str | None:
     tier.eval()
     files = _files(folder, len(tier.exits))
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with quietly(), torch.inference_mode(False), torch.no_grad():
             write_segments(tier.segments(), _probe(tier)[-1], files)
             reason = _differs(tier, [GRAPHS[backend](file, "float32") for file in files])
             if reason is None and dtype == "int8":

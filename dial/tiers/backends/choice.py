@@ -184,8 +184,9 @@ def _timed(
     """
     parts: dict[Route, Sequence[Part] | None] = {}
     for route in wanted:
-        if take(tier, route, cache_dir):
-            parts[route] = tier.parts
+        with suppress(ValueError):  # no folder can be written for an export: a choice does without that route
+            if take(tier, route, cache_dir):
+                parts[route] = tier.parts
         tier.compute_with(None)
     chosen = [batches[i] for i in np.unique(np.linspace(0, len(batches) - 1, BATCHES).round().astype(int))]
     seconds = np.empty((TURNS + 1, len(parts)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 import torch
@@ -39,7 +42,7 @@ def export(module: nn.Module, example: Mapping[str, Tensor], file: Path) -> None
     """
     axes = {name: {0: "rows", 1: "tokens"} for name in example}
     try:
-        with torch.no_grad(), _quietly():
+        with torch.no_grad(), quietly():
             torch.onnx.export(
                 _Positional(module, tuple(example)).eval(),
                 tuple(example.values()),
@@ -73,17 +76,45 @@ def reason_of(error: BaseException) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what the exporter says of traces, of its own age, and of graphs that fail."""
+def quietly() -> Iterator[None]:
+    """Without what libraries say of traces, of their own age, and of graphs that fail, some of it from C++."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), _descriptors_closed():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _descriptors_closed() -> Iterator[None]:
+    """What the process writes to its standard output and error within this context is lost."""
+    kept: dict[int, int] = {}
+    _flush()
+    with Path(os.devnull).open("wb") as nowhere:
+        try:
+            for number in (1, 2):
+                with suppress(OSError):  # a process may have closed them
+                    kept[number] = os.dup(number)
+                    os.dup2(nowhere.fileno(), number)
+            with redirect_stdout(io.StringIO()):
+                yield
+        finally:
+            _flush()
+            for number, copy in kept.items():
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+def _flush() -> None:
+    """Have what Python and C keep for the standard streams written."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError, OSError):
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)
 
 
 class _Positional(nn.Module):

@@ -115,6 +115,8 @@ class OnnxRuntimeGraph(Graph):
         settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
         settings.log_severity_level = 3  # errors
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other processes keep their cores
+        if self.dtype == "int8":  # else sums of pairs of products overflow 16 bits where a processor lacks VNNI
+            settings.add_session_config_entry("session.x64quantprecision", "1")
         self._session = onnxruntime.InferenceSession(str(self.file), settings, providers=["CPUExecutionProvider"])
         return [str(port.name) for port in self._session.get_inputs()]
 
