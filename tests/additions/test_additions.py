@@ -62,6 +62,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_score_that_a_model_gives_routes_in_the_sweep(scored: Path) -> None:
     table = load_table(scored / "run/sweep/stages.parquet")
     np.testing.assert_array_equal(table.scores["brevity"][:, 0], -table.lengths["swift"])
@@ -69,6 +70,7 @@ def test_a_score_that_a_model_gives_routes_in_the_sweep(scored: Path) -> None:
     assert '"brevity"' in curve and '"softmax"' in curve
 
 
+@pytest.mark.slow
 def test_a_score_that_a_model_gives_routes_new_texts(scored: Path) -> None:
     lines = [json.loads(line) for line in (scored / "answers.jsonl").read_text().splitlines()]
     texts = (scored / "texts.txt").read_text().splitlines()
@@ -77,6 +79,7 @@ def test_a_score_that_a_model_gives_routes_new_texts(scored: Path) -> None:
     assert {line["stage"] for line in lines} == {"swift", "super"}
 
 
+@pytest.mark.slow
 def test_a_data_set_of_one_file(tmp_path: Path) -> None:
     data = ("--data=tests/additions/dataset.yaml", *QUIET)
     dial(
@@ -90,6 +93,7 @@ def test_a_data_set_of_one_file(tmp_path: Path) -> None:
     assert card["label_names"] == ["even", "odd"] and card["task"] == "ParityDataModule"
 
 
+@pytest.mark.slow
 def test_an_exit_policy_of_one_file(tmp_path: Path, make_tiny_bert: Any) -> None:
     encoder = make_tiny_bert(layers=3)
     text = dial(

@@ -223,6 +223,7 @@ def test_certainty_is_charged(number) -> None:
     assert tier.model_scores == ("learned",) and plain.model_scores == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["sst2", "stsb"])
 def test_results_of_another_configuration_are_refused_before_any_model_runs(
     sweep, sentiment, number, task, tmp_path, monkeypatch

@@ -27,6 +27,7 @@ def answers(folder, rows: list[str]) -> list[int]:
     return [int(model.eval()(**tokenizer(row, return_tensors="pt")).logits.argmax()) for row in rows]
 
 
+@pytest.mark.slow
 def test_a_student_learns_its_teacher_s_answers(dial, tiny_bert, make_tiny_bert, texts, tmp_path) -> None:
     teacher = make_tiny_bert(layers=2, labels=("negative", "positive"), seed=3)
     fit = ["fit", "--config=configs/model/finetune.yaml", *texts, f"--model.path={tiny_bert}", *QUIET]

@@ -200,5 +200,13 @@ def test_the_folders_hold_configurations() -> None:
     assert {path.stem for path in MODELS} >= {"bilstm", "cascade", "demo_super", "demo_swift", "distil", "finetune"}
     glue, superglue = {*GLUE}, {*SUPERGLUE}
     texts = {*(f"text_{task}" for task in glue | superglue), "text_superglue_rte", *PAIRS, "demo_text"}
-    assert {path.stem for path in DATA} == {*glue, *superglue - {"copa"}, "superglue_rte", *texts, "text", "demo"}
+    assert {path.stem for path in DATA} == {
+        *glue,
+        *superglue - {"copa"},
+        "superglue_rte",
+        *texts,
+        "text",
+        "demo",
+        "unlabelled",
+    }
     assert {path.stem for path in TRAINERS} >= {"cpu", "ddp_cpu", "gpu", "multinode"}

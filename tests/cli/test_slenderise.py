@@ -92,6 +92,7 @@ def test_the_tier_is_really_cut_and_its_card_says_so(slender, assistant) -> None
     assert "compression" not in json.loads((assistant / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_masked_checkpoint_is_tested_as_its_tier(dial, slender, assistant, data_arguments, tmp_path) -> None:
     """Outputs and costs of `--ckpt_path` are those of the exported folder, which was cut."""
     best = slender / "checkpoints/best.ckpt"
@@ -255,6 +256,7 @@ def test_importance_that_is_not_finite_names_the_layer(dial, slender_arguments, 
     assert not (tmp_path / "a/tier").exists()
 
 
+@pytest.mark.slow
 def test_another_schedule_cannot_resume(dial, slender, slender_arguments, tmp_path, snapshot) -> None:
     before = snapshot(slender)
     last = f"--ckpt_path={slender}/checkpoints/last.ckpt"

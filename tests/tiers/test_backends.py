@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -428,3 +430,28 @@ def test_what_auto_chose_for_a_cpu_stays_there(dtype: str, tiny_bert: Path, monk
     assert tier.computed_by.startswith("openvino")
     StagedModel([tier]).to("meta")
     assert tier.computed_by == "torch" and tier.model.base_model.dtype == getattr(torch, dtype)
+
+
+SIGNAL = """
+import os, signal, sys, threading
+import openvino.opset13 as ops, numpy, openvino
+from dial.tiers.backends.graphs import OpenVinoGraph
+given = ops.parameter([-1, 4], numpy.float32)
+weights = ops.constant(numpy.ones((4, 4), numpy.float32))
+openvino.save_model(openvino.Model([ops.matmul(given, weights, False, False)], [given]), sys.argv[1])
+graphs = [OpenVinoGraph.__new__(OpenVinoGraph)]
+graphs[0].file, graphs[0].dtype = sys.argv[1], "float32"
+graphs[0]._compile(1)
+dropped = threading.Thread(target=graphs.clear)
+dropped.start()
+dropped.join()
+signal.signal(signal.SIGINT, lambda number, frame: print("arrived", number))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(bool(missing_package("openvino")), reason="openvino is not installed")
+def test_a_signal_after_a_graph_was_dropped_in_another_thread_arrives(tmp_path: Path) -> None:
+    code = [sys.executable, "-c", SIGNAL, str(tmp_path / "graph.xml")]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "arrived 2\n"), done.stderr[-2000:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -79,14 +80,24 @@ def _given(name: str, value: Tensor | None, shape: tuple[int, ...]) -> np.ndarra
     return np.ascontiguousarray(value.numpy())
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO, loaded once and never let go.
+
+    It gives the thread that compiles a stack of its own for signals and, when its last model is dropped in another
+    thread, frees that all the same: the next SIGINT would end the process with a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoGraph(Graph):
     """OpenVINO, which takes bf16 by itself where the processor has it, and is therefore told what to compute in."""
 
     backend = "openvino"
 
     def _compile(self, threads: int) -> list[str]:
-        import openvino
-
         settings = {
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time
             "NUM_STREAMS": "1",
@@ -94,7 +105,7 @@ class OpenVinoGraph(Graph):
             "ENABLE_CPU_PINNING": "NO",  # other processes keep their cores
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[self.dtype],
         }
-        compiled = openvino.Core().compile_model(str(self.file), "CPU", settings)
+        compiled = _core().compile_model(str(self.file), "CPU", settings)
         self._request = compiled.create_infer_request()
         return [str(port.get_node().get_friendly_name()) for port in compiled.inputs]  # a tensor has several names
 
