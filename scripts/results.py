@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dial.cli.steps import Step, is_complete, run_step
+from dial.report.compare import FILES as COMPARED
 from scripts.results_plan import plan
 from scripts.results_steps import ROOT, Derived, due, goals
 
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(steps, todo)
         return
     for step in todo:
-        if isinstance(step, Derived) and step.result.endswith("/summary.json"):  # of tables or arithmetic as they were
-            shutil.rmtree(ROOT / step.folder, ignore_errors=True)
+        if isinstance(step, Derived):
+            clear(step)
         run_step(step, ROOT)
     if missing := due(steps, goals(steps, ""), ROOT):
         print(f"\nleft as they were: the tables, as {len(missing)} other steps are not done, first {missing[0].name}")
@@ -47,6 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folders = ("--data", options.data, "--models", options.models)
     collect = ("python", "scripts/results_table.py", "--runs", "runs/results", *folders)
     run_step(Step("tables", "results/results.csv", collect), ROOT)
+
+
+def clear(step: Derived) -> None:
+    """Remove what was derived of tables or by arithmetic as they were; beside a comparison lie other results."""
+    result = ROOT / step.result
+    if result.name == COMPARED["results"]:
+        for name in COMPARED.values():
+            result.with_name(name).unlink(missing_ok=True)
+    else:
+        shutil.rmtree(ROOT / step.folder, ignore_errors=True)
 
 
 def show(steps: Sequence[Step], todo: Sequence[Step]) -> None:

@@ -183,6 +183,14 @@ def test_tables_are_written_when_everything_is_done_and_left_before(
     assert capsys.readouterr().out.count("done  ") == 3 and len(ran) == 6
 
 
+def test_a_comparison_is_made_anew_beside_other_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    for name in ("compare.json", "compare.png", "compare.csv", "compare_exits.png", "times.json", "seed0-a.parquet"):
+        (tmp_path / name).touch()
+    results.clear(Derived("cola/compare", "compare.json", ("dial", "compare", "a", "--out", ".")))
+    assert {file.name for file in tmp_path.iterdir()} == {"times.json", "seed0-a.parquet"}
+
+
 def test_no_fit_depends_on_defaults() -> None:
     """The published numbers come of these rates and epochs, whatever a configuration chooses by itself."""
     fits = [step.command for step in plan("d", "m") if step.command[:2] == ("dial", "fit")]
