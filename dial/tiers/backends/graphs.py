@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -80,16 +82,28 @@ def _given(name: str, value: Tensor | None, shape: tuple[int, ...]) -> np.ndarra
     return np.ascontiguousarray(value.numpy())
 
 
-@cache
-def _core() -> Any:
-    """OpenVINO, loaded once and never let go.
+class _SignalStack(ctypes.Structure):
+    """``stack_t`` of Linux: where a thread handles its signals."""
 
-    It gives the thread that compiles a stack of its own for signals and, when its last model is dropped in another
-    thread, frees that all the same: the next SIGINT would end the process with a segmentation fault.
+    _fields_: ClassVar = [("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+@contextmanager
+def _same_signal_stack() -> Iterator[None]:
+    """Put back where the thread handles its signals.
+
+    OpenVINO gives the thread that compiles a stack of its own for them. When its last model is dropped in another
+    thread, that is freed all the same, and the next SIGINT would end the process with a segmentation fault.
     """
-    import openvino
-
-    return openvino.Core()
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 class OpenVinoGraph(Graph):
@@ -98,6 +112,8 @@ class OpenVinoGraph(Graph):
     backend = "openvino"
 
     def _compile(self, threads: int) -> list[str]:
+        import openvino
+
         settings = {
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time
             "NUM_STREAMS": "1",
@@ -105,7 +121,8 @@ class OpenVinoGraph(Graph):
             "ENABLE_CPU_PINNING": "NO",  # other processes keep their cores
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[self.dtype],
         }
-        compiled = _core().compile_model(str(self.file), "CPU", settings)
+        with _same_signal_stack():
+            compiled = openvino.Core().compile_model(str(self.file), "CPU", settings)
         self._request = compiled.create_infer_request()
         return [str(port.get_node().get_friendly_name()) for port in compiled.inputs]  # a tensor has several names
 
