@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import SequenceDataModule
-from datamodules.checks import check_seed
+from datamodules.checks import check_generated
 from datamodules.rows import Rows
 from datamodules.sentences import LEVELS, draw
 
@@ -44,13 +44,8 @@ class GradedSentimentDataModule(SequenceDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.shares = [0.4, 0.1, 0.25, 0.25] if shares is None else list(shares)
-        if len(self.shares) != len(LEVELS) or min(self.shares) < 0 or sum(self.shares) <= 0:
-            raise ValueError(f"`shares` must be 4 parts of at least 0, not all 0, but got {shares}.")
         self.sizes = dict(zip(ROLES, (train_rows, validation_rows, calibration_rows, test_rows), strict=True))
-        for role, size in self.sizes.items():
-            if size < 1:
-                raise ValueError(f"`{role}_rows` must be at least 1, but got {size}.")
-        check_seed("data_seed", data_seed)
+        check_generated(self.shares, len(LEVELS), self.sizes, data_seed)
         self.data_seed = data_seed
         self.metrics = ["accuracy"]
         self._drawn: dict[str, tuple[Rows, np.ndarray]] = {}

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.checks import check_seed
+from datamodules.checks import check_generated
 from datamodules.rows import Rows
 from datamodules.text_to_text import TextToText
 
@@ -67,13 +67,8 @@ class NumberWordsDataModule(TextToText):
     ) -> None:
         super().__init__(**kwargs)
         self.shares = [0.05, 0.35, 0.3, 0.3] if shares is None else list(shares)
-        if len(self.shares) != len(LEVELS) or min(self.shares) < 0 or sum(self.shares) <= 0:
-            raise ValueError(f"`shares` must be {len(LEVELS)} parts of at least 0, not all 0, but got {shares}.")
         self.sizes = dict(zip(ROLES, (train_rows, validation_rows, calibration_rows, test_rows), strict=True))
-        for role, size in self.sizes.items():
-            if size < 1:
-                raise ValueError(f"`{role}_rows` must be at least 1, but got {size}.")
-        check_seed("data_seed", data_seed)
+        check_generated(self.shares, len(LEVELS), self.sizes, data_seed)
         self.data_seed = data_seed
         self.metrics = ["exact_match", "token_accuracy"]
         self._numbers = self._draw()

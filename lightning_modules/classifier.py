@@ -13,7 +13,7 @@ from dial.losses import task_loss
 from dial.tiers.loading import Tier, View, build_tier, load_tier, read_config
 from dial.tiers.places import check_place
 from lightning_modules.base import Batch
-from lightning_modules.training import Schedule, TierModule
+from lightning_modules.training import Schedule, TierModule, check_start
 
 
 class Classifier(TierModule):
@@ -55,11 +55,7 @@ class Classifier(TierModule):
     ) -> None:
         super().__init__(label_names, metrics, optimizer, warmup, schedule)
         self.save_hyperparameters(ignore=["optimizer"])
-        if (path is None) == (config is None):
-            raise ValueError(
-                "`path` (pretrained) or `config` (from scratch): give exactly one of them, "
-                f"but got path={path!r}, config={config!r}."
-            )
+        check_start(path, config)
         if path is not None and (tokenizer or embeddings):
             raise ValueError(
                 f"`tokenizer` and `embeddings` are for a model from `config`, but got tokenizer={tokenizer!r}, "

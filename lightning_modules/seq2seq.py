@@ -21,7 +21,7 @@ from dial.tiers.text_loading import build_text_tier, check_padding, load_text_ti
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
-from lightning_modules.training import Schedule, TierModule
+from lightning_modules.training import Schedule, TierModule, check_start
 
 
 class Seq2Seq(TierModule):
@@ -68,11 +68,7 @@ class Seq2Seq(TierModule):
     ) -> None:
         super().__init__(label_names, metrics, optimizer, warmup, schedule)
         self.save_hyperparameters(ignore=["optimizer"])
-        if (path is None) == (config is None):
-            raise ValueError(
-                "`path` (pretrained) or `config` (from scratch): give exactly one of them, "
-                f"but got path={path!r}, config={config!r}."
-            )
+        check_start(path, config)
         if path is not None and tokenizer:
             raise ValueError(
                 f"`tokenizer` is for a model from `config`, but got {tokenizer!r} with `path`, which has its own; "

@@ -348,3 +348,16 @@ def check_distillation(distillation: str, task: Task) -> None:
             "`distillation` must be logits_mse for regression, whose one output is no distribution, but got "
             "soft_cross_entropy; add --model.distillation logits_mse."
         )
+
+
+def check_start(path: object, config: object) -> None:
+    """Refuse a model that starts from both a pretrained one and a configuration, or from neither.
+
+    Raises:
+        ValueError: naming what came.
+    """
+    if (path is None) == (config is None):
+        raise ValueError(
+            "`path` (pretrained) or `config` (from scratch): give exactly one of them, "
+            f"but got path={path!r}, config={config!r}."
+        )
