@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import instantiate_class
 
+from callbacks.checkpoints import OLDER
 from callbacks.resume import check_rows, trained_rows
 from callbacks.tier_export import is_finished
 from datamodules.checks import is_partial
@@ -131,7 +132,12 @@ def without(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def remove_crumbs(run: Path) -> None:
-    """Remove what a killed fit left half-written in its run folder; no other fit may be at work there."""
+    """Remove what a fit left in its run folder that nobody needs; no other fit may be at work there.
+
+    That is what one left half-written that was killed, and the older checkpoint of one that has finished.
+    """
+    if is_finished(run / "tier"):
+        (run / "checkpoints" / OLDER).unlink(missing_ok=True)
     for pattern in (".config-fit.*.part*", ".inputs-fit.*.part*", "checkpoints/.*.part*"):
         for path in run.glob(pattern):
             path.unlink(missing_ok=True)

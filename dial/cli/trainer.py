@@ -26,11 +26,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 import callbacks
 import datamodules
 import lightning_modules
-from callbacks.checkpoints import OLDER, newest, read_checkpoint
+from callbacks.checkpoints import newest, read_checkpoint
 from callbacks.ending import Ending
 from callbacks.resume import check_rows
 from callbacks.slenderise import TARGETS
-from callbacks.tier_export import is_finished
 from dial.cli.distilled import ARGUMENTS, renamed, with_distillation
 from dial.cli.interrupts import Interrupts, Stopped
 from dial.cli.parsing import (
@@ -152,9 +151,9 @@ class DialCLI(LightningCLI):
         if starts_run():
             self.stack.enter_context(one_at_a_time(run, command))
         if known and command == "fit":
-            check_inputs(run, config)
             if starts_run():
                 remove_crumbs(run)
+            check_inputs(run, config)
 
     def instantiate_trainer(self, **settings: Any) -> Trainer:
         """The trainer, with a table of its own as logger where none was asked for."""
@@ -192,9 +191,9 @@ class DialCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """A finished run needs no older checkpoint."""
-        run = Path(self.config_init[self.subcommand].run)
-        if self.trainer.is_global_zero and is_finished(run / "tier"):
-            (run / "checkpoints" / OLDER).unlink(missing_ok=True)
+        config = self.config_init[self.subcommand]
+        if self.trainer.is_global_zero and not config.trainer.fast_dev_run:
+            remove_crumbs(Path(config.run))
 
     def before_test(self) -> None:
         """The sweep prints a table of its own; Lightning's would show each number once per split."""

@@ -65,6 +65,7 @@ def test_a_fit_leaves_a_tier_that_transformers_loads(fitted) -> None:
 
 def test_a_finished_fit_says_so_and_changes_nothing(dial, fitted, fit_arguments, snapshot) -> None:
     before = snapshot(fitted)
+    (fitted / "checkpoints/previous.ckpt").touch()  # a kill after the tier was there
     text = dial(*fit_arguments, f"--run={fitted}", "--trainer.enable_model_summary=true").ok()
     assert f"{fitted} holds the finished run of this configuration" in text and "epoch" not in text
     assert snapshot(fitted) == before
