@@ -50,6 +50,8 @@ class Seq2Seq(TierModule):
             is no encoder-decoder.
     """
 
+    shares_weights = True
+
     def __init__(
         self,
         path: str | None = None,
