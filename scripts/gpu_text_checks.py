@@ -135,6 +135,7 @@ def step_memory(device: torch.device) -> tuple[float, int]:
     batch = Rows(rows=16, source=512, target=64)
     config = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0)
     computed = training_bytes(on_meta(config), 1, batch)
+    device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
     with tempfile.NamedTemporaryFile() as store:
