@@ -147,7 +147,7 @@ def test_finished_answers_decide_as_in_the_replay_and_every_row_is_charged_for_t
     for name, sizes in zip(names, ((1, 7, 64), (7,), (7,)), strict=True):
         rule = rule_of(table, name)
         taken = rule.taken(table)
-        near = (np.abs(table.scores[name][:, :-1] - rule.thresholds) < 1e-5).any(axis=1)
+        near = (np.abs(table.scores[name][:, :-1] - rule.thresholds) < CLOSE).any(axis=1)
         assert len(np.unique(taken.stages[~near])) > 1
         complete = Threshold(name, rule.thresholds, tuple(stage.name for stage in network.stages))
         for size in sizes:
@@ -159,15 +159,15 @@ def test_finished_answers_decide_as_in_the_replay_and_every_row_is_charged_for_t
                 own = table.macs[row, stage] - table.decide_macs[row, stage]  # of writing at this stage alone
                 assert stage == 0 or answer.macs > table.decide_macs[row, stage] + own
                 if stage < len(network.stages) - 1:  # the last one decides nothing
-                    assert answer.score == pytest.approx(table.scores[name][row, stage], abs=1e-5)
+                    assert answer.score == pytest.approx(table.scores[name][row, stage], abs=CLOSE)
         spread = measure_epsilon(network, complete, units)
-        assert spread.largest < 1e-5 and spread.moved <= near.mean()
+        assert spread.value < CLOSE and spread.moved <= near.mean()
     kept = rows_table(
         network, units, None if not network.task.written else [("x",)] * ROWS, network.task.label_names,
         network.task.metrics, {"late": list(names)}, {tier.name: 8 for tier in network.tiers}, counted(kind),
     )  # fmt: skip
     for name in names:
-        np.testing.assert_allclose(kept.scores[name], table.scores[name], atol=1e-5)
+        np.testing.assert_allclose(kept.scores[name], table.scores[name], atol=CLOSE)
 
 
 def test_the_decoder_runs_for_the_rows_that_stay_and_the_encoder_for_all() -> None:
