@@ -159,7 +159,7 @@ def test_finished_answers_decide_as_in_the_replay_and_every_row_is_charged_for_t
                 own = table.macs[row, stage] - table.decide_macs[row, stage]  # of writing at this stage alone
                 assert stage == 0 or answer.macs > table.decide_macs[row, stage] + own
                 if stage < len(network.stages) - 1:  # the last one decides nothing
-                    assert answer.score == pytest.approx(table.scores[name][row, stage], abs=CLOSE)
+                    assert answer.score == pytest.approx(table.scores[name][row, stage], abs=CLOSE, rel=CLOSE)
         spread = measure_epsilon(network, complete, units)
         assert spread.value < CLOSE and spread.moved <= near.mean()
     kept = rows_table(
@@ -167,7 +167,7 @@ def test_finished_answers_decide_as_in_the_replay_and_every_row_is_charged_for_t
         network.task.metrics, {"late": list(names)}, {tier.name: 8 for tier in network.tiers}, counted(kind),
     )  # fmt: skip
     for name in names:
-        np.testing.assert_allclose(kept.scores[name], table.scores[name], atol=CLOSE)
+        np.testing.assert_allclose(kept.scores[name], table.scores[name], rtol=CLOSE, atol=CLOSE)
 
 
 def test_the_decoder_runs_for_the_rows_that_stay_and_the_encoder_for_all() -> None:
