@@ -15,7 +15,7 @@ from dial.stages.metrics.metrics import METRICS, evaluate
 from dial.stages.task import task_of
 from dial.tiers.backends.comparison import Comparison
 from dial.tiers.tier import Tier
-from lightning_modules.rows import RowGatherer, Rows, each_once
+from lightning_modules.rows import RowGatherer, Rows, each_once, numbers
 
 Batch = dict[str, Any]
 
@@ -122,7 +122,7 @@ class StagedModule(LightningModule):
             shown = f"{100 * chosen[name]:.2f}"
             words[name] = f"{name} {shown} ({each})" if each else f"validation/{name} {shown}"
         # Every rank computes the same numbers from the gathered rows; sync_dist only keeps Lightning from warning.
-        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in logged.items()}, sync_dist=True)
+        self.log_dict(numbers(logged, self.device), sync_dist=True)
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for line in words.values() if self.exit_names else [", ".join(words.values())]:
                 self.print(f"epoch {self.current_epoch}: {line}")
