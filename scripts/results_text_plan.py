@@ -50,6 +50,7 @@ class TextTask:
         rows: of training at most.
         head_rows: the same for energy heads; one over a vocabulary costs more than its encoder.
         batch: rows per training step.
+        head_batch: the same for energy heads.
         every: epochs from one validation, and checkpoint, to the next.
         tokens: of a source at most.
         written: tokens of an answer at most.
@@ -68,6 +69,7 @@ class TextTask:
     rows: int | None = None
     head_rows: int | None = None
     batch: int = 64
+    head_batch: int = 64
     every: int = 1
     tokens: int = 128
     written: int = 16
@@ -108,17 +110,17 @@ def phonemes() -> TextTask:
     metrics = ("--data.metrics", "[character_accuracy, exact_match]")
     source = ("--data", "TextToTextDataModule", *files, *columns, *metrics)
     task = TextTask("phonemes", source, 8, 8, 4, tokens=32, written=32, swifts=("small", "tiny"), scratch=True)
-    return replace(task, rows=40_000, batch=128)
+    return replace(task, rows=40_000, batch=128, head_rows=20_000, head_batch=128)
 
 
 TASKS = (
-    glue("sst2", 2, 3, head_epochs=10, rows=20_000, more=True),
-    glue("cola", 4, 6, every=2),
-    glue("mrpc", 6, 10, every=2, batch=32, more=True),
+    glue("sst2", 2, 3, head_epochs=10, rows=20_000, head_batch=256, more=True),
+    glue("cola", 4, 6, head_epochs=10, every=2, head_batch=128),
+    glue("mrpc", 6, 10, head_epochs=10, every=2, batch=32, more=True),
     glue("rte", 8, 10, every=2, batch=32, tokens=256),
     superglue("cb", 20, 30, every=5),
     superglue("copa", 20, 20, every=5),
-    superglue("wic", 4, 6, every=2, rows=6_000),
+    superglue("wic", 4, 6, head_epochs=10, every=2, rows=6_000),
     superglue("wsc", 20, 20, head_epochs=10, every=5),
     superglue("multirc", 3, 3, head_epochs=10, rows=6_000, tokens=512),
     translation("multi30k", "multi30k", "de", "multi30k/en-de", 64, swifts=PAIRED[:3], heads=tuple(HEADS)),
@@ -212,7 +214,9 @@ class TextCell(Cell):
         """Train an energy head, which lies apart from its Swift."""
         arguments = ("--model.path", self.tier(swift), "--model.apart", "true", *HEADS[head])
         name = joined("head", swift, head)
-        return self.trained(name, "energy_head", arguments, self.about.head_epochs, 64, RATES["head"])
+        return self.trained(
+            name, "energy_head", arguments, self.about.head_epochs, self.about.head_batch, RATES["head"]
+        )
 
     def encoder(self) -> Step:
         """Train a classifier as first tier: two layers of MiniLM."""
