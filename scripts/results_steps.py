@@ -67,7 +67,7 @@ def due(steps: Sequence[Step], wanted: Sequence[Step], root: Path = ROOT) -> lis
 
 
 def needs(step: Step, earlier: Step) -> bool:
-    """Whether a step's command names what an earlier one leaves: its run or sweep folder, or else its very file.
+    """Whether a step's command names what an earlier one leaves: its run, sweep or model folder, or else its very file.
 
     >>> fit = Step("ta", "runs/x/ta/tier/card.json", ("dial", "fit", "--run", "runs/x/ta"))
     >>> needs(Step("t", "", ("dial", "test", "--model.tiers", "[runs/x/ta/tier, runs/x/super/tier]")), fit)
@@ -78,6 +78,8 @@ def needs(step: Step, earlier: Step) -> bool:
     product = Path(earlier.result)
     if earlier.command[0] == "dial" and product.name in ("card.json", "summary.json", "study.json"):
         product = earlier.folder
+    elif product.name == "model.safetensors":
+        product = product.parent
     return any(
         re.search(rf"(^|[\s=\[,'\"]){re.escape(product.as_posix())}($|[/\s\],'\"])", word) for word in step.command
     )
