@@ -106,7 +106,7 @@ class ThresholdSweep(Callback):
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"`sweep.reference` must be one of the tiers {names}, but got {self.reference!r}.")
         self._check_folder(trainer, module)
-        for tier in module.network.tiers:
+        for tier in module.whole_tiers:
             check_countable(tier, f"model: {tier.name}" if len(names) > 1 else "model")
 
     def _check_folder(self, trainer: Trainer, module: StagedModule) -> None:
@@ -173,7 +173,7 @@ class ThresholdSweep(Callback):
         splits = list(rows)
         joined = concatenate([rows[split] for split in splits])
         lengths, padded = joined["lengths"], joined["padded"]
-        costs = self._costs = network_costs(module.network.tiers, lengths, padded, self.length)
+        costs = self._costs = network_costs(module.whole_tiers, lengths, padded, self.length)
         answers = answers_of(module, trainer.datamodule, rows, joined)  # type: ignore[attr-defined]
         label = module.task.labels(joined["label"])
         if not getattr(trainer.datamodule, "labelled", True):  # type: ignore[attr-defined]
@@ -214,7 +214,7 @@ class ThresholdSweep(Callback):
         """What the table's numbers depend on, as plain values."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         reference = self.reference or module.network.tiers[-1].name
-        tiers = {tier.name: tier.describe() for tier in module.network.tiers}
+        tiers = {tier.name: tier.describe() for tier in module.whole_tiers}
         # Only where it applies: the settings are part of a report's fingerprint.
         plain: dict[str, Any] = {"reference_without_exits": True} if "unpruned" in tiers[reference] else {}
         hidden = getattr(data, "hidden", None)  # rows left out, by role

@@ -30,6 +30,8 @@ class Cascade(StagedModule):
         ValueError: fewer than two tiers, names that do not match, or a tier whose labels do not fit the data.
     """
 
+    shares_weights = True
+
     def __init__(
         self,
         tiers: list[str | dict[str, Any]],

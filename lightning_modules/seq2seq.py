@@ -51,6 +51,8 @@ class Seq2Seq(TierModule):
             is no encoder-decoder.
     """
 
+    shares_weights = True
+
     def __init__(
         self,
         path: str | None = None,

@@ -185,7 +185,7 @@ class DialCLI(LightningCLI):
             if last is not None:
                 rank_zero_info(f"resuming from {last}")
                 config.ckpt_path, what = str(last), f"`--run` {config.run}"
-        if config.ckpt_path is not None and Path(config.ckpt_path).is_file():
+        if config.ckpt_path is not None and Path(config.ckpt_path).exists():
             rows = read_checkpoint(Path(config.ckpt_path), "--ckpt_path").get("rows") or {}
             check_rows(rows, self.datamodule, what)
 
@@ -228,7 +228,7 @@ class DialCLI(LightningCLI):
         command = self.config.subcommand
         given = plain_model(self.config[command])
         path = self.config[command].get("ckpt_path")
-        content = read_checkpoint(Path(path), "--ckpt_path") if path and Path(path).is_file() else {}
+        content = read_checkpoint(Path(path), "--ckpt_path") if path and Path(path).exists() else {}
         try:
             self._take_hyperparameters(dict(content.get("hyper_parameters", {})))
         except ArgumentError as error:

@@ -137,6 +137,7 @@ class Tier(TierContract):
         batching: what the model needs of its batches; :func:`~dial.tiers.batch_proof.settle` finds it
             out where a tier is loaded.
         keep_head: whether the head is saved; a fit that leaves it untrained says no.
+        known_fingerprint: its fingerprint, where the weights are not at hand.
     """
 
     model: Any  # a PreTrainedModel, whose attributes differ by class
@@ -168,6 +169,7 @@ class Tier(TierContract):
         self.exits = ["final"]
         self.keep_head = True
         self.batching = Batching()
+        self.known_fingerprint: str | None = None
         self._encoding_key: str | None = None
         self._full_precision_head = FullPrecisionHead(model)
         self._accepted = accepted_inputs(model)
@@ -193,6 +195,9 @@ class Tier(TierContract):
 
         It is computed from the weights as they are now. Where the files lie, and the batch size, do not count.
         """
+        return self.known_fingerprint or self._digest()
+
+    def _digest(self) -> str:
         view = self.view
         settings = [view.dtype, view.temperature, self.max_length, self.label_names, self.order]
         return model_digest(self.model, *settings, *([] if view.backend == "torch" else [view.backend]))
