@@ -51,7 +51,7 @@ def overrides(make_tiny_bert, make_tiny_t5):
     def of(name: str) -> list[str]:
         tier = make_tiny_bert(layers=2, seed=3)
         return {
-            "bilstm": [f"--model.teacher={tier}"],
+            **{key: [f"--model.teacher={tier}"] for key in ("bilstm", "bilstm_subword")},
             "cascade": [f"--model.tiers=[{make_tiny_bert(layers=1)}, {tier}]"],
             **{key: [] for key in ("demo_super", "demo_text_super", "demo_text_swift")},
             "demo_text_head": [f"--model.path={make_tiny_t5()}"],
