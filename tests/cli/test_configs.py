@@ -51,7 +51,8 @@ def overrides(make_tiny_bert, make_tiny_t5):
     def of(name: str) -> list[str]:
         tier = make_tiny_bert(layers=2, seed=3)
         return {
-            **{key: [f"--model.teacher={tier}"] for key in ("bilstm", "bilstm_subword")},
+            "bilstm": [f"--model.teacher={tier}"],
+            "bilstm_subword": [f"--model.teacher={tier}", "--model.config={model_type: bilstm, embedding_size: 8}"],
             "cascade": [f"--model.tiers=[{make_tiny_bert(layers=1)}, {tier}]"],
             **{key: [] for key in ("demo_super", "demo_text_super", "demo_text_swift")},
             "demo_text_head": [f"--model.path={make_tiny_t5()}"],
