@@ -19,6 +19,7 @@ from dial.stages.task import Regression, Task, task_of
 from dial.tiers.backends.attach import attach
 from dial.tiers.backends.choice import fastest_backend
 from dial.tiers.batch_proof import settle
+from dial.tiers.embeddings import is_model
 from dial.tiers.labels import match_labels, remedy_of_numbers
 from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
@@ -209,7 +210,8 @@ def build_tier(
         label_names: the data's names in the order of its integers; empty for regression.
         max_length: tokens kept of a text or pair.
         layers: number of layers, at most those of ``config``.
-        embeddings: file of word vectors for a word-level model; its width sets a BiLSTM's embedding width.
+        embeddings: what the word embeddings start from: a file of word vectors for a word-level model, whose width sets
+            a BiLSTM's; or a model (see :func:`~dial.tiers.embeddings.model_vectors`).
         name: what the tier is called in tables and figures.
         argument: how the user calls ``config``, for error messages.
 
@@ -218,7 +220,8 @@ def build_tier(
             that do not fit; names the argument.
     """
     settings = dict(config)
-    if embeddings is not None:
+    vectors = embeddings is not None and not is_model(embeddings)
+    if embeddings is not None and vectors:
         if tokenizer != WORDS:
             raise ValueError(f"`embeddings` needs the tokenizer {WORDS!r} (word-level), but got {tokenizer!r}.")
         width = word_vectors_width(embeddings, "embeddings")
@@ -233,14 +236,17 @@ def build_tier(
     name_labels(made, label_names)
     with quiet():
         model = AutoModelForSequenceClassification.from_config(made)
-    if embeddings is not None and model.base_model.get_input_embeddings().embedding_dim != width:
+    if vectors and model.base_model.get_input_embeddings().embedding_dim != width:
         wanted = model.base_model.get_input_embeddings().embedding_dim
         raise ValueError(f"`embeddings` must have the model's embedding width {wanted}, but {embeddings} has {width}.")
     check_exits_hold(model, argument)
     longest_text = length_kept(read, model, max_length, name, argument)
     kind = _kind(model)
     tier = kind(name, View(path=name), model.train(), read, longest_text, label_names, word_vectors=embeddings)
-    return tier if read is None else settle(tier, argument, place=tokenizer)
+    if read is None:
+        return tier
+    tier.start_embeddings()
+    return settle(tier, argument, place=tokenizer)
 
 
 def _kind(model: Any) -> type[Tier]:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.labels import check_label_names
-from dial.models import BiLSTMConfig, build_word_tokenizer, copy_word_vectors, read_word_vectors
+from dial.models import BiLSTMConfig, build_word_tokenizer
 from dial.stages.task import task_of
 from dial.tiers.backends.names import Backend, check_backend
 from dial.tiers.batching import Batching, Encoding
 from dial.tiers.contract import GoOn, TierContract
+from dial.tiers.embeddings import start_embeddings
 from dial.tiers.labels import is_generic
 from dial.tiers.model_inputs import accepted_inputs
 from dial.tiers.precision import Dtype, FullPrecisionHead, cast_encoder
@@ -131,7 +132,7 @@ class Tier(TierContract):
         order: position of each of the data's labels among the model's outputs.
         assumed: whether that order is only assumed, because names are generic.
         card: what ``dial fit`` wrote about the model.
-        word_vectors: file that :meth:`fit_tokenizer` initialises word embeddings from.
+        word_vectors: file or model that word embeddings start from, once there is a tokenizer.
 
     Attributes:
         batching: what the model needs of its batches; :func:`~dial.tiers.batch_proof.settle` finds it
@@ -277,9 +278,9 @@ class Tier(TierContract):
         }
 
     def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:
-        """Build the word-level tokenizer from the training text and look its words up in the word vectors.
+        """Build the word-level tokenizer from the training text, and let word embeddings start where they are to.
 
-        Does nothing for a tier that has a tokenizer. Prints the share of words that have a vector.
+        Does nothing for a tier that has a tokenizer.
 
         Args:
             texts: gives an iterable of strings, or of pairs of strings.
@@ -288,12 +289,14 @@ class Tier(TierContract):
             return
         encoder = not isinstance(self.model.config, BiLSTMConfig)
         self.tokenizer = build_word_tokenizer(texts(), self.model.config.vocab_size, self.max_length, encoder)
+        self.start_embeddings()
+
+    def start_embeddings(self) -> None:
+        """Let the word embeddings start from ``word_vectors``, if there are any; prints the share of words found."""
         if self.word_vectors is not None:
-            words = {w: i for w, i in self.tokenizer.get_vocab().items() if w not in self.tokenizer.all_special_tokens}
-            vectors = read_word_vectors(self.word_vectors, words)
             table = self.model.base_model.get_input_embeddings()
-            share = copy_word_vectors(table, words, vectors)
-            print(f"{self.name}: {share:.1%} of {len(words)} words have a vector in {self.word_vectors}")
+            share, words = start_embeddings(table, self.tokenizer, self.word_vectors)
+            print(f"{self.name}: {share:.1%} of {words} words have a vector in {self.word_vectors}")
 
 
 class TierPath(nn.Module):

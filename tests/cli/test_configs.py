@@ -52,6 +52,7 @@ def overrides(make_tiny_bert, make_tiny_t5):
         tier = make_tiny_bert(layers=2, seed=3)
         return {
             "bilstm": [f"--model.teacher={tier}"],
+            "bilstm_subword": [f"--model.teacher={tier}", "--model.config={model_type: bilstm, embedding_size: 8}"],
             "cascade": [f"--model.tiers=[{make_tiny_bert(layers=1)}, {tier}]"],
             **{key: [] for key in ("demo_super", "demo_text_super", "demo_text_swift")},
             "demo_text_head": [f"--model.path={make_tiny_t5()}"],
