@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from lightning_modules.cascade import Cascade
     from lightning_modules.classifier import Classifier
     from lightning_modules.distillation import Distillation
+    from lightning_modules.dynabert import DynaBERT
     from lightning_modules.energy_head import EnergyHead
     from lightning_modules.multi_exit import MultiExit
     from lightning_modules.optimizers import SizedAdamW
@@ -19,6 +20,7 @@ __all__ = [
     "Cascade",
     "Classifier",
     "Distillation",
+    "DynaBERT",
     "EnergyHead",
     "MultiExit",
     "Seq2Seq",
@@ -31,6 +33,7 @@ PLACES = {
     "Cascade": "cascade",
     "Classifier": "classifier",
     "Distillation": "distillation",
+    "DynaBERT": "dynabert",
     "EnergyHead": "energy_head",
     "MultiExit": "multi_exit",
     "Seq2Seq": "seq2seq",

@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassif
 
 from datamodules.labels import is_free_text
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
+from dial.models.slender.subnetworks import FIELD
 from dial.stages.task import Regression, Task, task_of
 from dial.tiers.backends.attach import attach
 from dial.tiers.backends.choice import fastest_backend
@@ -26,6 +27,7 @@ from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
 from dial.tiers.reading import CARD, cut_layers, length_kept, read_card, read_tokenizer, read_with, reason_of
+from dial.tiers.subnetworks import cut_as_trained
 from dial.tiers.text_loading import check_writers_keys, load_text_tier, writes
 from dial.tiers.tier import Encoding, GoOn, Tier, View, encoding_key, own_names
 
@@ -161,6 +163,10 @@ def load_tier(
     check_writers_keys(view, argument)
     config, declared = read_config(path, view.layers, label_names, argument)
     model, missing = read_model(path, config, argument)
+    if view.width is not None or view.depth is not None:
+        cut_as_trained(model, view, name, argument)
+    if train and hasattr(model.config, FIELD):
+        setattr(model.config, FIELD, None)  # of the weights as they were
     tokenizer = read_tokenizer(path, argument)
     if missing and head and not train:
         raise ValueError(

@@ -32,6 +32,9 @@ class View:
     Args:
         path: folder left by ``dial fit`` or by ``save_pretrained``, or a hub id.
         layers: keep only the first layers of the encoder, of an encoder-decoder in both halves; all if not given.
+        width: share of the heads and feed-forward neurons of each layer that is kept, of a model that was trained so
+            (class_path: DynaBERT).
+        depth: likewise of the layers, which are dropped evenly.
         dtype: numbers that the encoder computes in; the head always computes in float32. ``int8`` is for CPUs: weights
             and activations of linear layers are rounded to 8 bits, everything else is float32.
         backend: what computes the model: ``torch``, or on a CPU ``openvino`` or ``onnxruntime``, which are faster and
@@ -50,6 +53,8 @@ class View:
 
     path: str
     layers: int | None = None
+    width: float | None = None
+    depth: float | None = None
     dtype: Dtype = "float32"
     backend: Backend = "torch"
     max_length: int | None = None
@@ -67,6 +72,15 @@ class View:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"`{name}` must be a whole number from 1 up, or left out, but got {value!r}.")
+        for name in ("width", "depth"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"`{name}` must be a number, or left out, but got {value!r}.")
+        if self.layers is not None and self.depth is not None:
+            raise ValueError(
+                f"`depth` must be left out beside `layers`, which keeps the first layers, but got depth {self.depth!r} "
+                f"and layers {self.layers}; give one of them."
+            )
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {self.dtype!r}.")
         check_backend(self.backend, self.dtype)
@@ -95,7 +109,7 @@ class View:
             >>> View.parse({"path": "runs/super", "layer": 2}, "tiers[1]")
             Traceback (most recent call last):
                 ...
-            ValueError: `tiers[1]` allows the keys path, layers, dtype, backend, max_length, batch_size,
+            ValueError: `tiers[1]` allows the keys path, layers, width, depth, dtype, backend, max_length, batch_size,
             label_names, temperature, head, beams, max_new_tokens, but got layer.
         """
         if isinstance(spec, View):
