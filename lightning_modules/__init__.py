@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lightning_modules.classifier import Classifier
     from lightning_modules.distillation import Distillation
     from lightning_modules.energy_head import EnergyHead
+    from lightning_modules.length_adaptive import LengthAdaptive
     from lightning_modules.multi_exit import MultiExit
     from lightning_modules.optimizers import SizedAdamW
     from lightning_modules.seq2seq import Seq2Seq
@@ -20,6 +21,7 @@ __all__ = [
     "Classifier",
     "Distillation",
     "EnergyHead",
+    "LengthAdaptive",
     "MultiExit",
     "Seq2Seq",
     "Seq2SeqDistillation",
@@ -32,6 +34,7 @@ PLACES = {
     "Classifier": "classifier",
     "Distillation": "distillation",
     "EnergyHead": "energy_head",
+    "LengthAdaptive": "length_adaptive",
     "MultiExit": "multi_exit",
     "Seq2Seq": "seq2seq",
     "Seq2SeqDistillation": "seq2seq_distillation",

@@ -1,0 +1,107 @@
+"""Length configurations that were searched for, in a file of the tier's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dial.files import read_json, write_json
+from dial.models.lengths import Lengths
+from dial.tiers.tier import View
+
+FILE, SCHEMA = "lengths.json", 1
+REMEDY = "run `dial lengths` on it, or write the lengths out"
+
+
+@dataclass(frozen=True)
+class Individual:
+    """A length configuration and what it came to on the rows of the search.
+
+    Attributes:
+        lengths: of the layers.
+        macs: mean per row, as a share of those of all tokens.
+        quality: by the metric of the search.
+    """
+
+    lengths: Lengths
+    macs: float
+    quality: float
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"lengths": self.lengths.plain(), "macs": self.macs, "quality": self.quality}
+
+    @classmethod
+    def parse(cls, value: dict[str, Any]) -> Individual:
+        """From what :meth:`plain` gave."""
+        return cls(Lengths.parse(value["lengths"]), float(value["macs"]), float(value["quality"]))
+
+
+def pareto(individuals: Sequence[Individual]) -> list[Individual]:
+    """Those that no other one beats in MACs or quality without being worse in the other, cheapest first.
+
+    Example:
+        >>> some = [Individual(Lengths((1.0,)), macs, quality) for macs, quality in ((0.5, 0.8), (0.7, 0.8), (0.9, 0.9))]
+        >>> [one.macs for one in pareto(some)]
+        [0.5, 0.9]
+    """
+    front: list[Individual] = []
+    for one in sorted(individuals, key=lambda one: (one.macs, -one.quality)):
+        if not front or one.quality > front[-1].quality:
+            front.append(one)
+    return front
+
+
+def write_front(folder: Path, front: Sequence[Individual], about: dict[str, Any]) -> None:
+    """Leave the front of a search in a tier's folder.
+
+    Args:
+        folder: of the tier.
+        front: see :func:`pareto`.
+        about: what it was searched on.
+    """
+    write_json(folder / FILE, {"schema": SCHEMA, **about, "front": [one.plain() for one in front]})
+
+
+def read_front(path: str, argument: str) -> list[Individual]:
+    """The front that lies in a tier's folder, cheapest first.
+
+    Raises:
+        ValueError: there is none, or it cannot be read; names ``argument``.
+    """
+    file = Path(path).expanduser() / FILE
+    if not file.is_file():
+        raise ValueError(f"`{argument}`: `lengths` is a share of the MACs, but {path} has no {FILE}; {REMEDY}.")
+    content = read_json(file, argument)
+    try:
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']}")
+        return [Individual.parse(value) for value in content["front"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"`{argument}`: {file} is not what `dial lengths` leaves ({error}); {REMEDY}.") from error
+
+
+def lengths_of(view: View, path: str, argument: str) -> Lengths:
+    """The configuration that a view asks for: its own, or the best on the front within its share of the MACs.
+
+    Args:
+        view: with ``lengths``.
+        path: folder of the tier.
+        argument: how the user calls it.
+
+    Raises:
+        ValueError: no front, or nothing on it that is so cheap; names ``argument``.
+    """
+    if isinstance(view.lengths, list):
+        return Lengths.parse(view.lengths)
+    assert view.lengths is not None
+    front = read_front(path, argument)
+    within = [one for one in front if one.macs <= view.lengths + 1e-9]
+    if not within:
+        raise ValueError(
+            f"`{argument}`: `lengths` must be at least {front[0].macs:.4g}, the cheapest that was found for {path}, but "
+            f"got {view.lengths}; search further, or write the lengths out."
+        )
+    return max(within, key=lambda one: one.quality).lengths
