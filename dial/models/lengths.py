@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -52,7 +53,7 @@ class Lengths:
                 "`lengths` must be shares of a row's tokens above 0 up to 1 (0.5), or whole numbers of tokens from 1 "
                 f"(64), but got {list(given)}."
             )
-        for layer, (before, value) in enumerate(zip(given, given[1:], strict=False), 2):
+        for layer, (before, value) in enumerate(pairwise(given), 2):
             if value > before:
                 raise ValueError(
                     "`lengths` must not rise from layer to layer, as tokens that were dropped do not come back before "
@@ -97,13 +98,13 @@ class Lengths:
         """
         if len(self.values) != depth:
             raise ValueError(
-                f"`{argument}`: `lengths` must hold one number for each of the {depth} layers, but got {len(self.values)}: "
-                f"{list(self.values)}."
+                f"`{argument}`: `lengths` must hold one number for each of the {depth} layers, but got "
+                f"{len(self.values)}: {list(self.values)}."
             )
         if not self.are_shares and self.values[0] > longest:
             raise ValueError(
-                f"`{argument}`: `lengths` must not be longer than the input of at most {longest} tokens (`max_length`), but layer 1 "
-                f"has {self.values[0]}; write shares of a row's own tokens (1.0 for all)."
+                f"`{argument}`: `lengths` must not be longer than the input of at most {longest} tokens "
+                f"(`max_length`), but layer 1 has {self.values[0]}; write shares of a row's own tokens (1.0 for all)."
             )
 
     def plain(self) -> list[float]:

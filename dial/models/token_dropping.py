@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -65,8 +65,8 @@ class TokenDropping:
         config = encoder.config
         if config.model_type not in SEAMS or getattr(config, "position_embedding_type", "absolute") != "absolute":
             raise ValueError(
-                f"`{argument}` must be an encoder whose layers allow tokens to be dropped ({', '.join(SEAMS)}), but got "
-                f"{config.model_type}, whose layers place tokens by where they stand; leave `lengths` out, or take "
+                f"`{argument}` must be an encoder whose layers allow tokens to be dropped ({', '.join(SEAMS)}), but "
+                f"got {config.model_type}, whose layers place tokens by where they stand; leave `lengths` out, or take "
                 "another encoder."
             )
         self.seam, self.depth = SEAMS[config.model_type], int(config.num_hidden_layers)

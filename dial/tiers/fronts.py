@@ -43,7 +43,8 @@ def pareto(individuals: Sequence[Individual]) -> list[Individual]:
     """Those that no other one beats in MACs or quality without being worse in the other, cheapest first.
 
     Example:
-        >>> some = [Individual(Lengths((1.0,)), macs, quality) for macs, quality in ((0.5, 0.8), (0.7, 0.8), (0.9, 0.9))]
+        >>> pairs = (0.5, 0.8), (0.7, 0.8), (0.9, 0.9)
+        >>> some = [Individual(Lengths((1.0,)), macs, quality) for macs, quality in pairs]
         >>> [one.macs for one in pareto(some)]
         [0.5, 0.9]
     """
@@ -101,7 +102,7 @@ def lengths_of(view: View, path: str, argument: str) -> Lengths:
     within = [one for one in front if one.macs <= view.lengths + 1e-9]
     if not within:
         raise ValueError(
-            f"`{argument}`: `lengths` must be at least {front[0].macs:.4g}, the cheapest that was found for {path}, but "
-            f"got {view.lengths}; search further, or write the lengths out."
+            f"`{argument}`: `lengths` must be at least {front[0].macs:.4g}, the cheapest that was found for {path}, "
+            f"but got {view.lengths}; search further, or write the lengths out."
         )
     return max(within, key=lambda one: one.quality).lengths

@@ -339,7 +339,7 @@ class TierPath(nn.Module):
         super().__init__()
         self.model = tier.model
         self._accepted, self._dropping = tier._accepted, tier._dropping
-        self._lengths = None if whole else tier.lengths
+        self.lengths = None if whole else tier.lengths
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -348,7 +348,7 @@ class TierPath(nn.Module):
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs = {k: v for k, v in given.items() if v is not None and k in self._accepted}
         whole_rows = {"input_ids": input_ids}  # the rows of an example have no padding, which a trace could not see
-        with dropping(self._dropping, self._lengths, self.model, whole_rows):
+        with dropping(self._dropping, self.lengths, self.model, whole_rows):
             logits: Tensor = self.model(**inputs).logits
         return logits
 
