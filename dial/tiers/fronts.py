@@ -55,15 +55,46 @@ def pareto(individuals: Sequence[Individual]) -> list[Individual]:
     return front
 
 
-def write_front(folder: Path, front: Sequence[Individual], about: dict[str, Any]) -> None:
-    """Leave the front of a search in a tier's folder.
+def write_search(folder: Path, individuals: Sequence[Individual], about: dict[str, Any], generations: int) -> None:
+    """Leave what a search found so far in a tier's folder.
 
     Args:
         folder: of the tier.
-        front: see :func:`pareto`.
-        about: what it was searched on.
+        individuals: all that were looked at.
+        about: what was searched, on what and how.
+        generations: that are done.
     """
-    write_json(folder / FILE, {"schema": SCHEMA, **about, "front": [one.plain() for one in front]})
+    content = {"schema": SCHEMA, "search": about, "generations": generations}
+    lists = {"front": pareto(individuals), "looked_at": individuals}
+    write_json(folder / FILE, content | {name: [one.plain() for one in some] for name, some in lists.items()})
+
+
+def read_search(folder: Path) -> tuple[dict[str, Any], int, list[Individual]] | None:
+    """What :func:`write_search` left: about, generations, individuals; None where there is no file.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    if not (folder / FILE).is_file():
+        return None
+    content = _read(folder / FILE, "TIER")
+    return content["search"], content["generations"], [Individual.parse(value) for value in content["looked_at"]]
+
+
+def _read(file: Path, argument: str) -> dict[str, Any]:
+    content = read_json(file, argument)
+    try:
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']}")
+        for value in (*content["front"], *content["looked_at"]):
+            Individual.parse(value)
+        if not content["front"] or not isinstance(content["generations"], int) or "search" not in content:
+            raise ValueError("no front")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{argument}`: {file} is not what `dial lengths` leaves ({error}); remove it, and search again."
+        ) from error
+    return content
 
 
 def read_front(path: str, argument: str) -> list[Individual]:
@@ -75,13 +106,7 @@ def read_front(path: str, argument: str) -> list[Individual]:
     file = Path(path).expanduser() / FILE
     if not file.is_file():
         raise ValueError(f"`{argument}`: `lengths` is a share of the MACs, but {path} has no {FILE}; {REMEDY}.")
-    content = read_json(file, argument)
-    try:
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"schema {content['schema']}")
-        return [Individual.parse(value) for value in content["front"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"`{argument}`: {file} is not what `dial lengths` leaves ({error}); {REMEDY}.") from error
+    return [Individual.parse(value) for value in _read(file, argument)["front"]]
 
 
 def lengths_of(view: View, path: str, argument: str) -> Lengths:
