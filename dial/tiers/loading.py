@@ -21,6 +21,7 @@ from dial.tiers.backends.attach import attach
 from dial.tiers.backends.choice import fastest_backend
 from dial.tiers.batch_proof import settle
 from dial.tiers.embeddings import is_model
+from dial.tiers.fronts import lengths_of
 from dial.tiers.labels import match_labels, remedy_of_numbers
 from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
@@ -190,8 +191,12 @@ def load_tier(
     kind = _kind(model)
     tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
     tier.train(train)
+    if view.lengths is not None:
+        tier.drop_tokens(lengths_of(view, path, argument), argument)
     settle(tier, argument)  # in float32, whose noise is small
-    backend = fastest_backend(tier, view.dtype).route.backend if view.backend == "auto" else view.backend
+    backend = "torch" if view.lengths is not None else view.backend  # no other drops tokens
+    if backend == "auto":
+        backend = fastest_backend(tier, view.dtype).route.backend
     if backend == "torch" or not attach(tier, backend, view.dtype):
         cast_encoder(model, view.dtype, argument)
     return tier

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from datamodules.labels import check_label_names
 from dial.models import BiLSTMConfig, build_word_tokenizer
+from dial.models.lengths import Lengths, check_asked
+from dial.models.token_dropping import TokenDropping, dropping
 from dial.stages.task import task_of
 from dial.tiers.backends.names import Backend, check_backend
 from dial.tiers.batching import Batching, Encoding
@@ -46,6 +48,8 @@ class View:
         head: folder of an energy head for an encoder-decoder, where it is not its own.
         beams: width of an encoder-decoder's search; default 1, greedy.
         max_new_tokens: pieces that an encoder-decoder writes at most; default: those that it was trained for, else 64.
+        lengths: tokens that each layer of an encoder keeps, see :class:`~dial.models.lengths.Lengths`; or a share of
+            the MACs of all tokens, which takes the best configuration that ``dial lengths`` found within it.
 
     Raises:
         ValueError: a value is outside its range.
@@ -64,6 +68,7 @@ class View:
     head: str | None = None
     beams: int | None = None
     max_new_tokens: int | None = None
+    lengths: list[float] | float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
@@ -91,6 +96,9 @@ class View:
             raise ValueError(f"`label_names` must be a list of strings (quote numbers), but got {names!r}.")
         if names is not None:
             check_label_names(names)
+        check_asked(self.lengths)
+        if self.lengths is not None and self.backend not in ("torch", "auto"):
+            raise ValueError(f"`backend` must be torch (or auto) where tokens are dropped, but got {self.backend!r}.")
 
     @classmethod
     def parse(cls, spec: str | Mapping[str, Any] | View, argument: str = "tier") -> View:
@@ -110,7 +118,7 @@ class View:
             Traceback (most recent call last):
                 ...
             ValueError: `tiers[1]` allows the keys path, layers, width, depth, dtype, backend, max_length, batch_size,
-            label_names, temperature, head, beams, max_new_tokens, but got layer.
+            label_names, temperature, head, beams, max_new_tokens, lengths, but got layer.
         """
         if isinstance(spec, View):
             return spec
@@ -153,6 +161,7 @@ class Tier(TierContract):
             out where a tier is loaded.
         keep_head: whether the head is saved; a fit that leaves it untrained says no.
         known_fingerprint: its fingerprint, where the weights are not at hand.
+        lengths: tokens that each layer keeps; None: all.
     """
 
     model: Any  # a PreTrainedModel, whose attributes differ by class
@@ -186,6 +195,8 @@ class Tier(TierContract):
         self.batching = Batching()
         self.known_fingerprint: str | None = None
         self._encoding_key: str | None = None
+        self.lengths: Lengths | None = None
+        self._dropping: TokenDropping | None = None
         self._full_precision_head = FullPrecisionHead(model)
         self._accepted = accepted_inputs(model)
 
@@ -214,8 +225,10 @@ class Tier(TierContract):
 
     def _digest(self) -> str:
         view = self.view
-        settings = [view.dtype, view.temperature, self.max_length, self.label_names, self.order]
-        return model_digest(self.model, *settings, *([] if view.backend == "torch" else [view.backend]))
+        settings: list[Any] = [view.dtype, view.temperature, self.max_length, self.label_names, self.order]
+        settings += [] if view.backend == "torch" else [view.backend]
+        settings += [] if self.lengths is None else [{"lengths": self.lengths.plain()}]
+        return model_digest(self.model, *settings)
 
     def forward(self, encoding: Encoding) -> Tensor:
         """Logits of all exits, ``(B, 1, C)`` in float32 and in the data's order of labels; regression has ``C = 1``."""
@@ -228,8 +241,25 @@ class Tier(TierContract):
         inputs = {key: value for key, value in encoding.items() if key in self._accepted}
         if self.parts is not None:
             return self.parts[0](inputs)
-        logits: Tensor = self._full_precision_head(self.model, inputs).logits
+        with dropping(self._dropping, self.lengths, self.model, inputs):
+            logits: Tensor = self._full_precision_head(self.model, inputs).logits
         return logits.float()
+
+    def drop_tokens(self, lengths: Lengths | None, argument: str = "path") -> None:
+        """Have each layer keep so many tokens from now on.
+
+        Args:
+            lengths: of the layers; None: all tokens.
+            argument: how the user calls the tier.
+
+        Raises:
+            ValueError: the model allows no tokens to be dropped, or the lengths do not fit it; names ``argument``.
+        """
+        if lengths is not None:
+            if self._dropping is None:
+                self._dropping = TokenDropping(self.model.base_model, argument)
+            lengths.check(self._dropping.depth, self.max_length, argument)
+        self.lengths = lengths
 
     def run(self, encoding: Encoding, go_on: GoOn, scores: bool = False) -> Any:
         """See :class:`TierContract`."""
@@ -247,7 +277,7 @@ class Tier(TierContract):
 
     def segments(self) -> list[nn.Module]:
         """See :class:`TierContract`."""
-        return [TierPath(self)]
+        return [TierPath(self)] if self.lengths is None else []
 
     def path(self, exit_index: int) -> nn.Module:
         """See :class:`TierContract`."""
@@ -255,9 +285,14 @@ class Tier(TierContract):
             raise ValueError(f"`exit_index` must be below {len(self.exits)}, but got {exit_index}.")
         return TierPath(self)
 
+    def reference_path(self) -> nn.Module | None:
+        """The model with all tokens, where it drops some."""
+        return None if self.lengths is None else TierPath(self, whole=True)
+
     def probe(self, inputs: dict[str, Tensor]) -> Tensor:
         """Outputs ``(B, ...)`` of the model's own inputs, by which it is proved how rows may be batched."""
-        logits: Tensor = self.model(**inputs).logits
+        with dropping(self._dropping, self.lengths, self.model, inputs):
+            logits: Tensor = self.model(**inputs).logits
         return logits
 
     def example(self, length: int) -> Encoding:
@@ -289,6 +324,7 @@ class Tier(TierContract):
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "view": {k: v for k, v in vars(self.view).items() if v is not None and (k, v) != ("backend", "torch")},
             **({} if own else {"computed_by": self.computed_by}),
+            **({} if self.lengths is None else {"lengths": self.lengths.plain()}),
         }
 
     def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:
@@ -314,19 +350,28 @@ class Tier(TierContract):
 
 
 class TierPath(nn.Module):
-    """The model of a tier as a plain module from an encoding's tensors to logits, for counting its operations."""
+    """The model of a tier as a plain module from an encoding's tensors to logits, for counting its operations.
 
-    def __init__(self, tier: Tier) -> None:
+    Args:
+        tier: whose model it is.
+        whole: drop no tokens, whatever the tier does.
+    """
+
+    def __init__(self, tier: Tier, whole: bool = False) -> None:
         super().__init__()
         self.model = tier.model
-        self._accepted = tier._accepted
+        self._accepted, self._dropping = tier._accepted, tier._dropping
+        self.lengths = None if whole else tier.lengths
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """Logits ``(B, C)`` in the model's own order."""
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        logits: Tensor = self.model(**{k: v for k, v in given.items() if v is not None and k in self._accepted}).logits
+        inputs = {k: v for k, v in given.items() if v is not None and k in self._accepted}
+        whole_rows = {"input_ids": input_ids}  # the rows of an example have no padding, which a trace could not see
+        with dropping(self._dropping, self.lengths, self.model, whole_rows):
+            logits: Tensor = self.model(**inputs).logits
         return logits
 
 
