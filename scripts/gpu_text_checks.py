@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from scripts.gpu_bench import Bench, Seen, check
-from scripts.gpu_checks import DTYPES, NOISE, dial
+from scripts.gpu_checks import DTYPES, GIB, NOISE, dial
 
 FREE = ["*"]
 
@@ -95,7 +96,68 @@ def written_in_bf16(bench: Bench) -> Seen:
         least[dtype] >= found[f"replay {dtype}"] - 0.03 and least[dtype] >= floor and found[f"clear {dtype}"] >= 0.8
         for dtype, floor in zip(DTYPES, (0.99, 0.9), strict=True)
     )
-    return Seen(text, passed, found)
+    return Seen(text, passed and found["distinct"] >= 20, found)
+
+
+@check("sharded weights", packages=("jsonargparse", "fvcore"), cuda=True)
+def sharded_weights(bench: Bench) -> Seen:
+    """The trainer's configuration for models larger than a GPU, with one: same tier; and memory as it is computed."""
+    from dial.tiers.loading import load_tier
+
+    runs, sizes = bench.folder / "sharded", [f"--data.{role}_rows=320" for role in ("train", "validation")]
+    common = ["fit", "--config=configs/model/demo_text_swift.yaml", "--data=configs/data/demo_text.yaml", *sizes]
+    trainer = {"plain": ["gpu.yaml"], "sharded": ["sharded.yaml", "--trainer.devices=1"]}
+    for name, (file, *options) in trainer.items():
+        configuration = (f"--trainer=configs/trainer/{file}", *options, "--trainer.max_epochs=4")
+        dial(*common, *configuration, f"--run={runs}/{name}")
+    one, two = (load_tier(str(runs / name / "tier"), "x", FREE).model.state_dict() for name in ("plain", "sharded"))
+    apart = max(float((one[name] - two[name]).abs().max()) for name in one)
+    moved = max(float(value.abs().max()) for value in one.values())
+    predicted, seen = step_memory(bench.device)
+    text = (
+        f"tiers differ by {apart:.2g} (weights of up to {moved:.2g}); a step of a T5-base takes {seen / GIB:.2f} GiB, "
+        f"computed {predicted / GIB:.2f}"
+    )
+    passed = one.keys() == two.keys() and apart <= 0.1 and 0.6 <= seen / predicted <= 1.1
+    return Seen(text, passed, {"difference": apart, "computed": predicted, "peak": seen})
+
+
+def step_memory(device: torch.device) -> tuple[float, int]:
+    """Bytes of a training step of a T5-base that a single GPU "shares": as computed, and at the peak."""
+    from torch.distributed import destroy_process_group, init_process_group
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from dial.costs.memory import Rows, on_meta, training_bytes
+    from dial.models.sharding import share
+
+    batch = Rows(rows=16, source=512, target=64)
+    config = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0)
+    computed = training_bytes(on_meta(config), 1, batch)
+    device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(device)
+    with tempfile.NamedTemporaryFile() as store:
+        init_process_group("nccl", init_method=f"file://{store.name}.ranks", rank=0, world_size=1, device_id=device)
+        try:
+            mesh = init_device_mesh("cuda", (1,))
+            model: Any = T5ForConditionalGeneration(config)
+            model.gradient_checkpointing_enable()
+            share(model, mesh, dtype=torch.bfloat16)
+            assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+            optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+            ids = torch.randint(2, 1000, (batch.rows, batch.source), device=device)
+            labels = ids[:, : batch.target]
+            torch.cuda.reset_peak_memory_stats(device)
+            for _ in range(3):
+                logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=labels).logits
+                torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten()).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            return computed, torch.cuda.max_memory_allocated(device) - before
+        finally:
+            destroy_process_group()
 
 
 def replay(network: Any, texts: list[str], size: int) -> tuple[np.ndarray, np.ndarray]:
