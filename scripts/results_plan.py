@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dial.cli.steps import Step
+from scripts import results_dynabert
 from scripts.results_steps import Derived, Measured
 
 SEEDS = {"sst2": (0,), "cola": (0, 1, 2), "mrpc": (0, 1, 2), "rte": (0, 1, 2)}
@@ -122,6 +123,8 @@ def plan(data: str, models: str) -> Iterator[Step]:
                 yield from cascade_steps(Cell(task, seeds[position], data, models))
     for task in (*CLASSIFICATION, *REGRESSION):
         yield from exit_steps(Cell(task, data=data, models=models))
+    for task in results_dynabert.TASKS:
+        yield from results_dynabert.dynabert_steps(Cell(task, data=data, models=models))
     for task in TIMED:
         yield from measured_steps(Cell(task, data=data, models=models))
     for task in SEEDS:
