@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dial.cli.steps import Step
-from scripts import results_base_plan, results_text_plan
+from scripts import results_base_plan, results_dynabert, results_text_plan
 from scripts.results_cell import Cell, sweep_of
 from scripts.results_steps import Derived, Measured
 
@@ -36,6 +36,8 @@ def plan(data: str, models: str) -> Iterator[Step]:
                 yield from cascade_steps(Cell(task, seeds[position], data, models))
     for task in (*CLASSIFICATION, *REGRESSION):
         yield from exit_steps(Cell(task, data=data, models=models))
+    for task in results_dynabert.TASKS:
+        yield from results_dynabert.dynabert_steps(Cell(task, data=data, models=models))
     for task in TIMED:
         yield from measured_steps(Cell(task, data=data, models=models))
     for task in SEEDS:

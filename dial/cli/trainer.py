@@ -51,7 +51,7 @@ from dial.tiers.reading import reason_of
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
 lightning_modules.Distillation, lightning_modules.EnergyHead, lightning_modules.Seq2Seq  # noqa: B018
 lightning_modules.Seq2SeqDistillation, lightning_modules.SizedAdamW  # noqa: B018
-lightning_modules.LengthAdaptive, lightning_modules.TransformerDistillation  # noqa: B018
+lightning_modules.LengthAdaptive, lightning_modules.TransformerDistillation, lightning_modules.DynaBERT  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 datamodules.GLUEAsTextDataModule, datamodules.NumberWordsDataModule  # noqa: B018
 datamodules.SuperGLUEAsTextDataModule, datamodules.SuperGLUEDataModule, datamodules.TextToTextDataModule  # noqa: B018
