@@ -28,8 +28,8 @@ class Rows:
         block: ``(N,)`` names of what stays in one role, where that is more than a group (the paragraph of a question).
     """
 
-    text: list[str]
-    text_b: list[str] | None
+    text: Sequence[str]
+    text_b: Sequence[str] | None
     label: np.ndarray
     sample_id: np.ndarray
     group: np.ndarray | None = None
