@@ -72,12 +72,12 @@ def path_cost(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFuncti
 
 def _dropping_cost(tier: Tier, path: nn.Module, kept: Lengths, lengths: Iterable[int]) -> CostFunction:
     """MACs of a path that drops tokens, at every length up to the longest; see :class:`LayerCosts`."""
-    wanted = {longest(tier.tokenizer, tier.model, max(1, length))[0] for length in lengths}
+    wanted = {longest(tier.tokenizer, tier.model, max(1, length))[0] for length in (*lengths, tier.max_length)}
     try:
         cost = LayerCosts(tier, path)
     except ValueError:  # no formula: each length is counted
         return CostFunction(counts={length: count_macs(path, tier.example(length)) for length in sorted(wanted)})
-    every = np.arange(1, max(wanted, default=1) + 1)
+    every = np.arange(1, max(wanted) + 1)
     return CostFunction(counts=dict(zip(every.tolist(), cost(every, kept).astype(np.int64).tolist(), strict=True)))
 
 

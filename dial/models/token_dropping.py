@@ -73,7 +73,9 @@ class TokenDropping:
         self.layers_name = find_layers(encoder, self.depth)
 
     @contextmanager
-    def __call__(self, encoder: Any, lengths: Lengths, mask: Tensor | None, size: tuple[int, int]) -> Iterator[Pass]:
+    def __call__(
+        self, encoder: Any, lengths: Lengths, mask: Tensor | None, size: tuple[int, int], restore: bool = False
+    ) -> Iterator[Pass]:
         """Within this context the encoder's next pass drops tokens.
 
         Args:
@@ -81,12 +83,19 @@ class TokenDropping:
             lengths: as many as it has layers.
             mask: ``(B, T)``, 1 for a row's own tokens, which come first; None where nothing is padded.
             size: ``B`` and ``T``.
+            restore: give states ``(B, T, H)`` of all tokens at the end, see :meth:`Pass.restore`.
+
+        Raises:
+            ValueError: the encoder's attention does not take masks of tokens.
         """
         layers, usual = list(attrgetter(self.layers_name)(encoder)), encoder.config._attn_implementation
         if usual not in ("sdpa", "eager"):
             raise ValueError(f"`attn_implementation` must be sdpa or eager where tokens are dropped, but got {usual}.")
         one_pass = Pass(lengths, mask, size, plain_mask=usual == "sdpa" and not self.seam.own)
         handles: list[Any] = []
+        if restore:
+            one_pass.left = []
+            handles.append(encoder.register_forward_hook(one_pass.put_back))
         for index, layer in enumerate(layers):
             if one_pass.drops[index]:
                 handles += _Cut(self.seam, layer, one_pass, index).handles
@@ -101,7 +110,11 @@ class TokenDropping:
 
 @contextmanager
 def dropping(
-    way: TokenDropping | None, lengths: Lengths | None, model: Any, inputs: Mapping[str, Tensor]
+    way: TokenDropping | None,
+    lengths: Lengths | None,
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    restore: bool = False,
 ) -> Iterator[None]:
     """Within this context the next pass of a model's encoder drops tokens, if there are lengths.
 
@@ -110,12 +123,13 @@ def dropping(
         lengths: of its layers; None: it keeps all tokens.
         model: with ``base_model``.
         inputs: of that pass, ``input_ids`` ``(B, T)`` and, where rows are padded, ``attention_mask`` ``(B, T)``.
+        restore: dropped tokens are there again at the end, as a head needs that reads all of them.
     """
     if lengths is None or way is None:
         yield
         return
     size = tuple(int(n) for n in inputs["input_ids"].shape)
-    with way(model.base_model, lengths, inputs.get("attention_mask"), size):  # type: ignore[arg-type]
+    with way(model.base_model, lengths, inputs.get("attention_mask"), size, restore):  # type: ignore[arg-type]
         yield
 
 
@@ -133,6 +147,7 @@ class Pass:
         drops: for each layer whether any row loses a token there.
         positions: ``(B, K)`` where the tokens that are left stood at first; None before any was dropped.
         real: ``(B, K)`` bool, False for what fills up rows that have fewer; None where nothing does.
+        left: what entered the layers that dropped tokens; None where it is not kept.
     """
 
     def __init__(self, lengths: Lengths, mask: Tensor | None, size: tuple[int, int], plain_mask: bool = False) -> None:
@@ -148,7 +163,7 @@ class Pass:
         self.drops = (self.kept < before).any(axis=1).tolist()
         self.positions: Tensor | None = None
         self._bias: Tensor | None = None
-        self._left: list[tuple[Tensor | None, Tensor | None, Tensor]] = []
+        self.left: list[tuple[Tensor | None, Tensor | None, Tensor]] | None = None
 
     def rank(self, received: Tensor, layer: int) -> Tensor:
         """Indices ``(B, K')`` of the tokens that a layer keeps, in their order; fillings come last.
@@ -191,11 +206,17 @@ class Pass:
         args, kwargs = _put(args, kwargs, MASK, mask)
         return (args, kwargs) if self._bias is None else _put(args, kwargs, BIAS, self._bias)
 
-    def keep_state(self, hidden: Tensor, bias: Tensor | None) -> None:
-        """Remember the states ``(B, K, H)`` that enter a layer which drops some, and the first time the bias."""
-        self._left.append((self.positions, self.real, hidden))
+    def enter(self, hidden: Tensor, bias: Tensor | None) -> None:
+        """Take note of the states ``(B, K, H)`` that enter a layer which drops some, and the first time of the bias."""
+        if self.left is not None:
+            self.left.append((self.positions, self.real, hidden))
         if self._bias is None and bias is not None:
             self._bias = bias.expand(self.size[0], -1, -1, -1)
+
+    def put_back(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Hook of the encoder that restores the states in its output."""
+        output.last_hidden_state = self.restore(output.last_hidden_state)
+        return output
 
     def restore(self, hidden: Tensor) -> Tensor:
         """States ``(B, T, H)`` of all tokens: those dropped have the last one that they had (drop-and-restore).
@@ -203,9 +224,9 @@ class Pass:
         Args:
             hidden: the encoder's output ``(B, K, H)``.
         """
-        if self.positions is None:
+        if self.positions is None or self.left is None:
             return hidden
-        (_, _, first), *others = self._left
+        (_, _, first), *others = self.left
         restored = first.flatten(0, 1)
         for positions, real, states in (*others, (self.positions, self.real, hidden)):
             assert positions is not None
@@ -241,7 +262,7 @@ class _Cut:
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
-        self.one_pass.keep_state(hidden, _get(args, kwargs, BIAS) if self.seam.own else None)
+        self.one_pass.enter(hidden, _get(args, kwargs, BIAS) if self.seam.own else None)
 
     def ask(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.seam.own:
