@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_modules.optimizers import SizedAdamW
     from lightning_modules.seq2seq import Seq2Seq
     from lightning_modules.seq2seq_distillation import Seq2SeqDistillation
+    from lightning_modules.span_qa import SpanDistillation, SpanQA
     from lightning_modules.transformer_distillation import TransformerDistillation
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "Seq2Seq",
     "Seq2SeqDistillation",
     "SizedAdamW",
+    "SpanDistillation",
+    "SpanQA",
     "StagedModule",
     "TransformerDistillation",
 ]
@@ -42,6 +45,8 @@ PLACES = {
     "Seq2Seq": "seq2seq",
     "Seq2SeqDistillation": "seq2seq_distillation",
     "SizedAdamW": "optimizers",
+    "SpanDistillation": "span_qa",
+    "SpanQA": "span_qa",
     "StagedModule": "base",
     "TransformerDistillation": "transformer_distillation",
 }

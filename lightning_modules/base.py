@@ -72,7 +72,12 @@ class StagedModule(LightningModule):
     @property
     def plain_keys(self) -> set[str]:
         """Encoding keys of the tiers that read texts and pairs as they are, not in the form for models that write."""
-        return {tier.encoding_key for tier in self.tiers_at_work if not tier.writes}
+        return {tier.encoding_key for tier in self.tiers_at_work if not tier.generates}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Tokens that neighbouring windows share, by the encoding key of the tiers that read long rows in windows."""
+        return {tier.encoding_key: tier.stride for tier in self.tiers_at_work if tier.window is not None}
 
     @property
     def tiers_at_work(self) -> list[Tier]:
@@ -217,12 +222,8 @@ class StagedModule(LightningModule):
         there are ``texts`` ``(B, S)`` in place of logits, and per tier ``written`` and ``cut_off`` ``(B,)``.
         """
         encodings = batch["encodings"]
-        lengths, padded = {}, {}
-        for tier in self.network.tiers:
-            mask = encodings[tier.encoding_key]["attention_mask"]
-            lengths[tier.name] = mask.sum(dim=1)
-            alone = tier.batching.equal_length  # then nothing is padded, whatever the batch holds
-            padded[tier.name] = lengths[tier.name] if alone else torch.full_like(lengths[tier.name], mask.shape[1])
+        read = {tier.name: tier.reading(encodings[tier.encoding_key]) for tier in self.network.tiers}
+        lengths, padded = ({name: each[which] for name, each in read.items()} for which in (0, 1))
         rows = {"sample_id": batch["sample_id"], "label": batch["label"], "lengths": lengths, "padded": padded}
         if self.network.writes:
             answered = self.network.answered(encodings, self.late_scores)

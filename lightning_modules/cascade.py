@@ -62,7 +62,7 @@ class Cascade(StagedModule):
             raise ValueError(
                 "`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade."
             )
-        targets = {tier.name: tier.card.get("target") for tier in self.network.tiers if tier.writes}
+        targets = {tier.name: tier.card.get("target") for tier in self.network.tiers if tier.generates}
         data: Any = getattr(self.trainer, "datamodule", None)
         check_targets_agree(targets, getattr(data, "target", None))
         super().setup(stage)

@@ -28,6 +28,7 @@ from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
 from dial.tiers.reading import CARD, cut_layers, length_kept, read_card, read_tokenizer, read_with, reason_of
+from dial.tiers.span_loading import check_span_keys, extracts, load_span_tier
 from dial.tiers.subnetworks import cut_as_trained
 from dial.tiers.text_loading import check_writers_keys, load_text_tier, writes
 from dial.tiers.tier import Encoding, GoOn, Tier, View, encoding_key, own_names
@@ -159,9 +160,14 @@ def load_tier(
     path = check_place(view.path, argument)
     if is_free_text(label_names) or not train:
         kept = read_with(AutoConfig, path, argument, "configuration")
+        if extracts(kept, label_names):
+            check_writers_keys(view, argument)
+            return load_span_tier(view, name, label_names, argument, train)
+        check_span_keys(view, argument)
         if writes(kept, label_names):
             return load_text_tier(view, name, label_names, argument, train)
     check_writers_keys(view, argument)
+    check_span_keys(view, argument)
     config, declared = read_config(path, view.layers, label_names, argument)
     model, missing = read_model(path, config, argument)
     if view.width is not None or view.depth is not None:

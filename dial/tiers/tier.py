@@ -50,6 +50,9 @@ class View:
         max_new_tokens: pieces that an encoder-decoder writes at most; default: those that it was trained for, else 64.
         lengths: tokens that each layer of an encoder keeps, see :class:`~dial.models.lengths.Lengths`; or a share of
             the MACs of all tokens, which takes the best configuration that ``dial lengths`` found within it.
+        stride: tokens that two neighbouring windows of a context share, of a tier that answers by spans; default 128.
+        max_answer_tokens: longest span that answers; default 30.
+        no_answer: whether "no answer" may be one; default: whether it was trained on such questions.
 
     Raises:
         ValueError: a value is outside its range.
@@ -69,11 +72,14 @@ class View:
     beams: int | None = None
     max_new_tokens: int | None = None
     lengths: list[float] | float | None = None
+    stride: int | None = None
+    max_answer_tokens: int | None = None
+    no_answer: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
             raise ValueError(f"`path` must be a folder or a hub id, but got {self.path!r}.")
-        for name in ("layers", "max_length", "batch_size", "beams", "max_new_tokens"):
+        for name in ("layers", "max_length", "batch_size", "beams", "max_new_tokens", "stride", "max_answer_tokens"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"`{name}` must be a whole number from 1 up, or left out, but got {value!r}.")
@@ -88,6 +94,8 @@ class View:
             )
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {self.dtype!r}.")
+        if self.no_answer is not None and not isinstance(self.no_answer, bool):
+            raise ValueError(f"`no_answer` must be true or false, or left out, but got {self.no_answer!r}.")
         check_backend(self.backend, self.dtype)
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < float("inf"):
             raise ValueError(f"`temperature` must be a number above 0, but got {self.temperature!r}.")
@@ -118,7 +126,8 @@ class View:
             Traceback (most recent call last):
                 ...
             ValueError: `tiers[1]` allows the keys path, layers, width, depth, dtype, backend, max_length, batch_size,
-            label_names, temperature, head, beams, max_new_tokens, lengths, but got layer.
+            label_names, temperature, head, beams, max_new_tokens, lengths, stride,
+            max_answer_tokens, no_answer, but got layer.
         """
         if isinstance(spec, View):
             return spec
