@@ -11,7 +11,9 @@ from scripts.results_steps import Derived
 FIRST_SEED = 0
 ROWS_A_STEP = {"sst2": ("--data.batch_size", "64")}
 """SST-2 has many rows: half as many steps train as well, in half the time where a step costs the same."""
-RATES = dict.fromkeys(("finetune", "equilibrium", "pabee", "deebert", "berxit"), "5e-5") | {"distil": "1e-4"}
+RATES = dict.fromkeys(("finetune", "equilibrium", "pabee", "deebert", "berxit", "length_adaptive"), "5e-5") | {
+    "distil": "1e-4"
+}
 
 
 def sweep_of(folder: str, name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dial.cli.steps import Step
-from scripts import results_base_plan, results_dynabert, results_text_plan
+from scripts import results_base_plan, results_dynabert, results_lengths_plan, results_spans_plan, results_text_plan
 from scripts.results_cell import Cell, sweep_of
 from scripts.results_steps import Derived, Measured
 
@@ -44,6 +44,9 @@ def plan(data: str, models: str) -> Iterator[Step]:
         yield tier_times(Cell(task, data=data, models=models))
     yield from results_text_plan.plan(data, models)
     yield from results_base_plan.plan(data, models)
+    yield from results_spans_plan.plan(data, models)
+    for task in results_lengths_plan.COLUMNS:
+        yield from results_lengths_plan.lengths_steps(Cell(task, data=data, models=models))
 
 
 # Cascades of two tiers.
