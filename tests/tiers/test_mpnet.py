@@ -108,7 +108,9 @@ def test_rows_that_leave_a_slender_model_change_nothing(mpnet: Path, tmp_path: P
     network = StagedModel([load_tier(str(save_tier(tmp_path / "tier", tier, {})), "model", NAMES)])
     units = [" ".join(words) for words in zip(texts(24), texts(24, seed=1), strict=True)]
     with torch.no_grad():
-        alone = np.array([network({tier.encoding_key: batch_of(tier, unit)})[0].softmax(-1).max(-1)[0] for unit in units])
+        alone = np.array(
+            [network({tier.encoding_key: batch_of(tier, unit)})[0].softmax(-1).max(-1)[0] for unit in units]
+        )
     thresholds = tuple(np.median(alone, axis=0)[:-1])
     stages = tuple(stage.name for stage in network.stages)
     rule = rule_named("per_stage", "softmax", stages=stages, thresholds=thresholds)
