@@ -56,14 +56,24 @@ def due(steps: Sequence[Step], wanted: Sequence[Step], root: Path = ROOT) -> lis
         wanted: from :func:`goals`.
         root: folder that their results lie in.
     """
-    names, stale = {step.name for step in wanted}, _stale(steps, root)
-    todo: list[Step] = []
+    return _chain(steps, wanted, _stale(steps, root))
+
+
+def chain(steps: Sequence[Step], wanted: Sequence[Step]) -> list[Step]:
+    """The steps wanted and all that they need, in order, done or not."""
+    return _chain(steps, wanted, {step.name for step in steps})
+
+
+def _chain(steps: Sequence[Step], wanted: Sequence[Step], among: set[str]) -> list[Step]:
+    """The steps wanted that are among some, by name, and those among them that these need."""
+    names = {step.name for step in wanted}
+    result: list[Step] = []
     for position in range(len(steps) - 1, -1, -1):
         step = steps[position]
-        if step.name in names and step.name in stale:
-            todo.insert(0, step)
+        if step.name in names and step.name in among:
+            result.insert(0, step)
             names |= {earlier.name for earlier in steps[:position] if needs(step, earlier)}
-    return todo
+    return result
 
 
 def needs(step: Step, earlier: Step) -> bool:
