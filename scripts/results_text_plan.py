@@ -115,7 +115,7 @@ def phonemes() -> TextTask:
 
 TASKS = (
     glue("sst2", 2, 3, head_epochs=10, rows=20_000, head_batch=256, more=True),
-    glue("cola", 4, 6, head_epochs=10, every=2, head_batch=128),
+    glue("cola", 8, 10, head_epochs=10, every=2, head_batch=128),
     glue("mrpc", 6, 10, head_epochs=10, every=2, batch=32, more=True),
     glue("rte", 8, 10, every=2, batch=32, tokens=256),
     superglue("cb", 20, 30, every=5),
