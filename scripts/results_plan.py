@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dial.cli.steps import Step
-from scripts import results_text_plan
+from scripts import results_base_plan, results_dynabert, results_lengths_plan, results_spans_plan, results_text_plan
 from scripts.results_cell import Cell, sweep_of
 from scripts.results_steps import Derived, Measured
 
@@ -27,7 +27,8 @@ def plan(data: str, models: str) -> Iterator[Step]:
 
     Args:
         data: folder with `glue/<task>`, `superglue/<task>`, `multi30k/en-de`, ... as parquet.
-        models: folder with `minilm-l6-h384`, the packed `flan-t5-small`, and `unpack.py`.
+        models: folder with `minilm-l6-h384`, the packed `flan-t5-small`, `mpnet-base` and `minilm-l3-h384`,
+            `bert-tiny-mlm`, and `unpack.py`.
     """
     for position in range(max(map(len, SEEDS.values()))):  # every task once before any task a second time
         for task, seeds in SEEDS.items():
@@ -35,11 +36,17 @@ def plan(data: str, models: str) -> Iterator[Step]:
                 yield from cascade_steps(Cell(task, seeds[position], data, models))
     for task in (*CLASSIFICATION, *REGRESSION):
         yield from exit_steps(Cell(task, data=data, models=models))
+    for task in results_dynabert.TASKS:
+        yield from results_dynabert.dynabert_steps(Cell(task, data=data, models=models))
     for task in TIMED:
         yield from measured_steps(Cell(task, data=data, models=models))
     for task in SEEDS:
         yield tier_times(Cell(task, data=data, models=models))
     yield from results_text_plan.plan(data, models)
+    yield from results_base_plan.plan(data, models)
+    yield from results_spans_plan.plan(data, models)
+    for task in results_lengths_plan.COLUMNS:
+        yield from results_lengths_plan.lengths_steps(Cell(task, data=data, models=models))
 
 
 # Cascades of two tiers.

@@ -86,7 +86,7 @@ def needs(step: Step, earlier: Step) -> bool:
     False
     """
     product = Path(earlier.result)
-    if earlier.command[0] == "dial" and product.name in ("card.json", "summary.json", "study.json"):
+    if earlier.command[0] == "dial" and product.name in ("card.json", "summary.json", "study.json", "lengths.json"):
         product = earlier.folder
     elif product.name == "model.safetensors":
         product = product.parent
