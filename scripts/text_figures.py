@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from dial.tradeoff.curve import Curve
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import quality_at
 from dial.tradeoff.thinning import thin
+from scripts.results_steps import ROOT
 from scripts.text_collect import cells, reported_rows, tested
 
 PANEL = (4.4, 3.7)  # inches
@@ -23,6 +25,12 @@ DRAWN_POINTS = 500
 NAMES = {"layers2": "2 layers", "layers4": "4 layers", "three": "2, then 4 layers", "encoder2": "2 layers of MiniLM"}
 SIZES = ("layers2", "layers4", "three", "encoder2", "tiny", "small")
 DISTILLED = ("layers2", "layers2-distilled", "layers4", "layers4-distilled")
+PRINTED = ROOT / "results/e_lang_t5.json"
+PUBLISHED = {
+    "text_sst2": "sst2", "text_cola": "cola", "text_mrpc": "mrpc", "text_rte": "rte", "text_cb": "cb",
+    "text_copa": "copa", "text_wic": "wic", "text_wsc": "wsc", "text_multirc": "multirc", "wmt16_en_ro": "wmt16_en_ro",
+}  # fmt: skip
+"""Our name of a task, and its name among the printed numbers."""
 Tables = Mapping[str, Mapping[str, StageTable]]
 
 
@@ -78,11 +86,28 @@ def _curves_panel(axis: Axes, task: str, runs: Mapping[str, StageTable]) -> None
     _line(axis, Oracle().curve(first), color=style.ORACLE, linewidth=1.0, linestyle="-.", label="oracle")
     best = 100 * quality_at(first, metric, _all(first, len(first.stages) - 1))
     axis.plot(100, best, "D", color=style.INK, markerfacecolor="white", markersize=6, zorder=5, label="the Super alone")
+    if (point := printed_point(task)) is not None:
+        axis.plot(
+            100 * point[0], best * point[1], "x", color=style.INK, markersize=7, zorder=5, label="E-LANG, printed"
+        )
     axis.set_xlim(left=0)
     axis.set_xlabel("mean cost per row, % of the Super alone")
     axis.set_ylabel(f"{metric}, %")
     axis.set_title(style.title_of(task, "test", len(first)), fontsize=10, loc="left")
     style.legend(axis, PANEL[0])
+
+
+def printed_point(task: str) -> tuple[float, float] | None:
+    """Cost and accuracy of E-LANG's Table 1 as shares of its own Super's; None for a task that it does not have.
+
+    Its FLOPs are on an axis of their own, so that nothing but the shares can stand beside ours.
+    """
+    if task not in PUBLISHED:
+        return None
+    paper = json.loads(PRINTED.read_text())
+    position, table = paper["tasks"].index(PUBLISHED[task]), paper["table1"]
+    quality = table["accuracy"][position] / table["super_accuracy"][position]
+    return table["flops"][position] / paper["super_flops"], quality
 
 
 def _all(table: StageTable, stage: int) -> np.ndarray:

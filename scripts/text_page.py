@@ -8,12 +8,8 @@ from typing import Any
 from scripts.markdown import code, grid
 from scripts.results_steps import chain
 from scripts.results_text_plan import HEADS, SCORES, TASKS, plan
+from scripts.text_figures import PUBLISHED
 
-PUBLISHED = {
-    "text_sst2": "sst2", "text_cola": "cola", "text_mrpc": "mrpc", "text_rte": "rte", "text_cb": "cb",
-    "text_copa": "copa", "text_wic": "wic", "text_wsc": "wsc", "text_multirc": "multirc", "wmt16_en_ro": "wmt16_en_ro",
-}  # fmt: skip
-"""Our name of a task, and its name among the printed numbers."""
 FIRST = {"phonemes": "small"}  # the cascade that stands for a task; elsewhere the Swift of two layers
 ROUTED = tuple(name for name in SCORES if name != "random")
 IN_PAPER = ("softmax", "entropy", "decoder_energy")

@@ -213,6 +213,12 @@ def test_figures_are_drawn_of_what_there_is(made: Path, tmp_path: Path) -> None:
     assert line.get_ydata()[-1] == pytest.approx(100 * (rows.predictions[:, -1] == rows.label).mean())
 
 
+def test_a_printed_point_is_a_share_of_its_own_super() -> None:
+    assert text_figures.printed_point("text_sst2") == (29.5 / 87.0, 1.0)
+    assert text_figures.printed_point("multi30k") is None
+    assert set(text_figures.PUBLISHED.values()) < set(PAPER["tasks"])
+
+
 def test_counts_of_better_and_worse() -> None:
     pairs = [[0.1, [0.05, 0.2]], [-0.1, [-0.2, -0.05]], [0.0, [-0.1, 0.1]], [0.2, [0.1, 0.3]]]
     cascades = [{"scores": {"energy": pair}, "energy_minus": {"softmax": pair}} for pair in pairs]
