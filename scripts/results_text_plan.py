@@ -96,7 +96,14 @@ def superglue(task: str, epochs: int, swift_epochs: int, **more: object) -> Text
 
 def translation(name: str, corpus: str, target: str, folder: str, tokens: int, **more: object) -> TextTask:
     """A pair of languages, English the source."""
-    source = ("--data", "TranslationDataModule", "--data.corpus", corpus, "--data.source_language", "en")
+    source: tuple[str, ...] = (
+        "--data",
+        "TranslationDataModule",
+        "--data.corpus",
+        corpus,
+        "--data.source_language",
+        "en",
+    )
     source += ("--data.target_language", target, "--data.source", f"{{data}}/{folder}")
     source += ("--data.max_target_length", str(tokens))
     task = TextTask(name, source, 2, 2, head_epochs=2, head_rows=10_000, written=tokens)

@@ -168,9 +168,10 @@ def compared(first: StageTable, second: StageTable, score: str = "energy") -> di
     result: dict[str, Any] = {}
     for name in measured[0]:
         (one, one_again), (two, two_again) = (each[name] for each in measured)
-        known = one is not None and two is not None
-        interval = percentile_interval(two_again - one_again) if known else None
-        result[name] = {"first": one, "second": two, "difference": two - one if known else None, "interval": interval}
+        entry: dict[str, Any] = {"first": one, "second": two, "difference": None, "interval": None}
+        if one is not None and two is not None:
+            entry |= {"difference": two - one, "interval": percentile_interval(two_again - one_again)}
+        result[name] = entry
     return result
 
 

@@ -218,7 +218,9 @@ def area_table(cascades: Sequence[Record]) -> str:
         others = [record["energy_minus"].get(name, (None, None)) for name in ROUTED[1:]]
         if any(pair[0] is not None for pair in others):
             own = signed(value, interval, digits=2)
-            rows.append([record["task"], record["cascade"], own, *(signed(*pair, digits=2) for pair in others)])
+            rows.append(
+                [record["task"], record["cascade"], own, *(signed(value, bounds, digits=2) for value, bounds in others)]
+            )
     head = ["task", "Swift", "energy", *(f"− {_scenario(name)}" for name in ROUTED[1:])]
     return nothing(rows) or grid(head, rows)
 
