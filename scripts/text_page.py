@@ -130,10 +130,18 @@ def nothing(rows: Sized) -> str | None:
 
 
 def missing_text(missing: Sequence[str]) -> str:
-    """What of the plan has no numbers yet."""
+    """What of the plan has no numbers yet, by task.
+
+    >>> print(missing_text(["text_cb: cascade-layers2", "phonemes: cascade-tiny", "phonemes: cascade-small"]))
+    Not trained yet, 3 cascades of the plan: text_cb (layers2), phonemes (tiny, small).
+    """
     if not missing:
         return "All cascades of the plan were trained and tested."
-    return f"Not trained yet ({len(missing)} of the plan): {'; '.join(missing)}."
+    by_task: dict[str, list[str]] = {}
+    for task, name in (entry.split(": ") for entry in missing):
+        by_task.setdefault(task, []).append(name.removeprefix("cascade-"))
+    told = ", ".join(f"{task} ({', '.join(names)})" for task, names in by_task.items())
+    return f"Not trained yet, {len(missing)} cascades of the plan: {told}."
 
 
 # ---- tables ----

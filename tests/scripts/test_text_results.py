@@ -187,7 +187,7 @@ def test_the_page_shows_what_there_is_and_names_what_is_not(made: Path) -> None:
     shown = text_page.tables(found, PAPER, "data", "models")
     for name in shown:
         assert f"<!-- {name} -->" in (ROOT / "results/text_to_text.md").read_text()
-    assert "multi30k: the sweep of cascade-layers2-bag" in shown["text-missing"]
+    assert "the sweep of cascade-layers2-bag)" in shown["text-missing"] and "text_cb (layers2)" in shown["text-missing"]
     assert shown["text-table1"].count("\n") == 3 and "62.7 → 69.1" in shown["text-table1"]
     assert "dial test" in shown["text-commands"] and shown["text-commands"].count("super/tier") > 1
     assert shown["text-scores"].splitlines()[0].endswith("of 3 cascades.")
