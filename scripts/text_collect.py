@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dial.files import plain
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.stages.task import UNREAD
@@ -88,7 +89,16 @@ def collect(runs: Path, results: Path) -> dict[str, Any]:
             if first in rows and second in rows:
                 entry = {"task": cell.task, "question": question, "first": first, "second": second}
                 comparisons.append(entry | compared(rows[first], rows[second]))
-    return {"cascades": cascades, "comparisons": comparisons, "missing": missing}
+    return rounded({"cascades": cascades, "comparisons": comparisons, "missing": missing})
+
+
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """The same plain values with six digits.
+
+    >>> rounded({"a": [0.123456789, 2, None]})
+    {'a': [0.123457, 2, None]}
+    """
+    return dict(json.loads(json.dumps(plain(values)), parse_float=lambda text: float(f"{float(text):.6g}")))
 
 
 def reported_rows(path: Path) -> StageTable:
@@ -144,10 +154,11 @@ def own_costs(table: StageTable, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def points(split: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The operating points that the page may show."""
+    """The operating points that the page may show: all kinds by energy, E-LANG's own by every score."""
     for point in split["points"]:
+        shown = point["score"] == "energy" or (point["kind"], point["target"]) == ("in_sample", TARGETS[0])
         wanted = point["kind"] in KINDS and point["rule"] == "threshold" and point["target"] in (*TARGETS, None)
-        if wanted:
+        if shown and wanted:
             yield {name: point.get(name) for name in POINT} | {"quality": next(iter(point["quality"].values()))}
 
 

@@ -182,7 +182,7 @@ def table_1(cascades: Sequence[Record], paper: Record) -> str:
             cells.append(f"{printed['speedup_time'][n]}×")
         rows.append([*cells, *["–"] * (11 - len(cells))])
     head = ["task", "metric", "Swift, %", "Super, %", "Swift ratio, %", "in-sample, 100 %", "crossing"]
-    head += ["crossfit, 99 %", "E-LANG: Swift → Super", "E-LANG: speed-up (accuracy, Swift ratio)", "in time"]
+    head += ["crossfit, 99 %", "E-LANG: Swift → Super", "E-LANG: speed-up (accuracy, Swift ratio)", "E-LANG: in time"]
     return nothing(rows) or grid(head, rows)
 
 
