@@ -155,10 +155,10 @@ def test_numbers_are_those_of_the_tables(made: Path) -> None:
     first = found["cascades"][0]
     rows = cascade_table(240, False).of_split("test")
     right = rows.predictions == rows.label[:, None]
-    assert [tier["quality"]["accuracy"] for tier in first["tiers"]] == right.mean(axis=0).tolist()
+    assert [tier["quality"]["accuracy"] for tier in first["tiers"]] == pytest.approx(right.mean(axis=0), rel=1e-5)
     swift, last = first["tiers"]
-    assert swift["macs"] == pytest.approx(rows.macs[:, 0].mean())
-    assert last["macs"] == pytest.approx(rows.macs_reference.mean())  # of the Super alone
+    assert swift["macs"] == pytest.approx(rows.macs[:, 0].mean(), rel=1e-5)
+    assert last["macs"] == pytest.approx(rows.macs_reference.mean(), rel=1e-5)  # of the Super alone
     assert last["decide_macs"] == pytest.approx(4e6)
     assert set(first["energy_minus"]) == {"softmax", "decoder_energy"}
 
@@ -172,7 +172,7 @@ def test_pairs_are_compared_on_the_same_rows(made: Path) -> None:
         right.append((rows.predictions[:, 0] == rows.label).astype(float))
     gain = right[1] - right[0]
     swift = entry["swift"]
-    assert swift["difference"] == pytest.approx(gain.mean())
+    assert swift["difference"] == pytest.approx(gain.mean(), rel=1e-5)
     low, high = swift["interval"]
     assert high - low == pytest.approx(2 * 1.96 * gain.std() / len(gain) ** 0.5, rel=0.15)
     table = cascade_table(240, True).of_split("test")
@@ -195,8 +195,8 @@ def test_the_page_shows_what_there_is_and_names_what_is_not(made: Path) -> None:
     assert "| multi30k | layers2 | layers2-bag | +0.0 [+0.0, +0.0] |" in shown["text-heads"]
     empty = text_page.tables({"cascades": [], "comparisons": [], "missing": []}, PAPER, "data", "models")
     assert "Not trained yet" in empty["text-tiers"] and "All cascades" in empty["text-missing"]
-    (words, free) = text_page.methods(found, 0.99)
-    assert words[3] == "no table yet" and free[2] == "multi30k" and free[3].endswith("%)")
+    (free,) = text_page.methods(found, 0.99)  # SST-2 was not tested
+    assert free[2] == "multi30k" and free[3].endswith("%)")
 
 
 def test_figures_are_drawn_of_what_there_is(made: Path, tmp_path: Path) -> None:
