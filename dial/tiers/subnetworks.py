@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from dial.models.slender.subnetworks import Subnetwork, check_subnetworks, cut_subnetwork, trained_at
+from dial.models.slender.subnetworks import FIELD, Subnetwork, check_subnetworks, cut_subnetwork, trained_at
 from dial.tiers.tier import View
 
 logger = logging.getLogger(__name__)
@@ -46,3 +46,4 @@ def cut_as_trained(model: Any, view: View, name: str, argument: str) -> None:
                 *(name, view.path, f"{key}s", ", ".join(f"{other:g}" for other in values), value),
             )
     cut_subnetwork(model, subnetwork)
+    setattr(model.config, FIELD, None)  # it has no smaller part
