@@ -65,7 +65,12 @@ class Toy(LightningModule):
     def __init__(self, quality: list[float] | None = None, dropout: float = 0.1, family: str = "bert") -> None:
         super().__init__()
         torch.manual_seed(0)
-        encoder = {**ENCODER, "model_type": family, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        encoder = {
+            **ENCODER,
+            "model_type": family,
+            "hidden_dropout_prob": dropout,
+            "attention_probs_dropout_prob": dropout,
+        }
         model = MultiExitForSequenceClassification(MultiExitConfig(encoder=encoder, dropout=dropout))
         self.tier = nn.Module()
         self.tier.model = model
