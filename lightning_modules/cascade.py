@@ -30,6 +30,8 @@ class Cascade(StagedModule):
         ValueError: fewer than two tiers, names that do not match, or a tier whose labels do not fit the data.
     """
 
+    shares_weights = True
+
     def __init__(
         self,
         tiers: list[str | dict[str, Any]],
@@ -60,7 +62,7 @@ class Cascade(StagedModule):
             raise ValueError(
                 "`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade."
             )
-        targets = {tier.name: tier.card.get("target") for tier in self.network.tiers if tier.writes}
+        targets = {tier.name: tier.card.get("target") for tier in self.network.tiers if tier.generates}
         data: Any = getattr(self.trainer, "datamodule", None)
         check_targets_agree(targets, getattr(data, "target", None))
         super().setup(stage)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from dial.cli.steps import Step
-
-if TYPE_CHECKING:
-    from scripts.results_plan import Cell
+from scripts.results_cell import Cell
 
 TASKS = ("sst2", "mrpc")
 EPOCHS = {"sst2": 2, "mrpc": 5}  # of each of the two stages

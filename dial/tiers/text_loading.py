@@ -68,6 +68,10 @@ def load_text_tier(
                 f"`{argument}`: `{key}` must be left out for an encoder-decoder, but got {getattr(view, key)}; take "
                 "`layers`, which cuts both halves."
             )
+    if view.lengths is not None:
+        raise ValueError(
+            f"`{argument}` must be an encoder for tokens to be dropped, but {view.path} writes; leave `lengths` out."
+        )
     if view.layers is not None:
         cut_layers(config, view.layers, argument)
     card = read_card(path)
