@@ -11,6 +11,17 @@ from dial.tiers.tier import View
 logger = logging.getLogger(__name__)
 
 
+def check_whole(view: View, kind: str, argument: str) -> None:
+    """Refuse width and depth for a kind of tier that has no sub-networks.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    for key in ("width", "depth"):
+        if (value := getattr(view, key)) is not None:
+            raise ValueError(f"`{argument}`: `{key}` must be left out for {kind}, but got {value}; take `layers`.")
+
+
 def cut_as_trained(model: Any, view: View, name: str, argument: str) -> None:
     """Leave the sub-network that a view names, in place; a width or depth without training gets a warning.
 
