@@ -16,6 +16,7 @@ from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
 from dial.tiers.reading import cut_layers, length_kept, read_card, read_tokenizer, read_with
 from dial.tiers.spans import SpanTier
+from dial.tiers.subnetworks import check_whole
 from dial.tiers.tier import View
 
 HEAD = "ForQuestionAnswering"
@@ -76,6 +77,7 @@ def load_span_tier(
         )
     if view.backend not in ("torch", "auto"):
         raise ValueError(f"`{argument}`: `backend` must be torch for a tier of spans, but got {view.backend!r}.")
+    check_whole(view, "a tier of spans", argument)
     if view.layers is not None:
         cut_layers(config, view.layers, argument)
     config.num_labels = 2  # a start and an end

@@ -68,6 +68,15 @@ def overrides(make_tiny_bert, make_tiny_t5):
             "demo_swift": [f"--model.teacher={tier}"],
             "slenderise": [f"--model.path={tier}", f"--model.teacher={tier}", "--slenderise.compression=1.3"],
             **{key: [f"--model.path={tier}", f"--model.teacher={tier}"] for key in TAUGHT},
+            **{
+                key: [
+                    f"--model.path={tier}",
+                    f"--model.teacher={tier}",
+                    "--model.widths=[0.5, 1.0]",
+                    f"--model.depths={depths}",
+                ]
+                for key, depths in {"dynabert": "[0.5, 1.0]", "dynabert_width": "[1.0]"}.items()
+            },
             "distilbert": [f"--model.path={tier}", f"--model.teacher={tier}", "--model.layers=1"],
             "general_distillation": [
                 f"--model.teacher={make_tiny_bert(num_attention_heads=4)}",
