@@ -82,13 +82,14 @@ def encode(
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             _write(scratch, rows, RowTokeniser(tokenizer, max_length, target))
-            _move(scratch, folder)
+            move(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return _load(folder, tokenizer)
 
 
-def _move(scratch: Path, folder: Path) -> None:
+def move(scratch: Path, folder: Path) -> None:
+    """Put a finished folder into its place, unless somebody else did."""
     try:
         scratch.rename(folder)
     except OSError:

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from dial.models.sharding import whole_weights
 from dial.models.slender.encoder import cut_in_place, make_room
 from dial.models.slender.structures import has_masks
 from dial.stages.task import Task
@@ -132,6 +133,16 @@ class TierModule(StagedModule):
         """The model in training, with its tokenizer."""
         return self.network.tiers[0]
 
+    def whole_tier(self) -> Tier:
+        """The tier with all its weights, of rank 0; collective where ranks share them."""
+        if not self._whole:
+            return self.tier
+        state, (tier,) = whole_weights(self.tier), self._whole
+        if state:
+            tier.load_state_dict(state, assign=True)
+            tier.model.tie_weights()
+        return tier
+
     @property
     def learner(self) -> nn.Module:
         """What the optimiser trains; a subclass may learn more than its network."""
@@ -232,6 +243,9 @@ class TierModule(StagedModule):
         Those of a run with slenderisation need room for their masks; unless the run goes on, what is masked is cut, so
         that costs and times are those of the slender model.
         """
+        self._trained = True
+        if "state_dict" not in checkpoint:  # ranks that share weights have read theirs
+            return
         model, state = self.tier.model, checkpoint["state_dict"]
         make_room(model, state)
         goes_on = self._trainer is not None and self.trainer.state.fn == "fit"
@@ -239,7 +253,6 @@ class TierModule(StagedModule):
             self.load_state_dict(state)
             cut_in_place(model)
             checkpoint["state_dict"] = self.state_dict()
-        self._trained = True
 
     def _check_trained(self) -> None:
         if not self._trained and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
