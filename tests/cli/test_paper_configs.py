@@ -197,7 +197,7 @@ def test_each_model_trains(
     if config == "span_distil":
         teacher = make_encoder("bert")
         AutoModelForQuestionAnswering.from_pretrained(teacher).save_pretrained(teacher)
-        options.append(f"--model.teacher={teacher}")
+        options.append(f"--model.teacher={{path: {teacher}, stride: 8, max_length: 32}}")
     dial("fit", *options, *TRIAL, f"--run={tmp_path}/run").ok()
 
 
