@@ -223,11 +223,12 @@ class RecipeCommand(Command):
     list: bool = False
 
     @classmethod
-    def main(cls, words: Sequence[str]) -> int:
+    def main(cls, words: Sequence[str], **given: Any) -> int:
         """Run the command; returns the exit code.
 
         Args:
             words: the command line behind the command.
+            given: nothing.
 
         Raises:
             ValueError: bad input, or a step that failed.
