@@ -96,7 +96,14 @@ def superglue(task: str, epochs: int, swift_epochs: int, **more: object) -> Text
 
 def translation(name: str, corpus: str, target: str, folder: str, tokens: int, **more: object) -> TextTask:
     """A pair of languages, English the source."""
-    source = ("--data", "TranslationDataModule", "--data.corpus", corpus, "--data.source_language", "en")
+    source: tuple[str, ...] = (
+        "--data",
+        "TranslationDataModule",
+        "--data.corpus",
+        corpus,
+        "--data.source_language",
+        "en",
+    )
     source += ("--data.target_language", target, "--data.source", f"{{data}}/{folder}")
     source += ("--data.max_target_length", str(tokens))
     task = TextTask(name, source, 2, 2, head_epochs=2, head_rows=10_000, written=tokens)
@@ -115,7 +122,7 @@ def phonemes() -> TextTask:
 
 TASKS = (
     glue("sst2", 2, 3, head_epochs=10, rows=20_000, head_batch=256, more=True),
-    glue("cola", 4, 6, head_epochs=10, every=2, head_batch=128),
+    glue("cola", 8, 10, head_epochs=10, every=2, head_batch=128),
     glue("mrpc", 6, 10, head_epochs=10, every=2, batch=32, more=True),
     glue("rte", 8, 10, every=2, batch=32, tokens=256),
     superglue("cb", 20, 30, every=5),

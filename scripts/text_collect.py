@@ -52,27 +52,27 @@ def cascades_of(cell: TextCell) -> list[str]:
     return [step.name.rsplit("/", 2)[1] for step in cell.steps() if step.name.endswith("/table")]
 
 
-def tested(root: Path, cell: TextCell) -> dict[str, Path]:
+def tested(results: Path, cell: TextCell) -> dict[str, Path]:
     """The tables of a task that are stored, by name of the cascade.
 
     Args:
-        root: folder that `results/` lies in.
+        results: folder of the stored tables.
         cell: the task.
     """
-    paths = {name: root / table_of(cell.prefix, name) for name in cascades_of(cell)}
+    paths = {name: results / Path(table_of(cell.prefix, name)).relative_to("results") for name in cascades_of(cell)}
     return {name.removeprefix("cascade-"): path for name, path in paths.items() if path.is_file()}
 
 
-def collect(runs: Path, root: Path) -> dict[str, Any]:
+def collect(runs: Path, results: Path) -> dict[str, Any]:
     """Everything that the page says, as plain values.
 
     Args:
         runs: folder with the sweeps.
-        root: folder that `results/` lies in.
+        results: folder of the stored tables.
     """
     cascades, comparisons, missing = [], [], []
     for cell in cells(str(runs)):
-        tables = tested(root, cell)
+        tables = tested(results, cell)
         missing += [f"{cell.task}: {n}" for n in cascades_of(cell) if n.removeprefix("cascade-") not in tables]
         rows = {name: reported_rows(path) for name, path in tables.items()}
         for name, table in rows.items():
@@ -168,9 +168,10 @@ def compared(first: StageTable, second: StageTable, score: str = "energy") -> di
     result: dict[str, Any] = {}
     for name in measured[0]:
         (one, one_again), (two, two_again) = (each[name] for each in measured)
-        known = one is not None and two is not None
-        interval = percentile_interval(two_again - one_again) if known else None
-        result[name] = {"first": one, "second": two, "difference": two - one if known else None, "interval": interval}
+        entry: dict[str, Any] = {"first": one, "second": two, "difference": None, "interval": None}
+        if one is not None and two is not None:
+            entry |= {"difference": two - one, "interval": percentile_interval(two_again - one_again)}
+        result[name] = entry
     return result
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
 from scripts.markdown import code, grid
 from scripts.results_steps import chain
-from scripts.results_text_plan import SCORES, TASKS, plan
+from scripts.results_text_plan import HEADS, SCORES, TASKS, plan
+from scripts.text_figures import PUBLISHED
 
-PUBLISHED = {
-    "text_sst2": "sst2", "text_cola": "cola", "text_mrpc": "mrpc", "text_rte": "rte", "text_cb": "cb",
-    "text_copa": "copa", "text_wic": "wic", "text_wsc": "wsc", "text_multirc": "multirc", "wmt16_en_ro": "wmt16_en_ro",
-}  # fmt: skip
-"""Our name of a task, and its name among the printed numbers."""
 FIRST = {"phonemes": "small"}  # the cascade that stands for a task; elsewhere the Swift of two layers
 ROUTED = tuple(name for name in SCORES if name != "random")
 IN_PAPER = ("softmax", "entropy", "decoder_energy")
@@ -45,6 +41,30 @@ def tables(found: Record, paper: Record, data: str, models: str) -> dict[str, st
         "text-more": "\n\n".join([points_table(cascades, ("three", "encoder2")), comparison_table(compared, "tiers")]),
         "text-commands": code(commands(cascades, data, models)),
     }
+
+
+METHODS = {"text_sst2": "E-LANG: energy head, label words", "multi30k": "E-LANG: energy head, free text"}
+"""Of the README's table, by task."""
+
+
+def methods(found: Record, target: float) -> list[list[str]]:
+    """Rows of the README's table of methods: crossfit points of a task of label words and of one of free text.
+
+    Args:
+        found: from :func:`scripts.text_collect.collect`.
+        target: share of the Super's quality.
+    """
+    records = {record["task"]: record for record in leading(found["cascades"])}
+    command = "`dial fit --config configs/model/energy_head.yaml`"
+    rows = []
+    for task, method in METHODS.items():
+        point = point_of(records[task], "confident", target) if task in records else None
+        value = "no table yet"
+        if point is not None:  # who sees that only the Super qualifies runs it alone
+            speedup, share = (1.0, 1.0) if alone(point) else (point["speedup"], point["kept"])
+            value = f"{speedup:.2f}× ({percent(share)} %)"
+        rows.append([method, command, task, value, "[results/text_to_text.md](results/text_to_text.md)"])
+    return rows
 
 
 # ---- cells ----
@@ -104,7 +124,7 @@ def leading(cascades: Sequence[Record]) -> list[Record]:
     return [each for each in cascades if each["cascade"] == FIRST.get(each["task"], "layers2")]
 
 
-def nothing(rows: Sequence[object]) -> str | None:
+def nothing(rows: Sized) -> str | None:
     """What stands in the place of a table without rows."""
     return None if rows else "Not trained yet."
 
@@ -120,20 +140,19 @@ def missing_text(missing: Sequence[str]) -> str:
 
 
 def tier_table(cascades: Sequence[Record]) -> str:
-    """Quality and cost of every tier alone."""
+    """Quality and cost of every tier alone, by task: the Swifts with their plain heads, then the Super."""
     rows: dict[tuple[str, str], list[str]] = {}
     for record in cascades:
-        for position, tier in enumerate(record["tiers"]):
-            last = position == len(record["tiers"]) - 1
-            name = "Super" if last else record["cascade"] if position == 0 else "layers4"
-            if not last and record["cascade"] in ("three",):
-                continue
+        if record["cascade"] == "three" or record["cascade"].endswith(tuple(filter(None, HEADS))):
+            continue  # of tiers that stand here already
+        for name, tier in zip((record["cascade"], "Super"), record["tiers"], strict=True):
             interval = tier["quality_interval"] or (None, None)
             cells = [record["task"], name, record["metric"], percent(tier["quality"][record["metric"]])]
             cells += [f"[{percent(interval[0])}, {percent(interval[1])}]", f"{tier['parameters'] / 1e6:.1f}"]
             cells += [f"{2e-6 * tier['decide_macs']:,.0f}", f"{2e-6 * tier['macs']:,.0f}"]
             rows.setdefault((record["task"], name), [*cells, str(tier["no_answer"]), str(tier["cut_off"])])
-    ordered = sorted(rows, key=lambda key: ([task.name for task in TASKS].index(key[0]), key[1] == "Super"))
+    tasks = [task.name for task in TASKS]
+    ordered = sorted(rows, key=lambda key: (tasks.index(key[0]), key[1] == "Super"))
     head = ["task", "tier", "metric", "quality, %", "95 %", "M parameters", "MFLOPs to decide", "MFLOPs to answer"]
     return nothing(rows) or grid([*head, "no label word", "cut off"], [rows[key] for key in ordered])
 
@@ -199,7 +218,9 @@ def area_table(cascades: Sequence[Record]) -> str:
         others = [record["energy_minus"].get(name, (None, None)) for name in ROUTED[1:]]
         if any(pair[0] is not None for pair in others):
             own = signed(value, interval, digits=2)
-            rows.append([record["task"], record["cascade"], own, *(signed(*pair, digits=2) for pair in others)])
+            rows.append(
+                [record["task"], record["cascade"], own, *(signed(value, bounds, digits=2) for value, bounds in others)]
+            )
     head = ["task", "Swift", "energy", *(f"− {_scenario(name)}" for name in ROUTED[1:])]
     return nothing(rows) or grid(head, rows)
 
