@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,11 +129,11 @@ def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool)
         spans.append(placed[0] if placed else NO_SPAN)
     groups = _paragraphs(contexts) if fields.group is None else group_names(columns[fields.group], fields.group, where)
     position = np.arange(len(ids), dtype=np.int64)
-    sources = [f"question: {question} context: {context}" for question, context in zip(questions, contexts, strict=True)]
+    sources = [
+        f"question: {question} context: {context}" for question, context in zip(questions, contexts, strict=True)
+    ]
     where_found = np.array(spans, np.int64).reshape(-1, 2)
-    return Rows(
-        list(questions), list(contexts), position, position, groups, targets, sources, spans=where_found
-    )
+    return Rows(list(questions), list(contexts), position, position, groups, targets, sources, spans=where_found)
 
 
 def _check_ids(ids: Sequence[Any], fields: Fields, where: str) -> None:
@@ -157,17 +158,18 @@ def _paragraphs(contexts: Sequence[str]) -> np.ndarray:
 def _answers(cell: Any, start: Any, column: str, name: str) -> list[tuple[str, int | None]]:
     """Answers of a cell with their first characters, as far as it says these; none where there is no answer."""
     if isinstance(cell, str) and cell.lstrip()[:1] in ("{", "["):  # what CSV can hold of SQuAD's columns
-        try:
+        with suppress(ValueError):
             cell = json.loads(cell)
-        except ValueError:
-            pass
     if isinstance(cell, Mapping):
         texts, starts = _listed(cell.get("text")), _listed(cell.get("answer_start"))
     elif isinstance(cell, str):
         texts, starts = [cell] if cell.strip() else [], []
     else:
         items = _listed(cell)
-        pairs = [(each.get("text"), each.get("answer_start")) if isinstance(each, Mapping) else (each, None) for each in items]
+        pairs = [
+            (each.get("text"), each.get("answer_start")) if isinstance(each, Mapping) else (each, None)
+            for each in items
+        ]
         texts, starts = [text for text, _ in pairs], [first for _, first in pairs]
     if start is not None and not is_missing(start) and texts:
         starts = [start]

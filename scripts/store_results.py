@@ -11,6 +11,7 @@ far below the limit, and in float16 scores of sure rows would tie.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -52,12 +53,19 @@ def keep(run: Path, out: Path) -> Path:
     task, seed = run.parts[-3:-1]
     if (run / "study" / "study.json").is_file():
         return keep_study(run, out / task)
-    table = load_table(run / TABLE)
+    table = without_texts(load_table(run / TABLE))
     check(table, run)
     costs = run / TABLE.with_name("costs.json")
     path = out / task / f"{seed}-{run.name}.parquet"
     save_slim(table, path, ModelCosts.load(costs) if "answer" in read_json(costs, "runs") else None)
     return path
+
+
+def without_texts(table: StageTable) -> StageTable:
+    """The table without what stages wrote and what that is compared with; the sums of its metrics stay."""
+    if table.texts is None or not table.task.written:
+        return table
+    return dataclasses.replace(table, texts=None, references=None)
 
 
 def keep_study(run: Path, out: Path) -> Path:

@@ -55,9 +55,7 @@ def reference_array(values: Any) -> np.ndarray:
     result = np.empty(len(values), dtype=object)
     for row, value in enumerate(values):
         accepted = tuple(value) if isinstance(value, list | tuple | np.ndarray) else (value,)
-        if accepted != NOTHING and not (
-            accepted and all(isinstance(text, str) and text.strip() for text in accepted)
-        ):
+        if accepted != NOTHING and not (accepted and all(isinstance(text, str) and text.strip() for text in accepted)):
             shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
             raise ValueError(
                 f"`references` must be one or several texts in every row, but row {row} has {shown}. Fill them in, or "

@@ -88,7 +88,9 @@ def load_span_tier(
     tier.train(train)
     settle(tier, argument)
     if tier.batching.equal_length or tokenizer.padding_side != "right":
-        raise ValueError(f"`{argument}` must not read padding, but the encoder of {view.path} does; give another model.")
+        raise ValueError(
+            f"`{argument}` must not read padding, but the encoder of {view.path} does; give another model."
+        )
     cast_encoder(model, view.dtype, argument)
     return tier
 
@@ -113,7 +115,7 @@ def _read_model(path: str, config: Any, view: View, name: str, argument: str, tr
     if inside or (missing and not train):
         lack = (inside or missing)[0]
         raise ValueError(
-            f"`{argument}`: the weights in {path} lack {lack}; the file is damaged, or belongs to another configuration."
+            f"`{argument}`: the weights in {path} lack {lack}; the file is damaged or belongs to another configuration."
         )
     if missing:
         logger.warning("%s: %s has no trained head of spans; a new one starts untrained.", name, view.path)

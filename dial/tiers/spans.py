@@ -1,4 +1,4 @@
-"""A tier that answers a question by a span of its context: BERT, RoBERTa, MPNet, DistilBERT, ... with a head of spans."""
+"""A tier that answers a question by a span of its context: BERT, RoBERTa, MPNet, DistilBERT, ... with such a head."""
 
 from __future__ import annotations
 
@@ -128,9 +128,7 @@ class SpanTier(Tier):
                 f"`{self.name}` must give finite logits, but it does not; check its weights, or load it in float32."
             )
         places = encoding["starts"], encoding["ends"], encoding["row"]
-        return find_spans(
-            logits, *places, self.max_answer_tokens, self.no_answer, self.view.temperature, max(2, count)
-        )
+        return find_spans(logits, *places, self.max_answer_tokens, self.no_answer, self.view.temperature, max(2, count))
 
     def forward(self, encoding: Encoding) -> Tensor:
         """A column of zeros ``(B, 1, 1)``: what decides is no function of logits; see :meth:`decide`."""
@@ -175,10 +173,12 @@ class SpanTier(Tier):
         for candidates in self.spans(encoding, count).candidates:
             texts, spans = self._texts(candidates[:count], encoding)
             chances = [each.probability for each in candidates]
-            answers.append([
-                {"text": text, "span": list(span), "probability": chance}
-                for text, span, chance in zip(texts, spans, chances, strict=False)
-            ])
+            answers.append(
+                [
+                    {"text": text, "span": list(span), "probability": chance}
+                    for text, span, chance in zip(texts, spans, chances, strict=False)
+                ]
+            )
         return answers
 
     def _texts(self, found: Sequence[Candidate], encoding: Encoding) -> tuple[list[str], list[tuple[int, int]]]:
