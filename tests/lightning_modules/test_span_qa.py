@@ -109,14 +109,13 @@ def test_a_reader_learns(source: Path, folder: Path, tmp_path: Path) -> None:
     trainer = fit(
         module, data_of(source, tmp_path), tmp_path, steps=200, limit_val_batches=1.0, check_val_every_n_epoch=5
     )
-    assert trainer.callback_metrics["validation/token_f1"] > 0.8  # before: below 0.2
+    assert trainer.callback_metrics["validation/token_f1"] > 0.8
     assert trainer.callback_metrics["validation/quality"] == trainer.callback_metrics["validation/token_f1"]
 
 
 def test_validation_is_of_each_row_s_answer(source: Path, folder: Path, tmp_path: Path) -> None:
     module, data = module_of(folder), data_of(source, tmp_path)
     found = fit(module, data, tmp_path, limit_val_batches=1.0, val_check_interval=1).callback_metrics
-    assert found["validation/token_f1"] < 0.2
     rows, tier = data.rows("validation"), module.reader.eval()
     tokeniser, right = tier.tokeniser(), []
     for unit, targets in zip(rows.units(), rows.targets, strict=True):
