@@ -30,8 +30,8 @@ class Rows:
             none; None where rows are not answered by spans.
     """
 
-    text: list[str]
-    text_b: list[str] | None
+    text: Sequence[str]
+    text_b: Sequence[str] | None
     label: np.ndarray
     sample_id: np.ndarray
     group: np.ndarray | None = None

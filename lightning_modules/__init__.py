@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from lightning_modules.cascade import Cascade
     from lightning_modules.classifier import Classifier
     from lightning_modules.distillation import Distillation
+    from lightning_modules.dynabert import DynaBERT
     from lightning_modules.energy_head import EnergyHead
+    from lightning_modules.length_adaptive import LengthAdaptive
     from lightning_modules.multi_exit import MultiExit
     from lightning_modules.optimizers import SizedAdamW
     from lightning_modules.seq2seq import Seq2Seq
@@ -20,7 +22,9 @@ __all__ = [
     "Cascade",
     "Classifier",
     "Distillation",
+    "DynaBERT",
     "EnergyHead",
+    "LengthAdaptive",
     "MultiExit",
     "Seq2Seq",
     "Seq2SeqDistillation",
@@ -34,7 +38,9 @@ PLACES = {
     "Cascade": "cascade",
     "Classifier": "classifier",
     "Distillation": "distillation",
+    "DynaBERT": "dynabert",
     "EnergyHead": "energy_head",
+    "LengthAdaptive": "length_adaptive",
     "MultiExit": "multi_exit",
     "Seq2Seq": "seq2seq",
     "Seq2SeqDistillation": "seq2seq_distillation",

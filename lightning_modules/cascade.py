@@ -19,8 +19,8 @@ class Cascade(StagedModule):
     answered; the scores that decide, and their thresholds, belong to the sweep (``--sweep.scores``).
 
     Args:
-        tiers: folder or hub id of each tier, or a view ``{path, layers, dtype, backend, max_length, batch_size,
-            label_names, temperature}``.
+        tiers: folder or hub id of each tier, or a view ``{path, layers, width, depth, dtype, backend, max_length,
+            batch_size, label_names, temperature}``.
         names: what the tiers are called in tables and figures. Default: ``swift`` and ``super``, or ``tier1``,
             ``tier2``, and so on.
         label_names: see :class:`StagedModule`.
@@ -29,6 +29,8 @@ class Cascade(StagedModule):
     Raises:
         ValueError: fewer than two tiers, names that do not match, or a tier whose labels do not fit the data.
     """
+
+    shares_weights = True
 
     def __init__(
         self,

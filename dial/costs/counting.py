@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import nn
 
+from dial.costs.dropping import LayerCosts
 from dial.costs.encoder_decoder import writing_cost
 from dial.costs.functions import CostFunction, Kind, Length, ModelCosts, RowWork, fit_cost, last_window
 from dial.costs.macs import count_macs
+from dial.models.lengths import Lengths
 from dial.tiers.model_inputs import longest
 from dial.tiers.tier import Tier
 
@@ -62,6 +64,8 @@ def _cost_at_once(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFu
     running it: each window is counted once, and the cost function knows all its lengths.
     """
     wanted = [int(length) for length in lengths]
+    if (kept := getattr(path, "lengths", None)) is not None:
+        return _dropping_cost(tier, path, kept, wanted)
 
     def count(length: int) -> int:
         return count_macs(path, tier.example(length))
@@ -80,6 +84,17 @@ def _cost_at_once(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFu
     if max(reached, default=SPAN) < SPAN:  # too close together for a quadratic, which longer rows would then lack
         reached.append(possible(SPAN))
     return fit_cost(count, reached)
+
+
+def _dropping_cost(tier: Tier, path: nn.Module, kept: Lengths, lengths: Iterable[int]) -> CostFunction:
+    """MACs of a path that drops tokens, at every length up to the longest; see :class:`LayerCosts`."""
+    wanted = {longest(tier.tokenizer, tier.model, max(1, length))[0] for length in (*lengths, tier.max_length)}
+    try:
+        cost = LayerCosts(tier, path)
+    except ValueError:  # no formula: each length is counted
+        return CostFunction(counts={length: count_macs(path, tier.example(length)) for length in sorted(wanted)})
+    every = np.arange(1, max(wanted) + 1)
+    return CostFunction(counts=dict(zip(every.tolist(), cost(every, kept).astype(np.int64).tolist(), strict=True)))
 
 
 def _window(config: Any) -> int:

@@ -10,7 +10,7 @@ import pytest
 from dial.stages.parquet import load_table, save_table
 from dial.stages.table import StageTable
 from scripts import store_results as store
-from scripts.results_plan import table_of
+from scripts.results_cell import table_of
 from scripts.results_steps import ROOT
 from tests.stages.test_parquet import assert_equal
 from tests.stages.test_slim import COSTS, make
