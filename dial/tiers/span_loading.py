@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering
 from datamodules.labels import is_free_text
 from datamodules.windows import check_reader
 from dial.tiers.batch_proof import settle
+from dial.tiers.fronts import lengths_of
 from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
 from dial.tiers.reading import cut_layers, length_kept, read_card, read_tokenizer, read_with
@@ -76,6 +77,8 @@ def load_span_tier(
         )
     if view.backend not in ("torch", "auto"):
         raise ValueError(f"`{argument}`: `backend` must be torch for a tier of spans, but got {view.backend!r}.")
+    if (key := next((key for key in ("width", "depth") if getattr(view, key) is not None), None)) is not None:
+        raise ValueError(f"`{argument}`: `{key}` is for tiers that answer by classes; take `layers` or `lengths` here.")
     if view.layers is not None:
         cut_layers(config, view.layers, argument)
     config.num_labels = 2  # a start and an end
@@ -86,6 +89,8 @@ def load_span_tier(
     tier = SpanTier(name, view, model, tokenizer, max_length, list(label_names), card=read_card(path))
     _check_room(tier, argument)
     tier.train(train)
+    if view.lengths is not None:
+        tier.drop_tokens(lengths_of(view, path, argument), argument)
     settle(tier, argument)
     if tier.batching.equal_length or tokenizer.padding_side != "right":
         raise ValueError(

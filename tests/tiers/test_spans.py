@@ -113,6 +113,25 @@ def test_layers_are_cut_and_folders_keep_how_they_read(folder: Path, tmp_path: P
     )
 
 
+def test_tokens_are_dropped_and_put_back_where_the_head_reads_them(folder: Path) -> None:
+    whole: Any = load_tier({"path": str(folder), "stride": STRIDE}, "x", FREE)
+    few: Any = load_tier({"path": str(folder), "stride": STRIDE, "lengths": [0.6, 0.3]}, "x", FREE)
+    found = written(few, UNITS)
+    assert all(unit[1][s:e] == text for unit, (s, e), text in zip(UNITS, found.spans, found.texts, strict=True))
+    assert found.texts != written(whole, UNITS).texts and few.fingerprint != whole.fingerprint
+    assert found.texts == [written(few, [unit]).texts[0] for unit in UNITS]
+    lengths = np.array([len(row.ids) for row in few.tokeniser()(UNITS)])
+    costs = network_costs([few], {"x": lengths}, {"x": lengths})
+    counts = {n: count_macs(few.path(0), few.example(n)) for n in range(1, WINDOW + 1)}
+    expected = [sum(counts[size] for size in row.sizes.tolist()) for row in few.tokeniser()(UNITS)]
+    assert costs.answer["x"][0](lengths).tolist() == expected
+    assert (costs.alone("x", lengths) > expected).all()  # of all tokens
+    few.drop_tokens(None)
+    assert written(few, UNITS).texts == written(whole, UNITS).texts
+    with pytest.raises(ValueError, match="`width` is for tiers that answer by classes"):
+        load_tier({"path": str(folder), "width": 0.5}, "x", FREE)
+
+
 def test_several_answers_are_given_best_first(folder: Path) -> None:
     tier: Any = load_tier({"path": str(folder), "stride": STRIDE, "no_answer": True}, "x", FREE)
     with torch.no_grad():
