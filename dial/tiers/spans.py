@@ -48,7 +48,7 @@ class SpanTier(Tier):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        own = {"stride": STRIDE, "max_answer_tokens": MAX_ANSWER_TOKENS, "no_answer": False}
+        own = {"stride": min(STRIDE, self.max_length // 3), "max_answer_tokens": MAX_ANSWER_TOKENS, "no_answer": False}
         for name, default in own.items():
             given = getattr(self.view, name)
             setattr(self, name, self.card.get(name, default) if given is None else given)
