@@ -149,6 +149,6 @@ def test_one_model_makes_a_cascade_that_is_tested_and_predicts(tier: Path, tmp_p
         with torch.no_grad():
             first, last = few(encoding)[0, 0].softmax(0), whole(encoding)[0, 0]
         expected = first if first.max() >= 0.7 else last
-        assert answer["prediction"] == NAMES[int(expected.argmax())]
+        assert answer["prediction"] == int(expected.argmax())
         stages.add(answer["stage"])
     assert len(stages) == 2
