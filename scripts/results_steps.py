@@ -78,6 +78,8 @@ def needs(step: Step, earlier: Step) -> bool:
     product = Path(earlier.result)
     if earlier.command[0] == "dial" and product.name in ("card.json", "summary.json", "study.json"):
         product = earlier.folder
+    elif product.name == "lengths.json":  # a search leaves it in the tier's folder, where tiers look for it
+        product = product.parent
     return any(
         re.search(rf"(^|[\s=\[,'\"]){re.escape(product.as_posix())}($|[/\s\],'\"])", word) for word in step.command
     )
