@@ -166,6 +166,8 @@ class Pass:
         real: ``(B, K)`` bool, False for what fills up rows that have fewer; None where nothing does.
         left: what entered the layers that dropped tokens; None where it is not kept.
         rows: ``(R,)`` of the batch that are left; None for all.
+        trail: of each layer that dropped tokens its index, what each token received and which of them stayed; None
+            where it is not kept.
     """
 
     def __init__(self, lengths: Lengths, mask: Tensor | None, size: tuple[int, ...], plain_mask: bool = False) -> None:
@@ -181,6 +183,7 @@ class Pass:
         self.drops = (self.kept < before).any(axis=1).tolist()
         self.positions: Tensor | None = None
         self.rows: Tensor | None = None
+        self.trail: list[tuple[int, Tensor, Tensor]] | None = None
         self._bias: Tensor | None = None
         self.left: list[tuple[Tensor | None, Tensor | None, Tensor]] | None = None
 
@@ -208,6 +211,8 @@ class Pass:
     def drop(self, summed: Tensor, received: Tensor, layer: int) -> Tensor:
         """States ``(B, K', H)`` of the tokens that a layer keeps, from those of all ``(B, K, H)``."""
         index = self.rank(received, layer)
+        if self.trail is not None:
+            self.trail.append((layer, received.detach(), index))
         self.positions = index if self.positions is None else self.positions.gather(1, index)
         if self._bias is not None:
             self._bias = _both(self._bias, index)

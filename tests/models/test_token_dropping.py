@@ -45,7 +45,8 @@ def reference(model: Any, ids: Tensor, lengths: Lengths) -> tuple[Tensor, list[l
         new = output if isinstance(output, Tensor) else output[0]
         weights = seen["weights"].detach()
         received = {
-            token: sum(float(weights[0, head, query, token]) for head in range(4) for query in alive) for token in alive
+            token: sum(float(weights[0, head, query, token]) for head in range(weights.shape[1]) for query in alive)
+            for token in alive
         }
         best = sorted(alive[1:], key=lambda token: -received[token])[: kept - 1]
         alive = sorted([0, *best])

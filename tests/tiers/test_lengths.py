@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -15,9 +16,11 @@ from dial.inference.routes import can_be_routed
 from dial.models.lengths import Lengths
 from dial.models.token_dropping import TokenDropping
 from dial.tiers.fronts import Individual, read_search, write_search
+from dial.tiers.kept_tokens import kept_tokens
 from dial.tiers.loading import load_tier
 from dial.tiers.tokens import Tokeniser
 from tests.models.families import classifier
+from tests.models.test_token_dropping import reference
 
 NAMES = ["negative", "positive"]
 TEXTS = ["the film was not good", "dull", "a great cast and a very fine plot but it was so poor", "fine plot"]
@@ -137,6 +140,19 @@ def test_an_architecture_whose_positions_do_not_allow_it(tmp_path: Path, tiny_to
     tiny_tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^`tiers\[0\]` must be an encoder whose layers allow tokens to be dropped"):
         load({"path": str(tmp_path), "label_names": NAMES, "lengths": [0.5] * 3})
+
+
+def test_the_tokens_that_stay_by_the_loop(folder: Path) -> None:
+    tier, text = load({"path": str(folder), "lengths": [0.8, 0.8, 0.3]}), TEXTS[2]
+    found = kept_tokens(tier, text)
+    stock = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    ids = tier.tokenizer(text, return_tensors="pt")["input_ids"][0]
+    with torch.no_grad():
+        _, left = reference(stock, ids, tier.lengths)
+    assert [row.nonzero()[0].tolist() for row in found.kept] == left
+    assert found.tokens == tier.tokenizer.convert_ids_to_tokens(ids.tolist())
+    assert np.isnan(found.received[1]).all() and np.isnan(found.received[2]).tolist() == (~found.kept[1]).tolist()
+    assert kept_tokens(load(str(folder)), text).kept.all()
 
 
 def test_lower_precision(folder: Path) -> None:
