@@ -356,40 +356,6 @@ def commands(bench: Bench) -> Seen:
     return Seen(text, len(found[0]) == 300 and len(stages) == 2 and same >= 0.99, {"same": same})
 
 
-@check("written answers", packages=("jsonargparse", "fvcore"))
-def written_answers(bench: Bench) -> Seen:
-    """An encoder-decoder and its energy head, trained on the device, decide and write there what they do on the CPU."""
-    from datamodules.number_words import in_words
-    from dial.tiers.loading import load_tier
-
-    runs, accelerator = bench.folder / "texts", "gpu" if bench.cuda else "cpu"
-    sizes = [f"--data.{role}_rows=320" for role in ("train", "validation", "calibration", "test")]
-    trainer = [f"--trainer.accelerator={accelerator}", "--trainer.max_epochs=2"]
-    common = ["--data=configs/data/demo_text.yaml", *sizes, *trainer]
-    dial("fit", "--config=configs/model/demo_text_swift.yaml", *common, f"--run={runs}/swift")
-    head = ("--config=configs/model/demo_text_head.yaml", f"--model.path={runs}/swift/tier", f"--run={runs}/head")
-    dial("fit", *head, *common)
-    texts = [in_words(number) for number in range(1_000, 900_000, 3_001)]
-    found: list[tuple[Any, list[str]]] = []
-    for device in (bench.device, torch.device("cpu")):
-        tier: Any = load_tier(str(runs / "head/tier"), "swift", ["*"]).to(device).eval()
-        encoding = {name: values.to(device) for name, values in padded_batch(tier.tokenizer, texts).items()}
-        energies: list[torch.Tensor] = []
-        with torch.inference_mode():
-            state = tier.run(encoding, lambda *asked, kept=energies: kept.append(asked[3]["energy"]), scores=True)
-            written = tier.write(encoding, torch.arange(len(texts), device=device), state)
-        found.append((energies[0].cpu(), written.texts))
-    apart = float((found[0][0] - found[1][0]).abs().max())
-    same = float(np.mean([one == two for one, two in zip(found[0][1], found[1][1], strict=True)]))
-    text = f"fit, head, {len(texts)} rows: energies differ by {apart:.1g}, {same:.1%} written as on the CPU"
-    return Seen(text, apart <= 10 * NOISE and same >= 0.98, {"energy": apart, "same": same})
-
-
-def padded_batch(tokenizer: Any, texts: list[str]) -> dict[str, torch.Tensor]:
-    """Encodings ``(B, T)`` of texts, padded."""
-    return dict(tokenizer(texts, padding=True, return_tensors="pt"))
-
-
 def dial(*arguments: str) -> None:
     """Run a command in a process of its own.
 

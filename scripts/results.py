@@ -4,7 +4,6 @@ Where a table is missing, the models that it needs are trained and tested first,
 result file is there is skipped, and an interrupted `dial fit` goes on from its last checkpoint, so the same command
 finishes what was begun. `--list` shows the steps and their commands, `--only sst2` does a part; what is measured on the
 clock, and needs a quiet machine, is done only when it is asked for, with `--only study`, `executor` or `times`.
-`--plan dropping` does the steps of encoders that drop tokens instead, of which no table is made.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dial.cli.steps import Step, is_complete, run_step
 from dial.report.compare import FILES as COMPARED
-from scripts.dropping_plan import dropping_plan
-from scripts.results_plan import plan
+from scripts.results_plan import encoder_plan, plan
 from scripts.results_steps import ROOT, Derived, due, goals
 
 
@@ -29,11 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data", help="folder with glue/sst2, glue/cola, ... as parquet")
     parser.add_argument("--models", default="../shared/models", help="folder with minilm-l6-h384")
-    parser.add_argument("--plan", default="results", choices=["results", "dropping"])
     parser.add_argument("--only", default="", help="do what has this in its name, and what that needs")
     parser.add_argument("--list", action="store_true", help="show the steps and leave")
     options = parser.parse_args(arguments)
-    steps = list((plan if options.plan == "results" else dropping_plan)(options.data, options.models))
+    steps = list(plan(options.data, options.models))
     wanted = goals(steps, options.only)
     if not wanted:
         parser.error(f"--only must be a part of a step's name (see --list), but got {options.only!r}")
@@ -45,10 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(step, Derived):
             clear(step)
         run_step(step, ROOT)
-    if missing := due(steps, goals(steps, ""), ROOT):
+    shown = list(encoder_plan(options.data, options.models))
+    if missing := due(shown, goals(shown, ""), ROOT):
         print(f"\nleft as they were: the tables, as {len(missing)} other steps are not done, first {missing[0].name}")
-        return
-    if options.plan != "results":
         return
     folders = ("--data", options.data, "--models", options.models)
     collect = ("python", "scripts/results_table.py", "--runs", "runs/results", *folders)

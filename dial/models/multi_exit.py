@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+from dial.models.autocast import without_autocast
 from dial.models.exit_weights import copy_weights, read_source
 from dial.models.exits import (
     RowTensors,
@@ -66,7 +67,7 @@ class ExitHead(nn.Module):
 
     def forward(self, token: Tensor) -> Tensor:
         """Logits ``(B, C)`` from pooled hidden states ``(B, H)``."""
-        with _without_autocast(token.device.type):
+        with without_autocast(token.device.type):
             token = token.to(self.linear.weight.dtype)
             if self.norm is not None:
                 token = self.norm(token)
@@ -117,16 +118,10 @@ class CertaintyHead(nn.Module):
             token: the hidden states.
             norm: that of the exit, if it has one.
         """
-        with _without_autocast(token.device.type):
+        with without_autocast(token.device.type):
             token = token.to(self.linear.weight.dtype)
             output: Tensor = self.linear(token if norm is None else norm(token))
             return output[:, 0]
-
-
-def _without_autocast(device: str) -> AbstractContextManager[Any]:
-    if not torch.amp.is_autocast_available(device):  # meta, where costs are counted
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
 
 
 # (exit, rows, logits) or (..., certainty) to a bool for each row; None: all go on, False: none

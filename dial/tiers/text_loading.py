@@ -62,6 +62,12 @@ def load_text_tier(
     if getattr(config, "auto_map", None):
         raise ValueError(code_refused(path, argument, f"`auto_map` in its {CONFIG}"))
     check_encoder_decoder(config, view.path, argument)
+    for key in ("width", "depth"):
+        if getattr(view, key) is not None:
+            raise ValueError(
+                f"`{argument}`: `{key}` must be left out for an encoder-decoder, but got {getattr(view, key)}; take "
+                "`layers`, which cuts both halves."
+            )
     if view.lengths is not None:
         raise ValueError(
             f"`{argument}` must be an encoder for tokens to be dropped, but {view.path} writes; leave `lengths` out."

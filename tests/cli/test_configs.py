@@ -52,10 +52,14 @@ def overrides(make_tiny_bert, make_tiny_t5):
         tier = make_tiny_bert(layers=2, seed=3)
         return {
             "bilstm": [f"--model.teacher={tier}"],
+            "bilstm_subword": [f"--model.teacher={tier}", "--model.config={model_type: bilstm, embedding_size: 8}"],
             "cascade": [f"--model.tiers=[{make_tiny_bert(layers=1)}, {tier}]"],
             **{key: [] for key in ("demo_super", "demo_text_super", "demo_text_swift")},
             "demo_text_head": [f"--model.path={make_tiny_t5()}"],
-            "seq2seq": [f"--model.path={make_tiny_t5()}", "--model.max_length=32", "--model.max_new_tokens=4"],
+            **{
+                key: [f"--model.path={make_tiny_t5()}", "--model.max_length=32", "--model.max_new_tokens=4"]
+                for key in ("seq2seq", "t5_large", "t5_11b")
+            },
             "seq2seq_distil": [
                 *(f"--model.path={make_tiny_t5(layers=1)}", f"--model.teacher={make_tiny_t5()}"),
                 *("--model.max_length=32", "--model.max_new_tokens=4"),
@@ -178,7 +182,8 @@ def needs(config: Path) -> str | None:
 def test_trainer(dial, fit_arguments, tmp_path, config) -> None:
     arguments = [a for a in fit_arguments if not a.startswith("--trainer.accelerator")]
     text = dial(*arguments, f"--trainer={config}", "--print_config").ok()
-    assert f"devices: {4 if config.stem == 'multinode' else 2 if config.stem == 'ddp_cpu' else 1}" in text
+    devices = {"multinode": 4, "ddp_cpu": 2, "sharded": 8}
+    assert f"devices: {devices.get(config.stem, 1)}" in text
     if needs(config):
         error = dial(*arguments, f"--trainer={config}", "--trainer.fast_dev_run=true", f"--run={tmp_path}/a").error
         assert "`--trainer" in error or "gpu" in error.lower()
@@ -209,4 +214,4 @@ def test_the_folders_hold_configurations() -> None:
         "demo",
         "unlabelled",
     }
-    assert {path.stem for path in TRAINERS} >= {"cpu", "ddp_cpu", "gpu", "multinode"}
+    assert {path.stem for path in TRAINERS} >= {"cpu", "ddp_cpu", "gpu", "multinode", "sharded"}
