@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -270,6 +271,16 @@ class Tier(TierContract):
                 self._dropping = TokenDropping(self.model.base_model, argument)
             lengths.check(self._dropping.depth, self.max_length, argument)
         self.lengths = lengths
+
+    @contextmanager
+    def at_lengths(self, lengths: Lengths | None) -> Iterator[None]:
+        """Within this context each layer keeps so many tokens; see :meth:`drop_tokens`."""
+        before = self.lengths
+        self.drop_tokens(lengths)
+        try:
+            yield
+        finally:
+            self.lengths = before
 
     def run(self, encoding: Encoding, go_on: GoOn, scores: bool = False) -> Any:
         """See :class:`TierContract`."""
