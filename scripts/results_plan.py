@@ -30,23 +30,33 @@ def plan(data: str, models: str) -> Iterator[Step]:
         models: folder with `minilm-l6-h384`, the packed `flan-t5-small`, `mpnet-base` and `minilm-l3-h384`,
             `bert-tiny-mlm`, and `unpack.py`.
     """
+    yield from encoder_plan(data, models)
+    for task in results_dynabert.TASKS:
+        yield from results_dynabert.dynabert_steps(Cell(task, data=data, models=models))
+    for task in results_lengths_plan.COLUMNS:
+        yield from results_lengths_plan.lengths_steps(Cell(task, data=data, models=models))
+    yield from results_text_plan.plan(data, models)
+    yield from results_base_plan.plan(data, models)
+    yield from results_spans_plan.plan(data, models)
+
+
+def encoder_plan(data: str, models: str) -> Iterator[Step]:
+    """The steps of cascades of MiniLM and of models with exits, which the pages of cascades, exits and times need.
+
+    Args:
+        data: folder with `glue/<task>` as parquet.
+        models: folder with `minilm-l6-h384`.
+    """
     for position in range(max(map(len, SEEDS.values()))):  # every task once before any task a second time
         for task, seeds in SEEDS.items():
             if position < len(seeds):
                 yield from cascade_steps(Cell(task, seeds[position], data, models))
     for task in (*CLASSIFICATION, *REGRESSION):
         yield from exit_steps(Cell(task, data=data, models=models))
-    for task in results_dynabert.TASKS:
-        yield from results_dynabert.dynabert_steps(Cell(task, data=data, models=models))
     for task in TIMED:
         yield from measured_steps(Cell(task, data=data, models=models))
     for task in SEEDS:
         yield tier_times(Cell(task, data=data, models=models))
-    yield from results_text_plan.plan(data, models)
-    yield from results_base_plan.plan(data, models)
-    yield from results_spans_plan.plan(data, models)
-    for task in results_lengths_plan.COLUMNS:
-        yield from results_lengths_plan.lengths_steps(Cell(task, data=data, models=models))
 
 
 # Cascades of two tiers.

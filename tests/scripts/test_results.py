@@ -147,7 +147,8 @@ def test_done_steps_are_skipped_and_a_failure_stops(tmp_path: Path, monkeypatch:
         for name, code in (("done", "0"), ("new", "0"), ("fails", "3"), ("never", "0"))
     ]
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(results, "plan", lambda data, models: steps)
+    for name in ("plan", "encoder_plan"):
+        monkeypatch.setattr(results, name, lambda data, models: steps)
     (tmp_path / "done").write_text("before")
     with pytest.raises(ValueError, match="cola/fails ended with code 3"):
         results.main([])
@@ -175,7 +176,8 @@ def test_tables_are_written_when_everything_is_done_and_left_before(
 
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "run_step", record)
-    monkeypatch.setattr(results, "plan", lambda data, models: steps)
+    for name in ("plan", "encoder_plan"):
+        monkeypatch.setattr(results, name, lambda data, models: steps)
     results.main(["--only", "rte"])
     assert ran == ["cola/model", "rte/sweep"]
     assert "left as they were: the tables, as 1 other steps are not done, first cola/sweep" in capsys.readouterr().out
