@@ -59,6 +59,11 @@ def collect(runs: Path, results: Path) -> None:
     if texts["cascades"]:
         write_json(results / TEXTS, texts)
         text_figures.draw(results)
+        printed = json.loads((ROOT / "results" / PRINTED).read_text())
+        for task in {record["task"] for record in texts["cascades"]} & text_figures.PUBLISHED.keys():
+            points = pd.DataFrame(text_collect.printed_points(printed, text_figures.PUBLISHED[task]))
+            with atomic_write(results / task / "e_lang.csv") as temporary:
+                points.to_csv(temporary, index=False, float_format="%.6g")
 
 
 def write(results: Path, data: str, models: str, readme: Path | None = None) -> None:

@@ -147,6 +147,30 @@ def cascade(summary: Mapping[str, Any], held_out: Mapping[str, Any] | None, tabl
     return record
 
 
+def printed_points(paper: Mapping[str, Any], task: str) -> list[dict[str, Any]]:
+    """What E-LANG prints of a task, as `dial compare --points` reads it; its FLOPs are on an axis of their own.
+
+    Args:
+        paper: content of `e_lang_t5.json`.
+        task: among the printed ones.
+    """
+    first, position = paper["table1"], paper["tasks"].index(task)
+    rows = {
+        "E-LANG's Super": (paper["super_flops"], first["super_accuracy"][position]),
+        "E-LANG's Swift": (paper["swift_flops"]["large"], first["swift_accuracy"][position]),
+        "E-LANG": (first["flops"][position], first["accuracy"][position]),
+    }
+    for table, left_out in (("table2", ("super", "energy")), ("table3", ("super", "swift", "cascade"))):
+        if task in paper[table]["tasks"]:
+            place = paper[table]["tasks"].index(task)
+            names = [name for name in paper[table] if name not in (*left_out, "tasks")]
+            rows |= {f"E-LANG: {name.replace('_', ' ')}": tuple(paper[table][name][place]) for name in names}
+    return [
+        {"name": name, "quality": quality, "cost": 1e11 * cost, "convention": "flop"}
+        for name, (cost, quality) in rows.items()
+    ]
+
+
 def own_costs(table: StageTable, index: int) -> tuple[np.ndarray, np.ndarray]:
     """MACs ``(N,)`` of one tier up to its decision, and with its answer, without the tiers before it."""
     before = table.decide_macs[:, index - 1] if index else 0.0

@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from dial.cli.steps import Step
 from dial.cli.tables import SweepCommand
 from dial.cli.trainer import DialCLI
+from dial.costs.published import read_points
 from dial.files import write_json
 from dial.stages.parquet import load_table, save_table
 from dial.tradeoff.rules import Threshold, curve
@@ -217,6 +218,17 @@ def test_a_printed_point_is_a_share_of_its_own_super() -> None:
     assert text_figures.printed_point("text_sst2") == (29.5 / 87.0, 1.0)
     assert text_figures.printed_point("multi30k") is None
     assert set(text_figures.PUBLISHED.values()) < set(PAPER["tasks"])
+
+
+def test_what_is_printed_can_be_laid_over_runs(tmp_path: Path) -> None:
+    points = text_collect.printed_points(PAPER, "sst2")
+    (tmp_path / "points.json").write_text(json.dumps(points))
+    read = {point.name: (point.flops, point.quality) for point in read_points(tmp_path / "points.json")}
+    assert read["E-LANG"] == (pytest.approx(29.5e11), 0.966) and read["E-LANG's Super"] == (87e11, 0.966)
+    assert read["E-LANG: energy, Swift small"] == (47e11, 0.966) and read["E-LANG: swift, distilled"][
+        1
+    ] == pytest.approx(0.957)
+    assert len(read) == 3 + 6 + 2 and len(text_collect.printed_points(PAPER, "copa")) == 3
 
 
 def test_counts_of_better_and_worse() -> None:
