@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.checks import is_partial
@@ -24,7 +23,7 @@ from dial.tiers.labels import check_permutation
 from dial.tradeoff.rules import check_settings
 from dial.tradeoff.taken import quality_at
 from lightning_modules.base import StagedModule
-from lightning_modules.rows import RowGatherer, Rows, concatenate
+from lightning_modules.rows import RowGatherer, Rows, concatenate, numbers
 
 
 class ThresholdSweep(Callback):
@@ -160,12 +159,12 @@ class ThresholdSweep(Callback):
         table = self.table(trainer, module, self._rows.gather())
         for split in table.splits:
             rows = table.of_split(split)
-            for name in module.metric_names:
-                for s, stage in enumerate(table.stages):
-                    value = quality_at(rows, name, np.full(len(rows), s))
-                    pl_module.log(
-                        f"{split}/{name}/{stage.name}", torch.tensor(value, dtype=torch.float32), sync_dist=True
-                    )
+            logged = {
+                f"{split}/{name}/{stage.name}": quality_at(rows, name, np.full(len(rows), s))
+                for name in module.metric_names
+                for s, stage in enumerate(table.stages)
+            }
+            pl_module.log_dict(numbers(logged, pl_module.device), sync_dist=True)
         if trainer.is_global_zero:
             self.write(trainer, module, table)
 

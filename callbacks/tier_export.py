@@ -113,6 +113,7 @@ class TierExport(Callback):
             "label_names": module.label_names,
             **({} if getattr(data, "target", None) is None else {"target": data.target}),
             "metrics": module.metric_names,
+            **tier.kept_settings,
             **self._qualities(module, tier, quality),
             "train_fingerprint": data.fingerprint("train"),
             "train_rows": len(data.rows("train")),

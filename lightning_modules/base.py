@@ -16,7 +16,7 @@ from dial.stages.metrics.metrics import METRICS, evaluate
 from dial.stages.task import task_of
 from dial.tiers.backends.comparison import Comparison
 from dial.tiers.tier import Tier
-from lightning_modules.rows import RowGatherer, Rows, each_once
+from lightning_modules.rows import RowGatherer, Rows, each_once, numbers
 
 Batch = dict[str, Any]
 
@@ -72,7 +72,12 @@ class StagedModule(LightningModule):
     @property
     def plain_keys(self) -> set[str]:
         """Encoding keys of the tiers that read texts and pairs as they are, not in the form for models that write."""
-        return {tier.encoding_key for tier in self.tiers_at_work if not tier.writes}
+        return {tier.encoding_key for tier in self.tiers_at_work if not tier.generates}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Tokens that neighbouring windows share, by the encoding key of the tiers that read long rows in windows."""
+        return {tier.encoding_key: tier.stride for tier in self.tiers_at_work if tier.window is not None}
 
     @property
     def tiers_at_work(self) -> list[Tier]:
@@ -158,7 +163,7 @@ class StagedModule(LightningModule):
             shown = f"{100 * chosen[name]:.2f}"
             words[name] = f"{name} {shown} ({each})" if each else f"validation/{name} {shown}"
         # Every rank computes the same numbers from the gathered rows; sync_dist only keeps Lightning from warning.
-        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in logged.items()}, sync_dist=True)
+        self.log_dict(numbers(logged, self.device), sync_dist=True)
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for line in words.values() if self.exit_names else [", ".join(words.values())]:
                 self.print(f"epoch {self.current_epoch}: {line}")
@@ -217,12 +222,8 @@ class StagedModule(LightningModule):
         there are ``texts`` ``(B, S)`` in place of logits, and per tier ``written`` and ``cut_off`` ``(B,)``.
         """
         encodings = batch["encodings"]
-        lengths, padded = {}, {}
-        for tier in self.network.tiers:
-            mask = encodings[tier.encoding_key]["attention_mask"]
-            lengths[tier.name] = mask.sum(dim=1)
-            alone = tier.batching.equal_length  # then nothing is padded, whatever the batch holds
-            padded[tier.name] = lengths[tier.name] if alone else torch.full_like(lengths[tier.name], mask.shape[1])
+        read = {tier.name: tier.reading(encodings[tier.encoding_key]) for tier in self.network.tiers}
+        lengths, padded = ({name: each[which] for name, each in read.items()} for which in (0, 1))
         rows = {"sample_id": batch["sample_id"], "label": batch["label"], "lengths": lengths, "padded": padded}
         if self.network.writes:
             answered = self.network.answered(encodings, self.late_scores)

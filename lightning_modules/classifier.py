@@ -26,7 +26,8 @@ class Classifier(TierModule):
             training text.
         layers: cut the encoder, or both halves of an encoder-decoder, to their first layers.
         max_length: tokens kept of each text or pair.
-        embeddings: file of word vectors (GloVe text, or parquet) that initialise a word-level model.
+        embeddings: for ``config``: what the word embeddings start from: a file of word vectors (GloVe text, or parquet)
+            for a word-level model, or a trained model, whose principal components are taken.
         optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
         warmup: share of the steps over which the learning rate rises from 0.
         schedule: course of the learning rate after the warm-up, down to 0 unless constant.

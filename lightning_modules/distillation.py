@@ -7,9 +7,12 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dial.losses import logits_mse, soft_cross_entropy, task_loss
+from dial.tiers.tier import Tier, View
 from lightning_modules.base import Batch
 from lightning_modules.classifier import Classifier
 from lightning_modules.training import check_distillation, check_range
+
+TEACHER = "teacher"  # as a tokenizer, or as embeddings
 
 
 class Distillation(Classifier):
@@ -24,7 +27,8 @@ class Distillation(Classifier):
         distillation: which distillation loss.
         distillation_weight: weight ``w`` between 0 and 1 of the distillation loss.
         distillation_temperature: softens both distributions of ``soft_cross_entropy``.
-        student: see :class:`Classifier`.
+        student: see :class:`Classifier`; for ``tokenizer`` and ``embeddings`` the word ``teacher`` stands for the
+            teacher's, with which both tiers of a cascade read the same tokens and a text is cut once.
 
     Raises:
         ValueError: an argument is outside its range, there is no teacher, or as for :class:`Classifier`.
@@ -52,6 +56,19 @@ class Distillation(Classifier):
         self.distillation, self.distillation_weight = distillation, distillation_weight
         self.distillation_temperature = distillation_temperature
         self._load_teacher(teacher)
+
+    def _student(
+        self,
+        path: str | None,
+        config: dict[str, Any] | None,
+        tokenizer: str | None,
+        layers: int | None,
+        max_length: int,
+        embeddings: str | None,
+    ) -> Tier:
+        place = View.parse(self.hparams["teacher"], "teacher").path
+        tokenizer, embeddings = (place if value == TEACHER else value for value in (tokenizer, embeddings))
+        return super()._student(path, config, tokenizer, layers, max_length, embeddings)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, a scalar."""

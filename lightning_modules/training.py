@@ -167,20 +167,22 @@ class TierModule(StagedModule):
         """Let the teacher read the training text, unless its logits lie on disk already."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not getattr(data, "labelled", True):
-            self._answers = {role: self._answers_of(role) for role in ("train", "validation")}
+            self._answers = {role: self._answers_of(role, "`label_column` is none") for role in ("train", "validation")}
+        elif getattr(data, "augmentation", None) is not None:
+            self._answers = {"train": self._answers_of("train", "the texts of `--data.augmentation` have none")}
         if self._teacher:
             self._read_teacher(self._teacher.pop())
 
-    def _answers_of(self, role: str) -> tuple[Tensor, Tensor]:
-        """The teacher's classes of a role's rows, which stand in for labels that nobody has: ids and classes ``(N,)``.
+    def _answers_of(self, role: str, reason: str) -> tuple[Tensor, Tensor]:
+        """The teacher's answers for a role's rows, which stand in for labels that nobody has: ids and answers ``(N,)``.
 
         Raises:
             ValueError: there is no teacher.
         """
         if (teacher := self.teacher) is None:
             raise ValueError(
-                "`--model.teacher` must name a tier whose answers stand in for labels, as `label_column` is none, but "
-                "there is no teacher; give `--model.teacher FOLDER`, or name the column."
+                f"`--model.teacher` must name a tier whose answers stand in for labels, as {reason}, but there is no "
+                "teacher; give `--model.teacher FOLDER`, or leave out rows without labels."
             )
         ids, logits = self._logits_of(teacher, role)
         return torch.tensor(np.array(ids)), torch.tensor(self.task.predict(np.array(logits)))
@@ -199,10 +201,12 @@ class TierModule(StagedModule):
         self._label(batch, "validation")
 
     def _label(self, batch: Batch, role: str) -> None:
-        if self._answers:
-            ids, classes = self._answers[role]
+        if role in self._answers:
+            ids, answers = self._answers[role]
+            label = batch["label"]
+            hidden = label.isnan() if label.is_floating_point() else label < 0
             rows = torch.searchsorted(ids, batch["sample_id"].cpu())
-            batch["label"] = classes[rows].to(batch["label"])
+            batch["label"] = torch.where(hidden, answers[rows].to(label), label)
 
     def _read_teacher(self, teacher: Tier) -> None:
         """Keep the teacher's logits of the training text, from here on without the teacher."""

@@ -51,11 +51,12 @@ from dial.tiers.reading import reason_of
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
 lightning_modules.Distillation, lightning_modules.EnergyHead, lightning_modules.Seq2Seq  # noqa: B018
 lightning_modules.Seq2SeqDistillation, lightning_modules.SizedAdamW  # noqa: B018
-lightning_modules.TransformerDistillation  # noqa: B018
+lightning_modules.LengthAdaptive, lightning_modules.TransformerDistillation, lightning_modules.DynaBERT  # noqa: B018
+lightning_modules.SpanDistillation, lightning_modules.SpanQA  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 datamodules.GLUEAsTextDataModule, datamodules.NumberWordsDataModule  # noqa: B018
 datamodules.SuperGLUEAsTextDataModule, datamodules.SuperGLUEDataModule, datamodules.TextToTextDataModule  # noqa: B018
-datamodules.TranslationDataModule  # noqa: B018
+datamodules.QuestionsDataModule, datamodules.SQuADDataModule, datamodules.TranslationDataModule  # noqa: B018
 
 LINKS = ("label_names", "metrics")
 # Always there, each set by arguments of its own; in the order in which the trainer calls them.

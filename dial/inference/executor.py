@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dial.costs.counting import RowCosts
+from dial.costs.counting import RowCosts, padded_lengths
 from dial.costs.functions import RowWork
 from dial.inference.compaction import Compaction, Policy
 from dial.inference.prefetch import prefetched
@@ -23,7 +23,7 @@ from dial.inference.writing import WritingQueue
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn, Written
 from dial.tiers.tier import Tier
-from dial.tiers.tokens import Tokeniser, check_unit
+from dial.tiers.tokens import UnreadableRowError, check_unit
 from dial.tradeoff.rule import Router, Rule
 
 __all__ = ["Answer", "Executor", "Work", "is_out_of_memory"]
@@ -80,7 +80,7 @@ class Executor:
         self.max_pending, self.group_by_length = max_pending, group_by_length
         self.device = next(network.parameters()).device
         self.work = {tier.name: Work() for tier in self.tiers}
-        self._tokenisers = [Tokeniser(tier) for tier in self.tiers]
+        self._tokenisers = [tier.tokeniser() for tier in self.tiers]
         self._keys = [tier.encoding_key for tier in self.tiers]
         left_out = rule.left_out([stage.tier for stage in network.stages])
         self._at_work = [index for index, tier in enumerate(self.tiers) if tier.name not in left_out]
@@ -203,10 +203,16 @@ class Executor:
         yield from order.ready()
 
     def _tokenise(self, index: int, rows: list[Row]) -> ValueError | None:
-        """Tokens for a tier; a row that is too short for it is taken out, with those behind it, and what it says."""
+        """Tokens for a tier; a row that it cannot read is taken out, with those behind it, and what it says."""
         key = self._keys[index]
         missing = [row for row in rows if key not in row.tokens]
-        for row, tokens in zip(missing, self._tokenisers[index]([row.unit for row in missing]), strict=True):
+        try:
+            found = self._tokenisers[index]([row.unit for row in missing])
+        except UnreadableRowError as error:
+            first = missing[error.place]
+            del rows[rows.index(first) :]
+            return self._tokenise(index, rows) or ValueError(f"row {first.id} {error.problem}.")
+        for row, tokens in zip(missing, found, strict=True):
             row.tokens[key] = tokens
         needs = self.tiers[index].batching
         for row in missing if needs.shortest > 1 else ():
@@ -326,13 +332,15 @@ class Executor:
         if written is not None:
             late = self._late[index]
             generated[np.arange(len(rows)) if late else stayed] = written.generated.cpu().numpy()
-            own = stayed if late else np.arange(len(stayed))
-            texts, limited = [written.texts[i] for i in own], written.limited.cpu().numpy()[own].tolist()
-        macs = self._charge(index, rows, router, stayed, leaving, generated if self.tiers[index].writes else None)
+            written = written.take(stayed) if late else written
+        macs = self._charge(index, rows, router, stayed, leaving, generated if self.tiers[index].generates else None)
         predictions, probabilities = router.answers(stayed)
         if written is not None:
-            predictions = self.network.task.read(texts)
-            probabilities = np.full(len(stayed), np.nan)
+            predictions = self.network.task.read(written.texts)
+            unknown = np.full(len(stayed), np.nan)
+            probabilities = unknown if written.probability is None else written.probability
+            limited = written.limited.tolist()
+            spans = [None] * len(stayed) if written.spans is None else list(map(tuple, written.spans.tolist()))
         columns = (stayed, router.stage[stayed], predictions, probabilities, router.score[stayed], macs[stayed])
         answers = zip(*(c.tolist() for c in columns), strict=True)
         for place, (i, stage, prediction, probability, score, cost) in enumerate(answers):
@@ -340,7 +348,7 @@ class Executor:
             reference = row.reference if self.costs is not None else float("nan")
             found = (stage, prediction, probability, score, cost, reference, router.outputs[i])
             first = len(row.tokens[self._keys[self._at_work[0]]].ids)
-            text = () if written is None else (texts[place], limited[place], int(generated[i]))
+            text = () if written is None else (written.texts[place], limited[place], int(generated[i]), spans[place])
             order.put(row.position, Answer(row.id, *found, self._truncated(index, row), first, *text))
         if len(leaving):
             going = [rows[i] for i in leaving.tolist()]
@@ -373,12 +381,13 @@ class Executor:
         if costs is None:
             return macs
         lengths = np.array([len(row.tokens[self._keys[index]].ids) for row in rows])
-        padded = int(lengths.max())
+        padded = padded_lengths(lengths, self.tiers[index].window)
 
         def work(some: Any) -> RowWork:
-            return RowWork(lengths[some], padded, None if generated is None else generated[some])
+            return RowWork(lengths[some], padded[some], None if generated is None else generated[some])
 
-        is_reference = generated is not None and index == costs.reference  # its text is what the reference would write
+        # Its text is what the reference would write, and its windows those that the reference would read.
+        is_reference = index == costs.reference and (generated is not None or self.tiers[index].window is not None)
         if index == self._at_work[0] or is_reference:
             for row, reference in zip(rows, costs.alone(work(slice(None)), index).tolist(), strict=True):
                 row.reference = reference

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dial.costs.counting import network_costs
+from dial.costs.counting import network_costs, padded_lengths
 from dial.costs.functions import ModelCosts
 from dial.inference.staged import StagedModel
 from dial.stages.metrics.metrics import AGREEMENT
 from dial.stages.table import StageTable
 from dial.stages.task import task_of
 from dial.tiers.tier import Tier
-from dial.tiers.tokens import Tokeniser, Unit
+from dial.tiers.tokens import Unit
 
 
 def rows_table(
@@ -109,7 +109,7 @@ def _tier_columns(
 
     Where decoders write the outputs are texts ``(N, E)``, and with them there is what they wrote.
     """
-    tokeniser, device = Tokeniser(tier), next(tier.parameters()).device
+    tokeniser, device = tier.tokeniser(), next(tier.parameters()).device
     tokens = tokeniser(units)
     length = np.array([len(row.ids) for row in tokens], dtype=np.int64)
     order, padded = np.argsort(length, kind="stable"), np.zeros_like(length)
@@ -130,7 +130,7 @@ def _tier_columns(
             values = logits.float().cpu().numpy()
         if outputs is None:
             outputs = np.zeros((len(order), *values.shape[1:]), dtype=values.dtype)
-        outputs[rows], padded[rows] = values, length[rows].max()
+        outputs[rows], padded[rows] = values, padded_lengths(length[rows], tier.window)
         for name, score in scores.items():
             own.setdefault(name, np.zeros(outputs.shape[:2]))[rows] = score.double().cpu().numpy()
         progress(tier.name, start + len(rows))

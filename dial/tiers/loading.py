@@ -15,16 +15,21 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassif
 
 from datamodules.labels import is_free_text
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
+from dial.models.slender.subnetworks import FIELD
 from dial.stages.task import Regression, Task, task_of
 from dial.tiers.backends.attach import attach
 from dial.tiers.backends.choice import fastest_backend
 from dial.tiers.batch_proof import settle
+from dial.tiers.embeddings import is_model
+from dial.tiers.fronts import lengths_of
 from dial.tiers.labels import match_labels, remedy_of_numbers
 from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
 from dial.tiers.reading import CARD, cut_layers, length_kept, read_card, read_tokenizer, read_with, reason_of
+from dial.tiers.span_loading import check_span_keys, extracts, load_span_tier
+from dial.tiers.subnetworks import cut_as_trained
 from dial.tiers.text_loading import check_writers_keys, load_text_tier, writes
 from dial.tiers.tier import Encoding, GoOn, Tier, View, encoding_key, own_names
 
@@ -155,11 +160,20 @@ def load_tier(
     path = check_place(view.path, argument)
     if is_free_text(label_names) or not train:
         kept = read_with(AutoConfig, path, argument, "configuration")
+        if extracts(kept, label_names):
+            check_writers_keys(view, argument)
+            return load_span_tier(view, name, label_names, argument, train)
+        check_span_keys(view, argument)
         if writes(kept, label_names):
             return load_text_tier(view, name, label_names, argument, train)
     check_writers_keys(view, argument)
+    check_span_keys(view, argument)
     config, declared = read_config(path, view.layers, label_names, argument)
     model, missing = read_model(path, config, argument)
+    if view.width is not None or view.depth is not None:
+        cut_as_trained(model, view, name, argument)
+    if train and hasattr(model.config, FIELD):
+        setattr(model.config, FIELD, None)  # of the weights as they were
     tokenizer = read_tokenizer(path, argument)
     if missing and head and not train:
         raise ValueError(
@@ -183,8 +197,12 @@ def load_tier(
     kind = _kind(model)
     tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
     tier.train(train)
+    if view.lengths is not None:
+        tier.drop_tokens(lengths_of(view, path, argument), argument)
     settle(tier, argument)  # in float32, whose noise is small
-    backend = fastest_backend(tier, view.dtype).route.backend if view.backend == "auto" else view.backend
+    backend = "torch" if view.lengths is not None else view.backend  # no other drops tokens
+    if backend == "auto":
+        backend = fastest_backend(tier, view.dtype).route.backend
     if backend == "torch" or not attach(tier, backend, view.dtype):
         cast_encoder(model, view.dtype, argument)
     return tier
@@ -209,7 +227,8 @@ def build_tier(
         label_names: the data's names in the order of its integers; empty for regression.
         max_length: tokens kept of a text or pair.
         layers: number of layers, at most those of ``config``.
-        embeddings: file of word vectors for a word-level model; its width sets a BiLSTM's embedding width.
+        embeddings: what the word embeddings start from: a file of word vectors for a word-level model, whose width sets
+            a BiLSTM's; or a model (see :func:`~dial.tiers.embeddings.model_vectors`).
         name: what the tier is called in tables and figures.
         argument: how the user calls ``config``, for error messages.
 
@@ -218,7 +237,8 @@ def build_tier(
             that do not fit; names the argument.
     """
     settings = dict(config)
-    if embeddings is not None:
+    vectors = embeddings is not None and not is_model(embeddings)
+    if embeddings is not None and vectors:
         if tokenizer != WORDS:
             raise ValueError(f"`embeddings` needs the tokenizer {WORDS!r} (word-level), but got {tokenizer!r}.")
         width = word_vectors_width(embeddings, "embeddings")
@@ -233,14 +253,17 @@ def build_tier(
     name_labels(made, label_names)
     with quiet():
         model = AutoModelForSequenceClassification.from_config(made)
-    if embeddings is not None and model.base_model.get_input_embeddings().embedding_dim != width:
+    if vectors and model.base_model.get_input_embeddings().embedding_dim != width:
         wanted = model.base_model.get_input_embeddings().embedding_dim
         raise ValueError(f"`embeddings` must have the model's embedding width {wanted}, but {embeddings} has {width}.")
     check_exits_hold(model, argument)
     longest_text = length_kept(read, model, max_length, name, argument)
     kind = _kind(model)
     tier = kind(name, View(path=name), model.train(), read, longest_text, label_names, word_vectors=embeddings)
-    return tier if read is None else settle(tier, argument, place=tokenizer)
+    if read is None:
+        return tier
+    tier.start_embeddings()
+    return settle(tier, argument, place=tokenizer)
 
 
 def _kind(model: Any) -> type[Tier]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from dial.tiers.embeddings import principal_components
 from dial.tiers.tier import Tier
 from lightning_modules import Classifier, Distillation
 from lightning_modules.training import LearningRate, decay_groups, training_steps
@@ -200,6 +201,18 @@ def test_distillation_equals_loops_and_the_teacher_reads_once(fit, tiny_bert, te
     assert torch.equal(second.loss, first.loss)
     with pytest.raises(AssertionError, match="teacher ran"):
         fit(watched(tiny_bert, **{**settings, "teacher": {"path": str(teacher), "max_length": 8}}))
+
+
+def test_a_student_may_have_its_teachers_tokens_and_embeddings(fit, teacher) -> None:
+    config = {"model_type": "bilstm", "embedding_size": 5, "hidden_size": 4}
+    shared = {"tokenizer": "teacher", "embeddings": "teacher", "max_length": 32}
+    module = WatchedStudent(config=config, label_names=NAMES, teacher={"path": str(teacher)}, **shared)
+    assert list(module.tokenizers()) == [module.teacher.encoding_key]  # one for both
+    source = AutoModelForSequenceClassification.from_pretrained(teacher).get_input_embeddings().weight
+    ratio = module.tier.model.get_input_embeddings().weight[1:] / principal_components(source.detach(), 5)[1:]
+    torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio))
+    fit(module)
+    assert torch.isfinite(module.loss)
 
 
 def test_batches_hold_no_encoding_of_a_teacher_that_is_done(fit, tiny_bert, teacher) -> None:

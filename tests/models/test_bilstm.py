@@ -72,6 +72,26 @@ def test_padding_never_changes_a_logit(model: BiLSTMForSequenceClassification, w
         torch.testing.assert_close(padded, model(**rubbish).logits, atol=1e-6, rtol=1e-5)
 
 
+def test_training_and_answering_read_alike(model: BiLSTMForSequenceClassification) -> None:
+    """Rows are packed in training; on a CPU rows of different lengths are answered without packing."""
+    for texts in ([[3, 4, 5, 6], [7], [], [8, 9, 3]], [[3, 4], [7, 8]]):
+        encoding = encode(texts, max(map(len, texts)))
+        with torch.no_grad():
+            answered, trained = model.eval()(**encoding).logits, model.train()(**encoding).logits
+        torch.testing.assert_close(answered, trained, atol=1e-6, rtol=1e-5)
+
+
+def test_rows_of_one_length_are_read_by_the_layers_as_they_stand(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError("unpacked")
+
+    monkeypatch.setattr(type(model.bilstm), "_without_packing", never)
+    with torch.no_grad():
+        model(**encode([[3, 4], [7, 8]], 2))
+        with pytest.raises(AssertionError, match="unpacked"):
+            model(**encode([[3, 4], [7]], 2))
+
+
 def test_a_batch_of_empty_texts_works(model: BiLSTMForSequenceClassification) -> None:
     empty = torch.zeros((2, 0), dtype=torch.long)
     with torch.no_grad():

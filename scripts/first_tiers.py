@@ -1,0 +1,169 @@
+"""What makes a BiLSTM a better first tier on SST-2: `results/first_tiers.md`, from `results/first_tiers.json`.
+
+Tokens (words or the Super's own pieces), the start of the embeddings (random, or the Super's principal components),
+their width and the vocabulary change one at a time; data, teacher, seed and all else are equal. Each student is tested
+in front of the Super, thresholds chosen across folds of the test rows. Whatever is done is skipped, so the same command
+goes on; `--list` shows the commands, `--only wordpiece` does a part, `--trainer configs/trainer/gpu.yaml` takes a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dial.cli.steps import Step, is_complete, run_step
+from dial.files import atomic_write, read_json, write_json
+from scripts.cascades_page import points
+from scripts.markdown import grid
+from scripts.results_plan import Cell
+from scripts.results_steps import ROOT
+
+JSON, PAGE = "results/first_tiers.json", "results/first_tiers.md"
+TARGET = 0.99
+WORDS = """\
+# First tiers: what makes a BiLSTM better
+
+SST-2, one seed; each BiLSTM is distilled from the same Super (accuracy {quality} %) on the same rows and stands before
+it in a cascade. Speed-up in FLOPs with softmax thresholds, confident, chosen across folds of the test rows. The
+standard error of an accuracy on 872 rows is about 1.3 points. `python scripts/first_tiers.py` trains, tests and writes
+this page; its commands stand below the table.
+"""
+
+
+@dataclass(frozen=True)
+class Student:
+    """One BiLSTM.
+
+    Attributes:
+        tokens: `words` or `wordpiece`.
+        start: of the embeddings: `random` or `super`.
+        vocabulary: entries at most of a word-level tokenizer; None: all that the Super's has.
+        width: of an embedding.
+    """
+
+    tokens: str
+    start: str
+    vocabulary: int | None = None
+    width: int = 50
+
+    @property
+    def name(self) -> str:
+        """Of its run folder.
+
+        >>> Student("words", "super", 10_002, 128).name
+        'words-10k-super-128'
+        """
+        size = f"-{self.vocabulary // 1000}k" if self.vocabulary else ""
+        return f"{self.tokens}{size}-{self.start}-{self.width}"
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Of `dial fit`, beside data and teacher."""
+        size = f", vocab_size: {self.vocabulary}" if self.vocabulary else ""
+        start = ("--model.embeddings", "teacher" if self.start == "super" else "null")
+        tokens = ("--model.tokenizer", "words" if self.tokens == "words" else "teacher")
+        return ("--model.config", f"{{model_type: bilstm, embedding_size: {self.width}{size}}}", *tokens, *start)
+
+
+STUDENTS = (
+    Student("words", "random", 10_002),  # TangoBERT's
+    Student("words", "super", 10_002),
+    Student("words", "random", 30_522),
+    Student("words", "super", 30_522),
+    Student("wordpiece", "random"),
+    Student("wordpiece", "super"),  # `configs/model/bilstm_subword.yaml`
+    Student("wordpiece", "random", width=128),
+    Student("wordpiece", "super", width=128),
+)
+
+
+def plan(cell: Cell, trainer: str | None, epochs: int) -> Iterator[Step]:
+    """The Super, then each student and its cascade.
+
+    Args:
+        cell: task, seed and folders.
+        trainer: configuration of a trainer; None: Lightning's own choice.
+        epochs: of each student.
+    """
+    machine = ("--trainer", trainer) if trainer else ()
+    yield cell.fit("super", "finetune", ("--model.path", cell.tier("encoder"), *machine), 2)
+    teacher = ("--model.teacher", cell.tier("super"))
+    for student in STUDENTS:
+        yield cell.fit(student.name, "bilstm_subword", (*teacher, *student.arguments, *machine), epochs)
+        run = f"{cell.folder}/cascade-{student.name}"
+        tiers = cell.cascade(cell.tier(student.name), cell.tier("super"))
+        command = ("dial", "test", *tiers, *machine, "--data.calibration", "crossfit", "--run", run)
+        yield Step(f"{cell.prefix}/cascade-{student.name}", f"{run}/sweep/summary.json", command)
+
+
+def measured(cell: Cell, root: Path = ROOT) -> list[dict[str, Any]]:
+    """Quality, cost and speed-up of every student whose cascade was tested.
+
+    Args:
+        cell: task, seed and folders.
+        root: folder that the run folders are relative to.
+    """
+    rows = []
+    for student in STUDENTS:
+        path = root / cell.folder / f"cascade-{student.name}/sweep/summary.json"
+        if not path.is_file():
+            continue
+        found = points(read_json(path, "runs"), {}, "")
+        (point,) = (p for p in found if (p["score"], p["kind"], p["target"]) == ("softmax", "confident", TARGET))
+        parameters = read_json(root / cell.tier(student.name) / "card.json", "runs")["parameters"]
+        rows.append({"name": student.name, **vars(student), "parameters": parameters, **point})
+    return rows
+
+
+def page(rows: Sequence[dict[str, Any]], commands: Sequence[Step]) -> str:
+    """The whole page.
+
+    Args:
+        rows: from :func:`measured`.
+        commands: what was run.
+    """
+    head = ["tokens", "vocabulary", "start", "width", "parameters", "accuracy, %", "MFLOP", "speed-up at 99 % (kept)"]
+    lines = []
+    for row in rows:
+        sizes = [str(row["vocabulary"] or "the Super's"), row["start"], str(row["width"]), f"{row['parameters']:,}"]
+        seen = [f"{100 * row['swift_quality']:.1f}", f"{2e-6 * row['swift_macs']:.1f}"]
+        lines.append([row["tokens"], *sizes, *seen, f"{row['speedup']:.2f}× ({100 * row['kept']:.1f} %)"])
+    quality = f"{100 * rows[0]['super_quality']:.1f}" if rows else "–"
+    return "\n".join([WORDS.format(quality=quality), grid(head, lines), "", "```bash", *map(str, commands), "```", ""])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and test what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder with glue/sst2 as parquet")
+    parser.add_argument("--models", default="../shared/models", help="folder with minilm-l6-h384")
+    parser.add_argument("--runs", default="runs/first-tiers", help="folder of the run folders")
+    parser.add_argument("--trainer", help="configuration of the trainer, such as configs/trainer/gpu.yaml")
+    parser.add_argument("--epochs", type=int, default=5, help="of each student")
+    parser.add_argument("--only", default="", help="students with this in their name (the Super is trained anyway)")
+    parser.add_argument("--list", action="store_true", help="show the commands and leave")
+    options = parser.parse_args(arguments)
+    cell = Cell("sst2", data=options.data, models=options.models, runs=options.runs)
+    steps = list(plan(cell, options.trainer, options.epochs))
+    for step in steps:
+        if options.list:
+            print(step)
+        elif (options.only in step.name or step.name.endswith("/super")) and not is_complete(ROOT / step.result):
+            run_step(step, ROOT)
+    if not options.list and (rows := measured(cell)):
+        write_json(ROOT / JSON, rows)
+        with atomic_write(ROOT / PAGE) as temporary:
+            temporary.write_text(page(rows, steps), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        raise SystemExit(f"first_tiers: {error}") from error
