@@ -60,7 +60,8 @@ class Chooser:
     @cached_property
     def levels(self) -> Levels:
         """Thresholds that a search for one threshold per stage tries."""
-        return Levels.of(self.rule.values(self.table), self.table.sample_id, SEARCHED)
+        table = self.table.deciding_by(self.rule.score)
+        return Levels.of(self.rule.values(table), table.sample_id, table.macs, self.statistics, SEARCHED)
 
     @property
     def quality(self) -> np.ndarray:
