@@ -6,6 +6,7 @@ from callbacks.measured_study import MeasuredStudy
 from callbacks.predictions import PredictionWriter
 from callbacks.progress import LogProgress
 from callbacks.resume import Resume
+from callbacks.sharding import Sharded
 from callbacks.slenderise import Slenderise
 from callbacks.threshold_sweep import ThresholdSweep
 from callbacks.tier_export import TierExport
@@ -17,6 +18,7 @@ __all__ = [
     "MeasuredStudy",
     "PredictionWriter",
     "Resume",
+    "Sharded",
     "Slenderise",
     "ThresholdSweep",
     "TierExport",

@@ -22,7 +22,8 @@ class MajorityBaseline(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if hasattr(data, "rows") and getattr(data, "labelled", True):
-            print(baseline_line(data.rows("train").label, data.rows("validation").label, pl_module), flush=True)
+            train = data.rows("train").label
+            print(baseline_line(train[train >= 0], data.rows("validation").label, pl_module), flush=True)
 
 
 def baseline_line(train: np.ndarray, validation: np.ndarray, module: StagedModule) -> str:

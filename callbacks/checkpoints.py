@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import pickle
+import shutil
 import struct
 import zipfile
 import zlib
@@ -21,6 +22,7 @@ from dial.files import atomic_write
 
 LAST = "last.ckpt"
 OLDER = "previous.ckpt"
+ABOUT = "meta.pt"  # in a checkpoint that is a folder with a file of each rank: all but weights and optimiser
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -57,6 +59,11 @@ def keep(path: Path, name: Path) -> None:
         path.replace(name)
 
 
+def remove(path: Path) -> None:
+    """Remove a checkpoint, a file or a folder, if it is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def write_whole(trainer: Trainer) -> None:
     """Have a trainer write its checkpoints by :class:`WholeCheckpoints`, unless it has a writer of its own."""
     with contextlib.suppress(NotImplementedError):  # a strategy that writes them itself
@@ -75,7 +82,7 @@ def newest(folder: Path) -> Path | None:
     """
     problems: dict[str, str] = {}
     for path in (folder / LAST, folder / OLDER):
-        if not path.is_file():
+        if not path.exists():
             continue
         problem = damage(path)
         if problem is None:
@@ -92,7 +99,16 @@ def newest(folder: Path) -> Path | None:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file that :func:`torch.save` wrote, its check sums included; None where it is whole."""
+    """What is wrong with a checkpoint; None where it is whole.
+
+    Check sums of files that :func:`torch.save` wrote are read. Of a folder, which ranks rename when all of them have
+    written their files, only what says what is in them.
+    """
+    if path.is_dir():
+        about = path / ABOUT
+        if not about.is_file() or not (path / ".metadata").is_file():
+            return f"a folder without {ABOUT} or .metadata"
+        return damage(about)
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -102,7 +118,7 @@ def damage(path: Path) -> str | None:
 
 
 def read_checkpoint(path: Path, argument: str) -> dict[str, Any]:
-    """Content of a checkpoint, whose tensors stay on the disk until they are read.
+    """Content of a checkpoint, whose tensors stay on the disk until they are read; of a folder all but these.
 
     Raises:
         ValueError: it is damaged, or no checkpoint; names ``argument``.
@@ -110,7 +126,8 @@ def read_checkpoint(path: Path, argument: str) -> dict[str, Any]:
     reason = damage(path)
     if reason is None:
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            file = path / ABOUT if path.is_dir() else path
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         except (EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
             reason = "it holds objects that are no weights" if "weights_only" in str(error) else str(error)
         else:

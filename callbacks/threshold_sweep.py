@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.checks import is_partial
@@ -24,7 +23,7 @@ from dial.tiers.labels import check_permutation
 from dial.tradeoff.rules import check_settings
 from dial.tradeoff.taken import quality_at
 from lightning_modules.base import StagedModule
-from lightning_modules.rows import RowGatherer, Rows, concatenate
+from lightning_modules.rows import RowGatherer, Rows, concatenate, numbers
 
 
 class ThresholdSweep(Callback):
@@ -107,7 +106,7 @@ class ThresholdSweep(Callback):
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"`sweep.reference` must be one of the tiers {names}, but got {self.reference!r}.")
         self._check_folder(trainer, module)
-        for tier in module.network.tiers:
+        for tier in module.whole_tiers:
             check_countable(tier, f"model: {tier.name}" if len(names) > 1 else "model")
 
     def _check_folder(self, trainer: Trainer, module: StagedModule) -> None:
@@ -160,12 +159,12 @@ class ThresholdSweep(Callback):
         table = self.table(trainer, module, self._rows.gather())
         for split in table.splits:
             rows = table.of_split(split)
-            for name in module.metric_names:
-                for s, stage in enumerate(table.stages):
-                    value = quality_at(rows, name, np.full(len(rows), s))
-                    pl_module.log(
-                        f"{split}/{name}/{stage.name}", torch.tensor(value, dtype=torch.float32), sync_dist=True
-                    )
+            logged = {
+                f"{split}/{name}/{stage.name}": quality_at(rows, name, np.full(len(rows), s))
+                for name in module.metric_names
+                for s, stage in enumerate(table.stages)
+            }
+            pl_module.log_dict(numbers(logged, pl_module.device), sync_dist=True)
         if trainer.is_global_zero:
             self.write(trainer, module, table)
 
@@ -174,7 +173,7 @@ class ThresholdSweep(Callback):
         splits = list(rows)
         joined = concatenate([rows[split] for split in splits])
         lengths, padded = joined["lengths"], joined["padded"]
-        costs = self._costs = network_costs(module.network.tiers, lengths, padded, self.length)
+        costs = self._costs = network_costs(module.whole_tiers, lengths, padded, self.length)
         answers = answers_of(module, trainer.datamodule, rows, joined)  # type: ignore[attr-defined]
         label = module.task.labels(joined["label"])
         if not getattr(trainer.datamodule, "labelled", True):  # type: ignore[attr-defined]
@@ -215,7 +214,7 @@ class ThresholdSweep(Callback):
         """What the table's numbers depend on, as plain values."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         reference = self.reference or module.network.tiers[-1].name
-        tiers = {tier.name: tier.describe() for tier in module.network.tiers}
+        tiers = {tier.name: tier.describe() for tier in module.whole_tiers}
         # Only where it applies: the settings are part of a report's fingerprint.
         plain: dict[str, Any] = {"reference_without_exits": True} if "unpruned" in tiers[reference] else {}
         hidden = getattr(data, "hidden", None)  # rows left out, by role

@@ -15,6 +15,7 @@ from callbacks.fit_length import fit_numbers
 from datamodules.checks import is_partial
 from dial.costs.counting import check_countable
 from dial.files import read_json, write_json
+from dial.models.sharding import load_shards
 from dial.models.slender.encoder import compression, cut_in_place
 from dial.models.slender.structures import has_masks
 from dial.tiers.loading import CARD, Tier, save_tier
@@ -91,14 +92,14 @@ class TierExport(Callback):
         quality = None
         if isinstance(best, ModelCheckpoint) and best.best_model_path:
             quality = None if best.best_model_score is None else float(best.best_model_score)
-            state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-            pl_module.load_state_dict(state)
+            load_weights(pl_module, Path(best.best_model_path))
+        whole = pl_module.whole_tier()
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / TIER
-        tier = exported(pl_module.tier)
+        tier = exported(whole)
         card = self._card(trainer, pl_module, tier, quality)
-        cut = tier is not pl_module.tier
+        cut = tier is not whole
         save_tier(folder, tier, card if cut else {**card, "macs": self._cost(tier, self._macs)}, replace=True)
         slender = self._measure(folder, tier, cut)
         print(f"tier saved to {folder}{'' if slender is None else f': {in_words(slender)}'}")
@@ -112,6 +113,7 @@ class TierExport(Callback):
             "label_names": module.label_names,
             **({} if getattr(data, "target", None) is None else {"target": data.target}),
             "metrics": module.metric_names,
+            **tier.kept_settings,
             **self._qualities(module, tier, quality),
             "train_fingerprint": data.fingerprint("train"),
             "train_rows": len(data.rows("train")),
@@ -147,6 +149,14 @@ class TierExport(Callback):
         if found:
             write_json(folder / CARD, {**read_json(folder / CARD, "run"), **found})
         return found.get("compression")
+
+
+def load_weights(module: LightningModule, checkpoint: Path) -> None:
+    """Take the weights of a checkpoint: of a file, or of a folder that ranks which share them have written."""
+    if checkpoint.is_dir():
+        load_shards(module, checkpoint)
+    else:
+        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
 
 
 def exported(tier: Tier) -> Tier:

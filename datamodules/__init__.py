@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from datamodules.glue import GLUEDataModule
     from datamodules.graded import GradedSentimentDataModule
     from datamodules.number_words import NumberWordsDataModule
+    from datamodules.squad import QuestionsDataModule, SQuADDataModule
     from datamodules.superglue import SuperGLUEDataModule
     from datamodules.text import TextDataModule
     from datamodules.text_to_text_files import TextToTextDataModule
@@ -19,6 +20,8 @@ __all__ = [
     "GLUEDataModule",
     "GradedSentimentDataModule",
     "NumberWordsDataModule",
+    "QuestionsDataModule",
+    "SQuADDataModule",
     "SequenceDataModule",
     "SuperGLUEAsTextDataModule",
     "SuperGLUEDataModule",
@@ -35,6 +38,8 @@ _HOMES = {
     "GLUEDataModule": "glue",
     "GradedSentimentDataModule": "graded",
     "NumberWordsDataModule": "number_words",
+    "QuestionsDataModule": "squad",
+    "SQuADDataModule": "squad",
     "SequenceDataModule": "base",
     "TextDataModule": "text",
     "TextToTextDataModule": "text_to_text_files",

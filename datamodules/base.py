@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules import checks, roles
+from datamodules.augmentation.file import AugmentationFile, with_mask
 from datamodules.checks import check_seed, is_partial
 from datamodules.encoding import Tokens, default_cache_dir, encode
 from datamodules.loading import BucketSampler, EncodedRows, EpochSampler, ResumableLoader
@@ -40,6 +41,8 @@ class SequenceDataModule(LightningDataModule, ABC):
         test_fraction: cuts the test rows from the training rows too, for a source that has none.
         min_calibration: fewest calibration rows to choose an operating point on.
         max_rows: keep at most so many rows of each role (or of the named roles), drawn by hash.
+        augmentation: file that `dial augment` wrote of these training rows, to be trained on beside them. The teacher's
+            answers stand in for the labels of its texts.
         cache_dir: where encodings are kept; default ``$DIAL_CACHE``, else ``~/.cache/dial``.
     """
 
@@ -56,6 +59,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         test_fraction: float | None = None,
         min_calibration: int = 50,
         max_rows: int | dict[str, int] | None = None,
+        augmentation: str | None = None,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
@@ -77,6 +81,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.calibration, self.min_calibration, self.max_rows = calibration, min_calibration, max_rows
         checks.check_max_rows(max_rows)
+        self.augmentation = AugmentationFile(Path(augmentation).expanduser()) if augmentation else None
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self._tokenizers: dict[str, tuple[Any, int | None]] | None = None
         self._learned_from: object = None
@@ -139,7 +144,12 @@ class SequenceDataModule(LightningDataModule, ABC):
     def _keep(self, role: str, rows: Rows) -> None:
         checks.check_ids(rows, role)
         limit = self.max_rows.get(role) if isinstance(self.max_rows, dict) else self.max_rows
-        self._rows[role] = roles.sample(rows, limit)
+        rows = roles.sample(rows, limit)
+        if role == "train" and self.augmentation is not None:
+            self.augmentation.check(rows, self.label_names)
+            known, rows = len(rows), self.augmentation.beside(rows)
+            self.tell(f"train: {len(rows) - known} new texts of {known} rows, which the teacher labels")
+        self._rows[role] = rows
 
     def _cut_roles(self) -> list[str]:
         wanted = ["calibration", "validation", *(["test"] if self._fractions["test"] else [])]
@@ -255,7 +265,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         """A function that gives an iterator over the training role's texts; rows are read when it is called."""
 
         def texts() -> Iterator[Any]:
-            for unit in self.rows("train").units():
+            for unit in self._spelt("train", "").units():
                 yield unit[0] if len(unit) == 1 else unit
 
         return texts
@@ -264,12 +274,17 @@ class SequenceDataModule(LightningDataModule, ABC):
         """Tokens of a role's rows for one tokenizer."""
         if (role, key) not in self._tokens:
             tokenizer, max_length = self.tokenizers[key]
-            rows = self.rows(role)
+            rows = self._spelt(role, tokenizer.mask_token or tokenizer.unk_token or "")
             tokens = encode(self.as_read(rows, key), tokenizer, max_length, key, self.cache_dir)
             self._tokens[role, key] = tokens
             self.truncated.setdefault(role, {})[key] = tokens.truncated
             self._say_truncated(role, "rows", tokens)
         return self._tokens[role, key]
+
+    def _spelt(self, role: str, mask: str) -> Rows:
+        """Rows of a role, with the masked words of an augmentation as a tokenizer spells them."""
+        rows = self.rows(role)
+        return with_mask(rows, mask) if role == "train" and self.augmentation is not None else rows
 
     def as_read(self, rows: Rows, key: str) -> Rows:
         """Rows as the models of one tokenizer read them."""

@@ -157,10 +157,13 @@ def leakage_lines(parts: Mapping[str, Rows]) -> list[str]:
     >>> leakage_lines({"train": one, "test": two})
     ['leakage: 1 of 2 test rows are training rows too (the same text); quality on those says nothing about new rows']
     """
-    known = set(parts["train"].units()) if "train" in parts else set()
+    others = {role: rows for role, rows in parts.items() if role != "train" and "train" in parts}
+    tested = {unit for rows in others.values() for unit in rows.units()}
+    # Training rows are read as a stream: there may be far more of them than are held in memory.
+    known = {unit for unit in parts["train"].units() if unit in tested} if tested else set()
     lines = []
-    for role, rows in parts.items():
-        shared = sum(unit in known for unit in rows.units()) if known and role != "train" else 0
+    for role, rows in others.items():
+        shared = sum(unit in known for unit in rows.units())
         if shared:
             lines.append(
                 f"leakage: {shared} of {len(rows)} {role} rows are training rows too (the same text); quality on those "

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,14 @@ def encode(
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             _write(scratch, rows, RowTokeniser(tokenizer, max_length, target))
-            _move(scratch, folder)
+            move(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return _load(folder, tokenizer)
 
 
-def _move(scratch: Path, folder: Path) -> None:
+def move(scratch: Path, folder: Path) -> None:
+    """Put a finished folder into its place, unless somebody else did."""
     try:
         scratch.rename(folder)
     except OSError:
@@ -96,23 +98,52 @@ def _move(scratch: Path, folder: Path) -> None:
 
 
 def _write(folder: Path, rows: Rows, tokeniser: RowTokeniser) -> None:
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
     lengths: list[int] = []
     truncated = 0
-    units = [unit if len(unit) > 1 else unit[0] for unit in rows.units()]
-    for start in range(0, len(units), CHUNK):
-        encoded = tokeniser(units[start : start + CHUNK])
-        truncated += sum(row.truncated for row in encoded)
-        lengths.extend(len(row.ids) for row in encoded)
-        ids.append(np.concatenate([np.asarray(row.ids, np.int32) for row in encoded]))
-        if tokeniser.typed:
-            types.append(np.concatenate([np.asarray(row.types, np.int8) for row in encoded]))
+    units = (unit if len(unit) > 1 else unit[0] for unit in rows.units())
+    with ArrayFile(folder / "ids.npy", np.int32) as ids, ArrayFile(folder / "types.npy", np.int8) as types:
+        while chunk := list(islice(units, CHUNK)):
+            encoded = tokeniser(chunk)
+            truncated += sum(row.truncated for row in encoded)
+            lengths.extend(len(row.ids) for row in encoded)
+            ids.append(np.concatenate([np.asarray(row.ids, np.int32) for row in encoded]))
+            if tokeniser.typed:
+                types.append(np.concatenate([np.asarray(row.types, np.int8) for row in encoded]))
+    if not tokeniser.typed:
+        types.path.unlink()
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-    np.save(folder / "ids.npy", np.concatenate(ids))
-    if types:
-        np.save(folder / "types.npy", np.concatenate(types))
     (folder / "meta.json").write_text(json.dumps({"truncated": truncated, "max_length": tokeniser.max_length}))
+
+
+class ArrayFile:
+    """A one-dimensional array that is written to a ``.npy`` file part by part, of which none stays in memory.
+
+    Args:
+        path: the file.
+        dtype: of the values.
+    """
+
+    def __init__(self, path: Path, dtype: type[np.generic]) -> None:
+        self.path, self.dtype, self.size = path, np.dtype(dtype), 0
+
+    def __enter__(self) -> "ArrayFile":
+        self._file = self.path.open("wb")
+        self._head()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.seek(0)
+        self._head()  # NumPy leaves room for the digits of any size
+        self._file.close()
+
+    def _head(self) -> None:
+        about = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.size,)}
+        np.lib.format.write_array_header_1_0(self._file, about)
+
+    def append(self, values: np.ndarray) -> None:
+        """Write more values."""
+        self._file.write(values.astype(self.dtype, copy=False).tobytes())
+        self.size += len(values)
 
 
 def _load(folder: Path, tokenizer: Any) -> Tokens:

@@ -45,14 +45,15 @@ class EncodedRows(Dataset[dict[str, Any]]):
         batch: dict[str, Any] = {
             "sample_id": torch.from_numpy(np.array([example["sample_id"] for example in examples])),
             "label": torch.from_numpy(np.array([example["label"] for example in examples])),
-            "encodings": {
-                key: tokens.padding.batch([example["encodings"][key] for example in examples])
-                for key, tokens in self.tokens.items()
-            },
+            "encodings": {key: self.encoding(key, examples) for key in self.tokens},
         }
         for key in self.targets:
             batch["encodings"][key]["labels"] = padded_labels([example["targets"][key] for example in examples])
         return batch
+
+    def encoding(self, key: str, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Tensors of the examples for one tokenizer."""
+        return self.tokens[key].padding.batch([example["encodings"][key] for example in examples])
 
     def order(self) -> np.ndarray:
         """``(N,)`` indices, longest row first; the last tokenizer counts first, its tier being the dearest."""

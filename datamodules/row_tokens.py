@@ -13,6 +13,19 @@ NO_FORM = ""
 SWITCH = "_switch_to_target_mode"  # what transformers calls on a tokenizer before it reads targets
 
 
+class UnreadableRowError(ValueError):
+    """A row that a tokeniser cannot read.
+
+    Args:
+        place: its position among those that were given.
+        problem: what is wrong with it, and the remedy, as the end of a sentence that begins with the row.
+    """
+
+    def __init__(self, place: int, problem: str) -> None:
+        super().__init__(f"row {place} {problem}.")
+        self.place, self.problem = place, problem
+
+
 class RowTokens(NamedTuple):
     """One text or pair: its ids, its token types where the tokenizer has them, and whether it was longer."""
 

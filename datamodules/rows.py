@@ -26,16 +26,19 @@ class Rows:
         sources: N texts that an encoder-decoder reads for the units, such as T5's ``rte sentence1: … sentence2: …``;
             None where it reads the first text. Rows are told apart, and roles cut, by the units alone.
         block: ``(N,)`` names of what stays in one role, where that is more than a group (the paragraph of a question).
+        spans: ``(N, 2)`` first character of the answer in the second text and the one behind it, -1 where there is
+            none; None where rows are not answered by spans.
     """
 
-    text: list[str]
-    text_b: list[str] | None
+    text: Sequence[str]
+    text_b: Sequence[str] | None
     label: np.ndarray
     sample_id: np.ndarray
     group: np.ndarray | None = None
     targets: Sequence[tuple[str, ...]] | None = None
     sources: list[str] | None = None
     block: np.ndarray | None = None
+    spans: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.text)
@@ -54,7 +57,8 @@ class Rows:
         sources = None if self.sources is None else [self.sources[i] for i in indices]
         text = [self.text[i] for i in indices]
         block = None if self.block is None else self.block[indices]
-        return Rows(text, second, self.label[indices], self.sample_id[indices], group, targets, sources, block)
+        spans = None if self.spans is None else self.spans[indices]
+        return Rows(text, second, self.label[indices], self.sample_id[indices], group, targets, sources, block, spans)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -73,6 +77,8 @@ class Rows:
             digest.update("\x1f".join((*references, "\x1e")).encode("utf-8", "surrogatepass"))
         if self.sources is not None:
             digest.update("\x1f".join(self.sources).encode("utf-8", "surrogatepass"))
+        if self.spans is not None:
+            digest.update(np.ascontiguousarray(self.spans).tobytes())
         return digest.hexdigest()
 
 

@@ -8,22 +8,29 @@ if TYPE_CHECKING:
     from lightning_modules.cascade import Cascade
     from lightning_modules.classifier import Classifier
     from lightning_modules.distillation import Distillation
+    from lightning_modules.dynabert import DynaBERT
     from lightning_modules.energy_head import EnergyHead
+    from lightning_modules.length_adaptive import LengthAdaptive
     from lightning_modules.multi_exit import MultiExit
     from lightning_modules.optimizers import SizedAdamW
     from lightning_modules.seq2seq import Seq2Seq
     from lightning_modules.seq2seq_distillation import Seq2SeqDistillation
+    from lightning_modules.span_qa import SpanDistillation, SpanQA
     from lightning_modules.transformer_distillation import TransformerDistillation
 
 __all__ = [
     "Cascade",
     "Classifier",
     "Distillation",
+    "DynaBERT",
     "EnergyHead",
+    "LengthAdaptive",
     "MultiExit",
     "Seq2Seq",
     "Seq2SeqDistillation",
     "SizedAdamW",
+    "SpanDistillation",
+    "SpanQA",
     "StagedModule",
     "TransformerDistillation",
 ]
@@ -31,11 +38,15 @@ PLACES = {
     "Cascade": "cascade",
     "Classifier": "classifier",
     "Distillation": "distillation",
+    "DynaBERT": "dynabert",
     "EnergyHead": "energy_head",
+    "LengthAdaptive": "length_adaptive",
     "MultiExit": "multi_exit",
     "Seq2Seq": "seq2seq",
     "Seq2SeqDistillation": "seq2seq_distillation",
     "SizedAdamW": "optimizers",
+    "SpanDistillation": "span_qa",
+    "SpanQA": "span_qa",
     "StagedModule": "base",
     "TransformerDistillation": "transformer_distillation",
 }

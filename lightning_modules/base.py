@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,11 +11,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
+from dial.models.sharding import recompute_layers, without_weights
 from dial.stages.metrics.metrics import METRICS, evaluate
 from dial.stages.task import task_of
 from dial.tiers.backends.comparison import Comparison
 from dial.tiers.tier import Tier
-from lightning_modules.rows import RowGatherer, Rows, each_once
+from lightning_modules.rows import RowGatherer, Rows, each_once, numbers
 
 Batch = dict[str, Any]
 
@@ -34,12 +35,15 @@ class StagedModule(LightningModule):
     Attributes:
         network: the staged model; set by the subclass.
         late_scores: of finished answers, which are wanted of the rows that are tested.
+        shares_weights: whether ranks can share the weights of tiers that write, as all of them then call the same
+            layers in the same order.
 
     Raises:
         ValueError: a metric does not exist, or not for these classes.
     """
 
     network: StagedModel
+    shares_weights: ClassVar[bool] = False
 
     def __init__(self, label_names: list[str] | None, metrics: list[str] | None) -> None:
         super().__init__()
@@ -51,6 +55,7 @@ class StagedModule(LightningModule):
         self.validation_rows = RowGatherer()
         self.late_scores: list[str] = []
         self._comparisons: dict[str, Comparison] = {}
+        self._whole: list[Tier] = []  # tiers without weights, where ranks share these
 
     @property
     def metrics_of_rows(self) -> list[str]:
@@ -67,12 +72,48 @@ class StagedModule(LightningModule):
     @property
     def plain_keys(self) -> set[str]:
         """Encoding keys of the tiers that read texts and pairs as they are, not in the form for models that write."""
-        return {tier.encoding_key for tier in self.tiers_at_work if not tier.writes}
+        return {tier.encoding_key for tier in self.tiers_at_work if not tier.generates}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Tokens that neighbouring windows share, by the encoding key of the tiers that read long rows in windows."""
+        return {tier.encoding_key: tier.stride for tier in self.tiers_at_work if tier.window is not None}
 
     @property
     def tiers_at_work(self) -> list[Tier]:
         """Tiers that will read the data's rows."""
         return list(self.network.tiers)
+
+    @property
+    def whole_tiers(self) -> list[Tier]:
+        """Tiers to describe and to count; where ranks share weights they have none, but their fingerprints."""
+        return self._whole or list(self.network.tiers)
+
+    def configure_model(self) -> None:
+        """Share the weights of tiers that write among the ranks, where the strategy is :class:`callbacks.Sharded`.
+
+        Raises:
+            ValueError: ranks may call other layers than each other.
+        """
+        mesh, strategy = self.device_mesh, self.trainer.strategy if self._trainer is not None else None
+        if mesh is None or self._whole:
+            return
+        writers = [tier for tier in self.network.tiers if tier.writes]
+        if not self.shares_weights or not writers:
+            raise ValueError(
+                f"`trainer.strategy` must not share weights in {self.trainer.state.fn} of {type(self).__name__} "
+                f"with {', '.join(tier.name for tier in self.network.tiers)}; that is for Seq2Seq, and for tests of "
+                "cascades with tiers that write. Take --trainer.strategy ddp."
+            )
+        self._whole = [without_weights(tier) for tier in self.network.tiers]
+        if self.trainer.state.fn != "fit":  # in which weights change
+            for whole, tier in zip(self._whole, self.network.tiers, strict=True):
+                whole.known_fingerprint = tier.fingerprint
+        dtype = torch.bfloat16 if "bf16" in str(self.trainer.precision) else None
+        for tier in writers:
+            if getattr(strategy, "recompute", False):
+                recompute_layers(tier.model)
+            tier.share(mesh["data_parallel"], dtype)
 
     def setup(self, stage: str) -> None:
         """Refuse rows that are too short for a model before the first is computed; the data module is ready by now.
@@ -122,7 +163,7 @@ class StagedModule(LightningModule):
             shown = f"{100 * chosen[name]:.2f}"
             words[name] = f"{name} {shown} ({each})" if each else f"validation/{name} {shown}"
         # Every rank computes the same numbers from the gathered rows; sync_dist only keeps Lightning from warning.
-        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in logged.items()}, sync_dist=True)
+        self.log_dict(numbers(logged, self.device), sync_dist=True)
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for line in words.values() if self.exit_names else [", ".join(words.values())]:
                 self.print(f"epoch {self.current_epoch}: {line}")
@@ -181,12 +222,8 @@ class StagedModule(LightningModule):
         there are ``texts`` ``(B, S)`` in place of logits, and per tier ``written`` and ``cut_off`` ``(B,)``.
         """
         encodings = batch["encodings"]
-        lengths, padded = {}, {}
-        for tier in self.network.tiers:
-            mask = encodings[tier.encoding_key]["attention_mask"]
-            lengths[tier.name] = mask.sum(dim=1)
-            alone = tier.batching.equal_length  # then nothing is padded, whatever the batch holds
-            padded[tier.name] = lengths[tier.name] if alone else torch.full_like(lengths[tier.name], mask.shape[1])
+        read = {tier.name: tier.reading(encodings[tier.encoding_key]) for tier in self.network.tiers}
+        lengths, padded = ({name: each[which] for name, each in read.items()} for which in (0, 1))
         rows = {"sample_id": batch["sample_id"], "label": batch["label"], "lengths": lengths, "padded": padded}
         if self.network.writes:
             answered = self.network.answered(encodings, self.late_scores)

@@ -19,8 +19,8 @@ class Cascade(StagedModule):
     answered; the scores that decide, and their thresholds, belong to the sweep (``--sweep.scores``).
 
     Args:
-        tiers: folder or hub id of each tier, or a view ``{path, layers, dtype, backend, max_length, batch_size,
-            label_names, temperature}``.
+        tiers: folder or hub id of each tier, or a view ``{path, layers, width, depth, dtype, backend, max_length,
+            batch_size, label_names, temperature}``.
         names: what the tiers are called in tables and figures. Default: ``swift`` and ``super``, or ``tier1``,
             ``tier2``, and so on.
         label_names: see :class:`StagedModule`.
@@ -29,6 +29,8 @@ class Cascade(StagedModule):
     Raises:
         ValueError: fewer than two tiers, names that do not match, or a tier whose labels do not fit the data.
     """
+
+    shares_weights = True
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class Cascade(StagedModule):
             raise ValueError(
                 "`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade."
             )
-        targets = {tier.name: tier.card.get("target") for tier in self.network.tiers if tier.writes}
+        targets = {tier.name: tier.card.get("target") for tier in self.network.tiers if tier.generates}
         data: Any = getattr(self.trainer, "datamodule", None)
         check_targets_agree(targets, getattr(data, "target", None))
         super().setup(stage)

@@ -20,7 +20,7 @@ from dial.tiers.text_loading import check_words, load_text_tier
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
-from lightning_modules.rows import each_once
+from lightning_modules.rows import each_once, numbers
 from lightning_modules.training import Schedule, TierModule
 
 HEAD = "energy_head"  # what a checkpoint says of the head
@@ -171,7 +171,7 @@ class EnergyHead(TierModule):
             return
         loss = float(each_once(self.validation_rows.gather()[""])["logits"].mean(dtype=np.float64))
         logged = {"validation/loss": loss, "validation/quality": -loss}
-        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in logged.items()}, sync_dist=True)
+        self.log_dict(numbers(logged, self.device), sync_dist=True)
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             self.print(f"epoch {self.current_epoch}: validation/loss {loss:.4f}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dial.stages.repeats import check_repeats, distinct
 
@@ -38,6 +39,11 @@ class RowGatherer:
         self.clear()
         splits = list(dict.fromkeys(split for part in ranks for split in part))
         return {split: concatenate([batch for part in ranks for batch in part.get(split, [])]) for split in splits}
+
+
+def numbers(values: Mapping[str, float], device: torch.device) -> dict[str, Tensor]:
+    """Numbers to log from every process, as float32 on the module's device: NCCL reduces nothing that is elsewhere."""
+    return {name: torch.tensor(value, dtype=torch.float32, device=device) for name, value in values.items()}
 
 
 def gather(value: Any) -> list[Any]:

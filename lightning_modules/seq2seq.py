@@ -21,6 +21,7 @@ from dial.tiers.text_loading import build_text_tier, check_padding, load_text_ti
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
+from lightning_modules.rows import numbers
 from lightning_modules.training import Schedule, TierModule, check_start
 
 
@@ -49,6 +50,8 @@ class Seq2Seq(TierModule):
         ValueError: an argument is outside its range, both or neither of ``path`` and ``config`` are given, or the model
             is no encoder-decoder.
     """
+
+    shares_weights = True
 
     def __init__(
         self,
@@ -189,7 +192,7 @@ class Seq2Seq(TierModule):
             words += [f"validation/{name} {100 * value:.2f}" for name, value in values.items()]
             if count := int(rows["limited"].sum()):
                 words.append(f"{count:,} of {len(kept):,} answers cut off at {self.writer.generation.max_new_tokens}")
-        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in logged.items()}, sync_dist=True)
+        self.log_dict(numbers(logged, self.device), sync_dist=True)
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             self.print(f"epoch {self.current_epoch}: {', '.join(words)}")
 

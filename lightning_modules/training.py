@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from dial.models.sharding import whole_weights
 from dial.models.slender.encoder import cut_in_place, make_room
 from dial.models.slender.structures import has_masks
 from dial.stages.task import Task
@@ -132,6 +133,16 @@ class TierModule(StagedModule):
         """The model in training, with its tokenizer."""
         return self.network.tiers[0]
 
+    def whole_tier(self) -> Tier:
+        """The tier with all its weights, of rank 0; collective where ranks share them."""
+        if not self._whole:
+            return self.tier
+        state, (tier,) = whole_weights(self.tier), self._whole
+        if state:
+            tier.load_state_dict(state, assign=True)
+            tier.model.tie_weights()
+        return tier
+
     @property
     def learner(self) -> nn.Module:
         """What the optimiser trains; a subclass may learn more than its network."""
@@ -156,20 +167,22 @@ class TierModule(StagedModule):
         """Let the teacher read the training text, unless its logits lie on disk already."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not getattr(data, "labelled", True):
-            self._answers = {role: self._answers_of(role) for role in ("train", "validation")}
+            self._answers = {role: self._answers_of(role, "`label_column` is none") for role in ("train", "validation")}
+        elif getattr(data, "augmentation", None) is not None:
+            self._answers = {"train": self._answers_of("train", "the texts of `--data.augmentation` have none")}
         if self._teacher:
             self._read_teacher(self._teacher.pop())
 
-    def _answers_of(self, role: str) -> tuple[Tensor, Tensor]:
-        """The teacher's classes of a role's rows, which stand in for labels that nobody has: ids and classes ``(N,)``.
+    def _answers_of(self, role: str, reason: str) -> tuple[Tensor, Tensor]:
+        """The teacher's answers for a role's rows, which stand in for labels that nobody has: ids and answers ``(N,)``.
 
         Raises:
             ValueError: there is no teacher.
         """
         if (teacher := self.teacher) is None:
             raise ValueError(
-                "`--model.teacher` must name a tier whose answers stand in for labels, as `label_column` is none, but "
-                "there is no teacher; give `--model.teacher FOLDER`, or name the column."
+                f"`--model.teacher` must name a tier whose answers stand in for labels, as {reason}, but there is no "
+                "teacher; give `--model.teacher FOLDER`, or leave out rows without labels."
             )
         ids, logits = self._logits_of(teacher, role)
         return torch.tensor(np.array(ids)), torch.tensor(self.task.predict(np.array(logits)))
@@ -188,10 +201,12 @@ class TierModule(StagedModule):
         self._label(batch, "validation")
 
     def _label(self, batch: Batch, role: str) -> None:
-        if self._answers:
-            ids, classes = self._answers[role]
+        if role in self._answers:
+            ids, answers = self._answers[role]
+            label = batch["label"]
+            hidden = label.isnan() if label.is_floating_point() else label < 0
             rows = torch.searchsorted(ids, batch["sample_id"].cpu())
-            batch["label"] = classes[rows].to(batch["label"])
+            batch["label"] = torch.where(hidden, answers[rows].to(label), label)
 
     def _read_teacher(self, teacher: Tier) -> None:
         """Keep the teacher's logits of the training text, from here on without the teacher."""
@@ -228,6 +243,9 @@ class TierModule(StagedModule):
         Those of a run with slenderisation need room for their masks; unless the run goes on, what is masked is cut, so
         that costs and times are those of the slender model.
         """
+        self._trained = True
+        if "state_dict" not in checkpoint:  # ranks that share weights have read theirs
+            return
         model, state = self.tier.model, checkpoint["state_dict"]
         make_room(model, state)
         goes_on = self._trainer is not None and self.trainer.state.fn == "fit"
@@ -235,7 +253,6 @@ class TierModule(StagedModule):
             self.load_state_dict(state)
             cut_in_place(model)
             checkpoint["state_dict"] = self.state_dict()
-        self._trained = True
 
     def _check_trained(self) -> None:
         if not self._trained and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from scripts.markdown import code, grid
-from scripts.results_plan import SEEDS, Cell, crossfit_of, plan, sweep_of, swifts_of
+from scripts.results_cell import Cell, crossfit_of, sweep_of
+from scripts.results_plan import SEEDS, plan, swifts_of
 
 TARGETS, SCORES = (0.99, 0.98), ("energy", "softmax", "random")
 KINDS = {"expected": "expected", "confident": "confident", "crossfit": "crossfit", "in_sample": "in-sample"}

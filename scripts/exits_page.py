@@ -10,16 +10,8 @@ from typing import Any
 import pandas as pd
 
 from scripts.markdown import code, grid
-from scripts.results_plan import (
-    CLASSIFICATION,
-    REGRESSION,
-    Cell,
-    crossfit_of,
-    exit_steps,
-    score_of,
-    sweep_of,
-    tested_runs,
-)
+from scripts.results_cell import Cell, crossfit_of, sweep_of
+from scripts.results_plan import CLASSIFICATION, REGRESSION, exit_steps, score_of, tested_runs
 
 TARGETS, COST_SHARES = (0.99, 0.98), (0.5, 0.25)
 KINDS = {"expected": "expected", "confident": "confident", "crossfit": "crossfit", "in_sample": "in-sample"}

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scripts.gpu_bench import Bench, Seen, alone, check, halving_thresholds, largest_probability, rows_apart
+from scripts.gpu_bench import NAMES, Bench, Seen, alone, check, halving_thresholds, largest_probability, rows_apart
 
 ROOT = Path(__file__).resolve().parents[1]
 NOISE = 1e-4  # between two devices in float32, of scores between 0 and 1
@@ -257,6 +257,32 @@ def one_process(bench: Bench) -> Seen:
     return Seen(text, apart <= 1e-6 and saved and used == backend, {"difference": apart})
 
 
+@check("one folder at several widths")
+def several_widths(bench: Bench) -> Seen:
+    """What is trained at several widths and depths on the device (bf16) is cut there as on the CPU."""
+    from dial.inference.staged import StagedModel
+    from dial.tiers.loading import load_tier, save_tier
+    from lightning_modules import DynaBERT
+
+    start = bench.tier("super").view.path
+    sizes: dict[str, Any] = {"widths": [0.5, 1.0], "depths": [0.5, 1.0]}
+    module = DynaBERT(path=start, teacher=start, label_names=NAMES, **sizes)
+    trainer = bench.fit("widths", [], module=module, precision="bf16-mixed", max_epochs=1)
+    folder = save_tier(bench.folder / "widths/tier", module.tier.cpu(), {})
+    units, apart, parameters = bench.texts(bench.few(200), seed=6), 0.0, []
+    for view in ({"width": 0.5, "depth": 0.5}, {"width": 0.5}, {}):
+        network = StagedModel([load_tier({"path": str(folder), **view}, "part", NAMES)]).eval()
+        scores = [largest_probability(alone(each, units)) for each in (network, bench.moved(network))]
+        apart = max(apart, float(np.abs(scores[0] - scores[1]).max()))
+        parameters.append(sum(value.numel() for value in network.parameters()))
+    loss = float(trainer.callback_metrics["train/loss"])
+    text = (
+        f"20 steps, loss {loss:.3f}; {' < '.join(f'{n:,}' for n in parameters)} parameters, scores within {apart:.1g}"
+    )
+    passed = apart <= NOISE and np.isfinite(loss) and parameters == sorted(set(parameters))
+    return Seen(text, bool(passed), {"scores_apart": apart, "parameters": parameters, "loss": loss})
+
+
 @check("int8 refused or run")
 def int8(bench: Bench) -> Seen:
     """An int8 tier runs on a CPU that can, near to float32; on a GPU, and elsewhere, it is refused in words."""
@@ -354,40 +380,6 @@ def commands(bench: Bench) -> Seen:
     stages = {row["stage"] for row in found[0]}
     text = f"fit (bf16), test, predict; {len(found[0])} rows by {len(stages)} stage(s), {same:.1%} as on the CPU"
     return Seen(text, len(found[0]) == 300 and len(stages) == 2 and same >= 0.99, {"same": same})
-
-
-@check("written answers", packages=("jsonargparse", "fvcore"))
-def written_answers(bench: Bench) -> Seen:
-    """An encoder-decoder and its energy head, trained on the device, decide and write there what they do on the CPU."""
-    from datamodules.number_words import in_words
-    from dial.tiers.loading import load_tier
-
-    runs, accelerator = bench.folder / "texts", "gpu" if bench.cuda else "cpu"
-    sizes = [f"--data.{role}_rows=320" for role in ("train", "validation", "calibration", "test")]
-    trainer = [f"--trainer.accelerator={accelerator}", "--trainer.max_epochs=2"]
-    common = ["--data=configs/data/demo_text.yaml", *sizes, *trainer]
-    dial("fit", "--config=configs/model/demo_text_swift.yaml", *common, f"--run={runs}/swift")
-    head = ("--config=configs/model/demo_text_head.yaml", f"--model.path={runs}/swift/tier", f"--run={runs}/head")
-    dial("fit", *head, *common)
-    texts = [in_words(number) for number in range(1_000, 900_000, 3_001)]
-    found: list[tuple[Any, list[str]]] = []
-    for device in (bench.device, torch.device("cpu")):
-        tier: Any = load_tier(str(runs / "head/tier"), "swift", ["*"]).to(device).eval()
-        encoding = {name: values.to(device) for name, values in padded_batch(tier.tokenizer, texts).items()}
-        energies: list[torch.Tensor] = []
-        with torch.inference_mode():
-            state = tier.run(encoding, lambda *asked, kept=energies: kept.append(asked[3]["energy"]), scores=True)
-            written = tier.write(encoding, torch.arange(len(texts), device=device), state)
-        found.append((energies[0].cpu(), written.texts))
-    apart = float((found[0][0] - found[1][0]).abs().max())
-    same = float(np.mean([one == two for one, two in zip(found[0][1], found[1][1], strict=True)]))
-    text = f"fit, head, {len(texts)} rows: energies differ by {apart:.1g}, {same:.1%} written as on the CPU"
-    return Seen(text, apart <= 10 * NOISE and same >= 0.98, {"energy": apart, "same": same})
-
-
-def padded_batch(tokenizer: Any, texts: list[str]) -> dict[str, torch.Tensor]:
-    """Encodings ``(B, T)`` of texts, padded."""
-    return dict(tokenizer(texts, padding=True, return_tensors="pt"))
 
 
 def dial(*arguments: str) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dial.cli.steps import Step
+from scripts import results_base_plan, results_dynabert, results_lengths_plan, results_spans_plan, results_text_plan
+from scripts.results_cell import Cell, sweep_of
 from scripts.results_steps import Derived, Measured
 
 SEEDS = {"sst2": (0,), "cola": (0, 1, 2), "mrpc": (0, 1, 2), "rte": (0, 1, 2)}
 """Of the cascades; models with exits have the first."""
 CLASSIFICATION, REGRESSION = tuple(SEEDS), ("stsb",)
-FIRST_SEED = 0
 # At most about 25 minutes a step on two cores; the best epoch on validation rows counts.
 EPOCHS = {"sst2": 2, "cola": 3, "mrpc": 4, "rte": 4, "stsb": 4}
 DISTILLATION_EPOCHS = {"sst2": 2, "cola": 4, "mrpc": 5, "rte": 5}
@@ -21,96 +22,26 @@ STUDENT_ROWS = {"sst2": ("--data.max_rows.train", "36000")}
 SCORES = {"stsb": "learned"}  # a number has no entropy; COST-EFF and DeeBERT decide by it everywhere else
 
 
-def sweep_of(folder: str, name: str) -> str:
-    """Folder of a table's sweep with thresholds from calibration rows."""
-    return f"{folder}/sweeps/{name}"
-
-
-def crossfit_of(folder: str, name: str) -> str:
-    """Folder of a table's sweep across folds of the test rows."""
-    return f"{folder}/crossfit/{name}"
-
-
-def table_of(prefix: str, name: str) -> str:
-    """The stored table of a run.
-
-    Args:
-        prefix: task and seed.
-        name: of the run folder.
-
-    >>> table_of("sst2/seed0", "exits-ta")
-    'results/sst2/seed0-exits-ta.parquet'
-    """
-    return f"results/{prefix}-{name}.parquet"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One task and seed.
-
-    Attributes:
-        task: of GLUE.
-        seed: of the data's split and of training.
-        data: folder with `glue/<task>` as parquet.
-        models: folder with `minilm-l6-h384`.
-        runs: folder of the run folders.
-    """
-
-    task: str
-    seed: int = FIRST_SEED
-    data: str = "../shared/data"
-    models: str = "../shared/models"
-    runs: str = "runs/results"
-
-    @property
-    def prefix(self) -> str:
-        """Of the names of steps and stored tables."""
-        return f"{self.task}/seed{self.seed}"
-
-    @property
-    def folder(self) -> str:
-        """Of the run folders."""
-        return f"{self.runs}/{self.prefix}"
-
-    @property
-    def source(self) -> tuple[str, ...]:
-        """Arguments that name the task."""
-        return ("--data", "GLUEDataModule", "--data.task", self.task, "--data.source", f"{self.data}/glue")
-
-    def tier(self, name: str) -> str:
-        """Folder of a trained model, or the pretrained `encoder`."""
-        return f"{self.models}/minilm-l6-h384" if name == "encoder" else f"{self.folder}/{name}/tier"
-
-    def cascade(self, *tiers: str) -> tuple[str, ...]:
-        """Arguments of `dial test` for tiers one after the other, each a folder or a spec."""
-        return ("--config", "configs/model/cascade.yaml", "--model.tiers", f"[{', '.join(tiers)}]", *self.source)
-
-    def fit(self, name: str, config: str, arguments: Sequence[str], epochs: int) -> Step:
-        """Train one model."""
-        command = ("dial", "fit", "--config", f"configs/model/{config}.yaml", *self.source, *arguments)
-        rate = RATES.get(config)  # fixed, where the configuration would choose it by the model's width
-        optimizer = ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.init_args.lr", rate) if rate else ()
-        training = ("--trainer.max_epochs", str(epochs), *optimizer, "--trainer.precision", "bf16-mixed")
-        seeds = ("--data.seed", str(self.seed), "--seed_everything", str(self.seed))
-        run = f"{self.folder}/{name}"
-        return Step(f"{self.prefix}/{name}", f"{run}/tier/card.json", (*command, *training, *seeds, "--run", run))
-
-    def test(self, name: str, arguments: Sequence[str]) -> Iterator[Step]:
-        """Test and keep the table; from that, sweep, and choose the points again across folds of the test rows.
-
-        SST-2 trains on phrases and tests on sentences: thresholds from the one mislead on the other.
-        """
-        place, table, step = f"{self.folder}/{name}", table_of(self.prefix, name), f"{self.prefix}/{name}"
-        yield Step(step, f"{place}/sweep/summary.json", ("dial", "test", *arguments, "--run", place))
-        yield Step(f"{step}/table", table, ("python", "scripts/store_results.py", place))
-        for kind, what, folder in (("split", "sweep", sweep_of), ("crossfit", "crossfit", crossfit_of)):
-            out = folder(self.folder, name)
-            command = ("dial", "sweep", table, "--calibration", kind, "--out", out)
-            yield Derived(f"{step}/{what}", f"{out}/summary.json", command, (table,))
-
-
 def plan(data: str, models: str) -> Iterator[Step]:
     """All steps in order.
+
+    Args:
+        data: folder with `glue/<task>`, `superglue/<task>`, `multi30k/en-de`, ... as parquet.
+        models: folder with `minilm-l6-h384`, the packed `flan-t5-small`, `mpnet-base` and `minilm-l3-h384`,
+            `bert-tiny-mlm`, and `unpack.py`.
+    """
+    yield from encoder_plan(data, models)
+    for task in results_dynabert.TASKS:
+        yield from results_dynabert.dynabert_steps(Cell(task, data=data, models=models))
+    for task in results_lengths_plan.COLUMNS:
+        yield from results_lengths_plan.lengths_steps(Cell(task, data=data, models=models))
+    yield from results_text_plan.plan(data, models)
+    yield from results_base_plan.plan(data, models)
+    yield from results_spans_plan.plan(data, models)
+
+
+def encoder_plan(data: str, models: str) -> Iterator[Step]:
+    """The steps of cascades of MiniLM and of models with exits, which the pages of cascades, exits and times need.
 
     Args:
         data: folder with `glue/<task>` as parquet.
@@ -181,7 +112,6 @@ def cascade_steps(cell: Cell) -> Iterator[Step]:
 
 # In the early layers of MiniLM the first token hardly differs between texts: exits that read it alone learn nothing.
 MEAN = ("--model.pooling", "mean")
-RATES = dict.fromkeys(("finetune", "equilibrium", "pabee", "deebert", "berxit"), "5e-5") | {"distil": "1e-4"}
 RECOVERY = ("--model.optimizer.init_args.lr", "1e-4")
 ABLATED = ("sst2",)
 FRONT = "costeff-4x"  # stands in front of the Super

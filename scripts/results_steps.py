@@ -56,18 +56,28 @@ def due(steps: Sequence[Step], wanted: Sequence[Step], root: Path = ROOT) -> lis
         wanted: from :func:`goals`.
         root: folder that their results lie in.
     """
-    names, stale = {step.name for step in wanted}, _stale(steps, root)
-    todo: list[Step] = []
+    return _chain(steps, wanted, _stale(steps, root))
+
+
+def chain(steps: Sequence[Step], wanted: Sequence[Step]) -> list[Step]:
+    """The steps wanted and all that they need, in order, done or not."""
+    return _chain(steps, wanted, {step.name for step in steps})
+
+
+def _chain(steps: Sequence[Step], wanted: Sequence[Step], among: set[str]) -> list[Step]:
+    """The steps wanted that are among some, by name, and those among them that these need."""
+    names = {step.name for step in wanted}
+    result: list[Step] = []
     for position in range(len(steps) - 1, -1, -1):
         step = steps[position]
-        if step.name in names and step.name in stale:
-            todo.insert(0, step)
+        if step.name in names and step.name in among:
+            result.insert(0, step)
             names |= {earlier.name for earlier in steps[:position] if needs(step, earlier)}
-    return todo
+    return result
 
 
 def needs(step: Step, earlier: Step) -> bool:
-    """Whether a step's command names what an earlier one leaves: its run or sweep folder, or else its very file.
+    """Whether a step's command names what an earlier one leaves: its run, sweep or model folder, or else its very file.
 
     >>> fit = Step("ta", "runs/x/ta/tier/card.json", ("dial", "fit", "--run", "runs/x/ta"))
     >>> needs(Step("t", "", ("dial", "test", "--model.tiers", "[runs/x/ta/tier, runs/x/super/tier]")), fit)
@@ -76,8 +86,10 @@ def needs(step: Step, earlier: Step) -> bool:
     False
     """
     product = Path(earlier.result)
-    if earlier.command[0] == "dial" and product.name in ("card.json", "summary.json", "study.json"):
+    if earlier.command[0] == "dial" and product.name in ("card.json", "summary.json", "study.json", "lengths.json"):
         product = earlier.folder
+    elif product.name == "model.safetensors":
+        product = product.parent
     return any(
         re.search(rf"(^|[\s=\[,'\"]){re.escape(product.as_posix())}($|[/\s\],'\"])", word) for word in step.command
     )

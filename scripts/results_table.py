@@ -9,20 +9,23 @@ A table is written between its markers where the numbers that it is made of are 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dial.files import atomic_write
-from scripts import cascades_page, exits_page, time_page
+from dial.files import atomic_write, write_json
+from scripts import cascades_page, exits_page, text_collect, text_figures, text_page, time_page
 from scripts.markdown import fill, grid
 from scripts.results_steps import ROOT
 
 HEADLINE = "crossfit", 0.99  # the reading and the target that the README states
+TEXTS, PRINTED = "text_to_text.json", "e_lang_t5.json"
 METHODS = (
     # method, task, cascade or model, score, config or recipe, page
     ("E-LANG: energy of the Swift", "sst2", "bilstm-distilled", "energy", "configs/model/cascade.yaml", "cascades"),
@@ -37,13 +40,14 @@ METHODS = (
 
 
 def collect(runs: Path, results: Path) -> None:
-    """Keep the numbers of all sweeps as CSV files, and the errors of the cascades.
+    """Keep the numbers of all sweeps as CSV files, the errors of the cascades, and what is said of answers in words.
 
     Raises:
-        ValueError: no cascade was swept.
+        ValueError: nothing was swept.
     """
     cascades, pairs = cascades_page.collect(runs, cascades_page.times_of(results))
-    if cascades.empty:
+    texts = text_collect.collect(runs, results)
+    if cascades.empty and not texts["cascades"]:
         raise ValueError(f"`runs` must hold tested cascades, but {runs} has none; run `make results` first.")
     frames = {"results.csv": cascades, "pairs.csv": pairs, "exits.csv": exits_page.collect(runs)}
     results.mkdir(parents=True, exist_ok=True)
@@ -52,6 +56,9 @@ def collect(runs: Path, results: Path) -> None:
             with atomic_write(results / name) as temporary:
                 frame.to_csv(temporary, index=False, float_format="%.6g")
     time_page.keep_errors(runs, results)
+    if texts["cascades"]:
+        write_json(results / TEXTS, texts)
+        text_figures.draw(results)
 
 
 def write(results: Path, data: str, models: str, readme: Path | None = None) -> None:
@@ -73,8 +80,12 @@ def write(results: Path, data: str, models: str, readme: Path | None = None) -> 
     if exits is not None:
         fill(results / "exits.md", exits_page.tables(exits, data, models))
     fill(results / "time.md", time_page.tables(time_page.collect(results), data, models))
+    texts = json.loads((results / TEXTS).read_text()) if (results / TEXTS).is_file() else None
+    if texts is not None:
+        paper = json.loads((results / PRINTED).read_text())
+        fill(results / "text_to_text.md", text_page.tables(texts, paper, data, models))
     if readme is not None and cascades is not None and exits is not None:
-        fill(readme, {"methods": method_table(cascades, exits)})
+        fill(readme, {"methods": method_table(cascades, exits, texts)})
 
 
 def kept(path: Path) -> pd.DataFrame | None:
@@ -82,8 +93,14 @@ def kept(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
-def method_table(cascades: pd.DataFrame, exits: pd.DataFrame) -> str:
-    """Each method with its config, and its speed-up in FLOPs on one task at one reading."""
+def method_table(cascades: pd.DataFrame, exits: pd.DataFrame, texts: Mapping[str, Any] | None = None) -> str:
+    """Each method with its config, and its speed-up in FLOPs on one task at one reading.
+
+    Args:
+        cascades: points of cascades of classifiers.
+        exits: points of models with exits.
+        texts: from :func:`scripts.text_collect.collect`.
+    """
     kind, target = HEADLINE
     rows = []
     for method, task, name, score, config, page in METHODS:
@@ -94,6 +111,7 @@ def method_table(cascades: pd.DataFrame, exits: pd.DataFrame) -> str:
         command = "dial recipe" if "/recipe/" in config else "dial test" if "cascade" in config else "dial fit"
         rows.append([method, f"`{command} {'' if 'recipe' in config else '--config '}{config}`", task, value])
         rows[-1].append(f"[results/{page}.md](results/{page}.md)")
+    rows += text_page.methods(texts or {"cascades": []}, target)
     head = ["method", "command", "task", f"speed-up in FLOPs at {100 * target:g} %, {kind} (kept)", "more"]
     return grid(head, rows)
 

@@ -5,17 +5,21 @@
 
 A table holds ids, labels, logits, lengths, scores that only the model gives, and cost functions: no text, and nothing
 that follows from the rest. `dial sweep` reads it like any other. Logits are kept in float32: all tables together stay
-far below the limit, and in float16 scores of sure rows would tie.
+far below the limit, and in float16 scores of sure rows would tie. In the place of what decoders wrote, and of what that
+is compared with, stand classes, or what each row adds to the sums of the metrics.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -52,12 +56,31 @@ def keep(run: Path, out: Path) -> Path:
     task, seed = run.parts[-3:-1]
     if (run / "study" / "study.json").is_file():
         return keep_study(run, out / task)
-    table = load_table(run / TABLE)
+    table = without_texts(load_table(run / TABLE))
     check(table, run)
     costs = run / TABLE.with_name("costs.json")
     path = out / task / f"{seed}-{run.name}.parquet"
     save_slim(table, path, ModelCosts.load(costs) if "answer" in read_json(costs, "runs") else None)
     return path
+
+
+def without_texts(table: StageTable) -> StageTable:
+    """A table without texts: the classes that they name, or the sums that follow from them, are in it already.
+
+    Scores, which here are columns of their own, are rounded to float32; those of the last stage decide nothing and go.
+    Predictions of free text say which stages wrote the same.
+    """
+    if table.texts is None:
+        return table
+    scores = {name: values for name, values in table.scores.items() if name == "random"}  # which costs no space
+    for name in table.scores.keys() - scores.keys():
+        scores[name] = table.scores[name].astype(np.float32).astype(np.float64)
+        scores[name][:, -1] = np.nan
+    predictions = table.predictions
+    if table.task.written:
+        predictions = (table.texts[:, :, None] == table.texts[:, None, :]).argmax(axis=2)  # the first that wrote it
+    ordered = {name: scores[name] for name in table.scores}
+    return dataclasses.replace(table, texts=None, references=None, predictions=predictions, scores=ordered)
 
 
 def keep_study(run: Path, out: Path) -> Path:

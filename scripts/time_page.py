@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 
 from scripts.markdown import code, grid
-from scripts.results_plan import TIMED, TIMED_EXITS, Cell, measured_steps, sweep_of
+from scripts.results_cell import Cell, sweep_of
+from scripts.results_plan import TIMED, TIMED_EXITS, measured_steps
 
 METHODS = {"exits": TIMED_EXITS, "random": "random", "cascade": "cascade", "oracle": "oracle"}
 READINGS = {"expected": "expected", "in_sample": "in-sample"}

@@ -3,6 +3,10 @@
 #
 #   sbatch configs/cluster/slurm.sh fit --config configs/model/... --data configs/data/... --run runs/...
 #
+# TRAINER names another configuration of the trainer; for models larger than a GPU, whose weights all tasks share:
+#
+#   TRAINER=configs/trainer/sharded.yaml sbatch --nodes=1 --ntasks-per-node=8 --gpus-per-node=8 configs/cluster/slurm.sh fit ...
+#
 # Submit from the repository root, after `make install` on a node with a GPU. The folder must be visible on all nodes.
 #
 #SBATCH --job-name=dial
@@ -31,6 +35,6 @@ export NCCL_ASYNC_ERROR_HANDLING=1
 export TORCH_NCCL_ASYNC_ERROR_HANDLING=1
 
 srun --kill-on-bad-exit=1 .venv/bin/dial "$@" \
-    --trainer configs/trainer/multinode.yaml \
+    --trainer "${TRAINER:-configs/trainer/multinode.yaml}" \
     --trainer.num_nodes "$SLURM_JOB_NUM_NODES" \
     --trainer.devices "${SLURM_NTASKS_PER_NODE:-4}"

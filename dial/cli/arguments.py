@@ -57,17 +57,18 @@ class Command:
         raise NotImplementedError
 
     @classmethod
-    def main(cls, words: Sequence[str]) -> int:
+    def main(cls, words: Sequence[str], **given: Any) -> int:
         """Read the arguments and run the command; returns the exit code.
 
         Args:
             words: the command line behind the command.
+            given: fields that are no options; their metadata says ``{"option": False}``.
 
         Raises:
             ValueError: bad input, in one line that spells arguments as they are typed.
         """
         parser = cls.parser()
-        command = cls(**vars(parser.parse_args(list(words))))
+        command = cls(**vars(parser.parse_args(list(words))), **given)
         names = {a.dest: a.option_strings[0] if a.option_strings else str(a.metavar) for a in parser._actions}
         with spelt(names | {parameter: names[name] for parameter, name in cls.PARAMETERS.items()}):
             return command()
@@ -91,7 +92,7 @@ class Command:
             elif own:
                 group = parser.add_argument_group((about.short_description or "").rstrip("."))
             helps = {text.arg_name: " ".join((text.description or "").split()) for text in about.params}
-            for field in own:
+            for field in (field for field in own if field.metadata.get("option", True)):
                 name = f"--{field.name.replace('_', '-')}" if field.kw_only else field.name
                 group.add_argument(name, **settings(field, hints[field.name], helps[field.name]))
         needed = [action for action in parser._actions if action.required]

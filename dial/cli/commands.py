@@ -46,6 +46,12 @@ RUN INPUT --out FILE: answer a file of texts with the cascade that `dial test` l
 CALIBRATE = """\
 RUN FILE: choose the operating points of RUN on rows of your own, with or without labels;
 predict then takes them"""
+LENGTHS = """\
+TIER FILE: search for the tokens that a tier can do without, layer by layer, on labelled rows;
+`{path: TIER, lengths: 0.5}` is then a tier of half the MACs"""
+AUGMENT = """\
+write new training texts, made of those of a data set, for a student to learn from its teacher's answers:
+--data ... --vectors glove.txt --out FILE; fit reads them with --data.augmentation FILE"""
 SWEEP = "curve, operating points and figures from a table of logits: dial sweep table.parquet"
 COMPARE = "several runs on one plot and table: dial compare runs/a runs/b"
 RECIPE = "run a procedure's steps that are not done yet: dial recipe configs/recipe/cost_eff.yaml ..."
@@ -56,6 +62,8 @@ GROUPS = {
         "test": Entry("run every tier once over calibration and test rows, then sweep: sweep/ in the run folder"),
         "predict": Entry(PREDICT, "dial.cli.predict:PredictCommand.main"),
         "calibrate": Entry(CALIBRATE, "dial.cli.calibrate:CalibrateCommand.main"),
+        "lengths": Entry(LENGTHS, "dial.cli.lengths:LengthsCommand.main"),
+        "augment": Entry(AUGMENT, "dial.cli.augment:AugmentCommand.main"),
     },
     "From saved tables alone, without a model": {
         "sweep": Entry(SWEEP, "dial.cli.tables:SweepCommand.main"),

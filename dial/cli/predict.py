@@ -74,7 +74,7 @@ class PredictCommand(RuleArguments, ModelArguments):
             standard input
         out: FILE.jsonl, FILE.jsonl.gz, or a folder for parquet parts and _manifest.json; - writes JSON lines to
             standard output, and everything else to standard error
-        columns: column of the text, or of both texts; default: text
+        columns: column of the text, or of both texts; default: text, or question and context
         format: of standard input; default: told from its first line
         on_error: at a row that is no text
         max_lost_lines: with --on-error skip: stop where broken rows take more than N lines beside their first (a quote
@@ -360,9 +360,11 @@ def record(classifier: AdaptiveClassifier, answer: Answer) -> dict[str, Any]:
     """What is written of an answer."""
     found = classifier.prediction(answer)
     known: dict[str, Any] = {"row": answer.id}
-    if found.text is not None:
-        known |= {"text": found.text, "limited": found.limited}
     task = classifier.network.task
+    if answer.span is not None:
+        known |= {"text": found.text, "span": found.span and list(found.span), "probability": found.probability}
+    elif found.text is not None:
+        known |= {"text": found.text, "limited": found.limited}
     if not task.written:
         known["prediction"] = found.label
     if task.exact:
@@ -380,7 +382,7 @@ def is_estimated(classifier: AdaptiveClassifier, answer: Answer) -> bool | None:
     It is where another tier answered: what the reference would write is not known.
     """
     costs = classifier.executor.costs
-    if costs is None or not costs.tiers[costs.reference].writes:
+    if costs is None or not costs.tiers[costs.reference].generates:
         return None
     return classifier.network.stages[answer.stage].tier != costs.tiers[costs.reference].name
 

@@ -222,6 +222,7 @@ class Parts(Output):
             "limited": pa.bool_(),
             "reference_estimated": pa.bool_(),
             "truncated": pa.list_(pa.string()),
+            "span": pa.list_(pa.int64()),
         }
         kinds |= dict.fromkeys(("text", "label_name", "stage"), pa.string())
         if "label_name" in records[0]:

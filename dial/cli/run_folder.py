@@ -13,7 +13,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import instantiate_class
 
-from callbacks.checkpoints import OLDER
+from callbacks.checkpoints import OLDER, remove
 from callbacks.resume import check_rows, trained_rows
 from callbacks.tier_export import is_finished
 from datamodules.checks import is_partial
@@ -137,10 +137,10 @@ def remove_crumbs(run: Path) -> None:
     That is what one left half-written that was killed, and the older checkpoint of one that has finished.
     """
     if is_finished(run / "tier"):
-        (run / "checkpoints" / OLDER).unlink(missing_ok=True)
+        remove(run / "checkpoints" / OLDER)
     for pattern in (".config-fit.*.part*", ".inputs-fit.*.part*", "checkpoints/.*.part*"):
         for path in run.glob(pattern):
-            path.unlink(missing_ok=True)
+            remove(path)
     for path in run.glob(".tier-*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -12,7 +12,7 @@ DATA = {
     "--data.batch_size N": "rows per process and step",
 }
 MODEL = {
-    "--model NAME": "Classifier, Distillation, MultiExit (several exits), Seq2Seq, EnergyHead, Cascade (tested only)",
+    "--model NAME": "Classifier, Distillation, MultiExit, LengthAdaptive, Seq2Seq, EnergyHead, SpanQA, Cascade (tests)",
     "--model.path FOLDER|ID": "pretrained model, or a tier that `dial fit` left",
     "--model.layers N": "keep the first layers of the encoder only",
 }

@@ -165,6 +165,8 @@ class CompareCommand(Command):
         runs: run folders (or their sweep/ folders), with @SCORE for a score of one's own: a@patience
         points: CSV or JSON of published points: name, quality, cost, convention (mac, flop, flop_without_attention,
             flop_without_attention_with_norm), and for the last two if known length and hidden
+        published: papers whose printed numbers are laid over: e-lang, tangobert, cost-eff, or a table, such as e-lang:4
+        task: whose numbers these are; default: the runs' own
         split: reported split; default: each run's first
         score: score of the curves; default: each run's first
         out: folder for the results
@@ -174,17 +176,24 @@ class CompareCommand(Command):
 
     runs: Sequence[str] = field(kw_only=False)
     points: str | None = None
+    published: Annotated[Sequence[str], "PAPER[:TABLE]"] = ()
+    task: str | None = None
     split: str | None = None
     score: str | None = None
     out: str = "runs/compare"
 
     def __call__(self) -> int:
         """Run the command; returns the exit code."""
+        from dial.costs.printed import select
         from dial.costs.published import read_points
         from dial.report.compare import Comparison, read_run
 
         points = read_points(self.points) if self.points else []
-        comparison = Comparison([read_run(folder, self.split, self.score) for folder in self.runs], points)
+        if self.task is not None and not self.published:
+            raise ValueError(f"`--task` says whose numbers `--published` are, but got {self.task} alone; give both.")
+        runs = [read_run(folder, self.split, self.score) for folder in self.runs]
+        printed = select(self.published, self.task or runs[0].results.task) if self.published else []
+        comparison = Comparison(runs, points, printed)
         out = comparison.write(self.out, "--out")
         print(comparison.text())
         print(f"written to {out}")

@@ -51,11 +51,12 @@ from dial.tiers.reading import reason_of
 lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.MultiExit  # noqa: B018
 lightning_modules.Distillation, lightning_modules.EnergyHead, lightning_modules.Seq2Seq  # noqa: B018
 lightning_modules.Seq2SeqDistillation, lightning_modules.SizedAdamW  # noqa: B018
-lightning_modules.TransformerDistillation  # noqa: B018
+lightning_modules.LengthAdaptive, lightning_modules.TransformerDistillation, lightning_modules.DynaBERT  # noqa: B018
+lightning_modules.SpanDistillation, lightning_modules.SpanQA  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 datamodules.GLUEAsTextDataModule, datamodules.NumberWordsDataModule  # noqa: B018
 datamodules.SuperGLUEAsTextDataModule, datamodules.SuperGLUEDataModule, datamodules.TextToTextDataModule  # noqa: B018
-datamodules.TranslationDataModule  # noqa: B018
+datamodules.QuestionsDataModule, datamodules.SQuADDataModule, datamodules.TranslationDataModule  # noqa: B018
 
 LINKS = ("label_names", "metrics")
 # Always there, each set by arguments of its own; in the order in which the trainer calls them.
@@ -185,7 +186,7 @@ class DialCLI(LightningCLI):
             if last is not None:
                 rank_zero_info(f"resuming from {last}")
                 config.ckpt_path, what = str(last), f"`--run` {config.run}"
-        if config.ckpt_path is not None and Path(config.ckpt_path).is_file():
+        if config.ckpt_path is not None and Path(config.ckpt_path).exists():
             rows = read_checkpoint(Path(config.ckpt_path), "--ckpt_path").get("rows") or {}
             check_rows(rows, self.datamodule, what)
 
@@ -228,7 +229,7 @@ class DialCLI(LightningCLI):
         command = self.config.subcommand
         given = plain_model(self.config[command])
         path = self.config[command].get("ckpt_path")
-        content = read_checkpoint(Path(path), "--ckpt_path") if path and Path(path).is_file() else {}
+        content = read_checkpoint(Path(path), "--ckpt_path") if path and Path(path).exists() else {}
         try:
             self._take_hyperparameters(dict(content.get("hyper_parameters", {})))
         except ArgumentError as error:

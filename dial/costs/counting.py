@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import nn
 
+from dial.costs.dropping import LayerCosts
 from dial.costs.encoder_decoder import writing_cost
-from dial.costs.functions import CostFunction, Kind, Length, ModelCosts, RowWork, fit_cost
+from dial.costs.functions import CostFunction, Kind, Length, ModelCosts, RowWork, fit_cost, last_window
 from dial.costs.macs import count_macs
+from dial.models.lengths import Lengths
 from dial.tiers.model_inputs import longest
 from dial.tiers.tier import Tier
 
@@ -26,7 +28,7 @@ def tier_costs(tier: Tier, lengths: Iterable[int]) -> dict[int, CostFunction]:
     """
     wanted = sorted({int(length) for length in lengths})
     read = {index: path_cost(tier, tier.path(index), wanted) for index in range(len(tier.exits))}
-    if not tier.writes:
+    if not tier.generates:
         return read
     longest_text = longest(tier.tokenizer, tier.model, max(wanted))[0]
     writing = writing_cost(tier, longest_text)
@@ -39,6 +41,22 @@ SPAN = 8  # tokens up to which a path is counted at the least
 def path_cost(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFunction:
     """MACs per example of a module that takes the tier's encodings.
 
+    Of a tier that reads long rows in several windows, lengths are those of whole rows, and windows are counted.
+
+    Args:
+        tier: whose encodings.
+        path: what is counted.
+        lengths: that will be asked for.
+    """
+    if tier.window is None:
+        return _cost_at_once(tier, path, lengths)
+    within = {tier.window, *(last_window(max(1, int(length)), tier.window) for length in lengths)}
+    return replace(_cost_at_once(tier, path, within), window=tier.window)
+
+
+def _cost_at_once(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFunction:
+    """MACs per example of what is read at once.
+
     A length beyond the model's positions (the papers' fixed 128, for a model of 64) cannot be run, and so not counted:
     the quadratic of the shorter lengths states it. Without a quadratic the cost function refuses it.
 
@@ -46,6 +64,8 @@ def path_cost(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFuncti
     running it: each window is counted once, and the cost function knows all its lengths.
     """
     wanted = [int(length) for length in lengths]
+    if (kept := getattr(path, "lengths", None)) is not None:
+        return _dropping_cost(tier, path, kept, wanted)
 
     def count(length: int) -> int:
         return count_macs(path, tier.example(length))
@@ -64,6 +84,17 @@ def path_cost(tier: Tier, path: nn.Module, lengths: Iterable[int]) -> CostFuncti
     if max(reached, default=SPAN) < SPAN:  # too close together for a quadratic, which longer rows would then lack
         reached.append(possible(SPAN))
     return fit_cost(count, reached)
+
+
+def _dropping_cost(tier: Tier, path: nn.Module, kept: Lengths, lengths: Iterable[int]) -> CostFunction:
+    """MACs of a path that drops tokens, at every length up to the longest; see :class:`LayerCosts`."""
+    wanted = {longest(tier.tokenizer, tier.model, max(1, length))[0] for length in (*lengths, tier.max_length)}
+    try:
+        cost = LayerCosts(tier, path)
+    except ValueError:  # no formula: each length is counted
+        return CostFunction(counts={length: count_macs(path, tier.example(length)) for length in sorted(wanted)})
+    every = np.arange(1, max(wanted) + 1)
+    return CostFunction(counts=dict(zip(every.tolist(), cost(every, kept).astype(np.int64).tolist(), strict=True)))
 
 
 def _window(config: Any) -> int:
@@ -87,7 +118,7 @@ def check_countable(tier: Tier, argument: str, length: int = 8) -> int:
     """
     try:
         counts = [count_macs(tier.path(index), tier.example(length)) for index in sorted({0, len(tier.exits) - 1})]
-        if tier.writes:
+        if tier.generates:
             writing = tier.writing_path(1)
             counts[-1] += count_macs(writing, writing.example(length))
     except Exception as error:  # whatever a foreign model raises on plain token ids
@@ -97,6 +128,22 @@ def check_countable(tier: Tier, argument: str, length: int = 8) -> int:
             f"{type(tier.model).__name__} cannot: {reason[:300].rstrip('.')}; or take another model."
         ) from error
     return counts[-1]
+
+
+def padded_lengths(lengths: np.ndarray, window: int | None) -> np.ndarray:
+    """Tokens of the rows of one batch with its padding, ``(B,)``.
+
+    Args:
+        lengths: ``(B,)`` tokens of the rows.
+        window: see :attr:`~dial.tiers.contract.TierContract.window`.
+
+    >>> padded_lengths(np.array([3, 5]), None), padded_lengths(np.array([3, 10]), 8)
+    (array([5, 5]), array([ 8, 16]))
+    """
+    longest = int(lengths.max(initial=0))
+    if window is None or longest <= window:
+        return np.full_like(lengths, longest)
+    return -(-lengths // window) * window
 
 
 def network_costs(
@@ -120,7 +167,7 @@ def network_costs(
         work = RowWork(lengths[tier.name], padded[tier.name] if padded else lengths[tier.name])
         wanted = np.unique(np.concatenate([work.charged(which) for which in ("true", "padded", convention)])).tolist()
         answer[tier.name] = tier_costs(tier, wanted)
-        if tier.writes and tier.answers_later:  # what decides has been read before anything is written
+        if tier.generates and tier.answers_later:  # what decides has been read before anything is written
             decide[tier.name] = {index: replace(cost, writing=None) for index, cost in answer[tier.name].items()}
         if (path := tier.reference_path()) is not None:
             reference[tier.name] = path_cost(tier, path, wanted)
@@ -174,16 +221,24 @@ class RowCosts:
             macs[at] = self._macs(tier, int(index), "answer", charged[at], pieces)
         return macs
 
-    def passing(self, tier: int, work: RowWork) -> np.ndarray:
-        """MACs ``(R,)`` of a whole tier where its last exit passes the rows on: up to the decision there."""
-        return self._macs(tier, len(self.tiers[tier].exits) - 1, "decide", work.charged(self.length), work.generated)
+    def passing(self, tier: int, work: RowWork, wrote: bool = False) -> np.ndarray:
+        """MACs ``(R,)`` of a whole tier where its last exit passes the rows on: up to the decision there.
+
+        Args:
+            tier: its position.
+            work: what the tier did for the rows.
+            wrote: whether the finished answers decided.
+        """
+        kind: Kind = "answer" if wrote else "decide"
+        return self._macs(tier, len(self.tiers[tier].exits) - 1, kind, work.charged(self.length), work.generated)
 
     def alone(self, work: RowWork, tier: int = 0) -> np.ndarray:
         """MACs ``(R,)`` of the reference without routing, from what a tier did (the first that runs)."""
         charged, reference = work.charged(self.length), self.tiers[self.reference]
         if not isinstance(self.length, int):
             longer = self.longer.get(self.tiers[tier].name, 1.0)
-            charged = np.minimum(np.rint(charged * longer).astype(np.int64), reference.max_length)
+            charged = np.rint(charged * longer).astype(np.int64)
+            charged = charged if reference.window else np.minimum(charged, reference.max_length)
         pieces = work.generated if tier == self.reference else self.pieces.get(reference.name)
         return self._macs(self.reference, len(reference.exits) - 1, "reference", charged, pieces)
 

@@ -34,6 +34,8 @@ class CostFunction:
         writing: (a, b, c, d, e) of ``a + b * length + (c + d * length) * generated + e * generated**2``, what a decoder
             adds that takes so many steps (cross-attention, its own cache and the head to the vocabulary are in it);
             None where nothing is generated.
+        window: tokens of a window, where a longer input is read in several, all full but the last, each of which costs
+            what the first two say; None where it is read at once.
 
     Raises:
         ValueError: unless exactly one of the first two is given.
@@ -43,11 +45,14 @@ class CostFunction:
         array([ 7., 17.])
         >>> CostFunction(coefficients=(1.0, 2.0, 0.5), writing=(0.0, 1.0, 10.0, 0.0, 0.0))([2, 4], generated=[0, 3])
         array([ 7., 51.])
+        >>> CostFunction(coefficients=(1.0, 2.0, 0.5), window=4)([2, 4, 10])
+        array([ 7., 17., 41.])
     """
 
     coefficients: tuple[float, float, float] | None = None
     counts: Mapping[int, int] | None = None
     writing: tuple[float, float, float, float, float] | None = None
+    window: int | None = None
 
     def __post_init__(self) -> None:
         if (self.coefficients is None) == (self.counts is None):
@@ -72,6 +77,14 @@ class CostFunction:
         if tokens.size and tokens.min() < 0:
             raise ValueError(f"lengths must be 0 or more tokens; got {tokens.min()}.")
         tokens = np.maximum(tokens, 1)
+        if self.window is None or not (tokens > self.window).any():
+            return self._at_once(tokens)
+        last = last_window(tokens, self.window)
+        full = (tokens - last) // self.window
+        return full * self._at_once(np.array(self.window)) + self._at_once(last)
+
+    def _at_once(self, tokens: NDArray[Any]) -> Float:
+        """MACs of an input, or of one window of it."""
         if self.coefficients is not None:
             a, b, c = self.coefficients
             x = tokens.astype(np.float64)
@@ -101,15 +114,21 @@ class CostFunction:
         """MACs of reading lengths 0 to ``size - 1``, NaN where one was never counted."""
         if self.counts is None:
             return self.reading(np.arange(size))
-        table = np.full(size, np.nan)
+        longest = size if self.window is None else max(size, self.window + 1)
+        table = np.full(longest, np.nan)
         for length, macs in self.counts.items():
-            if length < size:
+            if length < longest:
                 table[length] = macs
-        return table
+        if self.window is not None:
+            tokens = np.arange(self.window + 1, size)
+            last = last_window(tokens, self.window)
+            table[self.window + 1 :] = (tokens - last) // self.window * table[self.window] + table[last]
+        return table[:size]
 
     def to_json(self) -> dict[str, Any]:
         """A value that ``json`` writes and :meth:`from_json` reads back unchanged."""
-        writing = {} if self.writing is None else {"writing": list(self.writing)}
+        writing: dict[str, Any] = {} if self.writing is None else {"writing": list(self.writing)}
+        writing |= {} if self.window is None else {"window": self.window}
         if self.coefficients is not None:
             return {"coefficients": list(self.coefficients)} | writing
         assert self.counts is not None
@@ -123,12 +142,23 @@ class CostFunction:
             ValueError: where neither three coefficients nor counts are there.
         """
         writing: Any = tuple(map(float, value["writing"])) if "writing" in value else None
+        window = int(value["window"]) if "window" in value else None
         if len(value.get("coefficients", ())) == 3:
             a, b, c = map(float, value["coefficients"])
-            return cls(coefficients=(a, b, c), writing=writing)
+            return cls(coefficients=(a, b, c), writing=writing, window=window)
         if "counts" in value:
-            return cls(counts={int(length): macs for length, macs in value["counts"].items()}, writing=writing)
+            counts = {int(length): macs for length, macs in value["counts"].items()}
+            return cls(counts=counts, writing=writing, window=window)
         raise ValueError(f"A cost function must have three 'coefficients' or 'counts'; got {dict(value)!r}.")
+
+
+def last_window(lengths: Any, window: int) -> Any:
+    """Tokens of the last window of inputs of some lengths, where all before it are full.
+
+    >>> last_window(np.array([3, 4, 9]), 4)
+    array([3, 4, 1])
+    """
+    return (lengths - 1) % window + 1
 
 
 def fit_cost(count: Callable[[int], int], lengths: Iterable[int]) -> CostFunction:
@@ -147,7 +177,7 @@ def fit_cost(count: Callable[[int], int], lengths: Iterable[int]) -> CostFunctio
 
     Example:
         >>> fit_cost(lambda length: 3 * length + length**2, [128])
-        CostFunction(coefficients=(0.0, 3.0, 1.0), counts=None, writing=None)
+        CostFunction(coefficients=(0.0, 3.0, 1.0), counts=None, writing=None, window=None)
         >>> fit_cost(lambda length: 4 * (length // 2), [6, 7]).counts
         {6: 12, 7: 12}
     """
@@ -194,11 +224,12 @@ def _value(coefficients: tuple[Fraction, Fraction, Fraction], length: int) -> Fr
 class RowWork:
     """What a tier did for each of ``N`` rows: all that the cost of a row depends on, beside the tier's functions.
 
-    What else a tier may do for a row (several windows, dropped tokens) belongs here, and the functions read it.
+    What else a tier may do for a row (dropped tokens) belongs here, and the functions read it. Of a row that is read in
+    several windows tokens are those of all of them together; the function knows how long a window is.
 
     Attributes:
         tokens: ``(N,)`` of the row itself.
-        padded: ``(N,)`` of the longest row of its batch, or one number for all.
+        padded: ``(N,)`` with the padding of its batch, or one number for all.
         generated: ``(N,)`` steps that the decoder took for the row itself, the end of the text included, 0 where it did
             not run; None where the tier generates nothing.
     """

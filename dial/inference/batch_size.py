@@ -18,7 +18,7 @@ from dial.files import write_json
 from dial.inference.executor import is_out_of_memory
 from dial.machine import describe_machine, key_of, synchronise
 from dial.tiers.tier import Encoding, Tier
-from dial.tiers.tokens import Tokeniser, Tokens
+from dial.tiers.tokens import Tokens
 
 SCHEMA = 1
 LARGEST = 1024
@@ -77,7 +77,7 @@ def best_batch_size(
     if known is not None:
         return known
     order = sorted(rows, key=lambda row: len(row.ids))
-    tokeniser = Tokeniser(tier)
+    tokeniser = tier.tokeniser()
 
     @cache
     def batches(size: int) -> list[Encoding]:
@@ -86,7 +86,7 @@ def best_batch_size(
         return [tokeniser.collate(order[starts[i] : starts[i] + size], device) for i in some]
 
     def seconds(size: int) -> float:
-        return seconds_of(tier, batches(size)) / sum(len(batch["input_ids"]) for batch in batches(size))
+        return seconds_of(tier, batches(size)) / sum(tier.rows_in(batch) for batch in batches(size))
 
     found = search(seconds, len(order), repeats, largest)
     write_json(path, {"schema": SCHEMA, **about, "best": found.best, "throughput": found.throughput})
@@ -163,7 +163,7 @@ def seconds_of(tier: Tier, batches: Sequence[Encoding]) -> float:
         start = time.perf_counter()
         for batch in batches:
             if tier.writes:
-                tier.write(batch, torch.arange(len(batch["input_ids"]), device=device))
+                tier.write(batch, torch.arange(tier.rows_in(batch), device=device))
             else:
                 tier(batch)
         synchronise(device)

@@ -33,13 +33,16 @@ class Prediction(NamedTuple):
         label: position of the class among the data's labels, -1 for a text that is no label word; for regression the
             value, None for a text that is no number; for free text None.
         label_name: its name; None where it has none.
-        probability: of the class, at the temperature of the stage; None for regression, and where a decoder answered.
+        probability: of the class or span, at the temperature of the stage; None for regression, and where a decoder
+            answered.
         stage: name of the stage that answered.
         score: of the rule, at that stage; None where the last stage has none.
         macs: spent on the text, earlier stages included.
         truncated: names of the tiers that read the text cut to their maximum length.
-        text: that a decoder wrote, or would have: the name of a class; None where none writes.
+        text: that a decoder wrote, or would have: the name of a class; or that answers a question, empty for "no
+            answer"; None where none writes.
         limited: whether the decoder stopped at its limit and not at the end of the text.
+        span: first character of the text in the context and the one behind it; None for "no answer" and of a decoder.
     """
 
     label: int | float | None
@@ -51,6 +54,7 @@ class Prediction(NamedTuple):
     truncated: tuple[str, ...] = ()
     text: str | None = None
     limited: bool = False
+    span: tuple[int, int] | None = None
 
 
 class AdaptiveClassifier:
@@ -215,10 +219,9 @@ class AdaptiveClassifier:
             Rows per batch by tier.
         """
         from dial.inference.batch_size import best_batch_size
-        from dial.tiers.tokens import Tokeniser
 
         for tier in self.network.tiers:
-            found = best_batch_size(tier, Tokeniser(tier)(texts), cache_dir)
+            found = best_batch_size(tier, tier.tokeniser()(texts), cache_dir)
             self.executor.batch_sizes[tier.name] = found.best
         return dict(self.executor.batch_sizes)
 
@@ -239,7 +242,8 @@ class AdaptiveClassifier:
         label, name = (None, None) if task.written else task.answer(answer.prediction)
         text = name if answer.text is None and self.network.writes else answer.text
         known = _known(answer.probability)
-        return Prediction(label, name, known, stage, score, macs, answer.truncated, text, answer.limited)
+        span = None if answer.span is None or answer.span[0] < 0 else answer.span
+        return Prediction(label, name, known, stage, score, macs, answer.truncated, text, answer.limited, span)
 
 
 AdaptiveModel = AdaptiveClassifier

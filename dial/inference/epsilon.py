@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dial.inference.staged import StagedModel
-from dial.tiers.tokens import Tokeniser, Tokens, Unit
+from dial.tiers.tokens import Tokens, Unit
 from dial.tradeoff.events import replay
 from dial.tradeoff.rule import Reached, Rule
 
@@ -62,7 +62,7 @@ def measure_epsilon(
     """
     if len(units) < 2:
         raise ValueError(f"`units` must be at least two texts, so that there are batches, but got {len(units)}.")
-    tokens = [tokeniser(units) for tokeniser in map(Tokeniser, network.tiers)]
+    tokens = [tier.tokeniser()(units) for tier in network.tiers]
     values = np.stack([_layout(network, rule, tokens, size, grouped) for size, grouped in layouts])
     thresholds = np.asarray(rule.thresholds)
     stages = np.stack([replay(each, thresholds) for each in values])
@@ -81,7 +81,7 @@ def _layout(network: StagedModel, rule: Rule, tokens: list[list[Tokens]], size: 
     order = sorted(range(rows), key=lambda i: len(tokens[0][i].ids)) if grouped else list(range(rows))
     device = next(network.parameters()).device
     values = np.zeros((rows, len(rule.stages)))
-    tokenisers = [Tokeniser(tier) for tier in network.tiers]
+    tokenisers = [tier.tokeniser() for tier in network.tiers]
     for start in range(0, rows, size):
         batch = order[start : start + size]
         encodings = {
@@ -89,6 +89,8 @@ def _layout(network: StagedModel, rule: Rule, tokens: list[list[Tokens]], size: 
             for tier, tokeniser, own in zip(network.tiers, tokenisers, tokens, strict=True)
         }
         outputs, given = network.decide(encodings)
+        if rule.reads_score and rule.score in network.late_scores:
+            given = network.answered(encodings, (rule.score,)).scores
         logits, memory = outputs.float().cpu().numpy(), np.tile(np.array(rule.memory), (len(batch), 1))
         for stage in range(len(rule.stages) - 1):
             own_scores = {name: scores[:, stage] for name, scores in given.items()}

@@ -61,7 +61,8 @@ class Routes:
 def can_be_routed(tier: Tier) -> bool:
     """Whether a tier was tested in float32 by torch, and is on a CPU: then others may compute it."""
     on_cpu = next(tier.parameters()).device.type == "cpu"
-    return on_cpu and tier.parts is None and tier.view.backend == "torch" and tier.view.dtype == "float32"
+    plain = tier.view.backend == "torch" and tier.view.dtype == "float32" and tier.lengths is None
+    return on_cpu and tier.parts is None and plain
 
 
 def take_fastest(

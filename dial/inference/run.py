@@ -142,7 +142,7 @@ def load_network(sweep: Sweep, places: Mapping[str, str], device: str) -> Staged
         raise ValueError(f"`tiers` allows {', '.join(known)}, but got {', '.join(unknown)}.")
     loaded = [_load(sweep, name, about, places.get(name)) for name, about in known.items()]
     for tier in loaded:
-        if tier.writes:
+        if tier.generates:
             tier.source_form = sweep.settings.get("source_form")
     replace_emulated(loaded, device)
     return StagedModel(loaded).to(torch.device(device)).eval()

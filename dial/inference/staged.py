@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datamodules.windows import take_windows
 from dial.models.generation import ANSWER_SCORES
 from dial.stages.scores import SCORES, compute
 from dial.stages.stage import Stage
@@ -111,9 +112,9 @@ class StagedModel(nn.Module):
 
     @property
     def late_scores(self) -> tuple[str, ...]:
-        """Those that a finished answer tells wherever one decides, for a table alone: nothing is saved by them."""
+        """Those that a finished answer tells wherever one decides; before the last every tier then writes each row."""
         *others, _ = self.tiers
-        return ANSWER_SCORES if others and all(tier.writes for tier in others) else ()
+        return ANSWER_SCORES if others and all(tier.generates for tier in others) else ()
 
     def decide(self, encodings: dict[str, Encoding]) -> tuple[Tensor, dict[str, Tensor]]:
         """What every stage answers, which is what :meth:`forward` gives where that answers, and with it the scores.
@@ -173,10 +174,12 @@ class StagedModel(nn.Module):
             return Answered(self._in_words(logits), given, {}, {})
         said: list[dict[str, Tensor]] = []
         state = tier.run(encoding, lambda _, rows, outputs, own: said.append(own), scores=True)
-        rows = torch.arange(len(encoding["input_ids"]), device=encoding["input_ids"].device)
+        rows = torch.arange(tier.rows_in(encoding), device=encoding["input_ids"].device)
         written = tier.write(encoding, rows, state, bool(scores))
         given = {name: score[:, None] for name, score in {**said[0], **written.scores}.items()}
         texts = np.array([[text] for text in written.texts], dtype=object).reshape(-1, 1)
+        if not tier.generates:
+            return Answered(texts, given, {}, {})
         return Answered(texts, given, {tier.name: written.generated}, {tier.name: written.limited})
 
     def _scored(self, tier: Tier, logits: Tensor, own: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -218,14 +221,15 @@ class StagedModel(nn.Module):
             Outputs ``(B, C)`` of the stage that answered each row, and that stage ``(B,)``; of a tier that writes what
             decided, which a :class:`~dial.inference.executor.Executor` goes on from.
         """
-        first = encodings[self.tiers[0].encoding_key]["input_ids"]
-        answers = Answers(go_on, len(self.stages) - 1, len(first), first.device, scores)
+        first = encodings[self.tiers[0].encoding_key]
+        count = self.tiers[0].rows_in(first)
+        answers = Answers(go_on, len(self.stages) - 1, count, first["input_ids"].device, scores)
         offset = 0
         for tier in self.tiers:
             if len(answers.active) == 0:
                 break
             answers.enter(offset)
-            encoding = take_rows(encodings[tier.encoding_key], answers.active_of(len(first)))
+            encoding = take_rows(encodings[tier.encoding_key], answers.active_of(count))
             state = tier.run(encoding, answers.ask, scores)
             later = tier.answers_later and not tier.writes
             answers.leave(partial(_answer, tier, encoding, state) if later else None)
@@ -314,6 +318,8 @@ def take_rows(encoding: Encoding, rows: Tensor | None) -> Encoding:
     """
     if rows is None:
         return encoding
+    if "row" in encoding:  # of windows, which know their row
+        return take_windows(encoding, rows)
     if "attention_mask" not in encoding:  # nothing is padded
         return {key: value[rows] for key, value in encoding.items()}
     mask = encoding["attention_mask"][rows]

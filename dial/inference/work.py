@@ -33,6 +33,7 @@ class Answer(NamedTuple):
         text: that a decoder wrote; None where none did.
         limited: whether the text was cut off by the limit of its length.
         generated: steps that the decoder took for it.
+        span: first character of the text in what was read and the one behind it; -1 for "no answer"; None of a decoder.
     """
 
     id: int
@@ -48,6 +49,7 @@ class Answer(NamedTuple):
     text: str | None = None
     limited: bool = False
     generated: int = 0
+    span: tuple[int, int] | None = None
 
 
 @dataclass

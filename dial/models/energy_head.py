@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from dial.models.autocast import without_autocast
 from dial.models.pooling import Reader
 from dial.stages.scores import compute
 
@@ -153,13 +154,13 @@ class ClassHead(EnergyHead):
 
     def of_pooled(self, pooled: Tensor) -> Tensor:
         """Logits ``(B, C)`` of pooled states ``(B, D)``."""
-        with torch.autocast(pooled.device.type, enabled=False):
+        with without_autocast(pooled.device.type):
             logits: Tensor = self.output(pooled.to(self.output.weight.dtype))
         return logits.float()
 
     def logits(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits ``(B, C)``; see :meth:`EnergyHead.logits`."""
-        with torch.autocast(states.device.type, enabled=False):
+        with without_autocast(states.device.type):
             return self.of_pooled(self.pool(states, mask))
 
     def scores(
@@ -210,7 +211,7 @@ class VocabularyHead(EnergyHead):
 
     def logits(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits ``(B, T, C)``, those of padding meaningless; see :meth:`EnergyHead.logits`."""
-        with torch.autocast(states.device.type, enabled=False):
+        with without_autocast(states.device.type):
             logits: Tensor = self.output(self.narrow(states.to(self.output.weight.dtype)))
         return logits.float()
 

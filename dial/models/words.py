@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,27 @@ def read_word_vectors(
         if word in words and word not in found:
             found[word] = vector
     return found
+
+
+def first_word_vectors(path: str | Path, count: int, argument: str = "embeddings") -> tuple[list[str], np.ndarray]:
+    """The first words of a file, which has the most frequent ones first, and their vectors ``(V, width)`` float32.
+
+    Args:
+        path: see :func:`read_word_vectors`.
+        count: most words to read.
+        argument: see :func:`read_word_vectors`.
+
+    Raises:
+        ValueError: see :func:`read_word_vectors`.
+    """
+    first = list(islice(_read(_checked(path, argument), argument), count))
+    width = word_vectors_width(path, argument)
+    if other := next((word for word, vector in first if len(vector) != width), None):
+        raise ValueError(
+            f"`{argument}`: all vectors must have the width {width} of the first, but {other!r} in {path} has another; "
+            "the file is damaged."
+        )
+    return [word for word, _ in first], np.stack([vector for _, vector in first])
 
 
 def copy_word_vectors(table: nn.Embedding, vocabulary: Mapping[str, int], vectors: Mapping[str, np.ndarray]) -> float:

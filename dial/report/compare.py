@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dial.claims import check_files
+from dial.costs.printed import Printed
 from dial.costs.published import Published
 from dial.files import atomic_write, plain, read_json, write_json
 from dial.report.runs import Run, read_run
@@ -58,17 +59,21 @@ class Comparison:
     Args:
         runs: from :func:`read_run`; of one metric.
         points: from :func:`read_points`.
+        printed: numbers of papers; those that have the runs' metric and a count that can be converted are points, too.
 
     Raises:
         ValueError: the runs' primary metrics differ.
     """
 
-    def __init__(self, runs: Sequence[Run], points: Sequence[Published] = ()) -> None:
+    def __init__(self, runs: Sequence[Run], points: Sequence[Published] = (), printed: Sequence[Printed] = ()) -> None:
         metrics = {run.metric for run in runs}
         if len(metrics) > 1:
             each = ", ".join(f"{run.name}: {run.metric}" for run in runs)
             raise ValueError(f"`runs` must have one primary metric, but got {each}; sweep one again with --metrics.")
-        self.runs, self.points, self.metric = _named_apart(runs), list(points), metrics.pop()
+        self.runs, self.metric = _named_apart(runs), metrics.pop()
+        overlaid = {row: row.point() for row in printed if row.metric == self.metric}
+        points = [*points, *(point for point in overlaid.values() if point is not None)]
+        self.points, self.others = points, [row for row in printed if overlaid.get(row) is None]
         owners = [np.full(len(run.flops), i) for i, run in enumerate(self.runs)] + [np.arange(len(points)) + len(runs)]
         self.owner = np.concatenate(owners).astype(np.int64)
         self.flops = np.concatenate([run.flops for run in self.runs] + [np.array([p.flops for p in points])])
@@ -127,12 +132,16 @@ class Comparison:
             lines.append("The runs were measured on different rows; compare their qualities with care.")
         if any(row.get("partial") for row in self.rows):
             lines.append("PARTIAL runs are among them; their numbers mean nothing.")
+        if self.others:
+            lines += ["Printed in another metric, or at a cost that is no count of FLOPs, and so not on the axis:"]
+            lines += [f"  {row.text()}" for row in self.others]
         return "\n".join(lines).rstrip() + "\n"
 
     def configuration(self) -> str:
         """Fingerprint of what the comparison is made of."""
         parts = [[run.results.configuration, run.split, run.score] for run in self.runs]
-        content = plain([parts, [vars(point) for point in self.points]])
+        others = [[vars(row) for row in self.others]] if self.others else []
+        content = plain([parts, [vars(point) for point in self.points], *others])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def write(self, folder: str | Path, argument: str = "out") -> Path:
@@ -152,7 +161,8 @@ class Comparison:
         self._check(folder, argument)
         # First: it tells whose the others are.
         head = {"schema": 1, "configuration": self.configuration(), "metric": self.metric}
-        write_json(folder / FILES["results"], head | {"same_rows": self.same_rows, "rows": self.rows})
+        printed = {"printed": [vars(row) for row in self.others]} if self.others else {}
+        write_json(folder / FILES["results"], head | {"same_rows": self.same_rows, "rows": self.rows} | printed)
         hull = self.flops[self.hull], self.quality[self.hull]
         save(compare_figure(self.runs, self.points, hull), folder / FILES["plot"])
         if (exits := compare_exits_figure(self.runs)) is not None:

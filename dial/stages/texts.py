@@ -11,6 +11,8 @@ from dial.stages.metrics.metrics import METRICS
 from dial.stages.metrics.texts import TextMetric
 from dial.stages.task import Task
 
+NOTHING = ("",)
+"""References of a question that its context does not answer: an empty text, and that alone, is right."""
 COUNT_RANGE = (0.0, float("inf"))
 """Of what metrics of texts sum up: numbers of n-grams, edits, characters."""
 
@@ -38,6 +40,8 @@ def text_array(values: Any, argument: str) -> np.ndarray:
 def reference_array(values: Any) -> np.ndarray:
     """References ``(N,)`` as an array of tuples of texts; a row with one reference may give it alone.
 
+    A single empty text says that a question has no answer.
+
     Args:
         values: N texts, or sequences of texts.
 
@@ -51,7 +55,7 @@ def reference_array(values: Any) -> np.ndarray:
     result = np.empty(len(values), dtype=object)
     for row, value in enumerate(values):
         accepted = tuple(value) if isinstance(value, list | tuple | np.ndarray) else (value,)
-        if not accepted or not all(isinstance(text, str) and text.strip() for text in accepted):
+        if accepted != NOTHING and not (accepted and all(isinstance(text, str) and text.strip() for text in accepted)):
             shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
             raise ValueError(
                 f"`references` must be one or several texts in every row, but row {row} has {shown}. Fill them in, or "

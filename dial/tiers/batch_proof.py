@@ -122,7 +122,7 @@ def settle(tier: Tier, argument: str, place: str | None = None, cache_dir: str |
     path, model, side_before = place or tier.view.path, tier.model, tier.tokenizer.padding_side
     pad = match_inputs(tier.tokenizer, model, argument, path)
     _settle_attention(model, tier.max_length, argument, path)
-    ends = model.config.eos_token_id if model.config.is_encoder_decoder and not tier.writes else None
+    ends = model.config.eos_token_id if model.config.is_encoder_decoder and not tier.generates else None
     plain = Batching(
         pad_id=None if pad == tier.tokenizer.pad_token_id else pad,
         end_id=int(ends) if isinstance(ends, int) else None,

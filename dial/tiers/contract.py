@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from dial.tiers.batching import Batching, Encoding
+from dial.tiers.tokens import Tokeniser
 
 if TYPE_CHECKING:
     from dial.models.encoder_decoder import WritingPath
@@ -28,15 +31,48 @@ class Written(NamedTuple):
 
     Attributes:
         texts: R answers.
-        generated: ``(R,)`` steps that the decoder took, which is what each row is charged.
+        generated: ``(R,)`` steps that the decoder took, which is what each row is charged; 0 where there is none.
         limited: ``(R,)`` bool, whether the answer was cut off by the limit of its length.
         scores: ``(R,)`` float64 by name, where they were asked for: those that only a finished answer tells.
+        spans: ``(R, 2)`` first character of each answer in what was read and the one behind it, -1 where it is not
+            from there; None of a decoder.
+        probability: ``(R,)`` of each answer; None where that is not known.
     """
 
     texts: list[str]
     generated: Tensor
     limited: Tensor
     scores: Scores
+    spans: np.ndarray | None = None
+    probability: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> Written:
+        """What it wrote for some of them.
+
+        Args:
+            rows: ``(N,)`` their places.
+        """
+        places = torch.from_numpy(rows).to(self.generated.device)
+        return Written(
+            [self.texts[i] for i in rows],
+            self.generated[places],
+            self.limited[places],
+            {name: values[places.to(values.device)] for name, values in self.scores.items()},
+            None if self.spans is None else self.spans[rows],
+            None if self.probability is None else self.probability[rows],
+        )
+
+
+class Reading(NamedTuple):
+    """What a tier reads of ``B`` rows.
+
+    Attributes:
+        lengths: ``(B,)`` tokens of each row, all its windows together.
+        padded: ``(B,)`` the same with the padding of its batch.
+    """
+
+    lengths: Tensor
+    padded: Tensor
 
 
 class TierContract(nn.Module):
@@ -53,7 +89,11 @@ class TierContract(nn.Module):
         drops_rows: whether exited rows are in no later layer.
         answers_later: whether :meth:`answer` computes more than what decided, for the rows that stay.
         source_form: how a text ``{0}`` or pair ``{0}``, ``{1}`` is read; None: as it is.
-        writes: whether an answer is a text that a decoder generates, whose cost depends on its own length too.
+        writes: whether an answer is a text, which :meth:`write` gives for the rows that stay.
+        generates: whether a decoder writes it, so that its cost depends on the answer's length too.
+        window: tokens of a window, where a row that is longer is read in several, all full but the last, whose costs
+            add up; None where a row is read at once.
+        stride: tokens that two neighbouring windows share.
         parts: what computes :meth:`segments` where a backend does; None: torch does.
     """
 
@@ -68,7 +108,14 @@ class TierContract(nn.Module):
     answers_later: bool = False
     source_form: str | None = None
     writes: bool = False
+    window: int | None = None
+    stride: int = 0
     parts: Sequence[Part] | None = None
+
+    @property
+    def generates(self) -> bool:
+        """See the attributes; most that write do."""
+        return self.writes
 
     @property
     def stage_names(self) -> list[str]:
@@ -79,6 +126,21 @@ class TierContract(nn.Module):
     def computed_by(self) -> str:
         """What computes it beside its view, such as ``openvino bfloat16``; ``torch`` where nothing else does."""
         return "torch" if self.parts is None else str(getattr(self.parts[0], "name", "another backend"))
+
+    def tokeniser(self) -> Any:
+        """What gives rows their tokens, and puts tokens into a batch."""
+        return Tokeniser(self)  # type: ignore[arg-type]
+
+    def rows_in(self, encoding: Encoding) -> int:
+        """Number of rows of an encoding, which several windows may share."""
+        return len(encoding["input_ids"])
+
+    def reading(self, encoding: Encoding) -> Reading:
+        """How many tokens each row of an encoding with an ``attention_mask`` has, without its batch and with it."""
+        mask = encoding["attention_mask"]
+        lengths = mask.sum(dim=1)
+        alone = self.batching.equal_length  # then nothing is padded, whatever the batch holds
+        return Reading(lengths, lengths if alone else torch.full_like(lengths, mask.shape[1]))
 
     def decide(self, encoding: Encoding) -> tuple[Tensor, Scores]:
         """What decides, of all exits of all rows.
@@ -160,6 +222,11 @@ class TierContract(nn.Module):
     def reference_path(self) -> nn.Module | None:
         """What its speed-ups refer to, as :meth:`path`; None: its own last exit."""
         return None
+
+    @property
+    def kept_settings(self) -> dict[str, Any]:
+        """What its card says of how it reads and answers, for those who load it without saying otherwise."""
+        return {}
 
     def describe(self) -> dict[str, Any]:
         """What identifies it in reports and cards, as plain values."""

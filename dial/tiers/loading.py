@@ -15,17 +15,21 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassif
 
 from datamodules.labels import is_free_text
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
+from dial.models.slender.subnetworks import FIELD
 from dial.stages.task import Regression, Task, task_of
 from dial.tiers.backends.attach import attach
 from dial.tiers.backends.choice import fastest_backend
 from dial.tiers.batch_proof import settle
 from dial.tiers.embeddings import is_model
+from dial.tiers.fronts import lengths_of
 from dial.tiers.labels import match_labels, remedy_of_numbers
 from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
 from dial.tiers.reading import CARD, cut_layers, length_kept, read_card, read_tokenizer, read_with, reason_of
+from dial.tiers.span_loading import check_span_keys, extracts, load_span_tier
+from dial.tiers.subnetworks import cut_as_trained
 from dial.tiers.text_loading import check_writers_keys, load_text_tier, writes
 from dial.tiers.tier import Encoding, GoOn, Tier, View, encoding_key, own_names
 
@@ -156,11 +160,20 @@ def load_tier(
     path = check_place(view.path, argument)
     if is_free_text(label_names) or not train:
         kept = read_with(AutoConfig, path, argument, "configuration")
+        if extracts(kept, label_names):
+            check_writers_keys(view, argument)
+            return load_span_tier(view, name, label_names, argument, train)
+        check_span_keys(view, argument)
         if writes(kept, label_names):
             return load_text_tier(view, name, label_names, argument, train)
     check_writers_keys(view, argument)
+    check_span_keys(view, argument)
     config, declared = read_config(path, view.layers, label_names, argument)
     model, missing = read_model(path, config, argument)
+    if view.width is not None or view.depth is not None:
+        cut_as_trained(model, view, name, argument)
+    if train and hasattr(model.config, FIELD):
+        setattr(model.config, FIELD, None)  # of the weights as they were
     tokenizer = read_tokenizer(path, argument)
     if missing and head and not train:
         raise ValueError(
@@ -184,8 +197,12 @@ def load_tier(
     kind = _kind(model)
     tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
     tier.train(train)
+    if view.lengths is not None:
+        tier.drop_tokens(lengths_of(view, path, argument), argument)
     settle(tier, argument)  # in float32, whose noise is small
-    backend = fastest_backend(tier, view.dtype).route.backend if view.backend == "auto" else view.backend
+    backend = "torch" if view.lengths is not None else view.backend  # no other drops tokens
+    if backend == "auto":
+        backend = fastest_backend(tier, view.dtype).route.backend
     if backend == "torch" or not attach(tier, backend, view.dtype):
         cast_encoder(model, view.dtype, argument)
     return tier

@@ -16,6 +16,7 @@ from dial.models.energy_head import HEAD_SCORES, ClassHead, EnergyHead
 from dial.models.generation import ANSWER_SCORES, Generation, generate
 from dial.models.pieces import build_piece_tokenizer
 from dial.models.saved_head import save_head
+from dial.models.sharding import share
 from dial.stages.scores import MODEL_SCORES
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn, Written
@@ -24,6 +25,7 @@ from dial.tiers.tier import Tier
 MODEL_SCORES.update(
     dict.fromkeys(ANSWER_SCORES, "which only tiers that write give; name it in `--sweep.scores` of a cascade of them")
 )
+CALLED = ("decide", "run", "write", "forced")  # what computes layers, beside `forward`
 MAX_NEW_TOKENS = 64  # pieces of an answer, where neither the view nor the model says
 
 
@@ -92,10 +94,9 @@ class TextToTextTier(Tier):
         """Those that it was trained to write."""
         return self.card.get("label_names") or None
 
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`Tier`; the head and how texts are generated count, too."""
-        digest = hashlib.sha256(f"{super().fingerprint} {self.generation}".encode())
+    def _digest(self) -> str:
+        """See :attr:`Tier.fingerprint`; the head and how texts are generated count, too."""
+        digest = hashlib.sha256(f"{super()._digest()} {self.generation}".encode())
         for name, value in sorted(self.head.state_dict().items() if self.head is not None else ()):
             digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:12]
@@ -161,6 +162,15 @@ class TextToTextTier(Tier):
         before = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
         logits: Tensor = self.model(**inputs, decoder_input_ids=before, use_cache=False).logits
         return logits.float()
+
+    def share(self, mesh: Any, dtype: torch.dtype | None = None) -> None:
+        """Leave each rank its part of the weights; a head, which is small and computes in float32, stays whole.
+
+        Args:
+            mesh: see :func:`~dial.models.sharding.share`.
+            dtype: see there.
+        """
+        share(self, mesh, CALLED, dtype, apart=self.head.parameters() if self.head is not None else ())
 
     # ---- costs ----
 

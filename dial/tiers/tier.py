@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from datamodules.labels import check_label_names
 from dial.models import BiLSTMConfig, build_word_tokenizer
+from dial.models.lengths import Lengths, check_asked
+from dial.models.token_dropping import TokenDropping, dropping
 from dial.stages.task import task_of
 from dial.tiers.backends.names import Backend, check_backend
 from dial.tiers.batching import Batching, Encoding
@@ -32,6 +35,9 @@ class View:
     Args:
         path: folder left by ``dial fit`` or by ``save_pretrained``, or a hub id.
         layers: keep only the first layers of the encoder, of an encoder-decoder in both halves; all if not given.
+        width: share of the heads and feed-forward neurons of each layer that is kept, of a model that was trained so
+            (class_path: DynaBERT).
+        depth: likewise of the layers, which are dropped evenly.
         dtype: numbers that the encoder computes in; the head always computes in float32. ``int8`` is for CPUs: weights
             and activations of linear layers are rounded to 8 bits, everything else is float32.
         backend: what computes the model: ``torch``, or on a CPU ``openvino`` or ``onnxruntime``, which are faster and
@@ -43,6 +49,12 @@ class View:
         head: folder of an energy head for an encoder-decoder, where it is not its own.
         beams: width of an encoder-decoder's search; default 1, greedy.
         max_new_tokens: pieces that an encoder-decoder writes at most; default: those that it was trained for, else 64.
+        lengths: tokens that each layer of an encoder keeps, see :class:`~dial.models.lengths.Lengths`; or a share of
+            the MACs of all tokens, which takes the best configuration that ``dial lengths`` found within it.
+        stride: tokens that two neighbouring windows of a context share, of a tier that answers by spans; default: as it
+            was trained, else 128, or a third of a window where that is less.
+        max_answer_tokens: longest span that answers; default 30.
+        no_answer: whether "no answer" may be one; default: whether it was trained on such questions.
 
     Raises:
         ValueError: a value is outside its range.
@@ -50,6 +62,8 @@ class View:
 
     path: str
     layers: int | None = None
+    width: float | None = None
+    depth: float | None = None
     dtype: Dtype = "float32"
     backend: Backend = "torch"
     max_length: int | None = None
@@ -59,16 +73,31 @@ class View:
     head: str | None = None
     beams: int | None = None
     max_new_tokens: int | None = None
+    lengths: list[float] | float | None = None
+    stride: int | None = None
+    max_answer_tokens: int | None = None
+    no_answer: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
             raise ValueError(f"`path` must be a folder or a hub id, but got {self.path!r}.")
-        for name in ("layers", "max_length", "batch_size", "beams", "max_new_tokens"):
+        for name in ("layers", "max_length", "batch_size", "beams", "max_new_tokens", "stride", "max_answer_tokens"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"`{name}` must be a whole number from 1 up, or left out, but got {value!r}.")
+        for name in ("width", "depth"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"`{name}` must be a number, or left out, but got {value!r}.")
+        if self.layers is not None and self.depth is not None:
+            raise ValueError(
+                f"`depth` must be left out beside `layers`, which keeps the first layers, but got depth {self.depth!r} "
+                f"and layers {self.layers}; give one of them."
+            )
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"`dtype` must be one of {', '.join(get_args(Dtype))}, but got {self.dtype!r}.")
+        if self.no_answer is not None and not isinstance(self.no_answer, bool):
+            raise ValueError(f"`no_answer` must be true or false, or left out, but got {self.no_answer!r}.")
         check_backend(self.backend, self.dtype)
         if not isinstance(self.temperature, int | float) or not 0 < self.temperature < float("inf"):
             raise ValueError(f"`temperature` must be a number above 0, but got {self.temperature!r}.")
@@ -77,6 +106,9 @@ class View:
             raise ValueError(f"`label_names` must be a list of strings (quote numbers), but got {names!r}.")
         if names is not None:
             check_label_names(names)
+        check_asked(self.lengths)
+        if self.lengths is not None and self.backend not in ("torch", "auto"):
+            raise ValueError(f"`backend` must be torch (or auto) where tokens are dropped, but got {self.backend!r}.")
 
     @classmethod
     def parse(cls, spec: str | Mapping[str, Any] | View, argument: str = "tier") -> View:
@@ -95,8 +127,9 @@ class View:
             >>> View.parse({"path": "runs/super", "layer": 2}, "tiers[1]")
             Traceback (most recent call last):
                 ...
-            ValueError: `tiers[1]` allows the keys path, layers, dtype, backend, max_length, batch_size,
-            label_names, temperature, head, beams, max_new_tokens, but got layer.
+            ValueError: `tiers[1]` allows the keys path, layers, width, depth, dtype, backend, max_length, batch_size,
+            label_names, temperature, head, beams, max_new_tokens, lengths, stride,
+            max_answer_tokens, no_answer, but got layer.
         """
         if isinstance(spec, View):
             return spec
@@ -138,6 +171,8 @@ class Tier(TierContract):
         batching: what the model needs of its batches; :func:`~dial.tiers.batch_proof.settle` finds it
             out where a tier is loaded.
         keep_head: whether the head is saved; a fit that leaves it untrained says no.
+        known_fingerprint: its fingerprint, where the weights are not at hand.
+        lengths: tokens that each layer keeps; None: all.
     """
 
     model: Any  # a PreTrainedModel, whose attributes differ by class
@@ -169,7 +204,10 @@ class Tier(TierContract):
         self.exits = ["final"]
         self.keep_head = True
         self.batching = Batching()
+        self.known_fingerprint: str | None = None
         self._encoding_key: str | None = None
+        self.lengths: Lengths | None = None
+        self._dropping: TokenDropping | None = None
         self._full_precision_head = FullPrecisionHead(model)
         self._accepted = accepted_inputs(model)
 
@@ -194,9 +232,14 @@ class Tier(TierContract):
 
         It is computed from the weights as they are now. Where the files lie, and the batch size, do not count.
         """
+        return self.known_fingerprint or self._digest()
+
+    def _digest(self) -> str:
         view = self.view
-        settings = [view.dtype, view.temperature, self.max_length, self.label_names, self.order]
-        return model_digest(self.model, *settings, *([] if view.backend == "torch" else [view.backend]))
+        settings: list[Any] = [view.dtype, view.temperature, self.max_length, self.label_names, self.order]
+        settings += [] if view.backend == "torch" else [view.backend]
+        settings += [] if self.lengths is None else [{"lengths": self.lengths.plain()}]
+        return model_digest(self.model, *settings)
 
     def forward(self, encoding: Encoding) -> Tensor:
         """Logits of all exits, ``(B, 1, C)`` in float32 and in the data's order of labels; regression has ``C = 1``."""
@@ -209,8 +252,35 @@ class Tier(TierContract):
         inputs = {key: value for key, value in encoding.items() if key in self._accepted}
         if self.parts is not None:
             return self.parts[0](inputs)
-        logits: Tensor = self._full_precision_head(self.model, inputs).logits
+        with dropping(self._dropping, self.lengths, self.model, inputs):
+            logits: Tensor = self._full_precision_head(self.model, inputs).logits
         return logits.float()
+
+    def drop_tokens(self, lengths: Lengths | None, argument: str = "path") -> None:
+        """Have each layer keep so many tokens from now on.
+
+        Args:
+            lengths: of the layers; None: all tokens.
+            argument: how the user calls the tier.
+
+        Raises:
+            ValueError: the model allows no tokens to be dropped, or the lengths do not fit it; names ``argument``.
+        """
+        if lengths is not None:
+            if self._dropping is None:
+                self._dropping = TokenDropping(self.model.base_model, argument)
+            lengths.check(self._dropping.depth, self.max_length, argument)
+        self.lengths = lengths
+
+    @contextmanager
+    def at_lengths(self, lengths: Lengths | None) -> Iterator[None]:
+        """Within this context each layer keeps so many tokens; see :meth:`drop_tokens`."""
+        before = self.lengths
+        self.drop_tokens(lengths)
+        try:
+            yield
+        finally:
+            self.lengths = before
 
     def run(self, encoding: Encoding, go_on: GoOn, scores: bool = False) -> Any:
         """See :class:`TierContract`."""
@@ -228,7 +298,7 @@ class Tier(TierContract):
 
     def segments(self) -> list[nn.Module]:
         """See :class:`TierContract`."""
-        return [TierPath(self)]
+        return [TierPath(self)] if self.lengths is None else []
 
     def path(self, exit_index: int) -> nn.Module:
         """See :class:`TierContract`."""
@@ -236,9 +306,14 @@ class Tier(TierContract):
             raise ValueError(f"`exit_index` must be below {len(self.exits)}, but got {exit_index}.")
         return TierPath(self)
 
+    def reference_path(self) -> nn.Module | None:
+        """The model with all tokens, where it drops some."""
+        return None if self.lengths is None else TierPath(self, whole=True)
+
     def probe(self, inputs: dict[str, Tensor]) -> Tensor:
         """Outputs ``(B, ...)`` of the model's own inputs, by which it is proved how rows may be batched."""
-        logits: Tensor = self.model(**inputs).logits
+        with dropping(self._dropping, self.lengths, self.model, inputs):
+            logits: Tensor = self.model(**inputs).logits
         return logits
 
     def example(self, length: int) -> Encoding:
@@ -270,6 +345,7 @@ class Tier(TierContract):
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "view": {k: v for k, v in vars(self.view).items() if v is not None and (k, v) != ("backend", "torch")},
             **({} if own else {"computed_by": self.computed_by}),
+            **({} if self.lengths is None else {"lengths": self.lengths.plain()}),
         }
 
     def fit_tokenizer(self, texts: Callable[[], Iterable[Any]]) -> None:
@@ -295,19 +371,28 @@ class Tier(TierContract):
 
 
 class TierPath(nn.Module):
-    """The model of a tier as a plain module from an encoding's tensors to logits, for counting its operations."""
+    """The model of a tier as a plain module from an encoding's tensors to logits, for counting its operations.
 
-    def __init__(self, tier: Tier) -> None:
+    Args:
+        tier: whose model it is.
+        whole: drop no tokens, whatever the tier does.
+    """
+
+    def __init__(self, tier: Tier, whole: bool = False) -> None:
         super().__init__()
         self.model = tier.model
-        self._accepted = tier._accepted
+        self._accepted, self._dropping = tier._accepted, tier._dropping
+        self.lengths = None if whole else tier.lengths
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """Logits ``(B, C)`` in the model's own order."""
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        logits: Tensor = self.model(**{k: v for k, v in given.items() if v is not None and k in self._accepted}).logits
+        inputs = {k: v for k, v in given.items() if v is not None and k in self._accepted}
+        whole_rows = {"input_ids": input_ids}  # the rows of an example have no padding, which a trace could not see
+        with dropping(self._dropping, self.lengths, self.model, whole_rows):
+            logits: Tensor = self.model(**inputs).logits
         return logits
 
 

@@ -46,12 +46,24 @@ def test_slurm_script_runs_the_command(tmp_path, process_arguments) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     trainer = yaml.safe_load(done.stdout)["trainer"]
     assert (int(trainer["num_nodes"]), int(trainer["devices"]), trainer["accelerator"]) == (3, 2, "gpu")
+    sharded = {
+        **os.environ,
+        **environment,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "TRAINER": "configs/trainer/sharded.yaml",
+    }
+    done = subprocess.run(
+        ["bash", str(SLURM), "test", "--model=Cascade", "--model.tiers=[a, b]", *arguments, "--print_config"],
+        env=sharded, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    trainer = yaml.safe_load(done.stdout)["trainer"]
+    assert trainer["strategy"]["class_path"] == "callbacks.Sharded" and trainer["devices"] in (2, "2"), done.stderr
     usage = subprocess.run(["bash", str(SLURM)], capture_output=True, text=True)
     assert usage.returncode == 2 and "usage" in usage.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "processes"), [("ddp_cpu", 2), ("multinode", 8)])
+@pytest.mark.parametrize(("name", "processes"), [("ddp_cpu", 2), ("multinode", 8), ("sharded", 8)])
 def test_trainer_configurations_parse(process_arguments, name, processes) -> None:
     arguments = [a for a in process_arguments if a not in TRAINER]
     printed = succeed(
@@ -60,5 +72,5 @@ def test_trainer_configurations_parse(process_arguments, name, processes) -> Non
     )  # fmt: skip
     trainer = yaml.safe_load(printed[: printed.rindex("\n")])["trainer"]
     assert trainer["devices"] * trainer["num_nodes"] == processes
-    assert "ddp" in str(trainer["strategy"]).lower()
+    assert ("sharded" if name == "sharded" else "ddp") in str(trainer["strategy"]).lower()
     assert trainer["use_distributed_sampler"] is False

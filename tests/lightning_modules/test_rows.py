@@ -1,6 +1,7 @@
 """Rows are counted once, whatever the batches and processes."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,3 +69,15 @@ def test_rows_that_share_an_id_are_no_repeats(what: str) -> None:
     second = batch(torch.tensor([4]), torch.tensor([label]), torch.tensor([[output]]))
     with pytest.raises(ValueError, match=f"`sample_id` must be unique, but got 4 with different {what}s. Number"):
         quality(["no", "yes"], ["accuracy"], first, second)
+
+
+def test_what_is_logged_lies_where_the_module_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process group of NCCL alone refuses numbers on the CPU."""
+    module = StagedModule(["no", "yes"], ["accuracy", "f1"]).to("meta")
+    seen: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: seen.update(values))
+    module._trainer = SimpleNamespace(is_global_zero=False)
+    module.validation_rows.add(batch(torch.arange(4), torch.tensor([0, 1, 0, 1]), torch.randn(4, 1, 2)))
+    module.on_validation_epoch_end()
+    assert set(seen) == {"validation/accuracy", "validation/f1", "validation/quality"}
+    assert {value.device.type for value in seen.values()} == {"meta"}

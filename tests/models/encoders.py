@@ -3,7 +3,15 @@
 from typing import Any
 
 import torch
-from transformers import AutoModel, BertConfig, DistilBertConfig, ElectraConfig, ModernBertConfig, RobertaConfig
+from transformers import (
+    AutoModel,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+)
 
 SIZES = {
     "vocab_size": 40,
@@ -20,6 +28,7 @@ CONFIGS: dict[str, Any] = {
     "roberta": (RobertaConfig, SIZES),
     "electra": (ElectraConfig, {**SIZES, "embedding_size": 10}),
     "minilm": (BertConfig, {**SIZES, "hidden_size": 24, "num_attention_heads": 2}),
+    "mpnet": (MPNetConfig, SIZES),
     "distilbert": (
         DistilBertConfig,
         {
@@ -40,6 +49,7 @@ CONFIGS: dict[str, Any] = {
 def encoder(name: str, attention: str = "sdpa", seed: int = 0) -> Any:
     """A stock encoder without dropout; biases are random too, as they would hide mistakes at 0."""
     kind, settings = CONFIGS[name]
+    attention = "eager" if name == "mpnet" else attention  # the only one that transformers has for it
     torch.manual_seed(seed)
     model = AutoModel.from_config(kind(**settings), attn_implementation=attention).eval()
     with torch.no_grad():

@@ -27,6 +27,7 @@ def silence(model: nn.Module, name: str) -> None:
     """By hand: zero the columns of the output projections that read what KEPT leaves out."""
     reader = {
         "distilbert": ("transformer.layer.{}.attention.out_lin", "transformer.layer.{}.ffn.lin2"),
+        "mpnet": ("encoder.layer.{}.attention.attn.o", "encoder.layer.{}.output.dense"),
         "modernbert": ("layers.{}.attn.Wo", "layers.{}.mlp.Wo"),
     }.get(name, ("encoder.layer.{}.attention.output.dense", "encoder.layer.{}.output.dense"))
     sizes = {"minilm": 12}
@@ -145,5 +146,5 @@ def test_a_layer_without_heads_is_refused() -> None:
 
 
 def test_unknown_encoders_are_refused() -> None:
-    with pytest.raises(ValueError, match="BERT, DistilBERT, ModernBERT"):
+    with pytest.raises(ValueError, match="BERT, DistilBERT, MPNet, ModernBERT"):
         structures(nn.Sequential(nn.Linear(2, 2)))

@@ -199,3 +199,22 @@ def test_command_writes_plot_table_and_hull_with_published_points(runs, tmp_path
 def test_runs_of_one_name_are_told_apart(runs):
     names = Comparison([read_run(runs / "a"), read_run(runs / "a" / "sweep"), read_run(runs / "b" / "sweep")]).names
     assert len(set(names)) == 3
+
+
+def test_printed_numbers_are_laid_over(runs, tmp_path, capsys):
+    """Counts of FLOPs become points of the runs' metric; times, ratios and other metrics are told below the table."""
+    chosen = ["--published", "e-lang:4", "tangobert:3", "--task", "sst2", "--out", str(tmp_path / "out")]
+    assert CompareCommand.main([str(runs / "a"), *chosen]) == 0
+    content = json.loads((tmp_path / "out/compare.json").read_text())
+    rows = {row["name"]: row for row in content["rows"]}
+    assert rows["E-LANG 4: E-LANG"]["quality"] == pytest.approx(0.937)
+    assert rows["E-LANG 4: E-LANG"]["flops"] == pytest.approx(flops_of(6.3e9, "flop_without_attention_with_norm"))
+    assert "E-LANG 4: ELECTRA" not in rows and not any(name.startswith("TangoBERT") for name in rows)
+    told = capsys.readouterr().out.partition("Printed in another metric")[2]
+    assert "TangoBERT 3: TangoBERT@99, best batch sizes: accuracy 94.9, 4.8 times as fast" in told
+    assert "E-LANG 4: ELECTRA: accuracy 88.3, 3.7e+09 FLOPs as printed" in told
+    assert len(content["printed"]) == len([line for line in told.splitlines() if line.startswith("  ")])
+    with pytest.raises(ValueError, match="`--task` must be one that e-lang:4 prints"):
+        CompareCommand.main([str(runs / "a"), "--published", "e-lang:4"])
+    with pytest.raises(ValueError, match="`--task` says whose numbers `--published` are"):
+        CompareCommand.main([str(runs / "a"), "--task", "sst2"])

@@ -148,7 +148,7 @@ def test_the_readme_has_one_line_for_each_method(tmp_path: Path) -> None:
     text = readme.read_text()
     assert text.startswith("before\n<!-- methods -->\n| method |") and text.endswith("|\n<!-- end methods -->\nafter\n")
     lines = text.splitlines()[4:-2]
-    assert len(lines) == len(tables.METHODS) and not any("–" in line for line in lines)
+    assert len(lines) == len(tables.METHODS) + 2 and not any("–" in line for line in lines)
     frame = pd.read_csv(ROOT / "results/results.csv")
     (row,) = [
         row for row in frame.to_dict("records")

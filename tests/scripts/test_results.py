@@ -11,7 +11,13 @@ from scripts import results
 from scripts.results_plan import plan
 from scripts.results_steps import ARITHMETIC, ROOT, Derived, due, goals
 
-TABLES = 56  # 3 + 12 + 1 of SST-2, 6 + 6 + 1 each of CoLA, MRPC and RTE, 1 of STS-B
+TABLES = 64  # 3 + 12 + 1 + 4 of SST-2, 6 + 6 + 1 each of CoLA, MRPC and RTE, 4 more of MRPC, 1 of STS-B
+# 4 + 2 of SST-2 and MRPC, 4 of CoLA and RTE, 6 of Multi30k, 2 of WMT16 and phonemes
+WRITTEN, WITHOUT_CALIBRATION = 6 + 4 + 6 + 4 + 6 + 2 + 2, 5
+BASE = 7 + 9 + 2 + 2  # with a base-size Super, of SST-2, MRPC, CoLA and RTE
+SPANS, LENGTHS = 2, 3 + 3  # of SQuAD; of SST-2 and MRPC
+TABLES += WRITTEN + WITHOUT_CALIBRATION + BASE + SPANS + LENGTHS
+SWEEPS = 2 * TABLES - WITHOUT_CALIBRATION
 
 
 def test_every_input_of_a_step_is_made_by_an_earlier_one() -> None:
@@ -39,9 +45,10 @@ def test_every_sweep_reads_a_table_that_an_earlier_step_keeps() -> None:
 def test_results_and_run_folders_are_not_shared() -> None:
     steps = list(plan("data", "models"))
     assert len({step.result for step in steps}) == len(steps) == len({step.name for step in steps})
-    runs = [step.command[-1] for step in steps if step.command[0] == "dial"]
+    written = [step for step in steps if step.command[0] == "dial" and step.command[1] != "lengths"]
+    runs = [step.command[-1] for step in written]
     assert len(set(runs)) == len(runs)
-    assert all(step.result.startswith(f"{step.command[-1]}/") for step in steps if step.command[0] == "dial")
+    assert all(step.result.startswith(f"{step.command[-1]}/") for step in written)
 
 
 def test_plan_has_every_task_seed_and_first_tier() -> None:
@@ -90,8 +97,9 @@ def test_a_clone_with_its_tables_only_sweeps_and_compares(made: Path) -> None:
     steps = {step.name: step for step in plan("data", "models")}
     names = due_names(made)
     assert {type(steps[name]) for name in names} == {Derived}
-    assert sum(name.endswith("/sweep") for name in names) == sum(name.endswith("/crossfit") for name in names) == TABLES
-    assert sum(name.endswith("/compare") for name in names) == len(names) - 2 * TABLES == 4
+    assert sum(name.endswith("/crossfit") for name in names) == TABLES
+    assert sum(name.endswith("/sweep") for name in names) == TABLES - WITHOUT_CALIBRATION
+    assert sum(name.endswith("/compare") for name in names) == len(names) - SWEEPS == 4
 
 
 def test_a_missing_table_trains_only_what_it_needs(made: Path) -> None:
@@ -110,7 +118,7 @@ def test_a_change_of_tables_or_arithmetic_makes_sweeps_anew(made: Path) -> None:
     again = ["exits-ta/sweep", "exits-ta/crossfit", "compare"]
     assert due_names(made) == [f"rte/seed0/{name}" for name in again]
     os.utime(made / ARITHMETIC[0] / "metrics.py", (3000, 3000))
-    assert len(due_names(made)) == 2 * TABLES + 4
+    assert len(due_names(made)) == SWEEPS + 4
 
 
 def test_what_is_measured_runs_only_when_it_is_asked_for(made: Path) -> None:
@@ -139,7 +147,8 @@ def test_done_steps_are_skipped_and_a_failure_stops(tmp_path: Path, monkeypatch:
         for name, code in (("done", "0"), ("new", "0"), ("fails", "3"), ("never", "0"))
     ]
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setattr(results, "plan", lambda data, models: steps)
+    for name in ("plan", "encoder_plan"):
+        monkeypatch.setattr(results, name, lambda data, models: steps)
     (tmp_path / "done").write_text("before")
     with pytest.raises(ValueError, match="cola/fails ended with code 3"):
         results.main([])
@@ -167,7 +176,8 @@ def test_tables_are_written_when_everything_is_done_and_left_before(
 
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(results, "run_step", record)
-    monkeypatch.setattr(results, "plan", lambda data, models: steps)
+    for name in ("plan", "encoder_plan"):
+        monkeypatch.setattr(results, name, lambda data, models: steps)
     results.main(["--only", "rte"])
     assert ran == ["cola/model", "rte/sweep"]
     assert "left as they were: the tables, as 1 other steps are not done, first cola/sweep" in capsys.readouterr().out

@@ -9,7 +9,8 @@ import pytest
 
 from dial.cli.steps import Step
 from scripts import time_page as page
-from scripts.results_plan import Cell, measured_steps
+from scripts.results_cell import Cell
+from scripts.results_plan import measured_steps
 from scripts.results_steps import Measured
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dial.models.slender.position_bias import keep_bias
+
 Kind = Literal["heads", "neurons"]
 
 
@@ -99,12 +101,18 @@ class Axis:
             if linear.bias is not None and not part.inputs:
                 linear.bias = _selected(linear.bias, 0, positions)
             linear.out_features, linear.in_features = linear.weight.shape
+        for name, value in self.attributes(self.count).items():
+            setattr(self.owner, name, value)
         if self.kind == "heads":
-            # The attention itself infers its heads from the shapes; the attributes are for who reads the model.
-            values = {"num_attention_heads": self.count, "n_heads": self.count, "all_head_size": self.count * self.size}
-            for name, value in values.items():
-                if hasattr(self.owner, name):
-                    setattr(self.owner, name, value)
+            keep_bias(self.owner, keep)
+
+    def attributes(self, count: int) -> dict[str, int]:
+        """What the owner says of so many heads; nothing of neurons.
+
+        Most attentions infer their heads from the shapes; then these are for who reads the model.
+        """
+        values = {"num_attention_heads": count, "n_heads": count, "all_head_size": count * self.size}
+        return {key: value for key, value in values.items() if self.kind == "heads" and hasattr(self.owner, key)}
 
 
 def _selected(parameter: Tensor, dim: int, positions: Tensor) -> nn.Parameter:
@@ -164,6 +172,16 @@ FAMILIES = {
         inner="ffn.lin1",
         inner_blocks=1,
         inner_output="ffn.lin2",
+    ),
+    "MPNet": Family(
+        attention="attention.attn",
+        head_size="attention_head_size",
+        projections=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        projection_blocks=1,
+        attention_output="attention.attn.o",
+        inner="intermediate.dense",
+        inner_blocks=1,
+        inner_output="output.dense",
     ),
     "ModernBERT": Family(
         attention="attn",

@@ -222,6 +222,19 @@ class ExactMatch(MeanOfTexts):
         return float(text.split() == reference.split())
 
 
+class SquadExactMatch(MeanOfTexts):
+    """Share of texts that equal a reference as SQuAD has it: without case, punctuation and English articles.
+
+    Of a question that has no answer (SQuAD 2.0) the reference is an empty text.
+    """
+
+    name = "squad_em"
+
+    def of_pair(self, text: str, reference: str) -> float:
+        """See :class:`MeanOfTexts`."""
+        return float(_squad_tokens(text) == _squad_tokens(reference))
+
+
 class TokenF1(MeanOfTexts):
     """Mean F1 of the bags of tokens, as SQuAD has it: without case, punctuation and English articles."""
 
@@ -340,7 +353,7 @@ def _squad_tokens(text: str) -> list[str]:
 
 
 TEXT_METRICS: tuple[TextMetric, ...] = (
-    *(Bleu(), ChrF(), ExactMatch(), TokenF1()),
+    *(Bleu(), ChrF(), ExactMatch(), TokenF1(), SquadExactMatch()),
     *(CharacterAccuracy(), TokenAccuracy(), ReferentAccuracy()),
 )
 """Metrics of free text, the usual first."""

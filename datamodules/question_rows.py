@@ -1,0 +1,229 @@
+"""Questions about contexts as rows: what files say of answers, in the forms in which they say it, and what is wrong."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.labels import is_missing
+from datamodules.row_files import text_problem
+from datamodules.rows import Rows, group_names
+from datamodules.sources import Columns, read_columns
+
+NO_SPAN = (-1, -1)
+NOTHING = ("",)
+"""What a question without an answer is compared with: an empty text, and that alone, is right."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of the columns of a file of questions.
+
+    Attributes:
+        question: of the question.
+        context: of the text that holds the answer.
+        answers: of the answers: texts with their first characters, as SQuAD has them, a text, or a list of texts.
+        start: of the first character of the answer in the context; None: it is in the answers, or the first place where
+            the context has the answer's text.
+        id: of what rows are called in errors; None: their position.
+        group: of what rows belong to; None: the context.
+    """
+
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    start: str | None = None
+    id: str | None = None
+    group: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Columns to read."""
+        every = (self.question, self.context, self.answers, self.start, self.id, self.group)
+        return [name for name in every if name is not None]
+
+
+SQUAD = Fields(id="id")
+"""The columns of SQuAD on the hub, to which the official JSON is brought."""
+
+
+def read_questions(path: Path, fields: Fields, argument: str) -> tuple[Columns, Fields]:
+    """Columns of a file, and what they are called.
+
+    Args:
+        path: CSV, TSV, JSON lines, parquet, or the official JSON of SQuAD 1.1 or 2.0.
+        fields: columns of the file; those of the official JSON are always SQuAD's.
+        argument: how the user calls the path.
+
+    Raises:
+        ValueError: the file is missing or damaged, or lacks a column.
+    """
+    if path.suffix == ".json" and (document := _official(path, argument)) is not None:
+        return document, SQUAD
+    return read_columns(path, fields.names, argument, [fields.question, fields.context]), fields
+
+
+def _official(path: Path, argument: str) -> Columns | None:
+    """The hub's columns of an official file; None where the file is none, such as JSON lines called .json."""
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(document, dict) or not isinstance(document.get("data"), list):
+        return None
+    columns: Columns = {name: [] for name in SQUAD.names}
+    try:
+        for article in document["data"]:
+            for paragraph in article["paragraphs"]:
+                for asked in paragraph["qas"]:
+                    columns["id"].append(asked["id"])
+                    columns["question"].append(asked["question"])
+                    columns["context"].append(paragraph["context"])
+                    columns["answers"].append([] if asked.get("is_impossible") else asked["answers"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"`{argument}` must be SQuAD's JSON (data, paragraphs, qas, answers), but {path} is not: "
+            f"{type(error).__name__} {error}; mend the file."
+        ) from error
+    return columns
+
+
+def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool) -> Rows:
+    """Rows of questions with checked answers; rows of one context are one group.
+
+    Args:
+        columns: by name, N values each.
+        fields: what they are called.
+        where: what errors call the source, usually its path.
+        no_answer: whether questions may have no answer.
+
+    Raises:
+        ValueError: a question or context that is no text or empty, a question that occurs twice by its id, an answer
+            that is not where it is said to be, or none where there must be one; names the row.
+    """
+    ids = columns[fields.id] if fields.id is not None else list(range(len(columns[fields.question])))
+    names = [f"{where}, {fields.id} {name!r}" if fields.id else f"{where}, row {name}" for name in ids]
+    _check_ids(ids, fields, where)
+    questions, contexts = columns[fields.question], columns[fields.context]
+    for what, texts in ((fields.question, questions), (fields.context, contexts)):
+        for name, text in zip(names, texts, strict=True):
+            if problem := text_problem(text, what) or ("" if text.strip() else f"has an empty {what}"):
+                raise ValueError(f"`{what}` must be a text in every row, but {name} {problem}. Fill it in.")
+    starts = columns[fields.start] if fields.start is not None else [None] * len(ids)
+    targets, spans = [], []
+    for name, context, cell, start in zip(names, contexts, columns[fields.answers], starts, strict=True):
+        answers = _answers(cell, start, fields.answers, name)
+        if not answers and not no_answer:
+            raise ValueError(
+                f"`{fields.answers}` must hold an answer in every row, but {name} has none, as questions of SQuAD 2.0 "
+                "may; set `no_answer: true`, or leave the row out."
+            )
+        placed = [_placed(text, first, context, fields.answers, name) for text, first in answers]
+        targets.append(tuple(dict.fromkeys(text for text, _ in answers)) or NOTHING)
+        spans.append(placed[0] if placed else NO_SPAN)
+    groups = _paragraphs(contexts) if fields.group is None else group_names(columns[fields.group], fields.group, where)
+    position = np.arange(len(ids), dtype=np.int64)
+    sources = [
+        f"question: {question} context: {context}" for question, context in zip(questions, contexts, strict=True)
+    ]
+    where_found = np.array(spans, np.int64).reshape(-1, 2)
+    return Rows(list(questions), list(contexts), position, position, groups, targets, sources, spans=where_found)
+
+
+def _check_ids(ids: Sequence[Any], fields: Fields, where: str) -> None:
+    known: set[Any] = set()
+    for name in ids:
+        if is_missing(name):
+            raise ValueError(f"`{fields.id}` must be given in every row, but {where} has a row without. Fill it in.")
+        if name in known:
+            raise ValueError(
+                f"`{fields.id}` must be another in every row, but {where} has {name!r} more than once. Remove the "
+                "repeated row, or give it an id of its own."
+            )
+        known.add(name)
+
+
+def _paragraphs(contexts: Sequence[str]) -> np.ndarray:
+    """A name ``(N,)`` for each context, the same for equal ones."""
+    known: dict[str, int] = {}
+    return np.array([str(known.setdefault(context, len(known))) for context in contexts], dtype=str)
+
+
+def _answers(cell: Any, start: Any, column: str, name: str) -> list[tuple[str, int | None]]:
+    """Answers of a cell with their first characters, as far as it says these; none where there is no answer."""
+    if isinstance(cell, str) and cell.lstrip()[:1] in ("{", "["):  # what CSV can hold of SQuAD's columns
+        with suppress(ValueError):
+            cell = json.loads(cell)
+    if isinstance(cell, Mapping):
+        texts, starts = _listed(cell.get("text")), _listed(cell.get("answer_start"))
+    elif isinstance(cell, str):
+        texts, starts = [cell] if cell.strip() else [], []
+    else:
+        items = _listed(cell)
+        pairs = [
+            (each.get("text"), each.get("answer_start")) if isinstance(each, Mapping) else (each, None)
+            for each in items
+        ]
+        texts, starts = [text for text, _ in pairs], [first for _, first in pairs]
+    if start is not None and not is_missing(start) and texts:
+        starts = [start]
+    starts = [*starts, *[None] * (len(texts) - len(starts))]
+    if len(starts) != len(texts) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(
+            f"`{column}` must hold texts, with as many first characters as texts where these are given, but {name} has "
+            f"{str(cell)[:60]!r}. Give SQuAD's {{text, answer_start}}, a text, or a list of texts."
+        )
+    return [(text, _character(first, name)) for text, first in zip(texts, starts, strict=True)]
+
+
+def _character(first: Any, name: str) -> int | None:
+    """A position in a context, of whatever type a file gives it; None where it gives none.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    if first is None or is_missing(first):
+        return None
+    try:
+        if (number := float(first)).is_integer():
+            return int(number)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"`answer_start` must be the position of a character in the context, from 0, but {name} has {first!r}. Correct "
+        "it, or leave it out where the first place that has the answer is meant."
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return []
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+
+
+def _placed(text: str, start: int | None, context: str, column: str, name: str) -> tuple[int, int]:
+    """First character of an answer in its context and the one behind it.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if start is None:
+        start = context.find(text)
+        if start < 0:
+            raise ValueError(
+                f"`{column}` must be in the context letter by letter, but {name} has {text[:60]!r}, which is not. "
+                "Correct the answer, or leave the row out."
+            )
+    if start < 0 or context[start : start + len(text)] != text:
+        there = context[max(start, 0) : max(start, 0) + len(text)]
+        raise ValueError(
+            f"`{column}` must be where it is said to be, but {name} has {text[:60]!r} at {start}, where its context of "
+            f"{len(context)} characters has {there[:60]!r}. Correct `answer_start`: it counts characters from 0."
+        )
+    return start, start + len(text)

@@ -1,0 +1,162 @@
+"""`dial lengths TIER FILE`: which length configurations of a tier are worth their MACs, searched for on some rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from dial.cli.models import ModelArguments
+
+if TYPE_CHECKING:
+    from dial.tiers.fronts import Individual
+    from dial.tiers.tier import Tier
+
+
+@dataclass(kw_only=True)
+class LengthsCommand(ModelArguments):
+    """Search for length configurations on the front of MACs and quality, by evolution.
+
+    TIER is a folder that `dial fit` left, best with `configs/model/length_adaptive.yaml`. The front lies there then,
+    in lengths.json, and `{path: TIER, lengths: 0.5}` is a tier that takes half of the MACs. A killed command goes on.
+
+    Attributes:
+        tier: folder of a classifier
+        file: labelled rows: .csv, .tsv, .jsonl or .parquet; take training rows
+        columns: column of the text, or of both
+        label_column: column of the label
+        metric: default: that of the tier's fit
+        rows: drawn from FILE
+        population: configurations of a generation
+        generations: after the first
+        mutation: probability with which a layer is drawn anew
+        length_drop: share that a layer drops at most in the first generation
+        seed: of all draws
+        replace: another search in the folder gives way
+    """
+
+    PROGRAM = "dial lengths"
+
+    tier: Annotated[str, "TIER"] = field(kw_only=False)
+    file: Annotated[str, "FILE"] = field(kw_only=False)
+    columns: Sequence[str] = ("text",)
+    label_column: str = "label"
+    metric: str | None = None
+    rows: Annotated[int, "N"] = 200
+    population: Annotated[int, "N"] = 20
+    generations: Annotated[int, "N"] = 15
+    mutation: Annotated[float, "P"] = 0.5
+    length_drop: Annotated[float, "SHARE"] = 0.2
+    seed: Annotated[int, "N"] = 0
+    replace: bool = False
+
+    def __call__(self) -> int:
+        """Run the command; returns the exit code."""
+        from dial.inference.length_search import Evaluation, Evolution
+        from dial.tiers.fronts import pareto, write_search
+
+        tier = self._tier()
+        search = Evolution(
+            int(tier.model.config.num_hidden_layers),
+            *(self.population, self.generations, self.mutation, self.length_drop, self.seed),
+        )
+        units, label, about = self._rows(tier)
+        about |= {"tier": tier.fingerprint, **asdict(search)}
+        del about["generations"]  # a search may go on for more of them
+        generation, done = self._earlier(about)
+        if generation > self.generations:
+            print(f"the search is done: {self.tier}/lengths.json; give --replace for another one")
+            return 0
+        batch_size = self.batch_sizes()
+        evaluation = Evaluation(tier, units, label, about["metric"], batch_size if isinstance(batch_size, int) else 32)
+        for individuals in search.run(evaluation, done, generation):
+            write_search(Path(self.tier).expanduser(), individuals, about, generation + 1)
+            front = pareto(individuals)
+            print(
+                f"generation {generation} of {self.generations}: {len(individuals)} configurations, {len(front)} on "
+                f"the front, best {front[-1].quality:.4f} at {100 * front[-1].macs:.1f} % of the MACs",
+                flush=True,
+            )
+            generation += 1
+        print(report(pareto(individuals), about["metric"]))
+        return 0
+
+    def _tier(self) -> Tier:
+        """The tier, with its own names of labels.
+
+        Raises:
+            ValueError: no folder of a classifier, or one in which no tokens can be dropped.
+        """
+        from dial.models.lengths import Lengths
+        from dial.tiers.loading import load_tier, read_config
+        from dial.tiers.places import check_place
+        from dial.tiers.reading import read_card
+        from dial.tiers.tier import own_names
+
+        if not Path(self.tier).expanduser().is_dir():
+            raise ValueError(f"`TIER` must be a folder that `dial fit` left, but there is none at {self.tier}.")
+        place = check_place(self.tier, "TIER")
+        names = read_card(place).get("label_names")
+        if names is None:
+            from transformers import AutoConfig
+
+            config = AutoConfig.from_pretrained(place)
+            names = [] if config.num_labels == 1 else own_names(config) or []
+        read_config(place, None, names, "TIER")
+        tier = load_tier(place, "tier", list(names), "TIER")
+        tier.drop_tokens(Lengths((1.0,) * int(tier.model.config.num_hidden_layers)), "TIER")
+        tier.drop_tokens(None)
+        return tier.to(self.torch_device()).eval()
+
+    def _rows(self, tier: Tier) -> tuple[list[Any], Any, dict[str, Any]]:
+        """Rows drawn from the file, their labels, and what identifies them.
+
+        Raises:
+            ValueError: too few rows, or no labels.
+        """
+        import numpy as np
+
+        from dial.claims import fingerprint
+        from dial.cli.calibrate import read_rows
+
+        path = Path(self.file).expanduser()
+        units, label = read_rows(path, self.columns, self.label_column, tier.label_names)
+        assert label is not None  # a label column was named
+        if not 1 <= self.rows <= len(units):
+            raise ValueError(f"`--rows` must be from 1 to the {len(units)} of {self.file}, but got {self.rows}.")
+        metric = self.metric or str(next(iter(tier.card.get("metrics", [])), tier.task.metrics[0]))
+        tier.task.check_metric(metric)
+        drawn = np.sort(np.random.default_rng(self.seed).permutation(len(units))[: self.rows])
+        content = " ".join([fingerprint(path), *self.columns, self.label_column])
+        about = {"file": str(self.file), "content": content, "rows": self.rows, "metric": metric}
+        return [units[row] for row in drawn], label[drawn], about
+
+    def _earlier(self, about: dict[str, Any]) -> tuple[int, list[Individual]]:
+        """The generation that comes next, and the individuals of those before.
+
+        Raises:
+            ValueError: another search lies there.
+        """
+        from dial.tiers.fronts import read_search
+
+        found = read_search(Path(self.tier).expanduser())
+        if found is None or (self.replace and found[0] != about):
+            return 0, []
+        if found[0] != about:
+            other = ", ".join(name for name in about if found[0].get(name) != about[name] and name != "file")
+            raise ValueError(f"`TIER` holds a search with another {other}; give --replace to search anew.")
+        return found[1], found[2]
+
+
+def report(front: Sequence[Individual], metric: str) -> str:
+    """The front as a table."""
+    from dial.report.tables import percent
+    from dial.report.tables import table as aligned
+
+    header = ["MACs %", f"{metric} %", "lengths"]
+    rows = [
+        [percent(one.macs), percent(one.quality), " ".join(f"{value:g}" for value in one.lengths.plain())]
+        for one in front
+    ]
+    return "\n".join(["The front (shares of a row's tokens behind each layer):", aligned(header, rows, left=0)])

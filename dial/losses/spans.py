@@ -1,0 +1,62 @@
+"""Losses of where an answer starts and ends, among the tokens of a window."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from dial.losses.soft_cross_entropy import soft_cross_entropy
+
+
+def span_cross_entropy(logits: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
+    """Mean of the cross-entropies of start and end (Devlin et al. 2019, section 4.2), a scalar.
+
+    Args:
+        logits: ``(W, T, 2)``, minus infinity where no answer can be.
+        starts: ``(W,)`` token at which each window's answer starts.
+        ends: ``(W,)`` its last token.
+    """
+    return (cross_entropy(logits[..., 0], starts) + cross_entropy(logits[..., 1], ends)) / 2
+
+
+def span_distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Soft cross-entropy of start and end against a teacher's, times T² (Hinton et al. 2015), a scalar.
+
+    Tokens of which the teacher says nothing, as its windows begin elsewhere or its pieces are others, are left out of
+    both distributions; windows in which it knows none, altogether.
+
+    Args:
+        logits: ``(W, T, 2)``, minus infinity where no answer can be.
+        teacher: ``(W, T, 2)`` of the same tokens, minus infinity where it says nothing.
+        temperature: softens both.
+    """
+    known = torch.isfinite(teacher) & torch.isfinite(logits)
+    both = known.any(dim=1).all(dim=1)
+    if not both.any():
+        return logits[torch.isfinite(logits)].sum() * 0.0
+    lowest = torch.finfo(logits.dtype).min / 2  # a share of 0, and no infinity that a product with it makes no number
+    mine, theirs = (each.masked_fill(~known, lowest)[both].transpose(1, 2) for each in (logits, teacher))
+    return soft_cross_entropy(mine.flatten(0, 1), theirs.flatten(0, 1), temperature)
+
+
+def carried_over(logits: Tensor, starts: Tensor, row: Tensor, to_starts: Tensor, to_row: Tensor) -> Tensor:
+    """A teacher's logits at a student's tokens, matched by the character at which a token begins, ``(V, S, 2)``.
+
+    Teacher and student may have other pieces, special tokens and windows. Where several of the teacher's windows hold a
+    token, its largest logits count; where none begins there, minus infinity stands.
+
+    Args:
+        logits: of the teacher, ``(W, T, 2)``.
+        starts: ``(W, T)`` first character of each of its tokens in the context, -1 for others.
+        row: ``(W,)`` of its windows.
+        to_starts: ``(V, S)`` of the student's.
+        to_row: ``(V,)`` of the student's.
+    """
+    width = int(torch.maximum(starts.max(), to_starts.max())) + 2  # the last column takes what is not of the context
+    rows = int(torch.maximum(row.max(), to_row.max())) + 1
+    place = torch.where(starts >= 0, starts, width - 1).long() + row.unsqueeze(1) * width
+    table = logits.new_full((rows * width, 2), -torch.inf)
+    index = place.flatten().unsqueeze(1).expand(-1, 2)
+    table = table.scatter_reduce(0, index, logits.flatten(0, 1), reduce="amax")
+    table.view(rows, width, 2)[:, -1] = -torch.inf
+    wanted = torch.where(to_starts >= 0, to_starts, width - 1).long() + to_row.unsqueeze(1) * width
+    return table[wanted]

@@ -1,0 +1,127 @@
+"""Reading tiers that answer by spans."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForQuestionAnswering
+
+from datamodules.labels import is_free_text
+from datamodules.windows import check_reader
+from dial.tiers.batch_proof import settle
+from dial.tiers.fronts import lengths_of
+from dial.tiers.places import CONFIG, check_place, code_refused
+from dial.tiers.precision import cast_encoder
+from dial.tiers.reading import cut_layers, length_kept, read_card, read_tokenizer, read_with
+from dial.tiers.spans import SpanTier
+from dial.tiers.subnetworks import check_whole
+from dial.tiers.tier import View
+
+HEAD = "ForQuestionAnswering"
+SPAN_KEYS = ("stride", "max_answer_tokens", "no_answer")
+logger = logging.getLogger(__name__)
+
+
+def extracts(config: Any, label_names: Any) -> bool:
+    """Whether a model of this configuration answers free text by spans of what it reads."""
+    return is_free_text(label_names) and any(HEAD in name for name in config.architectures or [])
+
+
+def check_span_keys(view: View, argument: str) -> None:
+    """Refuse what says how spans are read on a tier that reads none.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    given = [name for name in SPAN_KEYS if getattr(view, name) is not None]
+    if given:
+        raise ValueError(
+            f"`{argument}` must answer by spans to have `{given[0]}`, but {view.path} does not: it has no head of the "
+            "kind ForQuestionAnswering, or the data is not answered by texts. Leave the key out."
+        )
+
+
+def load_span_tier(
+    view: View | str | Mapping[str, Any],
+    name: str,
+    label_names: list[str],
+    argument: str = "path",
+    train: bool = False,
+) -> SpanTier:
+    """Load an encoder with a head of spans, and its tokenizer.
+
+    Args:
+        view: what to load and how to use it.
+        name: what the tier is called in tables and figures.
+        label_names: ``*`` alone: answers are texts.
+        argument: how the user calls ``view``, for error messages.
+        train: give a model in training mode, and allow one without such a head, which then gets a new one.
+
+    Raises:
+        ValueError: the folder is missing or incomplete, the hub cannot be reached, the model has no head of spans or
+            fewer layers than asked for, its tokenizer does not tell where tokens stand, or its answers depend on the
+            batch; names ``argument``.
+    """
+    view = View.parse(view, argument)
+    path = check_place(view.path, argument)
+    config = read_with(AutoConfig, path, argument, "configuration")
+    if getattr(config, "auto_map", None):
+        raise ValueError(code_refused(path, argument, f"`auto_map` in its {CONFIG}"))
+    declared = any(HEAD in each for each in config.architectures or [])
+    if not declared and not train:
+        raise ValueError(
+            f"`{argument}` must have been trained to answer by spans, but {view.path} has no head of the kind "
+            "ForQuestionAnswering; train it with `dial fit --config configs/model/span.yaml` first."
+        )
+    if view.backend not in ("torch", "auto"):
+        raise ValueError(f"`{argument}`: `backend` must be torch for a tier of spans, but got {view.backend!r}.")
+    check_whole(view, "a tier of spans", argument)
+    if view.layers is not None:
+        cut_layers(config, view.layers, argument)
+    config.num_labels = 2  # a start and an end
+    model = _read_model(path, config, view, name, argument, train)
+    tokenizer = read_tokenizer(path, argument)
+    check_reader(tokenizer, argument, view.path)
+    max_length = length_kept(tokenizer, model, view.max_length, name, argument)
+    tier = SpanTier(name, view, model, tokenizer, max_length, list(label_names), card=read_card(path))
+    _check_room(tier, argument)
+    tier.train(train)
+    if view.lengths is not None:
+        tier.drop_tokens(lengths_of(view, path, argument), argument)
+    settle(tier, argument)
+    if tier.batching.equal_length or tokenizer.padding_side != "right":
+        raise ValueError(
+            f"`{argument}` must not read padding, but the encoder of {view.path} does; give another model."
+        )
+    cast_encoder(model, view.dtype, argument)
+    return tier
+
+
+def _check_room(tier: SpanTier, argument: str) -> None:
+    """Refuse windows that leave no room for a question."""
+    if (room := tier.tokeniser().room) < 1:
+        raise ValueError(
+            f"`{argument}`: `stride` must leave room in windows of {tier.max_length} tokens for a question, but got "
+            f"{tier.stride}; give at most {tier.stride + room - 1}, or raise `max_length`."
+        )
+
+
+def _read_model(path: str, config: Any, view: View, name: str, argument: str, train: bool) -> Any:
+    settings = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, report = read_with(AutoModelForQuestionAnswering, path, argument, "weights", **settings)
+    if report["mismatched_keys"]:
+        first = sorted(str(key) for key in report["mismatched_keys"])[0]
+        raise ValueError(f"`{argument}`: the weights in {path} do not fit its configuration, first {first}.")
+    missing = sorted(key for key in report["missing_keys"] if ".pooler." not in key)
+    inside = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
+    if inside or (missing and not train):
+        lack = (inside or missing)[0]
+        raise ValueError(
+            f"`{argument}`: the weights in {path} lack {lack}; the file is damaged or belongs to another configuration."
+        )
+    if missing:
+        logger.warning("%s: %s has no trained head of spans; a new one starts untrained.", name, view.path)
+    return model

@@ -1,0 +1,197 @@
+"""Training of a reader of spans: questions answered by a part of their context."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from dial.inference.staged import StagedModel
+from dial.losses.spans import carried_over, span_cross_entropy, span_distillation
+from dial.models.spans import masked
+from dial.stages.metrics.metrics import evaluate
+from dial.stages.repeats import distinct
+from dial.tiers.places import check_place
+from dial.tiers.reading import read_with
+from dial.tiers.span_loading import extracts, load_span_tier
+from dial.tiers.spans import SpanTier
+from dial.tiers.tier import View
+from lightning_modules.base import Batch
+from lightning_modules.training import Schedule, TierModule, check_range
+
+
+class SpanQA(TierModule):
+    """One encoder (BERT, RoBERTa, MPNet, DistilBERT, ...) that answers questions by spans of their contexts.
+
+    It learns where the answer starts and ends; of a window that does not hold it, the first token (Devlin et al. 2019).
+
+    Args:
+        path: folder or hub id of a pretrained encoder, or of one with a head of spans.
+        layers: cut the encoder to its first layers.
+        max_length: tokens of a window, question and context.
+        stride: tokens that two neighbouring windows of a long context share.
+        max_answer_tokens: longest span that answers.
+        optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
+        warmup: share of the steps over which the learning rate rises from 0.
+        schedule: course of the learning rate after the warm-up, down to 0 unless constant.
+        label_names: ``*`` alone, as answers are texts. The CLI links it.
+        metrics: see :class:`~lightning_modules.base.StagedModule`.
+
+    Raises:
+        ValueError: an argument is outside its range, or the data is not answered by texts.
+    """
+
+    reads_targets = False  # answers are places in what is read, and not written
+
+    def __init__(
+        self,
+        path: str,
+        layers: int | None = None,
+        max_length: int = 384,
+        stride: int = 128,
+        max_answer_tokens: int = 30,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup: float = 0.1,
+        schedule: Schedule = "linear",
+        label_names: list[str] | None = None,
+        metrics: list[str] | None = None,
+    ) -> None:
+        super().__init__(label_names, metrics, optimizer, warmup, schedule)
+        self.save_hyperparameters(ignore=["optimizer"])
+        if not self.task.written:
+            raise ValueError(
+                "`data` must hold questions with contexts (SQuADDataModule, QuestionsDataModule), "
+                f"but its answers are {self.task.labels_in_words}."
+            )
+        view = View(path, layers=layers, max_length=max_length, stride=stride, max_answer_tokens=max_answer_tokens)
+        self.network = StagedModel([load_span_tier(view, "model", self.label_names, "path", train=True)])
+        config = read_with(_auto_config(), check_place(path, "path"), "path", "configuration")
+        self._trained = extracts(config, self.label_names)
+
+    @property
+    def reader(self) -> SpanTier:
+        """The model in training."""
+        tier: Any = self.tier
+        return tier  # type: ignore[no-any-return]
+
+    def setup(self, stage: str) -> None:
+        """Have "no answer" be an answer where the data says so.
+
+        Raises:
+            ValueError: the data's rows are no questions with contexts.
+        """
+        super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "no_answer"):
+            raise ValueError(
+                f"`data` must hold questions with contexts, but {type(data).__name__} does not; take SQuADDataModule "
+                "or QuestionsDataModule."
+            )
+        self.reader.no_answer = bool(data.no_answer)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss of the windows of one batch, a scalar."""
+        loss = self.loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
+        return loss
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What is minimised, a scalar."""
+        encoding = batch["encodings"][self.tier.encoding_key]
+        return span_cross_entropy(self._logits(encoding), encoding["answer_starts"], encoding["answer_ends"])
+
+    def _logits(self, encoding: dict[str, Tensor]) -> Tensor:
+        return masked(self.reader.token_logits(encoding), encoding["starts"])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep each row's answer."""
+        encoding = batch["encodings"][self.tier.encoding_key]
+        rows = torch.arange(len(batch["label"]), device=self.device)
+        texts = self.reader.write(encoding, rows).texts
+        kept = {"sample_id": batch["sample_id"], "label": batch["label"], "texts": np.array(texts, dtype=object)}
+        self.validation_rows.add(kept)
+
+    def quality_of_validation(self) -> dict[str, float]:
+        """Each metric of the answers to validation rows, from all processes."""
+        rows = self.validation_rows.gather()[""]
+        kept, _, _ = distinct(rows["sample_id"], None)
+        known = self.trainer.datamodule.references("validation")  # type: ignore[attr-defined]
+        references = [known[position] for position in rows["label"][kept].tolist()]
+        return {name: evaluate(name, references, rows["texts"][kept]) for name in self.metrics_of_rows}  # type: ignore[arg-type]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``validation/<metric>``, and ``validation/quality`` for the primary one, which checkpoints monitor."""
+        values = self.quality_of_validation()
+        logged = {f"validation/{name}": value for name, value in values.items()}
+        logged["validation/quality"] = next(iter(values.values()))
+        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in logged.items()}, sync_dist=True)
+        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            words = ", ".join(f"validation/{name} {100 * value:.2f}" for name, value in values.items())
+            self.print(f"epoch {self.current_epoch}: {words}")
+
+
+class SpanDistillation(SpanQA):
+    """One encoder that answers by spans, trained on answers and on a teacher's starts and ends.
+
+    The loss is ``(1 - w) * task + w * distillation``, with the soft cross-entropy of both ends, times T² (Hinton et al.
+    2015). The teacher may be of another kind, with other pieces: tokens are matched by the character at which they
+    begin. It reads each batch anew, as logits of all tokens of a training set would fill a disk.
+
+    Args:
+        teacher: tier (folder, or view with ``path``) to distil from.
+        distillation_weight: weight ``w`` between 0 and 1 of the distillation loss.
+        distillation_temperature: softens both distributions.
+        student: see :class:`SpanQA`.
+
+    Raises:
+        ValueError: an argument is outside its range, or there is no teacher.
+    """
+
+    def __init__(
+        self,
+        teacher: str | dict[str, Any] | None = None,
+        distillation_weight: float = 0.5,
+        distillation_temperature: float = 2.0,
+        **student: Any,
+    ) -> None:
+        check_range("distillation_weight", distillation_weight, 0.0, 1.0)
+        if distillation_temperature <= 0:
+            raise ValueError(f"`distillation_temperature` must be above 0, but got {distillation_temperature}.")
+        if teacher is None:
+            raise ValueError(
+                "`teacher` must name a trained tier to distil from, but it was left out; give `--model.teacher FOLDER`"
+                ", or train on answers alone with class_path: SpanQA."
+            )
+        super().__init__(**student)
+        self.distillation_weight, self.distillation_temperature = distillation_weight, distillation_temperature
+        view = View.parse(teacher, "teacher")
+        self._teacher = [load_span_tier(view, "teacher", self.label_names, "teacher")]
+
+    def on_fit_start(self) -> None:
+        """Put the teacher where the student is; it learns nothing."""
+        self._teacher[0].requires_grad_(False).eval().to(self.device)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What is minimised, a scalar; see :class:`SpanQA`."""
+        encoding = batch["encodings"][self.tier.encoding_key]
+        logits = self._logits(encoding)
+        task = span_cross_entropy(logits, encoding["answer_starts"], encoding["answer_ends"])
+        taught = span_distillation(logits, self._taught(encoding, batch), self.distillation_temperature)
+        return (1 - self.distillation_weight) * task + self.distillation_weight * taught
+
+    def _taught(self, encoding: dict[str, Tensor], batch: Batch) -> Tensor:
+        """The teacher's logits at the student's tokens."""
+        teacher: Any = self._teacher[0]
+        read = batch["encodings"][teacher.encoding_key]
+        with torch.no_grad():
+            logits = teacher.token_logits(read)
+        return carried_over(logits, read["starts"], read["row"], encoding["starts"], encoding["row"])
+
+
+def _auto_config() -> Any:
+    from transformers import AutoConfig  # here, as it takes a second
+
+    return AutoConfig
