@@ -183,7 +183,7 @@ class AugmentCommand(Command):
 
                 names, vectors = first_word_vectors(Path(self.vectors).expanduser(), self.vocabulary)
                 words = set(words_of(rows.units()))
-                method.neighbours = neighbours_of(words, names, vectors, self.candidates)
+                method.neighbours = neighbours_of(words, names, vectors, self.candidates, processes)
                 print(f"{len(method.neighbours):,} of {len(words):,} words of the texts have vectors", file=sys.stderr)
         elif method.tagger is not None:
             counts: Counter[tuple[str, str]] = Counter()
