@@ -140,7 +140,7 @@ class LengthsCommand(ModelArguments):
 
         units, label = read_rows(path, self.columns or ("text",), self.label_column or LABEL, tier.label_names)
         assert label is not None  # a label column was named
-        return units, label
+        return units, list(label)
 
     def _questions(self, tier: Any, path: Path) -> tuple[list[Any], Sequence[Any]]:
         """Questions with their contexts, and the right answers to each."""
@@ -149,7 +149,7 @@ class LengthsCommand(ModelArguments):
         names = list(self.columns) or ["question", "context"]
         if len(names) != 2:
             raise ValueError(f"`--columns` must name the columns of question and context, but got {' '.join(names)}.")
-        columns, fields = read_questions(path, Fields(*names, self.label_column or "answers"), "FILE")
+        columns, fields = read_questions(path, Fields(names[0], names[1], self.label_column or "answers"), "FILE")
         rows = question_rows(columns, fields, str(path), tier.no_answer)
         assert rows.text_b is not None and rows.targets is not None
         return list(zip(rows.text, rows.text_b, strict=True)), rows.targets
