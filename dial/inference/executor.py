@@ -21,7 +21,7 @@ from dial.inference.work import Answer, Work, check_batch_sizes, is_out_of_memor
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn, Written
 from dial.tiers.tier import Tier
-from dial.tiers.tokens import UnreadableRow, check_unit
+from dial.tiers.tokens import UnreadableRowError, check_unit
 from dial.tradeoff.rule import Router, Rule
 
 __all__ = ["Answer", "Executor", "Work", "is_out_of_memory"]
@@ -199,7 +199,7 @@ class Executor:
         missing = [row for row in rows if key not in row.tokens]
         try:
             found = self._tokenisers[index]([row.unit for row in missing])
-        except UnreadableRow as error:
+        except UnreadableRowError as error:
             first = missing[error.place]
             del rows[rows.index(first) :]
             return self._tokenise(index, rows) or ValueError(f"row {first.id} {error.problem}.")
@@ -361,7 +361,8 @@ class Executor:
         def work(some: Any) -> RowWork:
             return RowWork(lengths[some], padded[some], None if generated is None else generated[some])
 
-        is_reference = generated is not None and index == costs.reference  # its text is what the reference would write
+        # Its text is what the reference would write, and its windows those that the reference would read.
+        is_reference = index == costs.reference and (generated is not None or self.tiers[index].window is not None)
         if index == self._at_work[0] or is_reference:
             for row, reference in zip(rows, costs.alone(work(slice(None)), index).tolist(), strict=True):
                 row.reference = reference

@@ -9,7 +9,6 @@ import numpy as np
 from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.calibration import Chooser
-from dial.tradeoff.levels import Levels
 from dial.tradeoff.point import OperatingPoint
 from dial.tradeoff.threshold import Threshold
 
