@@ -112,7 +112,7 @@ def keep(runs: Path, results: Path) -> None:
     for name, frame in collect(runs, results).items():
         if not frame.empty:
             with atomic_write(results / name) as temporary:
-                frame.to_csv(temporary, index=False, float_format="%.6g")
+                frame.to_csv(temporary, index=False, float_format="%.9g")
     draw(results)
 
 

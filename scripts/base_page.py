@@ -23,7 +23,12 @@ KINDS = {
     "crossfit_confident": "crossfit, confident",
     "in_sample": "in-sample",
 }
-PER_STAGE = {"per_stage": "calibrated", "crossfit_per_stage": "crossfit"}
+PER_STAGE = {
+    "expected": "one dial, calibrated",
+    "per_stage": "a threshold each, calibrated",
+    "crossfit_expected": "one dial, crossfit",
+    "crossfit_per_stage": "a threshold each, crossfit",
+}
 METHODS = {"DeeBERT": "DeeBERT", "random": "random", "TangoBERT": "cascade", "oracle": "oracle"}
 """Of TangoBERT's Table 2, and what they are called here."""
 BESIDE = {
@@ -57,7 +62,9 @@ def tables(frames: Mapping[str, pd.DataFrame], data: str, models: str) -> dict[s
         "base-deebert": pair_table(pairs, "exits", ("speedup-99", "speedup-98")),
         "base-scores": pair_table(pairs, "scores", ("area",)),
         "base-table4": table_4(points),
-        "base-three": "\n\n".join([per_stage_table(points), pair_table(pairs, "three", ("speedup-99", "speedup-98"))]),
+        "base-three": per_stage_table(points, exits=False),
+        "base-three-pairs": pair_table(pairs, "three", ("speedup-99", "speedup-98")),
+        "base-exits-each": per_stage_table(points, exits=True),
         "base-words": pair_table(pairs, "words", SIDES),
         "base-sizes": pair_table(pairs, "sizes", SIDES),
         "base-layers": exits_page.layer_table(within),
@@ -228,17 +235,20 @@ def table_4(points: pd.DataFrame) -> str:
     return grid(["task", "before the Super", *KINDS.values()], rows)
 
 
-def per_stage_table(points: pd.DataFrame) -> str:
-    """Three tiers with one dial for both thresholds, and with a threshold of their own each."""
+def per_stage_table(points: pd.DataFrame, exits: bool) -> str:
+    """One dial for all thresholds, and a threshold of its own for each stage, of what has more than two stages.
+
+    Args:
+        points: of all runs.
+        exits: whether of exits in the Super, else of tiers.
+    """
+    searched = points[points.kind == "per_stage"]
     rows = []
-    for task, run in runs_of(points):
-        if run != "three":
-            continue
-        for target in BELOW:
-            cells = [saved(point_of(points, (task, run), kind, target, ROUTED)) for kind in (*KINDS, *PER_STAGE)]
-            rows.append([task_of(task), f"{100 * target:g} %", *cells])
-    own = [f"a threshold each, {name}" for name in PER_STAGE.values()]
-    return grid(["task", "target", *KINDS.values(), *own], rows)
+    for task, run in (place for place in runs_of(searched) if place[1].startswith("exits-") == exits):
+        for target in TARGETS:
+            cells = [saved(point_of(points, (task, run), kind, target, ROUTED)) for kind in PER_STAGE]
+            rows.append([task_of(task), NAMES[run], f"{100 * target:g} %", *cells])
+    return grid(["task", "before, or in, the Super", "target", *PER_STAGE.values()], rows)
 
 
 def pair_table(pairs: pd.DataFrame, question: str, quantities: Sequence[str]) -> str:
