@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.threshold_sweep import ThresholdSweep, staged
 from datamodules.checks import is_partial
+from datamodules.row_tokens import NO_FORM
 from dial.claims import check_files
 from dial.files import plain, read_json
 from dial.inference.operating_point import Sweep
@@ -30,7 +31,8 @@ class MeasuredStudy(Callback):
 
     Off by default, as it takes minutes. Written to ``study/`` in the run folder: ``study.md``, ``study.png``,
     ``study.json``, and ``times.json``, the measured milliseconds by length and batch size, for which operating points
-    can then be chosen (``dial sweep --times``, ``dial predict --ms``).
+    can then be chosen (``dial sweep --times``, ``dial predict --ms``). Where tiers write it is E-LANG's Table 1:
+    ``study.md`` and ``study.json``.
 
     Args:
         rows: of the first reported split that are timed, spread evenly; 0: no study.
@@ -77,11 +79,12 @@ class MeasuredStudy(Callback):
             raise ValueError(
                 "`study.rows` compares stages, but the model has one; test a cascade, or a model with several exits."
             )
-        if staged(pl_module).network.writes:
+        if staged(pl_module).network.writes and (self.exits is not None or self.settings.compiled):
             raise ValueError(
-                "`study.rows` times tiers that answer by their outputs, but one of these writes; leave it out. `dial "
-                "predict` reports rows per second, and benchmarks/bench_generation.py the time of writing."
+                f"`study.{'compiled' if self.exits is None else 'exits'}` is for tiers that answer by their outputs, "
+                "but one of these writes; leave it out."
             )
+        self._check_sources(trainer, staged(pl_module).network)
         check_names(list(staged(pl_module).network.tiers), self.exits is not None, self.settings.compiled)
         known = sweep_of(trainer).score_names(staged(pl_module))
         if self.settings.score is not None and self.settings.score not in known:
@@ -93,36 +96,74 @@ class MeasuredStudy(Callback):
         self._models = self._identity(staged(pl_module).network)
         self._check_folder(trainer)
 
+    def _check_sources(self, trainer: Trainer, network: StagedModel) -> None:
+        """Refuse a classifier before tiers that write where its rows do not tell what these read."""
+        form = getattr(trainer.datamodule, "source_form", None)  # type: ignore[attr-defined]
+        if network.writes and form == NO_FORM and not all(tier.writes for tier in network.tiers):
+            raise ValueError(
+                "`study.rows` needs rows that are a text or a pair each where a classifier comes before tiers that "
+                "write, but those of this task are more; leave it out, or take tiers that all write."
+            )
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the sweep's table, measure, write, print."""
         if self.settings is None or self.settings.rows < 1:
             return
-        from dial.study.report import render, write_study
-        from dial.study.study import Study
-
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         table = load_table(sweep_folder(trainer) / "stages.parquet")
         split = next(name for name in table.splits if name != "calibration")
-        rows = data.rows(split)
-        units = {
-            int(identity): unit if len(unit) > 1 else unit[0]
-            for identity, unit in zip(rows.sample_id, rows.units(), strict=True)
-        }
         network = staged(pl_module).network
-        study = Study(network, table, split, units, self.settings, data.cache_dir, self._other)
+        folder = self._folder(trainer)
+        about = {"partial": is_partial(trainer), "models": self._models}
+        measure = self._measure_writers if network.writes else self._measure
+        text = measure(network, table, split, units_of(data, network, split), data.cache_dir, folder, about)
+        print(text)
+        print(f"written to {folder}")
+
+    def _measure(
+        self,
+        network: StagedModel,
+        table: StageTable,
+        split: str,
+        units: dict[int, Any],
+        cache_dir: str,
+        folder: Path,
+        about: dict[str, Any],
+    ) -> str:
+        """Measure tiers that answer by their outputs, write, and say what came out."""
+        from dial.study.report import render, write_study
+        from dial.study.study import Study
+
+        assert self.settings is not None
+        study = Study(network, table, split, units, self.settings, cache_dir, self._other)
         count = len(study.sampled)
         print(f"study: {count} rows, {self.settings.repeats} repetitions, {len(study.contenders)} models", flush=True)
-        results = study.run(lambda text: print(text, flush=True)) | {
-            "partial": is_partial(trainer),
-            "models": self._models,
-        }
-        folder = self._folder(trainer)
+        results = study.run(lambda text: print(text, flush=True)) | about
         assert study.times is not None
         folder.mkdir(parents=True, exist_ok=True)
         study.times.save(folder / "times.json")
         write_study(folder, results)
-        print(render(results))
-        print(f"written to {folder}")
+        return render(results)
+
+    def _measure_writers(
+        self,
+        network: StagedModel,
+        table: StageTable,
+        split: str,
+        units: dict[int, Any],
+        cache_dir: str,
+        folder: Path,
+        about: dict[str, Any],
+    ) -> str:
+        """The same of a cascade with tiers that write."""
+        from dial.study.written import WrittenStudy, render_written, write_written_study
+
+        assert self.settings is not None
+        study = WrittenStudy(network, table, split, units, self.settings, cache_dir)
+        print(f"study: {len(study.units)} rows, {self.settings.repeats} repetitions", flush=True)
+        results = study.run(lambda text: print(text, flush=True)) | about
+        write_written_study(folder, results)
+        return render_written(results)
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.out) if self.out else Path(trainer.default_root_dir) / "study"
@@ -189,6 +230,21 @@ class MeasuredStudy(Callback):
                 f"other ids in the split {split}; test both on the same data."
             )
         return load_network(sweep, {}, str(module.device)), sweep.table
+
+
+def units_of(data: Any, network: StagedModel, split: str) -> dict[int, Any]:
+    """What the executor is given for each row of a split, by ``sample_id``.
+
+    Sources where all tiers write; where a classifier reads the unit as it is, a writer's tier puts it into its form.
+    """
+    rows = data.rows(split)
+    if network.writes and rows.sources is not None and all(tier.writes for tier in network.tiers):
+        return dict(zip(rows.sample_id.tolist(), rows.sources, strict=True))
+    for tier in network.tiers:
+        if tier.writes:
+            tier.source_form = data.source_form
+    pairs = zip(rows.sample_id.tolist(), rows.units(), strict=True)
+    return {identity: unit if len(unit) > 1 else unit[0] for identity, unit in pairs}
 
 
 def sweep_of(trainer: Trainer) -> ThresholdSweep:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,10 +158,8 @@ def _paragraphs(contexts: Sequence[str]) -> np.ndarray:
 def _answers(cell: Any, start: Any, column: str, name: str) -> list[tuple[str, int | None]]:
     """Answers of a cell with their first characters, as far as it says these; none where there is no answer."""
     if isinstance(cell, str) and cell.lstrip()[:1] in ("{", "["):  # what CSV can hold of SQuAD's columns
-        try:
+        with suppress(ValueError):
             cell = json.loads(cell)
-        except ValueError:
-            pass
     if isinstance(cell, Mapping):
         texts, starts = _listed(cell.get("text")), _listed(cell.get("answer_start"))
     elif isinstance(cell, str):
@@ -180,7 +179,26 @@ def _answers(cell: Any, start: Any, column: str, name: str) -> list[tuple[str, i
             f"`{column}` must hold texts, with as many first characters as texts where these are given, but {name} has "
             f"{str(cell)[:60]!r}. Give SQuAD's {{text, answer_start}}, a text, or a list of texts."
         )
-    return [(text, None if is_missing(first) else int(first)) for text, first in zip(texts, starts, strict=True)]
+    return [(text, _character(first, name)) for text, first in zip(texts, starts, strict=True)]
+
+
+def _character(first: Any, name: str) -> int | None:
+    """A position in a context, of whatever type a file gives it; None where it gives none.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    if first is None or is_missing(first):
+        return None
+    try:
+        if (number := float(first)).is_integer():
+            return int(number)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"`answer_start` must be the position of a character in the context, from 0, but {name} has {first!r}. Correct "
+        "it, or leave it out where the first place that has the answer is meant."
+    )
 
 
 def _listed(value: Any) -> list[Any]:

@@ -13,7 +13,7 @@ import torch
 
 from datamodules.encoding import CHUNK, Tokens, move
 from datamodules.loading import EncodedRows
-from datamodules.row_tokens import Padding, UnreadableRow
+from datamodules.row_tokens import Padding, UnreadableRowError
 from datamodules.rows import Rows
 from datamodules.text_to_text import TRAINED, TextToText
 from datamodules.windows import QuestionTokens, WindowTokeniser, answer_tokens, window_batch
@@ -168,7 +168,7 @@ def _write(folder: Path, rows: Rows, tokeniser: WindowTokeniser, role: str) -> N
     for start in range(0, len(units), CHUNK):
         try:
             found += tokeniser(units[start : start + CHUNK])
-        except UnreadableRow as error:
+        except UnreadableRowError as error:
             row = rows.sample_id[start + error.place]
             raise ValueError(f"{role}: the row with sample_id {row} {error.problem}.") from error
     np.save(folder / "offsets.npy", _edges([len(row.ids) for row in found]))

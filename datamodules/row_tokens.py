@@ -13,7 +13,7 @@ NO_FORM = ""
 SWITCH = "_switch_to_target_mode"  # what transformers calls on a tokenizer before it reads targets
 
 
-class UnreadableRow(ValueError):
+class UnreadableRowError(ValueError):
     """A row that a tokeniser cannot read.
 
     Args:

@@ -9,6 +9,7 @@ from datamodules.row_files import FileRow, RowFile, Stream
 from datamodules.row_formats import TEXT_COLUMN, FieldFile, PlainTextFile, open_rows, open_stream
 
 Columns = dict[str, list[Any]]
+QUESTION_COLUMNS = ("question", "context")
 
 
 def read_columns(path: Path, columns: Sequence[str], argument: str, texts: Sequence[str] = ()) -> Columns:
@@ -78,7 +79,8 @@ class TextFile:
 
     Args:
         path: the file; its suffix tells the format (see :mod:`datamodules.row_formats`).
-        columns: of the text, or of both texts of a pair. Default: ``text``, or the only column there is.
+        columns: of the text, or of both texts of a pair. Default: ``text``, or the only column there is, or
+            ``question`` and ``context``.
         argument: how the user calls the path.
         columns_argument: how the user calls the columns.
         stream: what to read instead of a file.
@@ -135,6 +137,7 @@ class TextFile:
         unknown = self.format == "jsonl" and not present  # empty, or a first line that is reported when it is read
         if not columns:
             columns = [TEXT_COLUMN] if TEXT_COLUMN in present or unknown else present[:1] if len(present) == 1 else []
+            columns = list(QUESTION_COLUMNS) if not columns and {*QUESTION_COLUMNS} <= {*present} else columns
         missing = [] if unknown else [name for name in columns if name not in present]
         if not columns or len(columns) > 2 or missing:
             got = ", ".join(columns) if len(columns) > 2 else missing[0] if missing else "nothing"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.row_tokens import Padding, Unit, UnreadableRow, has_plain_backend
+from datamodules.row_tokens import Padding, Unit, UnreadableRowError, has_plain_backend
 
 OUTSIDE = -1
 """Place of a token that is not of the context."""
@@ -67,13 +67,13 @@ class WindowTokeniser:
         """Windows of each pair.
 
         Raises:
-            UnreadableRow: the first pair that cannot be read, see :meth:`problems`.
+            UnreadableRowError: the first pair that cannot be read, see :meth:`problems`.
         """
         if not units:
             return []
         for index, problem in enumerate(self.problems(units)):
             if problem:
-                raise UnreadableRow(index, problem)
+                raise UnreadableRowError(index, problem)
         backend = self.tokenizer.backend_tokenizer
         settings = {"stride": self.stride, "strategy": "only_second", "direction": "right"}
         backend.enable_truncation(self.max_length, **settings)

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
-from dial.models.sharding import without_weights
+from dial.models.sharding import recompute_layers, without_weights
 from dial.stages.metrics.metrics import METRICS, evaluate
 from dial.stages.task import task_of
 from dial.tiers.backends.comparison import Comparison
@@ -112,7 +112,7 @@ class StagedModule(LightningModule):
         dtype = torch.bfloat16 if "bf16" in str(self.trainer.precision) else None
         for tier in writers:
             if getattr(strategy, "recompute", False):
-                tier.model.gradient_checkpointing_enable()
+                recompute_layers(tier.model)
             tier.share(mesh["data_parallel"], dtype)
 
     def setup(self, stage: str) -> None:

@@ -23,8 +23,9 @@ from dial.models.slender.subnetworks import (
     order_structures,
     trained_at,
 )
-from dial.tiers.layers import all_layers, check_layers, check_same_layers
+from dial.tiers.layers import all_layers, check_layers, check_read_by_layers, check_same_layers
 from dial.tiers.loading import Tier, View, load_tier
+from dial.tiers.multi_exit import MultiExitTier
 from dial.tiers.places import check_place
 from dial.tiers.reading import read_with
 from lightning_modules.base import Batch
@@ -76,8 +77,12 @@ class DynaBERT(Distillation):
         check_range("hidden_weight", hidden_weight, 0.0, float("inf"))
         if per_step is not None and per_step < 2:
             raise ValueError(f"`per_step` must be at least 2, the largest and the smallest, but got {per_step}.")
-        taught = {"distillation_weight": distillation_weight, "distillation_temperature": distillation_temperature}
-        super().__init__(teacher=teacher, **taught, **student)
+        super().__init__(
+            teacher=teacher,
+            distillation_weight=distillation_weight,
+            distillation_temperature=distillation_temperature,
+            **student,
+        )
         for name, values in (("widths", widths), ("depths", depths)):
             if 1 not in values or len(set(values)) < len(values):
                 raise ValueError(f"`{name}` must hold 1, the full network, and nothing twice, but got {values}.")
@@ -85,6 +90,11 @@ class DynaBERT(Distillation):
             raise ValueError(
                 "`path` must name a tier that was trained on the task, whose heads have an importance, but this model "
                 "has an untrained classification head; train it with `dial fit` first."
+            )
+        if isinstance(self.tier, MultiExitTier):
+            raise ValueError(
+                f"`path` must be a classifier without exits, but {self.tier.view.path} has {len(self.tier.exits)}; "
+                "take the model that they were put on."
             )
         check_layers(self.tier, "path")
         check_subnetworks(self.tier.model, widths, depths, "s")
@@ -101,6 +111,7 @@ class DynaBERT(Distillation):
         """It stays beside the student; see :meth:`_load_beside`."""
 
     def _load_beside(self, view: View) -> Tier:
+        check_read_by_layers(view, "teacher")
         if view.max_length is None:
             view = replace(view, max_length=self.tier.max_length)
         teacher = load_tier(view, "teacher", self.label_names, "teacher")

@@ -15,8 +15,19 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
-from dial.losses import at_exits, certainty_loss, certainty_target, exit_distillation, hidden_mse, logits_mse, task_loss
+from dial.losses import (
+    at_exits,
+    certainty_loss,
+    certainty_target,
+    exit_distillation,
+    hidden_mse,
+    in_place_distillation,
+    logits_mse,
+    task_loss,
+)
+from dial.models.lengths import LengthDrop
 from dial.models.pooling import Pooling
+from dial.tiers.batching import Encoding
 from dial.tiers.layers import all_layers, check_same_layers, tier_with_exits
 from dial.tiers.multi_exit import MultiExitTier
 from lightning_modules.base import Batch
@@ -59,6 +70,8 @@ class MultiExit(TierModule):
         distillation_weight: weight ``w`` between 0 and 1 of the distillation loss; 1 is COST-EFF's Eq. 4 alone.
         distillation_temperature: softens both distributions of ``soft_cross_entropy``.
         hidden_weight: weight of the distillation of hidden states (Eq. 5); 0 leaves it out.
+        length_drop: train also with tokens dropped, a share of so many in each layer at most, see
+            :class:`LengthAdaptive`: each exit then learns its own answer of all tokens. Default: not at all.
         certainty: learn to exit: ``joint`` as in BERxiT, or ``detached``, which leaves the encoder to the other losses.
             Default: not at all, but for a model that already does, which goes on jointly.
         optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
@@ -88,6 +101,7 @@ class MultiExit(TierModule):
         distillation_weight: float = 1.0,
         distillation_temperature: float = 1.0,
         hidden_weight: float = 0.0,
+        length_drop: float | None = None,
         certainty: Literal["joint", "detached"] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup: float = 0.1,
@@ -118,6 +132,11 @@ class MultiExit(TierModule):
                 f"`pooler` is for new exits, but those of {path} are there, without one; leave it out, or take an "
                 "encoder."
             )
+        self.length_drop: LengthDrop | None = None
+        if length_drop is not None:
+            self.length_drop = LengthDrop(tier.model.config.num_hidden_layers, length_drop)
+            tier.drop_tokens(self.length_drop.shortest)  # refused now, if it cannot be
+            tier.drop_tokens(None)
         tier.model.certainty_detached = certainty == "detached"
         self.network = StagedModel([tier])
         self.quality_of = self._check_quality_of(quality_of)
@@ -230,6 +249,8 @@ class MultiExit(TierModule):
             losses = losses + self.distillation_weight * self._distillation(logits, taught)
         if output.certainty is not None:
             losses = losses + self._certainty(output.certainty, logits, batch)
+        if self.length_drop is not None:
+            losses = self._with_fewer_tokens(losses, logits, encoding)
         loss = self.policy.loss(losses)
         if states is not None:
             hidden = hidden_mse(states, of_teacher, encoding["attention_mask"])
@@ -239,6 +260,15 @@ class MultiExit(TierModule):
             loss = loss + 0.0 * losses.sum()  # DDP waits for a gradient of every parameter
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         return loss
+
+    def _with_fewer_tokens(self, losses: Tensor, whole: Tensor, encoding: Encoding) -> Tensor:
+        """Mean losses ``(E,)`` of the model with all tokens, given, and of those that learn its answers with fewer."""
+        taught = partial(in_place_distillation, task=self.task)
+        several = [losses]
+        for lengths in self.length_drop.of_step() if self.length_drop is not None else ():
+            with self.tier.at_lengths(lengths):
+                several.append(at_exits(taught, self.tier(encoding), whole))
+        return torch.stack(several).mean(dim=0)
 
     def _certainty(self, certainty: Tensor, logits: Tensor, batch: Batch) -> Tensor:
         """Losses ``(E,)`` of what learns to exit."""

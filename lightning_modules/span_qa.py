@@ -63,7 +63,7 @@ class SpanQA(TierModule):
         self.save_hyperparameters(ignore=["optimizer"])
         if not self.task.written:
             raise ValueError(
-                "`data` must hold questions that spans of their contexts answer (SQuADDataModule, QuestionsDataModule), "
+                "`data` must hold questions with contexts (SQuADDataModule, QuestionsDataModule), "
                 f"but its answers are {self.task.labels_in_words}."
             )
         view = View(path, layers=layers, max_length=max_length, stride=stride, max_answer_tokens=max_answer_tokens)
@@ -87,8 +87,8 @@ class SpanQA(TierModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "no_answer"):
             raise ValueError(
-                f"`data` must hold questions with contexts, but {type(data).__name__} does not; take SQuADDataModule or "
-                "QuestionsDataModule."
+                f"`data` must hold questions with contexts, but {type(data).__name__} does not; take SQuADDataModule "
+                "or QuestionsDataModule."
             )
         self.reader.no_answer = bool(data.no_answer)
 

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from dial.losses import attention_mse, hidden_cosine, hidden_mse
 from dial.models.attention_scores import AttentionScores
 from dial.tiers.alignment import align, at_pairs, at_places, longer_by
-from dial.tiers.layers import all_layers, check_layers, check_map, copy_layers, layers_of, uniform_map
+from dial.tiers.layers import (
+    all_layers,
+    check_layers,
+    check_map,
+    check_read_by_layers,
+    copy_layers,
+    layers_of,
+    uniform_map,
+)
 from dial.tiers.loading import Tier, View, load_tier
 from dial.tiers.places import check_place
 from dial.tiers.reading import read_tokenizer
@@ -98,11 +106,7 @@ class TransformerDistillation(Distillation):
                 "`tokenizer` must cut texts into the pieces of the teacher, as token teaches token, but got words "
                 "of the training text; give `--model.tokenizer FOLDER`."
             )
-        if view.backend != "torch" or view.dtype == "int8":
-            raise ValueError(
-                "`teacher` must be computed by torch in float32 or bfloat16 where its layers are read, but got "
-                f"backend {view.backend} and dtype {view.dtype}; leave them out."
-            )
+        check_read_by_layers(view, "teacher")
         tokenizer = read_tokenizer(check_place(view.path, "teacher"), "teacher")
         # In a list: its tables are no part of the model that is saved and trained.
         self._align = [align(own.tokenizer, tokenizer, "teacher")]

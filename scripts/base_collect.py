@@ -43,8 +43,10 @@ NAMES = {
 }
 """Of what runs before, or in, the Super, in the order that tables show."""
 LOOK = Look(ROUTED, NAMES, size=(6.0, 4.6), lowest=0.86)
-DRAWN = {"base_curves.png": ("glove", "l3", "l6", "three", "exits-deebert", "exits-ta")}
-DRAWN |= {"base_words.png": ("glove", "subword", "tiny")}
+DRAWN: dict[str, tuple[str, ...]] = {
+    "base_curves.png": ("glove", "l3", "l6", "three", "exits-deebert", "exits-ta"),
+    "base_words.png": ("glove", "subword", "tiny"),
+}
 COMPARED = (
     *(("exits", "exits-deebert", name) for name in ("glove", "tiny", "l3", "l6", "three")),
     ("last", "l3", "exits-deebert"),

@@ -179,15 +179,22 @@ class Bench:
         return copy.deepcopy(network).to(self.device).eval()
 
     def fit(
-        self, name: str, callbacks: list[Any], checkpoint: Path | None = None, dropout: float = 0.1, **settings: Any
+        self,
+        name: str,
+        callbacks: list[Any],
+        checkpoint: Path | None = None,
+        dropout: float = 0.1,
+        module: Any = None,
+        **settings: Any,
     ) -> Any:
-        """Train a small classifier for two epochs of 20 steps; gives the trainer.
+        """Train a small classifier, or another module, for two epochs of 20 steps; gives the trainer.
 
         Args:
             name: of the run's folder.
             callbacks: of the trainer.
             checkpoint: to go on from.
             dropout: of the classifier.
+            module: what is trained instead.
             settings: of the trainer.
         """
         from lightning.pytorch import Trainer, seed_everything
@@ -197,7 +204,7 @@ class Bench:
 
         seed_everything(0, verbose=False)
         data = GradedSentimentDataModule(640, 96, 1, 96, batch_size=32, cache_dir=str(self.folder / "cache"))
-        module = Classifier(
+        module = module or Classifier(
             config={
                 **SMALL,
                 "num_hidden_layers": 2,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scripts.gpu_bench import Bench, Seen, alone, check, halving_thresholds, largest_probability, rows_apart
+from scripts.gpu_bench import NAMES, Bench, Seen, alone, check, halving_thresholds, largest_probability, rows_apart
 
 ROOT = Path(__file__).resolve().parents[1]
 NOISE = 1e-4  # between two devices in float32, of scores between 0 and 1
@@ -255,6 +255,32 @@ def one_process(bench: Bench) -> Seen:
     saved = (bench.folder / "group/checkpoints/last.ckpt").is_file()
     text = f"{used}: 20 steps, weights differ by {apart:.1g} from those without it"
     return Seen(text, apart <= 1e-6 and saved and used == backend, {"difference": apart})
+
+
+@check("one folder at several widths")
+def several_widths(bench: Bench) -> Seen:
+    """What is trained at several widths and depths on the device (bf16) is cut there as on the CPU."""
+    from dial.inference.staged import StagedModel
+    from dial.tiers.loading import load_tier, save_tier
+    from lightning_modules import DynaBERT
+
+    start = bench.tier("super").view.path
+    sizes: dict[str, Any] = {"widths": [0.5, 1.0], "depths": [0.5, 1.0]}
+    module = DynaBERT(path=start, teacher=start, label_names=NAMES, **sizes)
+    trainer = bench.fit("widths", [], module=module, precision="bf16-mixed", max_epochs=1)
+    folder = save_tier(bench.folder / "widths/tier", module.tier.cpu(), {})
+    units, apart, parameters = bench.texts(bench.few(200), seed=6), 0.0, []
+    for view in ({"width": 0.5, "depth": 0.5}, {"width": 0.5}, {}):
+        network = StagedModel([load_tier({"path": str(folder), **view}, "part", NAMES)]).eval()
+        scores = [largest_probability(alone(each, units)) for each in (network, bench.moved(network))]
+        apart = max(apart, float(np.abs(scores[0] - scores[1]).max()))
+        parameters.append(sum(value.numel() for value in network.parameters()))
+    loss = float(trainer.callback_metrics["train/loss"])
+    text = (
+        f"20 steps, loss {loss:.3f}; {' < '.join(f'{n:,}' for n in parameters)} parameters, scores within {apart:.1g}"
+    )
+    passed = apart <= NOISE and np.isfinite(loss) and parameters == sorted(set(parameters))
+    return Seen(text, bool(passed), {"scores_apart": apart, "parameters": parameters, "loss": loss})
 
 
 @check("int8 refused or run")

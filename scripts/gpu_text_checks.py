@@ -130,7 +130,7 @@ def step_memory(device: torch.device) -> tuple[float, int]:
     from transformers import T5Config, T5ForConditionalGeneration
 
     from dial.costs.memory import Rows, on_meta, training_bytes
-    from dial.models.sharding import share
+    from dial.models.sharding import recompute_layers, share
 
     batch = Rows(rows=16, source=512, target=64)
     config = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0)
@@ -143,7 +143,7 @@ def step_memory(device: torch.device) -> tuple[float, int]:
         try:
             mesh = init_device_mesh("cuda", (1,))
             model: Any = T5ForConditionalGeneration(config)
-            model.gradient_checkpointing_enable()
+            recompute_layers(model)
             share(model, mesh, dtype=torch.bfloat16)
             assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
             optimizer = torch.optim.AdamW(model.parameters(), fused=True)

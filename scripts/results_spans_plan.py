@@ -46,8 +46,17 @@ class SpanCell(Cell):
         """Train one model."""
         rate = "3e-5" if name == "super" else "1e-4"
         settings = (*RATE, rate, "--model.max_length", str(WINDOW), "--trainer.max_epochs", str(EPOCHS))
-        settings += ("--trainer.precision", "bf16-mixed", "--data.seed", str(self.seed))
+        more = ("--trainer.precision", "bf16-mixed", "--data.seed", str(self.seed))
         run = f"{self.folder}/{name}"
-        command = ("dial", "fit", "--config", f"configs/model/{config}.yaml", *self.source, *arguments, *settings)
+        command = (
+            "dial",
+            "fit",
+            "--config",
+            f"configs/model/{config}.yaml",
+            *self.source,
+            *arguments,
+            *settings,
+            *more,
+        )
         seed = ("--seed_everything", str(self.seed))
         return Step(f"{self.prefix}/{name}", f"{run}/tier/card.json", (*command, *seed, "--run", run))

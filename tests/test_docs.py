@@ -19,7 +19,7 @@ from tests.stages.population import logits_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = {"fit", "validate", "test", "predict", "calibrate", "sweep", "compare", "recipe"}
+COMMANDS = {"fit", "validate", "test", "predict", "calibrate", "sweep", "compare", "recipe", "augment", "lengths"}
 
 
 def commands(page: Path) -> list[list[str]]:

@@ -56,9 +56,10 @@ def notebook(name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_there_are_four() -> None:
+def test_there_are_five() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "choosing_an_operating_point",
+        "dropped_tokens",
         "energy_head",
         "exits_and_slenderisation",
         "reading_a_sweep",
@@ -114,6 +115,23 @@ def test_energy_head_compares_energies_with_what_is_written(monkeypatch: pytest.
     assert frame.answer.str.len().max() > 1 and (frame.decide < frame.answer_here).all()
     (figure,) = [value for value in values if isinstance(value, matplotlib.figure.Figure)]
     assert figure.axes[0].patches and names["module"].tier.head.config.kind == "vocabulary"
+    plt.close("all")
+
+
+def test_dropped_tokens_shows_what_goes_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    small = {"TRAIN_ROWS": 640, "SEARCH_ROWS": 40, "TEST_ROWS": 80, "EPOCHS": 1, "POPULATION": 4, "GENERATIONS": 2}
+    names, values = run(notebook("dropped_tokens", monkeypatch), small)
+    figures = [value for value in values if isinstance(value, matplotlib.figure.Figure)]
+    assert len(figures) == 3
+    longest = names["sentences"][names["longest"]]
+    kept, shown = names["short"].lengths, figures[1].axes[0].images[0].get_array()
+    tokens = shown.shape[1]
+    assert tokens == len(names["short"].tokenizer(longest)["input_ids"]) and shown.shape[0] == 4
+    assert (shown == 1.0).sum(axis=1).tolist() == kept.kept([tokens])[:, 0].tolist()
+    assert names["front"].macs.is_monotonic_increasing and names["front"].quality.is_monotonic_increasing
+    assert values[-1].index.name == "level" and 0.15 < names["frame"].deferred.mean() < 0.3
     plt.close("all")
 
 

@@ -188,15 +188,15 @@ class StoredTexts(_Streamed):
     Args:
         path: the file.
         column: holds texts.
-        count: rows of the file.
+        size: rows of the file.
     """
 
-    def __init__(self, path: Path, column: str, count: int) -> None:
-        self.path, self.column, self.count = path, column, count
+    def __init__(self, path: Path, column: str, size: int) -> None:
+        self.path, self.column, self.size = path, column, size
         self._group: tuple[int, list[str]] | None = None
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     def __iter__(self) -> Iterator[str]:
         with pq.ParquetFile(self.path) as file:

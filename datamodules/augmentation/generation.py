@@ -16,7 +16,8 @@ from datamodules.augmentation.methods import Method, Unit
 from datamodules.rows import Rows
 
 CHUNK = 128  # rows that a process works on at a time
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class Source(NamedTuple):

@@ -281,7 +281,7 @@ def write_file(out: Path, generated: Iterable[Generated], rows: Rows, about: dic
         count = write(temporary, generated, rows, about)
         if not count:
             raise ValueError(
-                f"`data` must have texts that can be changed, but nothing new came of {len(rows)} rows. Raise the "
+                f"`{DATA}` must have texts that can be changed, but nothing new came of {len(rows)} rows. Raise the "
                 "probabilities, or give vectors of these texts' words."
             )
     return count

@@ -63,6 +63,7 @@ class LengthsCommand(ModelArguments):
         )
         units, label, about = self._rows(tier)
         about |= {"tier": tier.fingerprint, **asdict(search)}
+        del about["generations"]  # a search may go on for more of them
         generation, done = self._earlier(about)
         if generation > self.generations:
             print(f"the search is done: {self.tier}/lengths.json; give --replace for another one")

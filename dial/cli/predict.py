@@ -74,7 +74,7 @@ class PredictCommand(RuleArguments, ModelArguments):
             standard input
         out: FILE.jsonl, FILE.jsonl.gz, or a folder for parquet parts and _manifest.json; - writes JSON lines to
             standard output, and everything else to standard error
-        columns: column of the text, or of both texts; default: text
+        columns: column of the text, or of both texts; default: text, or question and context
         format: of standard input; default: told from its first line
         on_error: at a row that is no text
         max_lost_lines: with --on-error skip: stop where broken rows take more than N lines beside their first (a quote

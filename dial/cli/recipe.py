@@ -18,7 +18,7 @@ from dial.cli.steps import Step, pending, read_done, run_steps
 
 PLACEHOLDER = re.compile(r"\{([\w.-]*)\}")  # {class_path: X} is none
 KEYS = ("name", "result", "command")
-TAKEN = ("run", "list", "help")
+TAKEN = ("run", "row", "list", "help")
 Values = Mapping[str, str | list[str]]
 
 
@@ -32,12 +32,16 @@ class Recipe:
         groups: placeholders that stand for several arguments (`data` for `--data`, `--data.task`, ...), with those
             that are always among them.
         steps: `name`, `result` and `command` of each step, with placeholders.
+        rows: what placeholders stand for in each row of a printed table, by the name that ``--row`` takes.
+        prints: the printed rows that each of these makes, as :attr:`dial.costs.printed.Printed.name` calls them.
     """
 
     path: str
     values: dict[str, str | None] = field(default_factory=dict)
     groups: dict[str, list[str]] = field(default_factory=dict)
     steps: tuple[dict[str, str], ...] = ()
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+    prints: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str) -> Recipe:
@@ -52,8 +56,11 @@ class Recipe:
             content = yaml.safe_load(Path(path).read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"`RECIPE` {path} must be YAML: {error}") from error
-        if not isinstance(content, dict) or set(content) - {"arguments", "steps"}:
-            raise ValueError(f"`RECIPE` {path} must hold `steps`, and `arguments` where they have placeholders.")
+        if not isinstance(content, dict) or set(content) - {"arguments", "steps", "rows"}:
+            raise ValueError(
+                f"`RECIPE` {path} must hold `steps`, and `arguments` where they have placeholders, and `rows` where "
+                "some of these come together."
+            )
         arguments, steps = content.get("arguments") or {}, content.get("steps")
         if not isinstance(arguments, dict) or not set(TAKEN).isdisjoint(arguments):
             raise ValueError(f"`arguments` of {path} must map names to defaults; {', '.join(TAKEN)} are taken.")
@@ -61,7 +68,8 @@ class Recipe:
             raise ValueError(f"`steps` of {path} must be a list of steps with `name`, `result` and `command`.")
         groups = {name: [str(word) for word in value] for name, value in arguments.items() if isinstance(value, list)}
         values = {name: None if v is None else str(v) for name, v in arguments.items() if name not in groups}
-        recipe = cls(path, values, groups, tuple(steps))
+        rows, prints = read_rows(content.get("rows") or {}, values, path)
+        recipe = cls(path, values, groups, tuple(steps), rows, prints)
         for number, step in enumerate(steps, 1):
             recipe._check_step(step, number)
         return recipe
@@ -101,9 +109,9 @@ class Recipe:
         Raises:
             ValueError: an unknown argument, or one that must be given and is not.
         """
-        values: dict[str, str | None] = {**self.values, "run": None}
-        groups = {name: list(always) for name, always in self.groups.items()}
         left = list(words)
+        values: dict[str, str | None] = {**self.values, **self._row(left), "run": None}
+        groups = {name: list(always) for name, always in self.groups.items()}
         while left:
             word = left.pop(0)
             key, equals, value = word.partition("=")
@@ -123,10 +131,28 @@ class Recipe:
             raise ValueError(f"`{missing}` must be given; {self.path} takes {self.usage()}.")
         return {**{name: value for name, value in values.items() if value is not None}, **groups}
 
+    def _row(self, words: list[str]) -> dict[str, str]:
+        """What the row that ``--row`` names sets; takes the option out of the command line.
+
+        Raises:
+            ValueError: the file has rows, and none of them is named.
+        """
+        if not self.rows:
+            return {}
+        at = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--row"), None)
+        name = None
+        if at is not None:
+            _, equals, name = words.pop(at).partition("=")
+            name = name if equals else words.pop(at) if at < len(words) else None
+        if name not in self.rows:
+            raise ValueError(f"`--row` must be one of {', '.join(self.rows)} in {self.path}, but got {name}.")
+        return self.rows[name]
+
     def usage(self) -> str:
         """The arguments that the file takes, in one line."""
+        rows = [f"--row ({', '.join(self.rows)})"] if self.rows else []
         values = [f"--{name}" + ("" if value is None else f" ({value})") for name, value in self.values.items()]
-        return ", ".join(["--run", *values, *(f"--{name}..." for name in self.groups)])
+        return ", ".join(["--run", *rows, *values, *(f"--{name}..." for name in self.groups)])
 
     def plan(self, values: Values) -> list[Step]:
         """The steps with their placeholders replaced.
@@ -142,6 +168,30 @@ class Recipe:
                 words += content if isinstance(content, list) else [fill(word, values)]
             steps.append(Step(fill(step["name"], values), fill(step["result"], values), tuple(words)))
         return steps
+
+
+def read_rows(
+    content: Any, values: Mapping[str, str | None], path: str
+) -> tuple[dict[str, dict[str, str]], dict[str, tuple[str, ...]]]:
+    """Rows of a recipe: what each sets, and the printed rows that it makes.
+
+    Args:
+        content: `rows` of the file: a name, and arguments with their values; `prints` lists printed rows.
+        values: the arguments that stand for one value.
+        path: of the file.
+
+    Raises:
+        ValueError: they are no such rows.
+    """
+    if not isinstance(content, dict) or not all(isinstance(row, dict) for row in content.values()):
+        raise ValueError(f"`rows` of {path} must map names to arguments and their values.")
+    for name, row in content.items():
+        if unknown := set(row) - {"prints", *values}:
+            raise ValueError(
+                f"`rows` of {path} may set {', '.join(values)}, but {name} sets {', '.join(sorted(unknown))}."
+            )
+    rows = {str(n): {k: str(value) for k, value in row.items() if k != "prints"} for n, row in content.items()}
+    return rows, {str(name): tuple(map(str, row.get("prints", ()))) for name, row in content.items()}
 
 
 def fill(text: str, values: Values) -> str:
@@ -173,11 +223,12 @@ class RecipeCommand(Command):
     list: bool = False
 
     @classmethod
-    def main(cls, words: Sequence[str]) -> int:
+    def main(cls, words: Sequence[str], **given: Any) -> int:
         """Run the command; returns the exit code.
 
         Args:
             words: the command line behind the command.
+            given: nothing.
 
         Raises:
             ValueError: bad input, or a step that failed.

@@ -221,9 +221,16 @@ class RowCosts:
             macs[at] = self._macs(tier, int(index), "answer", charged[at], pieces)
         return macs
 
-    def passing(self, tier: int, work: RowWork) -> np.ndarray:
-        """MACs ``(R,)`` of a whole tier where its last exit passes the rows on: up to the decision there."""
-        return self._macs(tier, len(self.tiers[tier].exits) - 1, "decide", work.charged(self.length), work.generated)
+    def passing(self, tier: int, work: RowWork, wrote: bool = False) -> np.ndarray:
+        """MACs ``(R,)`` of a whole tier where its last exit passes the rows on: up to the decision there.
+
+        Args:
+            tier: its position.
+            work: what the tier did for the rows.
+            wrote: whether the finished answers decided.
+        """
+        kind: Kind = "answer" if wrote else "decide"
+        return self._macs(tier, len(self.tiers[tier].exits) - 1, kind, work.charged(self.length), work.generated)
 
     def alone(self, work: RowWork, tier: int = 0) -> np.ndarray:
         """MACs ``(R,)`` of the reference without routing, from what a tier did (the first that runs)."""

@@ -54,7 +54,9 @@ def size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def training_bytes(model: nn.Module, gpus: int, batch: Rows, recompute: bool = True) -> float:
+def training_bytes(
+    model: nn.Module, gpus: int, batch: Rows, recompute: bool = True, kept: float | None = None
+) -> float:
     """Bytes on each GPU at the peak of a training step.
 
     Args:
@@ -62,10 +64,12 @@ def training_bytes(model: nn.Module, gpus: int, batch: Rows, recompute: bool = T
         gpus: that share it.
         batch: of each GPU.
         recompute: whether layers are computed anew in the backward pass.
+        kept: bytes of :func:`activation_bytes`, where they are known; to count them takes seconds.
     """
+    kept = activation_bytes(model, batch, recompute) if kept is None else kept
     layer = max(size(layer) for layer in layers_of(model))
     gradient = (HALF + 4) * layer
-    return TRAINED * size(model) / gpus + _gathered(model) + gradient + activation_bytes(model, batch, recompute)
+    return TRAINED * size(model) / gpus + _gathered(model) + gradient + kept
 
 
 def inference_bytes(model: nn.Module, gpus: int, batch: Rows) -> float:

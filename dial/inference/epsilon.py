@@ -89,6 +89,8 @@ def _layout(network: StagedModel, rule: Rule, tokens: list[list[Tokens]], size: 
             for tier, tokeniser, own in zip(network.tiers, tokenisers, tokens, strict=True)
         }
         outputs, given = network.decide(encodings)
+        if rule.reads_score and rule.score in network.late_scores:
+            given = network.answered(encodings, (rule.score,)).scores
         logits, memory = outputs.float().cpu().numpy(), np.tile(np.array(rule.memory), (len(batch), 1))
         for stage in range(len(rule.stages) - 1):
             own_scores = {name: scores[:, stage] for name, scores in given.items()}

@@ -18,8 +18,10 @@ from dial.inference.prefetch import prefetched
 from dial.inference.queues import POOL, InOrder, Row, TierQueue
 from dial.inference.staged import StagedModel
 from dial.inference.work import Answer, Work, check_batch_sizes, is_out_of_memory
-from dial.tiers.contract import Written
-from dial.tiers.tokens import UnreadableRow, check_unit
+from dial.tiers.batching import Encoding
+from dial.tiers.contract import GoOn, Written
+from dial.tiers.tier import Tier
+from dial.tiers.tokens import UnreadableRowError, check_unit
 from dial.tradeoff.rule import Router, Rule
 
 __all__ = ["Answer", "Executor", "Work", "is_out_of_memory"]
@@ -35,7 +37,8 @@ class Executor:
     is there, so that rows of similar length meet; inside a multi-exit tier rows leave after their layer. At most
     ``max_pending`` rows are under way or wait for a row before them: then the oldest go on in whatever batch there is.
     A row is tokenised for a tier only once it gets there. A tier that may answer no row, as all its thresholds are plus
-    infinity, does not run. The answers are those of the table's replay.
+    infinity, does not run. Where the score that decides is one of finished answers, each tier but the last writes for
+    all rows that reach it, and they are charged so. The answers are those of the table's replay.
 
     Args:
         network: on the device where it is to run; put into eval mode.
@@ -82,6 +85,8 @@ class Executor:
         self._with_scores = [
             bool(tier.model_scores) and (rule.given_by_tiers or rule.score in tier.model_scores) for tier in self.tiers
         ]
+        late = rule.reads_score and rule.score in network.late_scores
+        self._late = [late and tier is not self.tiers[-1] for tier in self.tiers]
         # Rows of different lengths would be computed apart: better that a batch is of one length from the start.
         self._equal_length = {tier.name for tier in self.tiers if tier.batching.equal_length}
         self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
@@ -194,7 +199,7 @@ class Executor:
         missing = [row for row in rows if key not in row.tokens]
         try:
             found = self._tokenisers[index]([row.unit for row in missing])
-        except UnreadableRow as error:
+        except UnreadableRowError as error:
             first = missing[error.place]
             del rows[rows.index(first) :]
             return self._tokenise(index, rows) or ValueError(f"row {first.id} {error.problem}.")
@@ -244,7 +249,8 @@ class Executor:
     def _run(self, index: int, rows: list[Row]) -> tuple[Router, Written | None]:
         """One batch through one tier; nothing outside of the returned router remembers it.
 
-        With it, where the tier writes, what it wrote for the rows that stay, in their order.
+        With it, where the tier writes, what it wrote for the rows that stay, in their order, or for all of them where
+        finished answers decide.
         """
         tier, key, offset = self.tiers[index], self._keys[index], self._offsets[index]
         tokens = [row.tokens[key] for row in rows]
@@ -257,8 +263,12 @@ class Executor:
         start = time.perf_counter()
         with torch.inference_mode():
             go_on = self._compactions[index].wrap(router, offset, encoding)
-            state = tier.run(encoding, go_on, self._with_scores[index])
-            if tier.answers_later and not router.deferred.all():
+            if self._late[index]:
+                written = self._write_and_decide(tier, encoding, go_on)
+                state = None
+            else:
+                state = tier.run(encoding, go_on, self._with_scores[index])
+            if tier.answers_later and written is None and not router.deferred.all():
                 stayed = torch.from_numpy(np.flatnonzero(~router.deferred)).to(self.device)
                 if tier.writes:
                     written = tier.write(encoding, stayed, state)
@@ -271,6 +281,16 @@ class Executor:
         work.tokens += sum(len(row.ids) for row in tokens)
         work.padded += encoding["input_ids"].numel()
         return router, written
+
+    @staticmethod
+    def _write_and_decide(tier: Tier, encoding: Encoding, go_on: GoOn) -> Written:
+        """What a tier writes for all rows, by whose scores it is then decided which of them go on."""
+        asked: list[Any] = []
+        state = tier.run(encoding, lambda *given: asked.extend(given), scores=True)
+        exit_index, rows, outputs, own = asked
+        written = tier.write(encoding, rows, state, scores=True)
+        go_on(exit_index, rows, outputs, {**own, **written.scores})
+        return written
 
     def _settle(
         self,
@@ -285,7 +305,9 @@ class Executor:
         stayed, leaving = np.flatnonzero(~router.deferred), np.flatnonzero(router.deferred)
         generated = np.zeros(len(rows), dtype=np.int64)
         if written is not None:
-            generated[stayed] = written.generated.cpu().numpy()
+            late = self._late[index]
+            generated[np.arange(len(rows)) if late else stayed] = written.generated.cpu().numpy()
+            written = written.take(stayed) if late else written
         macs = self._charge(index, rows, router, stayed, leaving, generated if self.tiers[index].generates else None)
         predictions, probabilities = router.answers(stayed)
         if written is not None:
@@ -328,7 +350,7 @@ class Executor:
             router: of the batch.
             stayed: positions of the rows that are answered here.
             leaving: of the others.
-            generated: ``(R,)`` steps of the decoder, 0 for the others; None of a tier that does not write.
+            generated: ``(R,)`` steps of the decoder, 0 where it did not run; None of a tier that does not write.
         """
         costs, macs = self.costs, np.full(len(rows), np.nan)
         if costs is None:
@@ -339,14 +361,15 @@ class Executor:
         def work(some: Any) -> RowWork:
             return RowWork(lengths[some], padded[some], None if generated is None else generated[some])
 
-        is_reference = generated is not None and index == costs.reference  # its text is what the reference would write
+        # Its text is what the reference would write, and its windows those that the reference would read.
+        is_reference = index == costs.reference and (generated is not None or self.tiers[index].window is not None)
         if index == self._at_work[0] or is_reference:
             for row, reference in zip(rows, costs.alone(work(slice(None)), index).tolist(), strict=True):
                 row.reference = reference
         spent = np.array([row.spent for row in rows])
         exits = router.stage - self._offsets[index]
         macs[stayed] = spent[stayed] + costs.answer(index, exits[stayed], work(stayed))
-        macs[leaving] = spent[leaving] + costs.passing(index, work(leaving))
+        macs[leaving] = spent[leaving] + costs.passing(index, work(leaving), self._late[index])
         return macs
 
     def _truncated(self, index: int, row: Row) -> tuple[str, ...]:

@@ -120,19 +120,14 @@ class Evaluation:
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         self.batches = [tokeniser.collate([tokens[row] for row in rows], device) for rows in batches]
         whole = Lengths((1.0,) * int(tier.model.config.num_hidden_layers))
-        tier.drop_tokens(whole)
-        self.costs = LayerCosts(tier, tier.path(len(tier.exits) - 1))
-        tier.drop_tokens(None)
+        with tier.at_lengths(whole):
+            self.costs = LayerCosts(tier, tier.path(len(tier.exits) - 1))
         self._whole = float(self.costs(self.length, whole).mean())
 
     def __call__(self, lengths: Lengths) -> tuple[float, float]:
         """Mean MACs per row, as a share of those of all tokens, and the quality."""
-        self.tier.drop_tokens(lengths)
-        try:
-            with torch.inference_mode():
-                logits = torch.cat([self.tier(batch)[:, -1] for batch in self.batches]).float().cpu().numpy()
-        finally:
-            self.tier.drop_tokens(None)
+        with self.tier.at_lengths(lengths), torch.inference_mode():
+            logits = torch.cat([self.tier(batch)[:, -1] for batch in self.batches]).float().cpu().numpy()
         answers: Any = self.tier.task.predict(logits[:, None])[:, 0]
         quality = evaluate(self.metric, self.tier.task.labels(self.label), answers)
         return float(self.costs(self.length, lengths).mean()) / self._whole, float(quality)

@@ -360,7 +360,7 @@ def check_point(point: OperatingPoint, network: StagedModel, argument: str = "po
             f"`{argument}` is for the labels {', '.join(point.label_names) or 'of a regression'}, but the model has "
             f"{', '.join(names) or 'a regression'}; choose one from a sweep of this model (`dial test`)."
         )
-    point.rule.check_scores(network.model_scores, argument)
+    point.rule.check_scores((*network.model_scores, *network.late_scores), argument)
     for tier in network.tiers:
         wanted, found = point.tiers.get(tier.name), tier.fingerprint
         if wanted != found:

@@ -53,7 +53,8 @@ def rows_table(
     if label is None and not task.exact:
         what = "references of free text" if task.written else "labels of a regression"
         raise ValueError(f"`--label-column` must name the {what}, whose answers hardly ever agree exactly.")
-    columns = [_tier_columns(network, tier, units, batch_sizes[tier.name], progress) for tier in network.tiers]
+    late = tuple(name for name in settings.get("late", ()) if name in network.late_scores)
+    columns = [_tier_columns(network, tier, units, batch_sizes[tier.name], progress, late) for tier in network.tiers]
     outputs = np.concatenate([each["outputs"] for each in columns], axis=1)
     tiers = [tier.name for tier in network.tiers]
     lengths = {name: each["length"] for name, each in zip(tiers, columns, strict=True)}
@@ -72,7 +73,7 @@ def rows_table(
     references = None if label is None or not task.written else label
     own = {
         name: np.concatenate([each["own"].get(name, np.full(each["shape"], np.nan)) for each in columns], axis=1)
-        for name in network.routing_scores
+        for name in (*network.routing_scores, *late)
     }
     table = StageTable(
         split=np.full(len(units), split),
@@ -97,7 +98,12 @@ def rows_table(
 
 @torch.inference_mode()
 def _tier_columns(
-    network: StagedModel, tier: Tier, units: Sequence[Unit], size: int, progress: Callable[[str, int], None]
+    network: StagedModel,
+    tier: Tier,
+    units: Sequence[Unit],
+    size: int,
+    progress: Callable[[str, int], None],
+    late: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Outputs ``(N, E, C)``, own scores ``(N, E)`` and lengths ``(N,)`` of one tier, in batches of like length.
 
@@ -114,7 +120,7 @@ def _tier_columns(
         rows = order[start : start + size]
         encoding = tokeniser.collate([tokens[row] for row in rows], device)
         if network.writes:
-            answered = network.answered_by(tier, encoding)
+            answered = network.answered_by(tier, encoding, late)
             values, scores = answered.texts, answered.scores
             for what, of_tier in (("written", answered.generated), ("cut_off", answered.limited)):
                 for steps in of_tier.values():

@@ -112,7 +112,7 @@ class StagedModel(nn.Module):
 
     @property
     def late_scores(self) -> tuple[str, ...]:
-        """Those that a finished answer tells wherever one decides, for a table alone: nothing is saved by them."""
+        """Those that a finished answer tells wherever one decides; before the last every tier then writes each row."""
         *others, _ = self.tiers
         return ANSWER_SCORES if others and all(tier.generates for tier in others) else ()
 

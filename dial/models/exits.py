@@ -372,10 +372,18 @@ class Visits:
             the output of layer ``k``; returns a bool ``(R,)``, which rows go on, or None for all (always for 0), or
             False for none, which for one row is quicker than a tensor.
         tensors: which tensors have an entry for each row; None where ``visit`` never lets some rows leave.
+        leave: gives the hidden states of the rows ``(R',)`` that stay, from ``(R, T, H)``; default: as they are.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], size: int, visit: Visit, tensors: RowTensors | None = None) -> None:
-        self.layers, self.size, self.visit, self.tensors = layers, size, visit, tensors
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        size: int,
+        visit: Visit,
+        tensors: RowTensors | None = None,
+        leave: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.layers, self.size, self.visit, self.tensors, self.leave = layers, size, visit, tensors, leave
         self.rows: Tensor | None = None  # None: the whole batch
         self._handles: list[Any] = []
 
@@ -424,6 +432,9 @@ class Visits:
             for layer in self.layers[index + 1 :] if first else ():
                 self._handles.append(layer.register_forward_pre_hook(self._before, with_kwargs=True))
             assert self.tensors is not None
+            if self.leave is not None:
+                hidden = self.leave(hidden, left)
+                return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
             return self.tensors.take(output, len(rows), left, "output")
 
         return hook

@@ -9,7 +9,9 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 LEFT_OUT = "leave `lengths` out for a model that keeps all tokens"
 
@@ -110,6 +112,51 @@ class Lengths:
     def plain(self) -> list[float]:
         """As plain values."""
         return [int(v) if isinstance(v, int | np.integer) else float(v) for v in self.values]
+
+
+@dataclass(frozen=True)
+class LengthDrop:
+    """Configurations to train with: each layer keeps a share of what the layer before kept (Kim and Cho 2021, 3.1).
+
+    Args:
+        depth: layers of the model.
+        length_drop: share that a layer drops at most, above 0 and below 1.
+        drawn: configurations drawn at random in each step.
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Example:
+        >>> LengthDrop(3, 0.2).shortest.values
+        (0.8, 0.64, 0.512)
+    """
+
+    depth: int
+    length_drop: float
+    drawn: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.length_drop < 1:
+            raise ValueError(f"`length_drop` must be above 0 and below 1, but got {self.length_drop}.")
+        if self.drawn < 0:
+            raise ValueError(f"`drawn` must be 0 or more models, but got {self.drawn}.")
+
+    @property
+    def shortest(self) -> Lengths:
+        """The one that drops as much as may be."""
+        return self._of(torch.full((self.depth,), 1 - self.length_drop))
+
+    def draw(self) -> Lengths:
+        """One at random."""
+        return self._of(1 - self.length_drop * torch.rand(self.depth))
+
+    def of_step(self) -> list[Lengths]:
+        """Those of one step beside the whole model: the shortest, and some at random (the sandwich rule)."""
+        return [self.shortest, *(self.draw() for _ in range(self.drawn))]
+
+    @staticmethod
+    def _of(kept_of_before: Tensor) -> Lengths:
+        return Lengths(tuple(round(share, 4) for share in kept_of_before.double().cumprod(0).tolist()))
 
 
 def check_asked(lengths: Any) -> None:

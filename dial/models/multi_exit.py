@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
@@ -33,9 +34,11 @@ from dial.models.exits import (
     learn_row_tensors,
     take_out_norm,
 )
+from dial.models.lengths import Lengths
 from dial.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
 from dial.models.pooling import Pooling, Reader, natural_pooling
 from dial.models.segments import Part, visit_in_parts
+from dial.models.token_dropping import Pass, TokenDropping
 from dial.stages.task import task_of
 
 
@@ -171,6 +174,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         self.certainty_detached = False  # True: learning it leaves the encoder alone
         self._accepted = set(inspect.signature(self.encoder.forward).parameters)
         self._row_tensors: dict[str, RowTensors] = {}
+        self._dropping: TokenDropping | None = None
         self.parts: Sequence[Part] | None = None  # what computes its segments where a backend does
         if config.slender:
             from dial.models.slender.encoder import shape_model  # here, as it shapes models of this class
@@ -204,6 +208,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool = False,
+        lengths: Lengths | None = None,
     ) -> MultiExitOutput:
         """All exits of all rows.
 
@@ -212,10 +217,13 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             attention_mask: ``(B, T)`` or ``(B, 1, T, T)``, or None where nothing is padded.
             token_type_ids: ``(B, T)``; encoders without segments do without.
             output_hidden_states: also give ``H_0`` (the input of the first layer) to ``H_L``.
+            lengths: tokens that each layer keeps, which exits read; None: all.
         """
         tokens: dict[int, Tensor] = {}
         states: list[Tensor] = []
-        read = Reader(attention_mask, self.config.pooling)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        one_pass = self._pass(lengths, inputs)
+        read = Reader(attention_mask, self.config.pooling) if one_pass is None else one_pass.reader(self.config.pooling)
 
         def visit(layer: int, hidden: Tensor) -> None:
             if layer in self.exits:
@@ -224,8 +232,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             if output_hidden_states:
                 states.append(hidden)
 
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        self._encode(inputs, visit)
+        self._encode(inputs, visit, one_pass=one_pass)
         logits = [head(tokens[layer]) for layer, head in zip(self.exits, self.heads, strict=True)]
         return MultiExitOutput(
             logits=torch.stack(logits, dim=1),
@@ -250,7 +257,13 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             self.certainty = made.to(self.device)
             self.config.certainty = True
 
-    def run(self, encoding: Mapping[str, Tensor | None], go_on: GoOn, certainty: bool = False) -> None:
+    def run(
+        self,
+        encoding: Mapping[str, Tensor | None],
+        go_on: GoOn,
+        certainty: bool = False,
+        lengths: Lengths | None = None,
+    ) -> None:
         """Compute layer after layer, ask after each exit which rows go on, and drop the others.
 
         Args:
@@ -258,13 +271,15 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             go_on: gets the exit's index, the rows ``(R,)`` that reached it and their logits ``(R, C)``; returns a bool
                 ``(R,)``, or None for all, or False for none. It is asked after the last exit too.
             certainty: give ``go_on`` a fourth argument: how far the exit is to be trusted, ``(R,)`` before the sigmoid.
+            lengths: tokens that each layer keeps, which exits read; None: all.
         """
         exit_of = {layer: index for index, layer in enumerate(self.exits)}
         ids, mask = encoding["input_ids"], encoding.get("attention_mask")
         assert ids is not None
         rows = torch.arange(len(ids), device=ids.device)
         # All that is the same at each exit is looked up here, as after a layer's products everything is slower.
-        read, last = Reader(mask, self.config.pooling), self.exits[-1]
+        one_pass, last = self._pass(lengths, encoding), self.exits[-1]
+        read = Reader(mask, self.config.pooling) if one_pass is None else one_pass.reader(self.config.pooling)
         certainty_head = self.certainty if certainty else None
         heads: list[Any] = list(self.heads)
         plain = False
@@ -292,16 +307,36 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             return keep
 
         if len(ids):
-            self._encode(encoding, visit, self.row_tensors if len(ids) > 1 else None)
+            self._encode(encoding, visit, self.row_tensors if len(ids) > 1 else None, one_pass)
 
-    def _encode(self, inputs: Mapping[str, Tensor | None], visit: Visit, tensors: RowTensors | None = None) -> None:
+    def _pass(self, lengths: Lengths | None, inputs: Mapping[str, Tensor | None]) -> Pass | None:
+        """The pass of a batch in which tokens are dropped; None where none are."""
+        ids = inputs["input_ids"]
+        if lengths is None or ids is None:
+            return None
+        if self._dropping is None:
+            self._dropping = TokenDropping(self.encoder, layers=self.layers_name)
+        return self._dropping.start(self.encoder, lengths, inputs.get("attention_mask"), tuple(ids.shape))
+
+    def _encode(
+        self,
+        inputs: Mapping[str, Tensor | None],
+        visit: Visit,
+        tensors: RowTensors | None = None,
+        one_pass: Pass | None = None,
+    ) -> None:
         ids = inputs["input_ids"]
         assert ids is not None
         given = {key: value for key, value in inputs.items() if value is not None and key in self._accepted}
         if self.parts is not None:
             visit_in_parts(self.parts, self.exits, given, visit)
             return
-        with Visits(list(self.layers), len(ids), visit, tensors)():
+        leave = None if one_pass is None else one_pass.leave
+        with ExitStack() as stack:
+            if one_pass is not None:
+                assert self._dropping is not None
+                stack.enter_context(self._dropping.hooked(self.encoder, one_pass))
+            stack.enter_context(Visits(list(self.layers), len(ids), visit, tensors, leave)())
             self.encoder(**given)
 
     @property

@@ -60,6 +60,12 @@ def share(
         register_fsdp_forward_method(module, name)
 
 
+def recompute_layers(model: Any) -> None:
+    """Have a model of transformers keep what enters each layer alone, and compute it anew in the backward pass."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # older versions have the other name
+    (enable or model.gradient_checkpointing_enable)()
+
+
 def without_weights(module: Module) -> Module:
     """A copy on the meta device: all that a model is but the values of its weights, without memory for them."""
     known: dict[int, Any] = {

@@ -1,8 +1,8 @@
 """The best spans of a batch of windows, from the logits of where an answer starts and ends.
 
-A span is worth the sum of its two logits, and spans of all windows of a row compete by that (Devlin et al. 2019, section
-4.2, where the first token stands for "no answer"). How sure a window is of a span is the product of two softmaxes, over
-its tokens of the context and the first token: what training makes it.
+A span is worth the sum of its two logits, and spans of all windows of a row compete by that (Devlin et al. 2019,
+section 4.2, where the first token stands for "no answer"). How sure a window is of a span is the product of two
+softmaxes, over its tokens of the context and the first token: what training makes it.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ def find_spans(
         temperature: divides logits in the scores, and changes no answer.
         count: candidates to give of each row, at least 2.
     """
+    logits = logits.detach()
     log_p = torch.log_softmax(masked(logits, starts).double() / temperature, dim=1)
     energy = (torch.logsumexp(masked(logits, starts).double() / temperature, dim=1) * temperature).sum(dim=1)
     values, first, last = _best_of_windows(logits, starts != OUTSIDE, max_tokens, count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dial.models.exits import find_layers
 from dial.models.lengths import Lengths
+from dial.models.pooling import Reader
 
 RECEIVED = "dial_received"  # attention that also says how much each token receives
 BLOCK = 1 << 20  # scores that are held at once; more would leave the cache between softmax, product and sum
@@ -56,12 +57,13 @@ class TokenDropping:
     Args:
         encoder: a model of transformers.
         argument: how the user calls it.
+        layers: name of the list of its layers, where it has not all of them; default: it is looked for.
 
     Raises:
         ValueError: the encoder is of an architecture in which no tokens can be dropped; names ``argument``.
     """
 
-    def __init__(self, encoder: Any, argument: str = "path") -> None:
+    def __init__(self, encoder: Any, argument: str = "path", layers: str | None = None) -> None:
         config = encoder.config
         if config.model_type not in SEAMS or getattr(config, "position_embedding_type", "absolute") != "absolute":
             raise ValueError(
@@ -70,13 +72,21 @@ class TokenDropping:
                 "another encoder."
             )
         self.seam, self.depth = SEAMS[config.model_type], int(config.num_hidden_layers)
-        self.layers_name = find_layers(encoder, self.depth)
+        self.layers_name = layers or find_layers(encoder, self.depth)
 
     @contextmanager
     def __call__(
         self, encoder: Any, lengths: Lengths, mask: Tensor | None, size: tuple[int, int], restore: bool = False
     ) -> Iterator[Pass]:
-        """Within this context the encoder's next pass drops tokens.
+        """Within this context the encoder's next pass drops tokens; see :meth:`start`."""
+        one_pass = self.start(encoder, lengths, mask, size, restore)
+        with self.hooked(encoder, one_pass):
+            yield one_pass
+
+    def start(
+        self, encoder: Any, lengths: Lengths, mask: Tensor | None, size: tuple[int, ...], restore: bool = False
+    ) -> Pass:
+        """A pass of a batch, before its first layer.
 
         Args:
             encoder: the one of the constructor, or a copy.
@@ -86,23 +96,30 @@ class TokenDropping:
             restore: give states ``(B, T, H)`` of all tokens at the end, see :meth:`Pass.restore`.
 
         Raises:
-            ValueError: the encoder's attention does not take masks of tokens.
+            ValueError: the encoder's attention takes no masks of tokens, or the mask is of pairs of them.
         """
-        layers, usual = list(attrgetter(self.layers_name)(encoder)), encoder.config._attn_implementation
+        usual = encoder.config._attn_implementation
         if usual not in ("sdpa", "eager"):
             raise ValueError(f"`attn_implementation` must be sdpa or eager where tokens are dropped, but got {usual}.")
+        if mask is not None and mask.ndim != 2:
+            raise ValueError(f"`attention_mask` must be (B, T) where tokens are dropped, but got {tuple(mask.shape)}.")
         one_pass = Pass(lengths, mask, size, plain_mask=usual == "sdpa" and not self.seam.own)
+        one_pass.left = [] if restore else None
+        return one_pass
+
+    @contextmanager
+    def hooked(self, encoder: Any, one_pass: Pass) -> Iterator[None]:
+        """Within this context the encoder's next pass is the given one."""
         handles: list[Any] = []
-        if restore:
-            one_pass.left = []
+        if one_pass.left is not None:
             handles.append(encoder.register_forward_hook(one_pass.put_back))
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(attrgetter(self.layers_name)(encoder)):
             if one_pass.drops[index]:
                 handles += _Cut(self.seam, layer, one_pass, index).handles
             if any(one_pass.drops[:index]):
                 handles.append(layer.register_forward_pre_hook(one_pass.before, with_kwargs=True))
         try:
-            yield one_pass
+            yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -148,9 +165,12 @@ class Pass:
         positions: ``(B, K)`` where the tokens that are left stood at first; None before any was dropped.
         real: ``(B, K)`` bool, False for what fills up rows that have fewer; None where nothing does.
         left: what entered the layers that dropped tokens; None where it is not kept.
+        rows: ``(R,)`` of the batch that are left; None for all.
+        trail: of each layer that dropped tokens its index, what each token received and which of them stayed; None
+            where it is not kept.
     """
 
-    def __init__(self, lengths: Lengths, mask: Tensor | None, size: tuple[int, int], plain_mask: bool = False) -> None:
+    def __init__(self, lengths: Lengths, mask: Tensor | None, size: tuple[int, ...], plain_mask: bool = False) -> None:
         self.size, self.plain_mask = size, plain_mask
         tokens = np.full(size[0], size[1])
         self.real: Tensor | None = None
@@ -162,6 +182,8 @@ class Pass:
         before = np.concatenate([tokens[None], self.kept[:-1]])
         self.drops = (self.kept < before).any(axis=1).tolist()
         self.positions: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.trail: list[tuple[int, Tensor, Tensor]] | None = None
         self._bias: Tensor | None = None
         self.left: list[tuple[Tensor | None, Tensor | None, Tensor]] | None = None
 
@@ -189,6 +211,8 @@ class Pass:
     def drop(self, summed: Tensor, received: Tensor, layer: int) -> Tensor:
         """States ``(B, K', H)`` of the tokens that a layer keeps, from those of all ``(B, K, H)``."""
         index = self.rank(received, layer)
+        if self.trail is not None:
+            self.trail.append((layer, received.detach(), index))
         self.positions = index if self.positions is None else self.positions.gather(1, index)
         if self._bias is not None:
             self._bias = _both(self._bias, index)
@@ -212,6 +236,47 @@ class Pass:
             self.left.append((self.positions, self.real, hidden))
         if self._bias is None and bias is not None:
             self._bias = bias.expand(self.size[0], -1, -1, -1)
+            self._bias = self._bias if self.rows is None else self._bias[self.rows]
+
+    def leave(self, hidden: Tensor, stay: Tensor) -> Tensor:
+        """States ``(R', K', H)`` of the rows that stay, from ``(R, K, H)``, without what filled them up: one gather.
+
+        Args:
+            hidden: of the rows so far.
+            stay: indices ``(R',)`` of those that go on, one at least.
+        """
+        self.rows = stay if self.rows is None else self.rows[stay]
+        self.kept = self.kept[:, stay.cpu().numpy()]
+        if self.positions is None:  # the masks are still the encoder's own
+            self.real = None if self.real is None else self.real[stay]
+            return hidden[stay]
+        width = hidden.shape[1]
+        self.positions = self.positions[stay]
+        if self.real is not None:
+            self.real = self.real[stay]
+            counts = self.real.sum(dim=1)
+            width = int(counts.max())
+            self.real = None if int(counts.min()) == width else self.real[:, :width]
+        self.positions = self.positions[:, :width]
+        if self._bias is not None:
+            self._bias = self._bias[stay, :, :width, :width]
+        start = stay[:, None] * hidden.shape[1]
+        index = (start + torch.arange(width, device=stay.device)).flatten()
+        return hidden.flatten(0, 1).index_select(0, index).view(len(stay), width, -1)
+
+    def reader(self, pooling: str) -> Callable[..., Tensor]:
+        """Gives what exits read of hidden states ``(R, K, H)`` of the rows and tokens that are left: ``(R, H)``.
+
+        Raises:
+            ValueError: exits read the last token, which may be dropped.
+        """
+        if pooling not in ("first", "mean"):
+            raise ValueError(f"`pooling` must be first or mean where tokens are dropped, but got {pooling!r}.")
+
+        def read(hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+            return Reader(None if self.real is None else self.real.long(), pooling)(hidden)
+
+        return read if pooling == "mean" else lambda hidden, rows=None: hidden[:, 0]
 
     def put_back(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Hook of the encoder that restores the states in its output."""

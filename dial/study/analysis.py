@@ -76,6 +76,13 @@ def choose_points(
     return points
 
 
+def rule_at(rows: StageTable, score: str, thresholds: Sequence[float]) -> Threshold:
+    """What the executor runs thresholds of a score by, with the temperatures and the seed of a table."""
+    known = rows.settings.get("temperatures", {})
+    temperatures = tuple(float(known.get(name, 1.0)) for name in rows.stage_names)
+    return Threshold(score, tuple(thresholds), rows.stage_names, temperatures, int(rows.settings.get("seed") or 0))
+
+
 def choose_exits(
     rows: StageTable,
     held_out: StageTable | None,

@@ -18,10 +18,10 @@ from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
 from dial.machine import describe_machine
 from dial.stages.table import StageTable
-from dial.study.analysis import Measured, Point, Times, analyse, choose_exits, choose_points, exits_score
+from dial.study.analysis import Measured, Point, Times, analyse, choose_exits, choose_points, exits_score, rule_at
 from dial.study.rivals import check_names, rivals
 from dial.study.timing import Clocked, Contender, TableTimer, clock
-from dial.tradeoff.rules import Rule, Threshold
+from dial.tradeoff.rules import Rule
 from dial.tradeoff.taken import quality_of, super_alone
 
 SEARCHED_ROWS = 256
@@ -61,6 +61,11 @@ class StudySettings:
             raise ValueError(f"`targets` must be shares of the Super's quality in (0, 1], but got {self.targets!r}.")
 
 
+def default_score(table: StageTable) -> str:
+    """The table's first score that is not random."""
+    return next((name for name in table.scores if name != "random"), "random")
+
+
 class Study:
     """Measures, and keeps what it measured.
 
@@ -96,7 +101,7 @@ class Study:
         check_names(list(network.tiers), exits is not None, settings.compiled)
         self.rows = table.of_split(split)
         self.held_out = table.of_split("calibration") if "calibration" in table.splits else None
-        self.score = settings.score or next((name for name in table.scores if name != "random"), "random")
+        self.score = settings.score or default_score(table)
         if self.score not in table.scores:
             raise ValueError(f"`score` must be one of {', '.join(table.scores)}, but got {self.score!r}.")
         count = min(settings.rows, len(self.rows))
@@ -214,10 +219,7 @@ class Study:
 
     def rule(self, point: Point) -> Rule:
         """What the executor runs a point by."""
-        known = self.rows.settings.get("temperatures", {})
-        temperatures = tuple(float(known.get(name, 1.0)) for name in self.rows.stage_names)
-        seed = int(self.rows.settings.get("seed") or 0)
-        return Threshold(self.score, point.thresholds, self.rows.stage_names, temperatures, seed)
+        return rule_at(self.rows, self.score, point.thresholds)
 
     def _predict(self, runs: Sequence[dict[str, Any]]) -> None:
         """What the table of times says of each run, from the rows' lengths and stages alone."""

@@ -46,6 +46,22 @@ class Written(NamedTuple):
     spans: np.ndarray | None = None
     probability: np.ndarray | None = None
 
+    def take(self, rows: np.ndarray) -> Written:
+        """What it wrote for some of them.
+
+        Args:
+            rows: ``(N,)`` their places.
+        """
+        places = torch.from_numpy(rows).to(self.generated.device)
+        return Written(
+            [self.texts[i] for i in rows],
+            self.generated[places],
+            self.limited[places],
+            {name: values[places.to(values.device)] for name, values in self.scores.items()},
+            None if self.spans is None else self.spans[rows],
+            None if self.probability is None else self.probability[rows],
+        )
+
 
 class Reading(NamedTuple):
     """What a tier reads of ``B`` rows.

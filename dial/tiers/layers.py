@@ -159,6 +159,19 @@ def check_layers(tier: Tier, argument: str) -> int:
     return int(depth)
 
 
+def check_read_by_layers(view: View, argument: str) -> None:
+    """Refuse a view whose layers torch does not compute in floating point, before it is loaded.
+
+    Raises:
+        ValueError: naming ``argument``.
+    """
+    if view.backend != "torch" or view.dtype == "int8":
+        raise ValueError(
+            f"`{argument}` must be computed by torch in float32 or bfloat16 where its layers are read, but got "
+            f"backend {view.backend} and dtype {view.dtype}; leave them out."
+        )
+
+
 def uniform_map(student: int, teacher: int) -> list[int]:
     """The teacher's layer for each of the student's, evenly spaced up to the last (TinyBERT's choice).
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification, MultiExitOutput
 from dial.models.exit_proof import prove_exits
 from dial.models.exits import UnsuitableEncoderError
+from dial.models.lengths import Lengths
 from dial.models.segments import Part, segments
 from dial.stages.scores import MODEL_SCORES
 from dial.tiers.batching import Encoding
@@ -62,7 +63,7 @@ class MultiExitTier(Tier):
             hidden_states: whether to keep them.
         """
         inputs = {key: value for key, value in self.batching.arranged(encoding).items() if key in self._accepted}
-        output: MultiExitOutput = self.model(**inputs, output_hidden_states=hidden_states)
+        output: MultiExitOutput = self.model(**inputs, output_hidden_states=hidden_states, lengths=self.lengths)
         assert output.logits is not None
         return MultiExitOutput(
             logits=self._in_order(output.logits), hidden_states=output.hidden_states, certainty=output.certainty
@@ -91,7 +92,7 @@ class MultiExitTier(Tier):
                 return go_on(exit_index, rows, logits)
             return go_on(exit_index, rows, logits, {"learned": _score(certainty[0])} if certainty else {})
 
-        self.model.run(self.batching.arranged(encoding), ask, certainty=scores)
+        self.model.run(self.batching.arranged(encoding), ask, certainty=scores, lengths=self.lengths)
 
     def _in_order(self, logits: Tensor) -> Tensor:
         logits = logits.float()
@@ -99,7 +100,7 @@ class MultiExitTier(Tier):
 
     def segments(self) -> list[nn.Module]:
         """See :class:`~dial.tiers.contract.TierContract`."""
-        return segments(self.model)
+        return segments(self.model) if self.lengths is None else []
 
     def compute_with(self, parts: Sequence[Part] | None) -> None:
         """See :class:`~dial.tiers.contract.TierContract`."""
@@ -112,7 +113,25 @@ class MultiExitTier(Tier):
         """
         if exit_index not in range(len(self.exits)):
             raise ValueError(f"`exit_index` must be below {len(self.exits)}, but got {exit_index}.")
-        return LastExit(self.model.first_exits(exit_index + 1))
+        return LastExit(self.model.first_exits(exit_index + 1), self.lengths)
+
+    def probe(self, inputs: dict[str, Tensor]) -> Tensor:
+        """See :class:`Tier`."""
+        logits: Tensor = self.model(**inputs, lengths=self.lengths).logits
+        return logits
+
+    def drop_tokens(self, lengths: Lengths | None, argument: str = "path") -> None:
+        """See :class:`Tier`; exits then read the tokens that are left.
+
+        Raises:
+            ValueError: as for a tier with one exit, or exits read the last token.
+        """
+        if lengths is not None and self.model.config.pooling == "last":
+            raise ValueError(
+                f"`{argument}` must have exits that read the first token or the mean for tokens to be dropped, but "
+                f"those of {self.view.path} read the last; leave `lengths` out."
+            )
+        super().drop_tokens(lengths, argument)
 
     def describe(self) -> dict[str, Any]:
         """What a tier says of itself, and the sizes of the encoder unpruned."""
@@ -170,16 +189,23 @@ class LastExit(nn.Module):
     """A multi-exit model as a plain module from an encoding's tensors to the logits of its last exit.
 
     A model with ``certainty`` gives the last exit's beside them, so that it is counted.
+
+    Args:
+        model: up to that exit.
+        lengths: tokens that its layers keep, and maybe others behind them; None: all.
     """
 
-    def __init__(self, model: MultiExitForSequenceClassification) -> None:
+    def __init__(self, model: MultiExitForSequenceClassification, lengths: Lengths | None = None) -> None:
         super().__init__()
         self.model = model
+        self.lengths = None if lengths is None else Lengths(lengths.values[: model.exits[-1]])
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits ``(B, C)`` in the model's own order; and where there is one the certainty of all exits ``(B, E)``."""
-        output = self.model(input_ids, attention_mask, token_type_ids)
+        if self.lengths is not None:  # the rows of an example have no padding, which a trace could not see
+            attention_mask = None
+        output = self.model(input_ids, attention_mask, token_type_ids, lengths=self.lengths)
         logits: Tensor = output.logits[:, -1]
         return logits if output.certainty is None else (logits, output.certainty)

@@ -12,10 +12,12 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering
 from datamodules.labels import is_free_text
 from datamodules.windows import check_reader
 from dial.tiers.batch_proof import settle
+from dial.tiers.fronts import lengths_of
 from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
 from dial.tiers.reading import cut_layers, length_kept, read_card, read_tokenizer, read_with
 from dial.tiers.spans import SpanTier
+from dial.tiers.subnetworks import check_whole
 from dial.tiers.tier import View
 
 HEAD = "ForQuestionAnswering"
@@ -76,6 +78,7 @@ def load_span_tier(
         )
     if view.backend not in ("torch", "auto"):
         raise ValueError(f"`{argument}`: `backend` must be torch for a tier of spans, but got {view.backend!r}.")
+    check_whole(view, "a tier of spans", argument)
     if view.layers is not None:
         cut_layers(config, view.layers, argument)
     config.num_labels = 2  # a start and an end
@@ -86,6 +89,8 @@ def load_span_tier(
     tier = SpanTier(name, view, model, tokenizer, max_length, list(label_names), card=read_card(path))
     _check_room(tier, argument)
     tier.train(train)
+    if view.lengths is not None:
+        tier.drop_tokens(lengths_of(view, path, argument), argument)
     settle(tier, argument)
     if tier.batching.equal_length or tokenizer.padding_side != "right":
         raise ValueError(
@@ -115,7 +120,7 @@ def _read_model(path: str, config: Any, view: View, name: str, argument: str, tr
     if inside or (missing and not train):
         lack = (inside or missing)[0]
         raise ValueError(
-            f"`{argument}`: the weights in {path} lack {lack}; the file is damaged, or belongs to another configuration."
+            f"`{argument}`: the weights in {path} lack {lack}; the file is damaged or belongs to another configuration."
         )
     if missing:
         logger.warning("%s: %s has no trained head of spans; a new one starts untrained.", name, view.path)

@@ -1,4 +1,4 @@
-"""A tier that answers a question by a span of its context: BERT, RoBERTa, MPNet, DistilBERT, ... with a head of spans."""
+"""A tier that answers a question by a span of its context: BERT, RoBERTa, MPNet, DistilBERT, ... with such a head."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datamodules.windows import STRIDE, QuestionTokens, WindowTokeniser
-from dial.models.spans import NOWHERE, SPAN_SCORES, Candidate, Spans, find_spans, masked
+from datamodules.windows import STRIDE, WindowTokeniser
+from dial.models.spans import NOWHERE, SPAN_SCORES, Candidate, Spans, find_spans
+from dial.models.token_dropping import dropping
 from dial.stages.scores import MODEL_SCORES
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn, Reading, Written
@@ -47,7 +48,7 @@ class SpanTier(Tier):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        own = {"stride": STRIDE, "max_answer_tokens": MAX_ANSWER_TOKENS, "no_answer": False}
+        own = {"stride": min(STRIDE, self.max_length // 3), "max_answer_tokens": MAX_ANSWER_TOKENS, "no_answer": False}
         for name, default in own.items():
             given = getattr(self.view, name)
             setattr(self, name, self.card.get(name, default) if given is None else given)
@@ -109,7 +110,9 @@ class SpanTier(Tier):
     def token_logits(self, encoding: Encoding) -> Tensor:
         """Logits ``(W, T, 2)`` in float32 of where an answer starts and ends, at every token of every window."""
         inputs = {key: encoding[key] for key in CARRIED if key in encoding and key in self._accepted}
-        outputs = self._full_precision_head(self.model, self.batching.arranged(inputs))
+        inputs = self.batching.arranged(inputs)
+        with dropping(self._dropping, self.lengths, self.model, inputs, restore=True):
+            outputs = self._full_precision_head(self.model, inputs)
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1).float()
 
     def spans(self, encoding: Encoding, count: int = 2) -> Spans:
@@ -206,13 +209,18 @@ class SpanTier(Tier):
             raise ValueError(f"`exit_index` must be 0, but got {exit_index}.")
         return SpanPath(self)
 
+    def reference_path(self) -> nn.Module | None:
+        """The model with all tokens, where it drops some."""
+        return None if self.lengths is None else SpanPath(self, whole=True)
+
     def segments(self) -> list[nn.Module]:
         """None: backends compute what answers by classes or numbers."""
         return []
 
     def probe(self, inputs: dict[str, Tensor]) -> Tensor:
         """What tells whether a row depends on its batch, ``(B, 2)``: its logits, summed up over the tokens it has."""
-        outputs = self.model(**inputs)
+        with dropping(self._dropping, self.lengths, self.model, inputs, restore=True):
+            outputs = self.model(**inputs)
         both = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
         mask = inputs.get("attention_mask")
         if mask is not None:
@@ -224,21 +232,26 @@ class SpanTier(Tier):
 
 
 class SpanPath(nn.Module):
-    """The model of a tier as a plain module from a window's tensors to logits, for counting its operations."""
+    """The model of a tier as a plain module from a window's tensors to logits, for counting its operations.
 
-    def __init__(self, tier: SpanTier) -> None:
+    Args:
+        tier: whose model it is.
+        whole: drop no tokens, whatever the tier does.
+    """
+
+    def __init__(self, tier: SpanTier, whole: bool = False) -> None:
         super().__init__()
         self.model = tier.model
-        self._accepted = tier._accepted
+        self._accepted, self._dropping = tier._accepted, tier._dropping
+        self.lengths = None if whole else tier.lengths
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
         """Logits ``(B, T)`` of the starts; the head gives those of the ends with them."""
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        outputs = self.model(**{k: v for k, v in given.items() if v is not None and k in self._accepted})
-        logits: Tensor = outputs.start_logits
+        inputs = {k: v for k, v in given.items() if v is not None and k in self._accepted}
+        whole_rows = {"input_ids": input_ids}  # the rows of an example have no padding, which a trace could not see
+        with dropping(self._dropping, self.lengths, self.model, whole_rows, restore=True):
+            logits: Tensor = self.model(**inputs).start_logits
         return logits
-
-
-__all__ = ["QuestionTokens", "SpanPath", "SpanTier", "masked"]

@@ -5,10 +5,21 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from dial.models.slender.subnetworks import Subnetwork, check_subnetworks, cut_subnetwork, trained_at
+from dial.models.slender.subnetworks import FIELD, Subnetwork, check_subnetworks, cut_subnetwork, trained_at
 from dial.tiers.tier import View
 
 logger = logging.getLogger(__name__)
+
+
+def check_whole(view: View, kind: str, argument: str) -> None:
+    """Refuse width and depth for a kind of tier that has no sub-networks.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    for key in ("width", "depth"):
+        if (value := getattr(view, key)) is not None:
+            raise ValueError(f"`{argument}`: `{key}` must be left out for {kind}, but got {value}; take `layers`.")
 
 
 def cut_as_trained(model: Any, view: View, name: str, argument: str) -> None:
@@ -46,3 +57,4 @@ def cut_as_trained(model: Any, view: View, name: str, argument: str) -> None:
                 *(name, view.path, f"{key}s", ", ".join(f"{other:g}" for other in values), value),
             )
     cut_subnetwork(model, subnetwork)
+    setattr(model.config, FIELD, None)  # it has no smaller part

@@ -22,6 +22,7 @@ from dial.tiers.model_inputs import quiet
 from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder
 from dial.tiers.reading import cut_layers, length_kept, read_card, read_tokenizer, read_with
+from dial.tiers.subnetworks import check_whole
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 
@@ -62,12 +63,7 @@ def load_text_tier(
     if getattr(config, "auto_map", None):
         raise ValueError(code_refused(path, argument, f"`auto_map` in its {CONFIG}"))
     check_encoder_decoder(config, view.path, argument)
-    for key in ("width", "depth"):
-        if getattr(view, key) is not None:
-            raise ValueError(
-                f"`{argument}`: `{key}` must be left out for an encoder-decoder, but got {getattr(view, key)}; take "
-                "`layers`, which cuts both halves."
-            )
+    check_whole(view, "an encoder-decoder", argument)
     if view.lengths is not None:
         raise ValueError(
             f"`{argument}` must be an encoder for tokens to be dropped, but {view.path} writes; leave `lengths` out."

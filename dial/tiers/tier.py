@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -50,7 +51,8 @@ class View:
         max_new_tokens: pieces that an encoder-decoder writes at most; default: those that it was trained for, else 64.
         lengths: tokens that each layer of an encoder keeps, see :class:`~dial.models.lengths.Lengths`; or a share of
             the MACs of all tokens, which takes the best configuration that ``dial lengths`` found within it.
-        stride: tokens that two neighbouring windows of a context share, of a tier that answers by spans; default 128.
+        stride: tokens that two neighbouring windows of a context share, of a tier that answers by spans; default: as it
+            was trained, else 128, or a third of a window where that is less.
         max_answer_tokens: longest span that answers; default 30.
         no_answer: whether "no answer" may be one; default: whether it was trained on such questions.
 
@@ -269,6 +271,16 @@ class Tier(TierContract):
                 self._dropping = TokenDropping(self.model.base_model, argument)
             lengths.check(self._dropping.depth, self.max_length, argument)
         self.lengths = lengths
+
+    @contextmanager
+    def at_lengths(self, lengths: Lengths | None) -> Iterator[None]:
+        """Within this context each layer keeps so many tokens; see :meth:`drop_tokens`."""
+        before = self.lengths
+        self.drop_tokens(lengths)
+        try:
+            yield
+        finally:
+            self.lengths = before
 
     def run(self, encoding: Encoding, go_on: GoOn, scores: bool = False) -> Any:
         """See :class:`TierContract`."""

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from datamodules.row_tokens import RowTokeniser, Unit, UnreadableRow, has_plain_backend
+from datamodules.row_tokens import RowTokeniser, Unit, UnreadableRowError, has_plain_backend
 from datamodules.row_tokens import RowTokens as Tokens
 
-__all__ = ["ReadsText", "Tokeniser", "Tokens", "Unit", "UnreadableRow", "check_unit", "encoding_key"]
+__all__ = ["ReadsText", "Tokeniser", "Tokens", "Unit", "UnreadableRowError", "check_unit", "encoding_key"]
 
 # Settings of a saved tokenizer that say where it came from, or that are part of the key in another place.
 NO_MATTER = (

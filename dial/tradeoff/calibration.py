@@ -14,12 +14,15 @@ from dial.stages.table import StageTable
 from dial.tradeoff.bounds import Margins, lower_bound, rows_needed
 from dial.tradeoff.curve import Curve
 from dial.tradeoff.density import Densities, densities
+from dial.tradeoff.levels import Levels
 from dial.tradeoff.point import OperatingPoint, Promise
 from dial.tradeoff.rule import Rule
 from dial.tradeoff.taken import Taken, additive, metric_of, right_rows, row_statistics, super_alone
 
 Key = TypeVar("Key", bound=Hashable)
 NOTHING_TO_KEEP = "only the Super qualifies; its quality is not above zero, so there is nothing to keep"
+SEARCHED = 4096
+"""Rows that a search for one threshold per stage looks at, where there are more."""
 FIRST_TESTED = 0.05
 """Share of rows that stop early at the first point that ``confident`` tests: below, nothing worth while is saved."""
 FIRST_TESTED_WITHOUT_SLACK = 0.25
@@ -53,6 +56,11 @@ class Chooser:
     def statistics(self) -> np.ndarray:
         """``(N, S, K)``."""
         return row_statistics(self.table, self.measured)
+
+    @cached_property
+    def levels(self) -> Levels:
+        """Thresholds that a search for one threshold per stage tries."""
+        return Levels.of(self.rule.values(self.table), self.table.sample_id, SEARCHED)
 
     @property
     def quality(self) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import gaussian_kde
 
 GRID = 1024
-BINS = 2048
+BINS = 1024
 """In which more rows than four times as many are counted, each bin far narrower than their bandwidth."""
 TAIL = 3.0  # bandwidths beyond the extreme scores
 
@@ -68,7 +68,8 @@ def _kernel(score: np.ndarray) -> gaussian_kde:
     if len(score) <= 4 * BINS:
         return gaussian_kde(score)
     counts, edges = np.histogram(score, BINS)
-    middles, weights = (edges[:-1] + edges[1:]) / 2, counts / len(score)
+    filled = counts > 0
+    middles, weights = ((edges[:-1] + edges[1:]) / 2)[filled], counts[filled] / len(score)
     # Scott's rule for the rows: SciPy's variance of weighted points is larger, the fewer bins hold most of the rows.
     width = len(score) ** -0.2 * np.sqrt(score.var(ddof=1) / np.cov(middles, aweights=weights))
     return gaussian_kde(middles, bw_method=float(width), weights=weights)

@@ -62,10 +62,15 @@ TASK = task_of(["no", "yes"])
 class Toy(LightningModule):
     """Joint training of all exits; the validation quality is a list that the test gives."""
 
-    def __init__(self, quality: list[float] | None = None, dropout: float = 0.1) -> None:
+    def __init__(self, quality: list[float] | None = None, dropout: float = 0.1, family: str = "bert") -> None:
         super().__init__()
         torch.manual_seed(0)
-        encoder = {**ENCODER, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        encoder = {
+            **ENCODER,
+            "model_type": family,
+            "hidden_dropout_prob": dropout,
+            "attention_probs_dropout_prob": dropout,
+        }
         model = MultiExitForSequenceClassification(MultiExitConfig(encoder=encoder, dropout=dropout))
         self.tier = nn.Module()
         self.tier.model = model
@@ -115,8 +120,9 @@ def fit(
     return trainer
 
 
-def test_widths_follow_the_schedule_and_the_export_is_cut(tmp_path) -> None:
-    module, widths = Toy(), Widths()
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_widths_follow_the_schedule_and_the_export_is_cut(tmp_path, family: str) -> None:
+    module, widths = Toy(family=family), Widths()
     slender = Slenderise(**SIZES, start=2, stop=12, prunings=5, window=2)
     fit(tmp_path, slender, module, extra=[widths])
     heads = [4] * 4 + [4] * 2 + [3] * 2 + [3] * 2 + [2] * 10

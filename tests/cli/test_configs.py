@@ -13,13 +13,16 @@ from datamodules.glue import TASKS as GLUE
 from datamodules.superglue import TASKS as SUPERGLUE
 from tests.cli.conftest import ROOT
 from tests.cli.glue_files import sentences, write_task
+from tests.squad_files import write as write_questions
 from tests.superglue_files import write_hub
+from tests.tiers.readers import STRIDE, WINDOW, save_reader
 
 MODELS, DATA, TRAINERS = (sorted((ROOT / "configs" / kind).glob("*.yaml")) for kind in ("model", "data", "trainer"))
 TRIAL = ("--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--sweep.bootstrap=100")
 NUMBERS = ("--data.train_rows=200", "--data.calibration_rows=60", "--data.test_rows=60")  # of built-in data
 TAUGHT = ("distil", "teaching_assistant", "recover", "tinybert", "tinybert_prediction")
 WRITERS = ("demo_text_head", "demo_text_super", "demo_text_swift")
+WINDOWS = (f"--model.max_length={WINDOW}", f"--model.stride={STRIDE}")
 LABELS = {
     "mnli": ("entailment", "neutral", "contradiction"),
     "cb": ("entailment", "contradiction", "neutral"),
@@ -33,6 +36,8 @@ PAIRS = {
     "multi30k_en_de": ("en", "de"),
 }
 """Configurations of pairs of columns."""
+QUESTIONS = ("squad", "squad_v2", "questions")
+SPANS = ("span", "span_distil")
 ALIKE = {
     *(f"text_{task}" for task in ("cola", "sst2", "mrpc", "qqp", "qnli", "mnli", "wnli", "boolq", "cb", "copa", "wic")),
     *("text_superglue_rte", "superglue_rte", "cb", "boolq", "wic", "wsc", "multi30k_en_de", "text_to_text"),
@@ -45,7 +50,12 @@ def stem(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def overrides(make_tiny_bert, make_tiny_t5):
+def reader(tmp_path_factory) -> Path:
+    return save_reader(tmp_path_factory.mktemp("reader"))
+
+
+@pytest.fixture(scope="module")
+def overrides(make_tiny_bert, make_tiny_t5, reader):
     """Function: what a model configuration leaves to the user, and tiny local stand-ins for what it names."""
 
     def of(name: str) -> list[str]:
@@ -66,8 +76,19 @@ def overrides(make_tiny_bert, make_tiny_t5):
             ],
             "energy_head": [f"--model.path={make_tiny_t5()}", "--model.max_length=32"],
             "demo_swift": [f"--model.teacher={tier}"],
+            "span": [f"--model.path={reader}", *WINDOWS],
+            "span_distil": [f"--model.path={reader}", f"--model.teacher={reader}", *WINDOWS],
             "slenderise": [f"--model.path={tier}", f"--model.teacher={tier}", "--slenderise.compression=1.3"],
             **{key: [f"--model.path={tier}", f"--model.teacher={tier}"] for key in TAUGHT},
+            **{
+                key: [
+                    f"--model.path={tier}",
+                    f"--model.teacher={tier}",
+                    "--model.widths=[0.5, 1.0]",
+                    f"--model.depths={depths}",
+                ]
+                for key, depths in {"dynabert": "[0.5, 1.0]", "dynabert_width": "[1.0]"}.items()
+            },
             "distilbert": [f"--model.path={tier}", f"--model.teacher={tier}", "--model.layers=1"],
             "general_distillation": [
                 f"--model.teacher={make_tiny_bert(num_attention_heads=4)}",
@@ -83,6 +104,8 @@ def overrides(make_tiny_bert, make_tiny_t5):
 @pytest.mark.parametrize("config", MODELS, ids=stem)
 def test_model(dial, overrides, data_arguments, tmp_path, config) -> None:
     data = ["--data=configs/data/demo_text.yaml", *NUMBERS] if config.stem in WRITERS else data_arguments
+    if config.stem in SPANS:
+        data = ["--data=configs/data/squad.yaml", *options_of("squad", "squad", tmp_path)]
     common = (f"--config={config}", *data, *overrides(config.stem), *TRIAL, f"--run={tmp_path}/run")
     if config.stem == "cascade":
         assert "not trained" in dial("fit", *common).error
@@ -109,6 +132,14 @@ def options_of(name: str, task: str, folder: Path) -> list[str]:
         sentences(40, 1).to_csv(folder / "test.csv", index=False)
         options = [f"--data.{role}_file={folder}/{role}.csv" for role in ("train", "test")]
         return [*options, "--data.text_column=sentence", "--data.label_names=[negative, positive]"]
+    if name in QUESTIONS:
+        write_questions(folder, "2.0" if name == "squad_v2" else "parquet")
+        if name != "questions":
+            return [f"--data.source={folder}"]
+        files = [
+            f"--data.{role}_file={folder}/{name}.parquet" for role, name in (("train", "train"), ("test", "validation"))
+        ]
+        return [*files, "--data.answer_column=answers"]
     if name == "unlabelled":
         for role, count in (("train", 120), ("test", 40)):
             (folder / f"{role}.txt").write_text("\n".join(sentences(count, 0)["sentence"]) + "\n")
@@ -121,10 +152,12 @@ def options_of(name: str, task: str, folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def model_for(make_tiny_bert, make_tiny_t5):
+def model_for(make_tiny_bert, make_tiny_t5, reader):
     """Function: a tier that data of this configuration can train, and the options to train it."""
 
     def of(name: str) -> tuple[Path, list[str]]:
+        if name in QUESTIONS:
+            return reader, ["--config=configs/model/span.yaml", f"--model.path={reader}", *WINDOWS]
         if name in (*PAIRS, "demo_text") or name.startswith("text_"):
             words = [*map(" ".join, LABELS.values()), "True False choice1 choice2 0 1 2 3 4 5 6 7 8 9 ."]
             tier, short = make_tiny_t5(texts=words), ["--model.max_length=32", "--model.max_new_tokens=4"]
@@ -204,7 +237,7 @@ def test_one_configuration_of_each_kind(dial, tiny_bert, glue_folder, tmp_path) 
 def test_the_folders_hold_configurations() -> None:
     assert {path.stem for path in MODELS} >= {"bilstm", "cascade", "demo_super", "demo_swift", "distil", "finetune"}
     glue, superglue = {*GLUE}, {*SUPERGLUE}
-    texts = {*(f"text_{task}" for task in glue | superglue), "text_superglue_rte", *PAIRS, "demo_text"}
+    texts = {*QUESTIONS, *(f"text_{task}" for task in glue | superglue), "text_superglue_rte", *PAIRS, "demo_text"}
     assert {path.stem for path in DATA} == {
         *glue,
         *superglue - {"copa"},

@@ -260,7 +260,7 @@ def test_bad_arguments(recipe, capfd, arguments, message) -> None:
             "must have {data}, several arguments, as a word of its own, not --x={data}",
         ),
         ('arguments: {data: []}\nsteps: [{name: a, result: "{data}", command: dial}]', "but has {data}"),
-        ("arguments: {run: 1}\nsteps: [{name: a, result: b, command: dial x}]", "run, list, help are taken"),
+        ("arguments: {run: 1}\nsteps: [{name: a, result: b, command: dial x}]", "run, row, list, help are taken"),
     ],
 )
 def test_bad_files(tmp_path, monkeypatch, capsys, text, message) -> None:

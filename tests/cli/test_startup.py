@@ -57,6 +57,6 @@ def test_sweep_and_compare_import_no_lightning(tmp_path) -> None:
 def test_an_unknown_command_names_the_known_ones() -> None:
     code, text, _ = modules_after("tset")
     assert code == 2 and re.search(
-        r"fit, validate, test, predict, calibrate, sweep, compare, recipe, but got 'tset'", text
+        r"fit, validate, test, predict, calibrate, lengths, augment, sweep, compare, recipe, but got 'tset'", text
     )
     assert len(text.strip().splitlines()) == 1

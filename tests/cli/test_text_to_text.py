@@ -53,6 +53,7 @@ def run(request, dial, files, tmp_path_factory) -> tuple[Path, list[str]]:
     dial("fit", *head, *data, *QUIET, f"--run={folder}/head").ok()
     tiers = f"--model.tiers=[{folder}/head/tier, {folder}/super/tier]"
     arguments = ("--config=configs/model/cascade.yaml", *data, *QUIET, tiers, "--sweep.bootstrap=100")
+    arguments += ("--sweep.scores=[energy, answer_log_probability]", "--study.rows=12", "--study.repeats=1")
     dial("test", *arguments, f"--run={folder}/cascade").ok()
     return folder / "cascade", data
 
@@ -71,6 +72,34 @@ def test_a_stage_table_is_left_and_swept_again(dial, run, tmp_path) -> None:
         json.loads((place / "summary.json").read_text()) for place in (folder / "sweep", tmp_path / "again")
     )
     assert first["splits"]["test"]["points"] == second["splits"]["test"]["points"]
+
+
+def test_a_study_times_the_points_and_answers_as_the_table_says(run) -> None:
+    results = json.loads((run[0] / "study/study.json").read_text())
+    assert results["rows"] == 12 and {arm["otherwise"] for arm in results["arms"]} == {0}
+    assert [arm["swift_ratio"] for arm in results["arms"] if arm["target"] is None] == [1, 0, 1, 0]
+    assert "E-LANG, Table 1" in (run[0] / "study/study.md").read_text()
+
+
+def test_predictions_by_finished_answers_are_those_of_the_table(dial, run, files, tmp_path) -> None:
+    from dial.stages.parquet import load_table
+    from dial.tradeoff.rules import Threshold
+
+    table = load_table(run[0] / "sweep/stages.parquet").of_split("test")
+    scores = np.sort(table.scores["answer_log_probability"][:, 0])
+    threshold = float(scores[30] + scores[31]) / 2  # midway between two rows
+    taken = Threshold("answer_log_probability").at([threshold]).taken(table)
+    order = np.argsort(table.sample_id)
+    for size in ("1", "7", "64"):
+        out = tmp_path / f"{size}.jsonl"
+        rule = (f"--threshold={threshold}", "--score", "answer_log_probability", "--batch-size", size)
+        dial("predict", str(run[0]), str(files / "test.csv"), "--columns", "source", *rule, "--out", str(out)).ok()
+        records = [json.loads(line) for line in out.read_text().splitlines()]
+        assert {record["stage"] for record in records} == {"swift", "super"}
+        for record, row in zip(records, order, strict=True):
+            stage = int(taken.stages[row])
+            assert record["stage"] == table.stage_names[stage] and record["text"] == table.texts[row, stage]
+            assert record["macs"] == taken.macs[row]
 
 
 def test_predictions_are_those_of_the_table(dial, run, files, tmp_path) -> None:

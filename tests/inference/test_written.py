@@ -11,6 +11,7 @@ import torch
 
 from dial.costs.counting import RowCosts, network_costs
 from dial.costs.functions import ModelCosts
+from dial.inference.epsilon import measure_epsilon
 from dial.inference.executor import Executor
 from dial.inference.rows_table import rows_table
 from dial.inference.staged import StagedModel
@@ -55,7 +56,9 @@ def counted(kind: str) -> ModelCosts:
     return network_costs(network.tiers, {tier.name: np.arange(1, 33) for tier in network.tiers})
 
 
-def table_of(kind: str, network: StagedModel, units: list[str], seed: int = 0) -> StageTable:
+def table_of(
+    kind: str, network: StagedModel, units: list[str], seed: int = 0, late: tuple[str, ...] = ()
+) -> StageTable:
     """The stage table, each row alone."""
     answered, lengths = [], {tier.name: [] for tier in network.tiers}
     for unit in units:
@@ -66,7 +69,7 @@ def table_of(kind: str, network: StagedModel, units: list[str], seed: int = 0) -
             lengths[tier.name].append(len(tokens[0].ids))
             encodings[tier.encoding_key] = tokeniser.collate(tokens)
         with torch.no_grad():
-            answered.append(network.answered(encodings))
+            answered.append(network.answered(encodings, late))
     written = {
         name: np.concatenate([each.generated[name].numpy() for each in answered]) for name in answered[0].generated
     }
@@ -81,12 +84,16 @@ def table_of(kind: str, network: StagedModel, units: list[str], seed: int = 0) -
         predictions=network.task.read(texts),
         texts=texts,
         references=[("a film",)] * len(units) if network.task.written else None,
-        scores={name: torch.cat([each.scores[name] for each in answered]).numpy() for name in network.routing_scores}
+        scores={
+            name: torch.cat([each.scores[name] for each in answered]).numpy()
+            for name in (*network.routing_scores, *late)
+        }
         | {"random": np.stack([random_score(np.arange(len(units)), s, seed) for s in range(len(network.stages))], 1)},
         lengths=known,
         written=written,
         metrics=network.task.metrics,
         label_names=tuple(network.task.label_names),
+        settings={"late": list(late)},
         **costs,
     )
 
@@ -128,6 +135,39 @@ def test_answers_and_costs_equal_the_replay_at_any_batch_size(kind: str) -> None
                 assert answer.generated == (table.written[tier][row] if tier in table.written else 0)
                 if answer.stage == len(network.stages) - 1:
                     assert answer.reference == table.macs_reference[row]
+
+
+@pytest.mark.parametrize("kind", ["free text", "label words", "three"])
+def test_finished_answers_decide_as_in_the_replay_and_every_row_is_charged_for_them(kind: str) -> None:
+    names = ("answer_log_probability", "decoder_entropy_low", "decoder_softmax")
+    network, units = networks(kind), small.texts(ROWS)
+    table = table_of(kind, network, units, late=names)
+    pieces = {name: float(values.mean()) for name, values in table.written.items()}
+    costs = RowCosts(list(network.tiers), counted(kind), pieces=pieces)
+    for name, sizes in zip(names, ((1, 7, 64), (7,), (7,)), strict=True):
+        rule = rule_of(table, name)
+        taken = rule.taken(table)
+        near = (np.abs(table.scores[name][:, :-1] - rule.thresholds) < CLOSE).any(axis=1)
+        assert len(np.unique(taken.stages[~near])) > 1
+        complete = Threshold(name, rule.thresholds, tuple(stage.name for stage in network.stages))
+        for size in sizes:
+            answers = list(Executor(network, complete, size, costs=costs).run(units))
+            for row in np.flatnonzero(~near):
+                answer, stage = answers[row], int(taken.stages[row])
+                assert (answer.stage, answer.text) == (stage, table.texts[row, stage])
+                assert answer.macs == taken.macs[row]
+                own = table.macs[row, stage] - table.decide_macs[row, stage]  # of writing at this stage alone
+                assert stage == 0 or answer.macs > table.decide_macs[row, stage] + own
+                if stage < len(network.stages) - 1:  # the last one decides nothing
+                    assert answer.score == pytest.approx(table.scores[name][row, stage], abs=CLOSE, rel=CLOSE)
+        spread = measure_epsilon(network, complete, units)
+        assert spread.value < CLOSE and spread.moved <= near.mean()
+    kept = rows_table(
+        network, units, None if not network.task.written else [("x",)] * ROWS, network.task.label_names,
+        network.task.metrics, {"late": list(names)}, {tier.name: 8 for tier in network.tiers}, counted(kind),
+    )  # fmt: skip
+    for name in names:
+        np.testing.assert_allclose(kept.scores[name], table.scores[name], rtol=CLOSE, atol=CLOSE)
 
 
 def test_the_decoder_runs_for_the_rows_that_stay_and_the_encoder_for_all() -> None:

@@ -250,7 +250,16 @@ def test_bad_input(network, teacher, tiny_bert, make_tiny_bert, tmp_path) -> Non
     assert "`hidden_weight` must lie between 0 and inf" in refused(**common, hidden_weight=-1.0)
     assert "`teacher` must name a trained tier" in refused(path=str(network))
     assert "`teacher` must have the student's 4 layers" in refused(path=str(network), teacher=str(tiny_bert))
+    message = refused(path=str(network), teacher={"path": str(teacher), "dtype": "int8"})
+    assert "`teacher` must be computed by torch in float32 or bfloat16" in message
     from transformers import AutoModel, AutoTokenizer
+
+    from dial.models import MultiExitForSequenceClassification
+
+    MultiExitForSequenceClassification.from_encoder(str(network)).save_pretrained(tmp_path / "exits")
+    AutoTokenizer.from_pretrained(network).save_pretrained(tmp_path / "exits")
+    message = refused(path=str(tmp_path / "exits"), teacher=str(teacher))
+    assert "`path` must be a classifier without exits" in message and "has 4; take the model" in message
 
     AutoModel.from_pretrained(network).save_pretrained(tmp_path / "bare")
     AutoTokenizer.from_pretrained(network).save_pretrained(tmp_path / "bare")

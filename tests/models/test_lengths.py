@@ -65,5 +65,5 @@ def test_a_share_of_the_macs() -> None:
     for good in (0.5, 1, None, [0.5, 0.5]):
         check_asked(good)
     for bad in (0, 1.5, True, "half"):
-        with pytest.raises(ValueError, match="^`lengths` must be"):
+        with pytest.raises(ValueError, match=r"^`lengths` must be"):
             check_asked(bad)

@@ -164,3 +164,67 @@ def test_values_lie_in_their_range(name: str) -> None:
         values = METRICS[name].value(METRICS[name].statistics(references, texts))
         assert (values >= low).all() and (values <= high).all()
     assert evaluate(name, references, np.array([row[0] for row in references], dtype=object)) <= high
+
+
+# Cases by hand, with several answers, articles, punctuation, letters of other alphabets, and no answer.
+ANSWERED = [
+    ("The Denver Broncos!", ("Denver Broncos", "the Broncos"), 1, 1),
+    ("in Café-Überall", ("Café Überall",), 0, 0),
+    ("a U.S. team", ("us TEAM",), 1, 1),
+    ("Zürich", ("Zurich",), 0, 0),
+    ("\u201cZürich\u201d", ("Zürich",), 0, 0),  # only ASCII punctuation goes, as in the official script
+    ("1066, in England", ("in 1066", "1066"), 0, 0.8),
+    ("the", ("an",), 1, 1),
+    ("", ("",), 1, 1),
+    ("something", ("",), 0, 0),
+    ("", ("something",), 0, 0),
+    ("東京", ("東京",), 1, 1),
+    ("theatre", ("atre",), 0, 0),
+]
+
+
+@pytest.mark.parametrize(("text", "references", "exact", "f1"), ANSWERED)
+def test_squad_by_hand(text: str, references: tuple[str, ...], exact: float, f1: float) -> None:
+    texts = np.array([text], dtype=object)
+    assert evaluate("squad_em", [references], texts) == exact
+    assert evaluate("token_f1", [references], texts) == pytest.approx(f1)
+
+
+def of_torchmetrics(texts: list[str], references: list[tuple[str, ...]]) -> dict[str, float]:
+    from torchmetrics.text import SQuAD
+
+    answers = [{"prediction_text": text, "id": str(row)} for row, text in enumerate(texts)]
+    known = [{"text": list(some), "answer_start": [0] * len(some)} for some in references]
+    found = SQuAD()(answers, [{"answers": some, "id": str(row)} for row, some in enumerate(known)])
+    return {name: float(value) / 100 for name, value in found.items()}
+
+
+def test_squad_is_that_of_torchmetrics() -> None:
+    texts, references = [case[0] for case in ANSWERED], [case[1] for case in ANSWERED]
+    found, answers = of_torchmetrics(texts, references), np.array(texts, dtype=object)
+    assert evaluate("squad_em", references, answers) == pytest.approx(found["exact_match"])
+    assert evaluate("token_f1", references, answers) == pytest.approx(found["f1"])
+
+
+def test_squad_on_its_development_set(data_folder) -> None:
+    """Parts of contexts, answers, and answers with words around them or changed, to all 10,570 questions."""
+    import pandas as pd
+
+    rows, random = pd.read_parquet(data_folder / "squad/plain_text/validation.parquet"), np.random.default_rng(0)
+    references, texts = [], []
+    for context, answers in zip(rows["context"], rows["answers"], strict=True):
+        references.append(tuple(answers["text"]))
+        start, kind = int(answers["answer_start"][-1]), random.integers(4)
+        shift, more = random.integers(-8, 9, size=2).tolist()
+        end = start + len(answers["text"][-1])
+        texts.append(
+            {
+                0: context[start:end],
+                1: context[max(0, start + shift) : end + more],
+                2: f"The {context[start:end]}.",
+            }.get(int(kind), context[: random.integers(60)])
+        )
+    found, answers = of_torchmetrics(texts, references), np.array(texts, dtype=object)
+    assert evaluate("squad_em", references, answers) == pytest.approx(found["exact_match"], abs=1e-7)
+    assert evaluate("token_f1", references, answers) == pytest.approx(found["f1"], abs=1e-5)  # it sums in float32
+    assert len(texts) == 10_570 and 0.3 < found["exact_match"] < 0.8

@@ -26,6 +26,7 @@ def test_every_field_can_be_written() -> None:
         "head": "runs/head/tier",
         "beams": 4,
         "max_new_tokens": 32,
+        "lengths": [0.9, 0.5],
     }
     assert dataclasses.asdict(View.parse(written)) == written
 

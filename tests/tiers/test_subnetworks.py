@@ -15,6 +15,7 @@ from dial.models.slender.structures import attach_masks, masks, structures
 from dial.models.slender.subnetworks import FIELD
 from dial.tiers.backends.names import missing_package
 from dial.tiers.loading import load_tier
+from dial.tiers.subnetworks import check_whole
 from dial.tiers.tier import View
 from dial.tiers.tokens import Tokeniser
 from dial.tradeoff.rules import rule_named
@@ -98,6 +99,16 @@ def test_costs_are_those_of_the_smaller_matrices(bert, width: float, depth: floa
     assert tier.describe()["parameters"] == sum(p.numel() for p in tier.model.parameters())
 
 
+def test_a_part_may_drop_tokens_too(bert) -> None:
+    view = {"width": 0.5, "depth": 0.5}
+    plain, all_kept = part(bert, **view), part(bert, **view, lengths=[1.0, 1.0])
+    np.testing.assert_allclose(outputs(all_kept, UNITS), outputs(plain, UNITS), atol=1e-5)
+    fewer = part(bert, **view, lengths=[0.75, 0.5])
+    macs = [check_countable(tier, "model", 24) for tier in (fewer, plain, part(bert))]
+    assert macs == sorted(set(macs))
+    assert np.abs(outputs(fewer, UNITS) - outputs(plain, UNITS)).max() > 1e-3
+
+
 def test_one_folder_is_swift_and_super(bert) -> None:
     """The executor's answers are those of the two models run apart."""
     views = ({"width": 0.25, "depth": 0.5}, {})
@@ -156,4 +167,6 @@ def test_bad_specs(bert, tiny_bert, tiny_t5) -> None:
     assert "`depth` must drop a layer" in refused(bert, depth=0.9)
     assert "`width` must be a number, or left out, but got 'half'" in refused(bert, width="half")
     assert "`depth` must be left out beside `layers`" in refused(bert, depth=0.5, layers=2)
-    assert "`width` must be left out for an encoder-decoder" in refused(tiny_t5, width=0.5)
+    assert "`width` must be left out for an encoder-decoder, but got 0.5; take `layers`" in refused(tiny_t5, width=0.5)
+    with pytest.raises(ValueError, match=r"`depth` must be left out for a tier of spans, but got 0\.5"):
+        check_whole(View(path="x", depth=0.5), "a tier of spans", "tiers[0]")

@@ -136,6 +136,14 @@ def cut_subnetwork(model: Any, subnetwork: Subnetwork) -> None:
     Args:
         model: of transformers, whose heads and neurons are in order.
         subnetwork: that :func:`check_subnetworks` allows.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> sizes = {"hidden_size": 8, "num_attention_heads": 4, "intermediate_size": 12, "vocab_size": 9}
+        >>> model = BertModel(BertConfig(**sizes, num_hidden_layers=4))
+        >>> cut_subnetwork(model, Subnetwork(width=0.25, depth=0.5))
+        >>> len(model.encoder.layer), model.encoder.layer[0].attention.self.query.weight.shape
+        (2, torch.Size([2, 8]))
     """
     for axis in structures(model):
         kept = kept_structures(axis, subnetwork.width)

@@ -1,0 +1,146 @@
+"""Questions answered by spans, through the command line: trained, distilled, swept, calibrated, predicted, kept."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from tests.cli.conftest import QUIET, ROOT
+from tests.squad_files import TEST, write
+from tests.tiers.readers import STRIDE, WINDOW, save_reader
+
+SHORT = (f"--model.max_length={WINDOW}", f"--model.stride={STRIDE}", "--trainer.max_epochs=2")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> list[str]:
+    folder = write(tmp_path_factory.mktemp("squad"), "parquet")
+    return ["--data=configs/data/squad.yaml", f"--data.source={folder}", "--data.calibration_fraction=0.4"]
+
+
+@pytest.fixture(scope="module")
+def run(dial, data, tmp_path_factory) -> Path:
+    """Run folder of a cascade of a distilled Swift and the Super that taught it."""
+    folder = tmp_path_factory.mktemp("spans")
+    start = [f"--model.path={save_reader(folder / f'layers{n}', seed=n, layers=n)}" for n in (1, 2)]
+    rate = "--model.optimizer.init_args.lr=1e-2"
+    dial("fit", "--config=configs/model/span.yaml", *data, *QUIET, *SHORT, rate, start[1], f"--run={folder}/super").ok()
+    taught = ("--config=configs/model/span_distil.yaml", f"--model.teacher={folder}/super/tier", start[0])
+    dial("fit", *taught, *data, *QUIET, *SHORT, rate, f"--run={folder}/swift").ok()
+    tiers = f"--model.tiers=[{folder}/swift/tier, {folder}/super/tier]"
+    cascade = ("--config=configs/model/cascade.yaml", *data, *QUIET, tiers, "--sweep.bootstrap=100")
+    text = dial("test", *cascade, f"--run={folder}/cascade").ok()
+    assert "quality is token_f1 in %" in text and "Operating points of `softmax`" in text
+    return folder / "cascade"
+
+
+def test_a_fit_keeps_how_it_reads(run: Path) -> None:
+    card = json.loads((run.parent / "swift/tier/card.json").read_text())
+    assert (card["stride"], card["max_answer_tokens"], card["no_answer"]) == (STRIDE, 30, False)
+    assert card["metrics"] == ["token_f1", "squad_em"]
+
+
+def test_the_table_holds_statistics_scores_and_groups_and_no_logits(run: Path) -> None:
+    table = pd.read_parquet(run / "sweep/stages.parquet")
+    test = table[table["split"] == "test"]
+    for stage in ("swift", "super"):
+        for name in ("token_f1", "squad_em"):
+            assert test[f"stat_{name}_{stage}"].between(0, 1).all()
+        for score in ("softmax", "margin", "energy", "no_answer_gap"):
+            assert np.isfinite(test[f"{score}_{stage}"]).all()
+    assert len(test) == 60 and test["group"].nunique() == 20
+    assert not any(name.startswith(("output_", "written_")) for name in table)
+    costs = json.loads((run / "sweep/costs.json").read_text())["answer"]["swift"]["0"]
+    assert costs["window"] == WINDOW
+    summary = json.loads((run / "sweep/summary.json").read_text())
+    assert summary["metrics"] == ["token_f1", "squad_em"] and summary["settings"]["scores"][0] == "softmax"
+
+
+def test_a_table_without_texts_gives_the_same_points(dial, run: Path, tmp_path: Path, monkeypatch) -> None:
+    from scripts import store_results
+
+    monkeypatch.setattr(store_results, "check", lambda table, run: None)  # of temporary folders
+    place = tmp_path / "squad/seed0/cascade-swift"
+    shutil.copytree(run, place)
+    store_results.main([str(place), "--out", str(tmp_path / "results")])
+    path = tmp_path / "results/squad/seed0-cascade-swift.parquet"
+    names, content = pq.read_schema(path).names, path.read_bytes()
+    assert "references" not in names and not any(name.startswith("text_") for name in names)
+    assert not any(row["context"].encode() in content or row["question"].encode() in content for row in TEST)
+    dial("sweep", path, "--out", tmp_path / "again", "--bootstrap", "100").ok()
+    first, again = (json.loads((p / "summary.json").read_text()) for p in (run / "sweep", tmp_path / "again"))
+    for one, other in zip(first["splits"]["test"]["points"], again["splits"]["test"]["points"], strict=True):
+        for name in ("score", "kind", "target", "quality", "macs", "shares"):
+            assert one[name] == other[name]
+
+
+def test_a_file_of_questions_is_answered_as_in_the_table(dial, run: Path, tmp_path: Path) -> None:
+    rows = pd.DataFrame(TEST)[["question", "context"]]
+    rows.to_csv(tmp_path / "questions.csv", index=False)
+    table = pd.read_parquet(run / "sweep/stages.parquet")
+    table = table[table["split"] == "test"].sort_values("sample_id").reset_index()
+    scores = np.sort(table["softmax_swift"].unique())
+    threshold = scores[len(scores) // 2 - 1 : len(scores) // 2 + 1].mean()
+    stays = table["softmax_swift"] >= threshold
+    point = ("--threshold", repr(float(threshold)), "--score", "softmax")
+    text = dial("predict", run, tmp_path / "questions.csv", "--out", tmp_path / "out.jsonl", *point).ok()
+    assert "60 predictions" in text
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert 0 < stays.sum() < 60
+    for row, answer in enumerate(found):
+        stage = "swift" if stays[row] else "super"
+        assert (answer["stage"], answer["text"]) == (stage, table[f"text_{stage}"][row])
+        assert answer["macs"] == table[f"macs_{stage}"][row]
+        assert rows["context"][row][slice(*answer["span"])] == answer["text"]
+        assert answer["probability"] == pytest.approx(table[f"softmax_{stage}"][row], rel=1e-4)
+    dial("predict", run, tmp_path / "questions.csv", "--out", tmp_path / "parts", *point).ok()
+    parts = pd.read_parquet(tmp_path / "parts/part-00000.parquet")
+    assert [list(span) for span in parts["span"]] == [answer["span"] for answer in found]
+
+
+def test_rows_that_cannot_be_read_are_told_and_those_before_are_kept(dial, run: Path, tmp_path: Path) -> None:
+    point = ("--threshold", "0.2", "--score", "softmax")
+    for broken, message in (
+        ({"question": "who " * 30, "context": "the king"}, "row 2 has a question of 30 tokens"),
+        ({"question": "who", "context": " "}, "row 2 has an empty context"),
+    ):
+        some = pd.DataFrame([*TEST[:2], broken, *TEST[2:]])[["question", "context"]]
+        out = tmp_path / f"{len(broken['question'])}.jsonl"
+        some.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+        error = dial("predict", run, tmp_path / "rows.jsonl", "--out", out, *point).error
+        assert message in error and len(out.read_text().splitlines()) == 2
+    (tmp_path / "texts.txt").write_text("who won\n")
+    error = dial("predict", run, tmp_path / "texts.txt", "--out", tmp_path / "x.jsonl", *point).error
+    assert "row 0 is a single text, but spans are read from a question and its context" in error
+
+
+def test_points_are_chosen_on_questions_of_one_s_own(dial, run: Path, tmp_path: Path) -> None:
+    rows = pd.DataFrame(TEST)
+    rows["label"] = [answers["text"][0] for answers in rows["answers"]]
+    rows[["question", "context", "label"]].to_csv(tmp_path / "own.csv", index=False)
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    text = dial("calibrate", copy, tmp_path / "own.csv", "--columns", "question", "context").ok()
+    assert "calibrated on 60 rows" in text
+
+
+def test_what_does_not_fit_is_refused(dial, run: Path, data, tiny_bert, tmp_path: Path) -> None:
+    cascade = ("test", "--config=configs/model/cascade.yaml", *data, *QUIET, f"--run={tmp_path}/x")
+    swift = run.parent / "swift/tier"
+    error = dial(*cascade, f"--model.tiers=[{swift}, {tiny_bert}]").error
+    assert "`tiers[1]`" in error
+    model = ("fit", "--config=configs/model/span.yaml", f"--model.path={swift}", *QUIET, f"--run={tmp_path}/y")
+    glue = ("--data=configs/data/demo.yaml",)
+    assert "`data` must hold questions with contexts" in dial(*model, *glue).error
+    error = dial(*model, *data, f"--model.max_length={WINDOW}", "--model.stride=30").error
+    assert "`path`: `stride` must leave room" in error
+
+
+def test_the_shipped_configurations_are_complete() -> None:
+    for name in ("squad", "squad_v2", "questions"):
+        assert (ROOT / f"configs/data/{name}.yaml").is_file()

@@ -1,0 +1,204 @@
+"""Training of readers of spans: losses against plain loops, learning, distillation across tokenizers, validation."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from datamodules import SQuADDataModule
+from datamodules.windows import OUTSIDE
+from dial.tiers.loading import load_tier, save_tier
+from lightning_modules import SpanDistillation, SpanQA
+from tests.squad_files import ROWS, TEST, asked, write
+from tests.tiers.readers import STRIDE, WINDOW, WORDS, model, save_reader, tokenizer
+
+METRICS = ["token_f1", "squad_em"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("squad"), "parquet")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_reader(tmp_path_factory.mktemp("reader"), layers=2)
+
+
+def data_of(source: Path, tmp_path: Path, **settings: Any) -> SQuADDataModule:
+    settings = {"batch_size": 8, "cache_dir": str(tmp_path / "cache"), "validation_fraction": 0.2, **settings}
+    return SQuADDataModule(source=str(source), **settings)
+
+
+def module_of(folder: Path, kind: Any = SpanQA, **settings: Any) -> SpanQA:
+    arguments = {
+        "max_length": WINDOW,
+        "stride": STRIDE,
+        "max_answer_tokens": 5,
+        "label_names": ["*"],
+        "metrics": METRICS,
+    }
+    return kind(path=str(folder), **arguments, **settings)
+
+
+def fit(module: SpanQA, data: SQuADDataModule, tmp_path: Path, steps: int = 1, **settings: Any) -> Trainer:
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        max_steps=steps,
+        default_root_dir=str(tmp_path),
+        **{"limit_val_batches": 0, **settings},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, datamodule=data)
+    return trainer
+
+
+class Watched(SpanQA):
+    """Keeps the batch, and the logits and the loss of a step."""
+
+    def loss(self, batch: Any) -> Any:
+        self.eval()  # no dropout
+        self.batch, self.value = batch, super().loss(batch)
+        encoding = batch["encodings"][self.tier.encoding_key]
+        self.logits = self.reader.token_logits(encoding).detach()
+        return self.value
+
+
+class WatchedDistillation(Watched, SpanDistillation):
+    """The same, with a teacher."""
+
+
+def shares(values: list[float], temperature: float = 1.0) -> list[float]:
+    exponentials = [math.exp(value / temperature) for value in values]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+def by_hand(module: Any) -> float:
+    """Cross-entropy of start and end over the context and the first token, window by window."""
+    encoding, total = module.batch["encodings"][module.tier.encoding_key], 0.0
+    for window in range(len(module.logits)):
+        possible = [0, *(encoding["starts"][window] != OUTSIDE).nonzero()[:, 0].tolist()]
+        for side, name in enumerate(("answer_starts", "answer_ends")):
+            p = shares([module.logits[window, token, side].item() for token in possible])
+            total -= math.log(p[possible.index(int(encoding[name][window]))])
+    return total / (2 * len(module.logits))
+
+
+def test_the_loss_is_the_cross_entropy_of_both_ends(source: Path, folder: Path, tmp_path: Path) -> None:
+    module: Any = module_of(folder, Watched)
+    fit(module, data_of(source, tmp_path), tmp_path)
+    assert module.value.item() == pytest.approx(by_hand(module), rel=1e-5)
+
+
+def test_a_reader_learns(source: Path, folder: Path, tmp_path: Path) -> None:
+    module = module_of(folder, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2))
+    trainer = fit(
+        module, data_of(source, tmp_path), tmp_path, steps=200, limit_val_batches=1.0, check_val_every_n_epoch=5
+    )
+    assert trainer.callback_metrics["validation/token_f1"] > 0.8
+    assert trainer.callback_metrics["validation/quality"] == trainer.callback_metrics["validation/token_f1"]
+
+
+def test_validation_is_of_each_row_s_answer(source: Path, folder: Path, tmp_path: Path) -> None:
+    module, data = module_of(folder), data_of(source, tmp_path)
+    found = fit(module, data, tmp_path, limit_val_batches=1.0, val_check_interval=1).callback_metrics
+    rows, tier = data.rows("validation"), module.reader.eval()
+    tokeniser, right = tier.tokeniser(), []
+    for unit, targets in zip(rows.units(), rows.targets, strict=True):
+        with torch.no_grad():
+            text = tier.write(tokeniser.collate(tokeniser([unit])), torch.tensor([0])).texts[0]
+        right.append(text.lower() in [target.lower() for target in targets])
+    assert found["validation/squad_em"] == pytest.approx(np.mean(right))
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    """Of another kind: other pieces, no token types, longer windows."""
+    folder = tmp_path_factory.mktemp("teacher")
+    words = [*reversed(WORDS), "zürich", "paragraph", "n"]
+    model(seed=5, words=len(words)).save_pretrained(folder)
+    tokenizer(words, window=40, types=False).save_pretrained(folder)
+    tier = load_tier({"path": str(folder), "stride": 9}, "x", ["*"])
+    save_tier(folder / "tier", tier, tier.kept_settings)
+    return folder / "tier"
+
+
+def test_distillation_is_of_both_ends_at_the_same_characters(
+    source: Path, folder: Path, teacher: Path, tmp_path: Path
+) -> None:
+    settings = {"teacher": str(teacher), "distillation_weight": 0.3, "distillation_temperature": 2.0}
+    module: Any = module_of(folder, WatchedDistillation, **settings)
+    fit(module, data_of(source, tmp_path), tmp_path)
+    teaching = module._teacher[0]
+    encoding = module.batch["encodings"][module.tier.encoding_key]
+    read = module.batch["encodings"][teaching.encoding_key]
+    assert teaching.encoding_key.endswith("stride9") and not teaching.training
+    with torch.no_grad():
+        theirs = teaching.token_logits(read)
+    known: dict[tuple[int, int], list[float]] = {}
+    for window, row in enumerate(read["row"].tolist()):
+        for token, start in enumerate(read["starts"][window].tolist()):
+            if start != OUTSIDE:
+                pair, before = theirs[window, token].tolist(), known.get((row, start), [-math.inf] * 2)
+                known[row, start] = [max(both) for both in zip(pair, before, strict=True)]
+    total, count = 0.0, 0
+    for window, row in enumerate(encoding["row"].tolist()):
+        places = [(t, start) for t, start in enumerate(encoding["starts"][window].tolist()) if (row, start) in known]
+        for side in (0, 1):
+            p = shares([known[row, start][side] for _, start in places], 2.0)
+            q = shares([module.logits[window, token, side].item() for token, _ in places], 2.0)
+            total -= sum(a * math.log(b) for a, b in zip(p, q, strict=True)) * 4
+            count += 1
+    assert module.value.item() == pytest.approx(0.7 * by_hand(module) + 0.3 * total / count, rel=1e-4)
+    assert not any(key.startswith("teacher") or "_teacher" in key for key in module.state_dict())
+
+
+def test_questions_without_an_answer_are_learnt(folder: Path, tmp_path: Path) -> None:
+    def some(rows: list[Any]) -> list[Any]:  # "who" asks of nobody
+        return [
+            {**row, "answers": {"text": [], "answer_start": []}} if "who" in row["question"] else row for row in rows
+        ]
+
+    source = write(tmp_path / "squad", "2.0", some(ROWS), some(TEST))
+    module = module_of(folder, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2))
+    trainer = fit(
+        module, data_of(source, tmp_path, no_answer=True), tmp_path,
+        steps=200, limit_val_batches=1.0, check_val_every_n_epoch=5,
+    )  # fmt: skip
+    assert module.reader.no_answer and module.reader.kept_settings["no_answer"]
+    assert trainer.callback_metrics["validation/token_f1"] > 0.8
+    tier = module.reader.eval()
+    tokeniser = tier.tokeniser()
+    units = [(row["question"], row["context"]) for row in (asked(79, 0), asked(79, 2))]
+    with torch.no_grad():
+        assert tier.write(tokeniser.collate(tokeniser(units)), torch.arange(2)).texts == ["1066", ""]
+
+
+def test_what_cannot_be_trained_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`data` must hold questions with contexts .* its answers are the labels"):
+        SpanQA(path=str(folder), label_names=["a", "b"])
+    with pytest.raises(ValueError, match="`teacher` must name a trained tier to distil from"):
+        module_of(folder, SpanDistillation)
+    with pytest.raises(ValueError, match="`distillation_temperature` must be above 0"):
+        module_of(folder, SpanDistillation, teacher=str(folder), distillation_temperature=0)
+    from datamodules import NumberWordsDataModule
+
+    rows = NumberWordsDataModule(train_rows=40, calibration_rows=60, test_rows=20, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(
+        ValueError, match="`data` must hold questions with contexts, but NumberWordsDataModule does not"
+    ):
+        fit(module_of(folder), rows, tmp_path)  # type: ignore[arg-type]

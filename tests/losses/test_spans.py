@@ -1,0 +1,73 @@
+"""Losses of spans against plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dial.losses.spans import carried_over, span_cross_entropy, span_distillation
+
+W, T = 4, 7
+
+
+@pytest.fixture
+def logits() -> torch.Tensor:
+    torch.manual_seed(0)
+    values = torch.randn(W, T, 2, requires_grad=True)
+    return values.masked_fill(torch.tensor([False, True, True, False, False, False, False])[:, None], -torch.inf)
+
+
+def share(values: list[float], place: int, temperature: float = 1.0) -> float:
+    total = sum(math.exp(value / temperature) for value in values if value > -math.inf)
+    return math.exp(values[place] / temperature) / total if values[place] > -math.inf else 0.0
+
+
+def test_cross_entropy_is_the_mean_of_both_ends(logits) -> None:
+    starts, ends = torch.tensor([0, 3, 4, 6]), torch.tensor([0, 5, 4, 6])
+    expected = 0.0
+    for window in range(W):
+        for side, places in enumerate((starts, ends)):
+            expected -= math.log(share(logits[window, :, side].tolist(), int(places[window]))) / (2 * W)
+    assert span_cross_entropy(logits, starts, ends).item() == pytest.approx(expected)
+
+
+def test_distillation_is_over_the_tokens_that_both_know(logits) -> None:
+    torch.manual_seed(1)
+    teacher, temperature = torch.randn(W, T, 2), 2.0
+    teacher[:, 0], teacher[1, 5], teacher[3] = -torch.inf, -torch.inf, -torch.inf
+    found = span_distillation(logits, teacher, temperature)
+    expected = 0.0
+    for window in range(W - 1):  # of the last window the teacher says nothing
+        for side in (0, 1):
+            theirs, mine = teacher[window, :, side].tolist(), logits[window, :, side].tolist()
+            known = [t for t in range(T) if theirs[t] > -math.inf and mine[t] > -math.inf]
+            theirs, mine = [theirs[t] for t in known], [mine[t] for t in known]
+            for place in range(len(known)):
+                p, q = share(theirs, place, temperature), share(mine, place, temperature)
+                expected -= p * math.log(q) * temperature**2 / (2 * (W - 1))
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    found.backward()
+
+
+def test_a_teacher_that_knows_no_token_teaches_nothing(logits) -> None:
+    loss = span_distillation(logits, torch.full((W, T, 2), -torch.inf), 2.0)
+    assert loss.item() == 0 and loss.requires_grad
+
+
+def test_logits_are_carried_over_by_the_character_at_which_tokens_begin() -> None:
+    starts = torch.tensor([[-1, 0, 4, 9], [-1, 4, 9, 12], [-1, 0, 3, 7]])  # two windows of one row, one of another
+    row, logits = torch.tensor([0, 0, 1]), torch.arange(24.0).view(3, 4, 2)
+    to_starts, to_row = torch.tensor([[-1, 0, 4, 6, 12], [-1, 3, 4, 7, -1]]), torch.tensor([0, 1])
+    found = carried_over(logits, starts, row, to_starts, to_row)
+    for window, line in enumerate(to_starts.tolist()):
+        for token, start in enumerate(line):
+            known = [
+                logits[w, t].tolist()
+                for w in range(3)
+                for t in range(4)
+                if start >= 0 and int(row[w]) == window and int(starts[w, t]) == start
+            ]
+            best = [max(pair[side] for pair in known) if known else -math.inf for side in (0, 1)]
+            assert found[window, token].tolist() == best

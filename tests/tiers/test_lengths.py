@@ -1,0 +1,166 @@
+"""Tiers that drop tokens: what a spec may say, what is refused, and that rows are answered alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from dial.inference.routes import can_be_routed
+from dial.models.lengths import Lengths
+from dial.models.token_dropping import TokenDropping
+from dial.tiers.fronts import Individual, read_search, write_search
+from dial.tiers.kept_tokens import kept_tokens
+from dial.tiers.loading import load_tier
+from dial.tiers.tokens import Tokeniser
+from tests.models.families import classifier
+from tests.models.test_token_dropping import reference
+
+NAMES = ["negative", "positive"]
+TEXTS = ["the film was not good", "dull", "a great cast and a very fine plot but it was so poor", "fine plot"]
+
+
+@pytest.fixture
+def folder(make_tiny_bert: Callable[..., Path]) -> Path:
+    return make_tiny_bert(layers=3, labels=NAMES, initializer_range=0.5)
+
+
+def load(spec: Any) -> Any:
+    return load_tier(spec, "tiers[0]", NAMES, "tiers[0]").eval()
+
+
+def test_a_tier_answers_as_its_model_does_with_tokens_dropped(folder: Path) -> None:
+    lengths = [0.8, 0.5, 0.2]
+    tier = load({"path": str(folder), "lengths": lengths})
+    stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokeniser = Tokeniser(tier)
+    with torch.no_grad():
+        together = tier(tokeniser.collate(tokeniser(TEXTS)))[:, 0]
+        for row, text in enumerate(TEXTS):
+            inputs = tier.tokenizer(text, return_tensors="pt")
+            with TokenDropping(stock.bert)(stock.bert, Lengths.parse(lengths), None, tuple(inputs["input_ids"].shape)):
+                torch.testing.assert_close(stock(**inputs).logits[0], together[row], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(together, load(str(folder))(tokeniser.collate(tokeniser(TEXTS)))[:, 0], atol=1e-3)
+
+
+def test_lengths_are_part_of_what_a_tier_is(folder: Path) -> None:
+    whole, few, fewer = (load({"path": str(folder), "lengths": one}) for one in (None, [0.8, 0.5, 0.2], [8, 5, 2]))
+    assert len({tier.fingerprint for tier in (whole, few, fewer)}) == 3
+    assert few.describe()["lengths"] == [0.8, 0.5, 0.2] and "lengths" not in whole.describe()
+    assert few.describe()["view"]["lengths"] == [0.8, 0.5, 0.2]
+    assert can_be_routed(whole) and not can_be_routed(few) and few.segments() == []
+    assert whole.reference_path() is None and few.reference_path() is not None
+
+
+def front(folder: Path) -> None:
+    found = [
+        Individual(Lengths(values), macs, quality)
+        for values, macs, quality in (
+            ((0.5, 0.2, 0.1), 0.3, 0.7),
+            ((0.6, 0.4, 0.2), 0.45, 0.8),
+            ((0.5, 0.4, 0.4), 0.47, 0.75),  # beaten
+            ((1.0, 0.9, 0.9), 0.9, 0.85),
+        )
+    ]
+    write_search(folder, found, {"metric": "accuracy"}, 2)
+
+
+def test_a_share_of_the_macs_takes_the_best_within_it(folder: Path) -> None:
+    front(folder)
+    for share, values in (
+        (0.3, [0.5, 0.2, 0.1]),
+        (0.5, [0.6, 0.4, 0.2]),
+        (0.89, [0.6, 0.4, 0.2]),
+        (1, [1.0, 0.9, 0.9]),
+    ):
+        tier = load({"path": str(folder), "lengths": share})
+        assert tier.lengths.plain() == values and tier.describe()["lengths"] == values
+    about, generations, found = read_search(folder) or ({}, 0, [])
+    assert about == {"metric": "accuracy"} and generations == 2 and len(found) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "has no lengths.json; run `dial lengths` on it"),
+        ({}, "is not what `dial lengths` leaves"),
+        ({"schema": 2}, "is not what `dial lengths` leaves .schema 2"),
+        ("[1]", "lengths.json"),
+    ],
+)
+def test_no_front(folder: Path, content: Any, words: str) -> None:
+    file = folder / "lengths.json"
+    file.unlink(missing_ok=True)
+    if content is not None:
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=words) as error:
+        load({"path": str(folder), "lengths": 0.5})
+    assert "tiers[0]" in str(error.value) and "\n" not in str(error.value)
+    file.unlink(missing_ok=True)
+
+
+def test_nothing_so_cheap_on_the_front(folder: Path) -> None:
+    front(folder)
+    with pytest.raises(ValueError, match=r"`lengths` must be at least 0.3, the cheapest that was found .* got 0.2"):
+        load({"path": str(folder), "lengths": 0.2})
+    (folder / "lengths.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        ([0.5, 0.6, 0.7], "must not rise from layer to layer"),
+        ([0.5, 0.4], "one number for each of the 3 layers, but got 2"),
+        ([300, 20, 10], "must not be longer than the input of at most 32 tokens"),
+        ([1.5, 0.5, 0.5], "shares of a row's tokens above 0 up to 1"),
+        (1.5, "a share of the MACs above 0 up to 1"),
+    ],
+)
+def test_bad_lengths_are_refused_in_one_line(folder: Path, lengths: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as error:
+        load({"path": str(folder), "lengths": lengths})
+    assert str(error.value).startswith("`tiers[0]`: `lengths`") and "\n" not in str(error.value)
+
+
+def test_no_other_backend(folder: Path) -> None:
+    with pytest.raises(ValueError, match="backend"):
+        load({"path": str(folder), "lengths": [0.5] * 3, "backend": "openvino"})
+    assert load({"path": str(folder), "lengths": [0.5] * 3, "backend": "auto"}).computed_by == "torch"
+
+
+def test_an_architecture_whose_positions_do_not_allow_it(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    model = classifier("modernbert", num_labels=2)
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"^`tiers\[0\]` must be an encoder whose layers allow tokens to be dropped"):
+        load({"path": str(tmp_path), "label_names": NAMES, "lengths": [0.5] * 3})
+
+
+def test_the_tokens_that_stay_by_the_loop(folder: Path) -> None:
+    tier, text = load({"path": str(folder), "lengths": [0.8, 0.8, 0.3]}), TEXTS[2]
+    found = kept_tokens(tier, text)
+    stock = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    ids = tier.tokenizer(text, return_tensors="pt")["input_ids"][0]
+    with torch.no_grad():
+        _, left = reference(stock, ids, tier.lengths)
+    assert [row.nonzero()[0].tolist() for row in found.kept] == left
+    assert found.tokens == tier.tokenizer.convert_ids_to_tokens(ids.tolist())
+    assert np.isnan(found.received[1]).all() and np.isnan(found.received[2]).tolist() == (~found.kept[1]).tolist()
+    assert kept_tokens(load(str(folder)), text).kept.all()
+
+
+def test_lower_precision(folder: Path) -> None:
+    """In bf16 the same tokens may rank otherwise; with the first layers' all kept the last one's hardly matter."""
+    exact, rounded = (
+        load({"path": str(folder), "lengths": [1.0, 1.0, 0.3], "dtype": dtype}) for dtype in ("float32", "bfloat16")
+    )
+    tokeniser = Tokeniser(exact)
+    batch = tokeniser.collate(tokeniser(TEXTS))
+    with torch.no_grad():
+        torch.testing.assert_close(rounded(batch), exact(batch), atol=0.1, rtol=0.1)
