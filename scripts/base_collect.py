@@ -48,7 +48,7 @@ DRAWN: dict[str, tuple[str, ...]] = {
     "base_words.png": ("glove", "subword", "tiny"),
 }
 COMPARED = (
-    *(("exits", "exits-deebert", name) for name in ("glove", "tiny", "l3", "l6", "three")),
+    *(("exits", "exits-deebert", name) for name in ("glove", "subword", "tiny", "l3", "l6", "three")),
     ("last", "l3", "exits-deebert"),
     ("last", "l3", "exits-ta"),
     ("words", "glove", "subword"),
