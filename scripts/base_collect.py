@@ -125,8 +125,8 @@ def _summaries(cell: BaseCell, run: str) -> list[dict[str, Any] | None]:
 
 
 def _points(calibrated: Mapping[str, Any], folds: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from cascades_page.points(calibrated, {}, "", SCORES, TARGETS, CHOSEN)
-    for row in cascades_page.points(folds, {}, "", SCORES, TARGETS, CHOSEN):
+    yield from cascades_page.points(calibrated, {}, "", TARGETS, SCORES, CHOSEN)
+    for row in cascades_page.points(folds, {}, "", TARGETS, SCORES, CHOSEN):
         if row["kind"] != "in_sample":
             yield row | {"kind": f"crossfit_{row['kind']}"}
 

@@ -42,8 +42,8 @@ def points(
     summary: Mapping[str, Any],
     times: Mapping[str, float],
     swift: str,
-    scores: Sequence[str] = SCORES,
     targets: Sequence[float] = TARGETS,
+    scores: Sequence[str] = SCORES,
     kinds: Collection[str] = tuple(KINDS),
 ) -> Iterator[dict[str, Any]]:
     """One flat row per score, target and kind of the summary of a cascade, or of a model with exits.
@@ -52,8 +52,8 @@ def points(
         summary: content of `summary.json`.
         times: milliseconds per row by tier; empty where they were not measured.
         swift: name of the first tier among the times.
-        scores: to show; `oracle` is one.
         targets: shares of the Super's quality to show.
+        scores: to show; `oracle` is one.
         kinds: of points to show.
     """
     (split,) = summary["splits"].values()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dial.files import plain
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.stages.task import UNREAD
@@ -90,7 +91,16 @@ def collect(runs: Path, results: Path) -> dict[str, Any]:
             if first in rows and second in rows:
                 entry = {"task": cell.task, "question": question, "first": first, "second": second}
                 comparisons.append(entry | compared(rows[first], rows[second]))
-    return {"cascades": cascades, "comparisons": comparisons, "missing": missing}
+    return rounded({"cascades": cascades, "comparisons": comparisons, "missing": missing})
+
+
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """The same plain values with six digits.
+
+    >>> rounded({"a": [0.123456789, 2, None]})
+    {'a': [0.123457, 2, None]}
+    """
+    return dict(json.loads(json.dumps(plain(values)), parse_float=lambda text: float(f"{float(text):.6g}")))
 
 
 def reported_rows(path: Path) -> StageTable:
@@ -139,6 +149,30 @@ def cascade(summary: Mapping[str, Any], held_out: Mapping[str, Any] | None, tabl
     return record
 
 
+def printed_points(paper: Mapping[str, Any], task: str) -> list[dict[str, Any]]:
+    """What E-LANG prints of a task, as `dial compare --points` reads it; its FLOPs are on an axis of their own.
+
+    Args:
+        paper: content of `e_lang_t5.json`.
+        task: among the printed ones.
+    """
+    first, position = paper["table1"], paper["tasks"].index(task)
+    rows = {
+        "E-LANG's Super": (paper["super_flops"], first["super_accuracy"][position]),
+        "E-LANG's Swift": (paper["swift_flops"]["large"], first["swift_accuracy"][position]),
+        "E-LANG": (first["flops"][position], first["accuracy"][position]),
+    }
+    for table, left_out in (("table2", ("super", "energy")), ("table3", ("super", "swift", "cascade"))):
+        if task in paper[table]["tasks"]:
+            place = paper[table]["tasks"].index(task)
+            names = [name for name in paper[table] if name not in (*left_out, "tasks")]
+            rows |= {f"E-LANG: {name.replace('_', ' ')}": tuple(paper[table][name][place]) for name in names}
+    return [
+        {"name": name, "quality": quality, "cost": 1e11 * cost, "convention": "flop"}
+        for name, (cost, quality) in rows.items()
+    ]
+
+
 def own_costs(table: StageTable, index: int) -> tuple[np.ndarray, np.ndarray]:
     """MACs ``(N,)`` of one tier up to its decision, and with its answer, without the tiers before it."""
     before = table.decide_macs[:, index - 1] if index else 0.0
@@ -146,10 +180,11 @@ def own_costs(table: StageTable, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def points(split: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The operating points that the page may show."""
+    """The operating points that the page may show: all kinds by energy, E-LANG's own by every score."""
     for point in split["points"]:
+        shown = point["score"] == "energy" or (point["kind"], point["target"]) == ("in_sample", TARGETS[0])
         wanted = point["kind"] in KINDS and point["rule"] == "threshold" and point["target"] in (*TARGETS, None)
-        if wanted:
+        if shown and wanted:
             yield {name: point.get(name) for name in POINT} | {"quality": next(iter(point["quality"].values()))}
 
 

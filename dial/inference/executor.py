@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ from dial.inference.prefetch import prefetched
 from dial.inference.queues import POOL, InOrder, Row, TierQueue
 from dial.inference.staged import StagedModel
 from dial.inference.work import Answer, Work, check_batch_sizes, is_out_of_memory
+from dial.inference.writing import WritingQueue
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn, Written
 from dial.tiers.tier import Tier
@@ -36,6 +38,7 @@ class Executor:
     Every tier has a queue and a batch size. Rows that a tier defers wait for the next one until a pool of whole batches
     is there, so that rows of similar length meet; inside a multi-exit tier rows leave after their layer. At most
     ``max_pending`` rows are under way or wait for a row before them: then the oldest go on in whatever batch there is.
+    Rows that stay at a tier that writes wait for others of its pool, until a whole batch of them can be written.
     A row is tokenised for a tier only once it gets there. A tier that may answer no row, as all its thresholds are plus
     infinity, does not run. Where the score that decides is one of finished answers, each tier but the last writes for
     all rows that reach it, and they are charged so. The answers are those of the table's replay.
@@ -87,6 +90,7 @@ class Executor:
         ]
         late = rule.reads_score and rule.score in network.late_scores
         self._late = [late and tier is not self.tiers[-1] for tier in self.tiers]
+        self._gathers = [tier.writes and not late for tier, late in zip(self.tiers, self._late, strict=True)]
         # Rows of different lengths would be computed apart: better that a batch is of one length from the start.
         self._equal_length = {tier.name for tier in self.tiers if tier.batching.equal_length}
         self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
@@ -181,15 +185,20 @@ class Executor:
         key, name = self._keys[index], self.tiers[index].name
         if self._grouped(name):
             rows.sort(key=lambda row: len(row.tokens[key].ids))
-        start = 0
+        start, writing = 0, WritingQueue(self.tiers[index], partial(self._write, index))
         while start < len(rows):
             batch = rows[start : start + self.batch_sizes[name]]
             if name in self._equal_length:
                 length = len(batch[0].tokens[key].ids)
                 batch = [row for row in batch if len(row.tokens[key].ids) == length]  # the first ones: they are sorted
             start += len(batch)
-            for part, router, written in self._compute(index, batch):
-                self._settle(index, part, router, written, queues, order)
+            for part, router, given in self._compute(index, batch):
+                if not self._gathers[index]:
+                    self._settle(index, part, router, given, queues, order)
+                    continue
+                writing.add(part, router, given)
+                for settled in writing.settled(self.batch_sizes[name], rest=start == len(rows)):
+                    self._settle(index, *settled, queues, order)
             queues[index].batch_size = self.batch_sizes[name]
         yield from order.ready()
 
@@ -212,8 +221,8 @@ class Executor:
                 return needs.too_short(f"row {row.id}", len(row.tokens[key].ids), self.tiers[index].name)
         return None
 
-    def _compute(self, index: int, rows: list[Row]) -> Iterator[tuple[list[Row], Router, Written | None]]:
-        """Run a tier on a batch; in parts where its memory does not suffice.
+    def _compute(self, index: int, rows: list[Row]) -> Iterator[tuple[list[Row], Router, Any]]:
+        """Run a tier on a batch, see :meth:`_run`; in parts where its memory does not suffice.
 
         Raises:
             ValueError: not even one row fits.
@@ -228,29 +237,50 @@ class Executor:
             yield rows, *done
             return
         # Outside of the except block, whose error holds the frames and with them the tensors that filled the memory.
-        name = self.tiers[index].name
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if len(rows) == 1:
-            tokens = len(rows[0].tokens[self._keys[index]].ids)
-            raise ValueError(
-                f"`{name}` runs out of memory with one row of {tokens} tokens; lower its `max_length`, or free memory."
-            )
-        size = (len(rows) + 1) // 2
-        if size < self.batch_sizes[name]:
-            self.batch_sizes[name] = size
-            logger.warning("%s ran out of memory with %d rows; its batch size is now %d.", name, len(rows), size)
+        self._halve(index, len(rows), len(rows[0].tokens[self._keys[index]].ids))
         start = 0
         while start < len(rows):  # the first part may lower it further
-            part = rows[start : start + self.batch_sizes[name]]
+            part = rows[start : start + self.batch_sizes[self.tiers[index].name]]
             start += len(part)
             yield from self._compute(index, part)
 
-    def _run(self, index: int, rows: list[Row]) -> tuple[Router, Written | None]:
+    def _halve(self, index: int, rows: int, tokens: int) -> None:
+        """Lower a tier's batch size after so many rows did not fit; refuse where that was a single one."""
+        name = self.tiers[index].name
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if rows == 1:
+            raise ValueError(
+                f"`{name}` runs out of memory with one row of {tokens} tokens; lower its `max_length`, or free memory."
+            )
+        size = (rows + 1) // 2
+        if size < self.batch_sizes[name]:
+            self.batch_sizes[name] = size
+            logger.warning("%s ran out of memory with %d rows; its batch size is now %d.", name, rows, size)
+
+    def _write(self, index: int, state: Any, rows: int) -> list[Written]:
+        """What a tier writes for rows that were read; in parts where its memory does not suffice."""
+        tier, every = self.tiers[index], torch.arange(rows, device=self.device)
+        start = time.perf_counter()
+        try:
+            with torch.inference_mode():
+                written = [tier.write({}, every, state)]
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            written = []
+        self.work[tier.name].seconds += time.perf_counter() - start
+        if not written:
+            self._halve(index, rows, tier.width_of(state))
+            for part in every.split(self.batch_sizes[tier.name]):
+                written += self._write(index, tier.take_states(state, part), len(part))
+        return written
+
+    def _run(self, index: int, rows: list[Row]) -> tuple[Router, Any]:
         """One batch through one tier; nothing outside of the returned router remembers it.
 
-        With it, where the tier writes, what it wrote for the rows that stay, in their order, or for all of them where
-        finished answers decide.
+        With it, where the tier writes, what its encoder gave, which the rows that stay are written from; or, where
+        finished answers decide, what it wrote for all rows.
         """
         tier, key, offset = self.tiers[index], self._keys[index], self._offsets[index]
         tokens = [row.tokens[key] for row in rows]
@@ -259,28 +289,23 @@ class Executor:
         if self.rule.memory and rows[0].memory is not None:
             memory = np.array([row.memory for row in rows])
         router = self.rule.router(np.array([row.id for row in rows]), memory)
-        written = None
         start = time.perf_counter()
         with torch.inference_mode():
             go_on = self._compactions[index].wrap(router, offset, encoding)
             if self._late[index]:
-                written = self._write_and_decide(tier, encoding, go_on)
-                state = None
+                given: Any = self._write_and_decide(tier, encoding, go_on)
             else:
-                state = tier.run(encoding, go_on, self._with_scores[index])
-            if tier.answers_later and written is None and not router.deferred.all():
+                given = tier.run(encoding, go_on, self._with_scores[index])
+            if tier.answers_later and not tier.writes and not router.deferred.all():
                 stayed = torch.from_numpy(np.flatnonzero(~router.deferred)).to(self.device)
-                if tier.writes:
-                    written = tier.write(encoding, stayed, state)
-                else:
-                    decided = torch.from_numpy(router.outputs).to(self.device)[stayed]
-                    router.outputs[stayed.cpu()] = tier.answer(encoding, stayed, decided, state).float().cpu().numpy()
+                decided = torch.from_numpy(router.outputs).to(self.device)[stayed]
+                router.outputs[stayed.cpu()] = tier.answer(encoding, stayed, decided, given).float().cpu().numpy()
         work = self.work[tier.name]
         work.seconds += time.perf_counter() - start
         work.rows, work.batches = work.rows + len(rows), work.batches + 1
         work.tokens += sum(len(row.ids) for row in tokens)
         work.padded += encoding["input_ids"].numel()
-        return router, written
+        return router, given if tier.writes else None
 
     @staticmethod
     def _write_and_decide(tier: Tier, encoding: Encoding, go_on: GoOn) -> Written:

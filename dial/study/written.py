@@ -25,7 +25,6 @@ from dial.report.tables import percent, table, with_interval
 from dial.stages.table import StageTable
 from dial.study.analysis import Point, choose_points, rule_at, spread
 from dial.study.study import SEARCHED_ROWS, StudySettings, default_score
-from dial.tiers.tokens import Tokeniser
 from dial.tradeoff.taken import Taken, quality_of, super_alone
 
 WRITTEN = ("study.md", "study.json")
@@ -141,7 +140,7 @@ class WrittenStudy:
     def _best_sizes(self) -> dict[str, int]:
         spaced = np.unique(np.linspace(0, len(self.units) - 1, SEARCHED_ROWS).round().astype(int))
         some = [self.units[i][1] for i in spaced]
-        return {t.name: best_batch_size(t, Tokeniser(t)(some), self.cache_dir).best for t in self.network.tiers}
+        return {t.name: best_batch_size(t, t.tokeniser()(some), self.cache_dir).best for t in self.network.tiers}
 
     def _execute(self, arm: Arm, sizes: Mapping[str, int]) -> tuple[tuple[float, float, float], int]:
         """Seconds of the models, of all, and of the processor; and rows not answered as the replay says."""
@@ -205,7 +204,7 @@ def render_written(results: Mapping[str, Any]) -> str:
         f"{results['rows']} of {results['rows_of_split']:,} rows of {results['split']}, {settings['repeats']} "
         f"repetitions in turns; {machine['processor']}, {machine['threads']} thread(s), {machine['device']}, torch "
         f"{machine['torch']}. Quality ({results['metric']}, %), the Swift's share and FLOPs are of all reported rows, "
-        f"at points of `{results['score']}` chosen on held-out rows. Speed-ups in time, and in time of the processor, are "
+        f"at points of `{results['score']}` chosen on held-out rows. Speed-ups in time, and in processor time, are "
         "over the Super alone: medians with the lowest and the highest. Each row of the table is the executor at work; "
         "the last column counts rows that it answered otherwise than the replay.",
     ]

@@ -192,6 +192,18 @@ class TierContract(nn.Module):
         """
         raise NotImplementedError
 
+    def take_states(self, state: Any, rows: Tensor) -> Any:
+        """What :meth:`run` gave, of rows ``(R,)`` alone; called only where :attr:`writes` holds."""
+        raise NotImplementedError
+
+    def width_of(self, state: Any) -> int:
+        """Tokens of the widest row of what :meth:`run` gave; called only where :attr:`writes` holds."""
+        raise NotImplementedError
+
+    def join_states(self, states: Sequence[Any]) -> Any:
+        """What :meth:`run` gave for several batches, as of one; called only where :attr:`writes` holds."""
+        raise NotImplementedError
+
     def segments(self) -> list[nn.Module]:
         """The parts of which a backend may compute each at once, one for each exit; none where that cannot be.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from dial.models.encoder_decoder import ReadingPath, WritingPath, encoder_of, encoder_states
 from dial.models.energy_head import HEAD_SCORES, ClassHead, EnergyHead
@@ -41,14 +42,32 @@ class Read:
     states: Tensor
     mask: Tensor | None
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    def take(self, rows: Tensor) -> Read:
         """States and mask of some rows ``(R,)``, without columns that are padding in all of them."""
         states = self.states[rows]
         if self.mask is None:
-            return states, None
+            return Read(states, None)
         mask = self.mask[rows]
         used = mask.any(dim=0)
-        return (states, mask) if bool(used.all()) else (states[:, used], mask[:, used])
+        return Read(states, mask) if bool(used.all()) else Read(states[:, used], mask[:, used])
+
+    @classmethod
+    def join(cls, parts: Sequence[Read]) -> Read:
+        """States and masks of several batches one below the other, padded on the right to the widest."""
+        if len(parts) == 1:
+            return parts[0]
+        widest = max(part.states.shape[1] for part in parts)
+        if all(part.mask is None and part.states.shape[1] == widest for part in parts):
+            return cls(torch.cat([part.states for part in parts]), None)
+        states, masks = [], []
+        for part in parts:
+            mask = part.mask
+            if mask is None:
+                mask = torch.ones(part.states.shape[:2], dtype=torch.long, device=part.states.device)
+            more = widest - mask.shape[1]
+            states.append(pad(part.states, (0, 0, 0, more)))
+            masks.append(pad(mask, (0, more)))
+        return cls(torch.cat(states), torch.cat(masks))
 
 
 class TextToTextTier(Tier):
@@ -146,10 +165,22 @@ class TextToTextTier(Tier):
 
     def write(self, encoding: Encoding, rows: Tensor, state: Read | None = None, scores: bool = False) -> Written:
         """See :class:`TierContract`."""
-        states, mask = (state or self.read(encoding)).take(rows)
-        generated = generate(self.model, states, mask, self.generation, scores, self.name)
+        read = (state or self.read(encoding)).take(rows)
+        generated = generate(self.model, read.states, read.mask, self.generation, scores, self.name)
         texts = self.tokenizer.batch_decode(generated.tokens, skip_special_tokens=True)
         return Written(texts, generated.steps, generated.limited, generated.scores)
+
+    def take_states(self, state: Read, rows: Tensor) -> Read:
+        """See :class:`TierContract`."""
+        return state.take(rows.to(state.states.device))
+
+    def width_of(self, state: Read) -> int:
+        """See :class:`TierContract`."""
+        return state.states.shape[1]
+
+    def join_states(self, states: Sequence[Read]) -> Read:
+        """See :class:`TierContract`."""
+        return Read.join(states)
 
     def forced(self, encoding: Encoding, labels: Tensor) -> Tensor:
         """Logits ``(B, T, V)`` in float32 behind the pieces of targets, each read whatever the model would write.

@@ -9,7 +9,7 @@ import numpy as np
 
 from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import ROUNDING, Curve
+from dial.tradeoff.curve import ROUNDING, Curve, area_to
 from dial.tradeoff.taken import Taken, row_statistics, summed, super_alone, units_of
 
 CHUNK = 1_500_000  # weights held at once
@@ -91,11 +91,6 @@ def cheapest(quality: np.ndarray, macs: np.ndarray, least: np.ndarray) -> np.nda
     return np.where(allowed, macs, np.inf).argmin(axis=0)
 
 
-def area(quality: np.ndarray, macs: np.ndarray) -> np.ndarray:
-    """Area under quality over cost by trapezoids, ``(M, b), (M, b) -> (b,)``."""
-    return np.trapezoid(quality, macs, axis=0)
-
-
 @dataclass
 class Resampled:
     """Bootstrap values, all over the same resamples ``B``.
@@ -105,7 +100,7 @@ class Resampled:
         quality: per decision ``(B,)``; the decision "super" is always there.
         macs: per decision ``(B,)``.
         chosen: per curve and target, speed-up of the point chosen again on each resample, ``(T, B)``.
-        areas: per curve, area under quality over cost, ``(B,)``.
+        areas: per curve, area under quality over cost, ``(B,)``; up to the dearest cost of a curve ``random``, if any.
     """
 
     reference: np.ndarray
@@ -160,8 +155,8 @@ def bootstrap(
     taken, which = _distinct({**decisions, "super": super_alone(table)}, _mark)
     picked = np.stack([summed(each.pick(statistics), units) for each in taken])  # (D, U, K)
     costs = np.stack([*(summed(each.macs, units) for each in taken), summed(table.macs_reference, units)])
-    # Softmax, margin and entropy of two classes are one curve.
-    shared, curve_of = _distinct(curves, lambda curve: curve.fingerprint)
+    # Softmax, margin and entropy of two classes are one curve; a score that is known later costs more, and is another.
+    shared, curve_of = _distinct(curves, lambda curve: curve.fingerprint + str(id(curve.table)).encode())
     nodes = [nodes_of(curve, metric, targets) if len(curve) > MANY_POINTS else None for curve in shared]
     along = [curve.reweighted(statistics, units, points) for curve, points in zip(shared, nodes, strict=True)]
     columns = np.concatenate([picked.transpose(0, 2, 1).reshape(-1, len(sizes)), costs])
@@ -176,7 +171,8 @@ def bootstrap(
         points = [evaluate(metric, weights) for evaluate in along]
         best, alone = quality[which["super"]], cost[which["super"]]
         chosen.append([_choose_again(q, m, best, alone, cost[-1], targets) for q, m in points])
-        areas.append([area(q, m) for q, m in points])
+        end = points[curve_of["random"]][1][-1] if "random" in curve_of else np.inf
+        areas.append([area_to(q, m, end) for q, m in points])
     quality, cost = np.concatenate(qualities, axis=1), np.concatenate(macs, axis=1)
     result = Resampled(cost[-1])
     result.quality = {key: quality[index] for key, index in which.items()}

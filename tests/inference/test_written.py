@@ -196,6 +196,36 @@ def test_the_decoder_runs_for_the_rows_that_stay_and_the_encoder_for_all() -> No
     assert counts == {"read": ROWS, "written": stayed} and 0 < stayed < ROWS
 
 
+def test_rows_that_stay_are_written_in_whole_batches_and_in_smaller_ones_where_memory_ends() -> None:
+    network, units = networks("free text"), small.texts(ROWS)
+    table = table_of("free text", network, units)
+    energies = np.unique(table.scores["energy"][:, 0])
+    widest = 6 + int(np.diff(energies[6:14]).argmax())  # rounding moves no row over a threshold in a wide gap
+    rule = Threshold("energy", (float(energies[widest : widest + 2].mean()),), ("swift", "super"))
+    expected = rule.replay(table)
+    swift, sizes = network.tiers[0], []
+    write, limit = swift.write, [ROWS]
+
+    def writing(encoding, rows, state=None, scores=False):
+        if len(rows) > limit[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(rows))
+        return write(encoding, rows, state, scores)
+
+    swift.write = writing  # type: ignore[method-assign]
+    stayed = int((expected == 0).sum())
+    assert stayed > 8
+    for limit[0], whole in ((ROWS, 8), (3, 2)):
+        sizes.clear()
+        answers = list(Executor(network, rule, 8).run(units))
+        assert [answer.stage for answer in answers] == expected.tolist()
+        assert [answer.text for answer in answers] == [table.texts[i, stage] for i, stage in enumerate(expected)]
+        assert sum(sizes) == stayed and sizes.count(whole) == stayed // whole and sizes[-1] in (whole, stayed % whole)
+    limit[0] = 0
+    with pytest.raises(ValueError, match=r"`swift` runs out of memory with one row of \d+ tokens"):
+        list(Executor(network, rule, 8).run(units))
+
+
 def test_a_tier_that_answers_nothing_does_not_run() -> None:
     network = networks("free text")
     network.tiers[0].read = lambda _: pytest.fail("the Swift ran")  # type: ignore[method-assign]
