@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dial.files import atomic_write, write_json
 from dial.inference.batch_size import best_batch_size
@@ -23,7 +24,7 @@ from dial.inference.staged import StagedModel
 from dial.machine import describe_machine, synchronise
 from dial.report.tables import percent, table, with_interval
 from dial.stages.table import StageTable
-from dial.study.analysis import Point, choose_points, rule_at, spread
+from dial.study.analysis import choose_points, rule_at, spread
 from dial.study.study import SEARCHED_ROWS, StudySettings, default_score
 from dial.tradeoff.taken import Taken, quality_of, super_alone
 
@@ -38,8 +39,9 @@ class Arm:
     Attributes:
         name: in the table.
         target: share of the Super's quality, where there is one.
-        taken: what it does with every reported row.
+        taken: what it does with every reported row; where it was cross-fitted, chosen without that row.
         thresholds: that the executor runs with.
+        replayed: ``(N,)`` stage of every reported row at these thresholds.
         seconds: by kind of batches (``1``, ``best``), of each repetition: of the models, of all with tokenising, and of
             the processor.
         otherwise: by kind of batches, rows that were not answered as the replay says.
@@ -49,6 +51,7 @@ class Arm:
     target: float | None
     taken: Taken
     thresholds: tuple[float, ...]
+    replayed: NDArray[np.int16]
     seconds: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
     otherwise: dict[str, int] = field(default_factory=dict)
 
@@ -89,21 +92,28 @@ class WrittenStudy:
         whole = isinstance(identities[0], int)
         self.units = [(one if whole else i, units[one]) for i, one in enumerate(identities)]
         points = choose_points(self.rows, held_out, self.score, settings.targets, settings.folds)
-        self.arms = self._alone() + [self._at(p) for p in points if (p.method, p.reading) == ("cascade", "expected")]
+        points = [p for p in points if (p.method, p.reading) == ("cascade", "expected")]
+        self.crossfit = held_out is None
+        self.arms = self._alone() + [self._arm(p.method, p.target, p.taken, p.thresholds) for p in points]
 
     def _alone(self) -> list[Arm]:
         """The first stage and the last, each for all rows."""
         below = len(self.rows.stages) - 1
         arms = []
         for stage, threshold in ((0, -np.inf), (below, np.inf)):
-            rule = rule_at(self.rows, self.score, (threshold,) * below)
-            arms.append(Arm(self.rows.stage_names[stage], None, rule.taken(self.rows), rule.thresholds))
+            taken = rule_at(self.rows, self.score, (threshold,) * below).taken(self.rows)
+            arms.append(self._arm(self.rows.stage_names[stage], None, taken, (threshold,) * below))
         return arms
 
-    def _at(self, point: Point) -> Arm:
-        """A point; where it was cross-fitted the executor runs by the thresholds of all rows, and so does the table."""
-        rule = rule_at(self.rows, self.score, point.thresholds)
-        return Arm("cascade", point.target, rule.taken(self.rows), rule.thresholds)
+    def _arm(self, name: str, target: float | None, taken: Taken, thresholds: tuple[float, ...]) -> Arm:
+        """One whose decisions are told, with the thresholds that the executor runs with and what these come to.
+
+        Cross-fitted decisions have thresholds of their own in each fold; the executor runs with those of all rows, of
+        which the table tells times alone.
+        """
+        replayed = rule_at(self.rows, self.score, thresholds).taken(self.rows).stages
+        assert replayed is not None  # thresholds decide, and no coin
+        return Arm(name, target, taken, thresholds, replayed)
 
     def run(self, say: Callable[[str], None] = logger.info) -> dict[str, Any]:
         """Measure everything in turns, ``repeats`` times, after a round that does not count.
@@ -131,6 +141,7 @@ class WrittenStudy:
             "settings": dataclasses.asdict(self.settings),
             "metric": self.rows.metrics[0],
             "score": self.score,
+            "crossfit": self.crossfit,
             "rows": len(self.units),
             "rows_of_split": len(self.rows),
             "batch_sizes": sizes,
@@ -150,7 +161,7 @@ class WrittenStudy:
         used, start = time.process_time(), time.perf_counter()
         answers = list(executor.run(self.units, numbered=True))
         wall, used = time.perf_counter() - start, time.process_time() - used
-        stages = arm.taken.stages[self.sampled]
+        stages = arm.replayed[self.sampled]
         otherwise = 0
         for answer, stage, row in zip(answers, stages.tolist(), self.sampled.tolist(), strict=True):
             same = answer.stage == stage and answer.prediction == self.rows.predictions[row, stage]
@@ -171,7 +182,7 @@ class WrittenStudy:
             "thresholds": arm.thresholds,
             "quality": quality,
             "kept": quality / best if best > 0 else None,
-            "swift_ratio": float((arm.taken.stages == 0).mean()),
+            "swift_ratio": float(arm.taken.shares[0]),
             "flops_speedup": float(self.rows.macs_reference.mean() / arm.taken.macs.mean()),
             "time_speedup": spread(reference[:, 0] / own[:, 0]),
             "processor_speedup": spread(reference[:, 2] / own[:, 2]),
@@ -204,7 +215,7 @@ def render_written(results: Mapping[str, Any]) -> str:
         f"{results['rows']} of {results['rows_of_split']:,} rows of {results['split']}, {settings['repeats']} "
         f"repetitions in turns; {machine['processor']}, {machine['threads']} thread(s), {machine['device']}, torch "
         f"{machine['torch']}. Quality ({results['metric']}, %), the Swift's share and FLOPs are of all reported rows, "
-        f"at points of `{results['score']}` chosen on held-out rows. Speed-ups in time, and in processor time, are "
+        f"at points of `{results['score']}` chosen on {CHOSEN[results['crossfit']]}. Speed-ups in time, and in processor time, are "
         "over the Super alone: medians with the lowest and the highest. Each row of the table is the executor at work; "
         "the last column counts rows that it answered otherwise than the replay.",
     ]
@@ -216,6 +227,10 @@ def render_written(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+CHOSEN = {
+    False: "held-out rows",
+    True: "the other folds of these rows (cross-fitted), and times at thresholds chosen on all of them",
+}
 HEADER = [
     *("model", "target %", "quality", "kept %", "swift %", "speed-up, FLOPs", "time", "CPU time", "ms/row"),
     *("with tokenising", "CPU ms/row", "otherwise"),

@@ -12,6 +12,8 @@ from dial.inference.staged import StagedModel
 from dial.stages.table import StageTable
 from dial.study.study import StudySettings
 from dial.study.written import WrittenStudy, render_written, write_written_study
+from dial.tradeoff.calibration import Chooser, folds_of
+from dial.tradeoff.rules import Threshold
 from tests.inference.test_written import networks, table_of
 from tests.tiers import small
 
@@ -68,6 +70,25 @@ def test_answers_other_than_the_replays_are_counted(parts, tmp_path) -> None:
     results = study((network, dataclasses.replace(table, texts=texts), units), tmp_path, repeats=1).run()
     counts = {(arm["name"], arm["batch"]): arm["otherwise"] for arm in results["arms"] if arm["target"] is None}
     assert counts == {("swift", "1"): 0, ("swift", "best"): 0, ("super", "1"): 1, ("super", "best"): 1}
+
+
+def test_without_calibration_rows_no_row_is_told_by_a_choice_that_saw_it(parts, tmp_path) -> None:
+    network, table, units = parts
+    rows = dataclasses.replace(table, split=np.full(ROWS, "test"))
+    results = study((network, rows, units), tmp_path, targets=(0.9, 0.8), repeats=1, folds=4).run()
+    fold, scores = folds_of(rows, 4), rows.scores["energy"][:, 0]
+    right = rows.predictions == rows.label[:, None]
+    in_sample = []
+    for arm in (arm for arm in results["arms"] if arm["batch"] == "1" and arm["target"]):
+        stay = np.zeros(ROWS, dtype=bool)
+        for k in range(4):
+            chosen = Chooser(rows.take(fold != k), Threshold("energy")).expected(arm["target"]).rule.thresholds
+            stay[fold == k] = scores[fold == k] >= chosen[0]
+        assert arm["quality"] == pytest.approx(np.where(stay, right[:, 0], right[:, 1]).mean())
+        assert arm["swift_ratio"] == pytest.approx(stay.mean()) and arm["otherwise"] == 0
+        in_sample.append(np.array_equal(stay, scores >= arm["thresholds"][0]))
+    assert not all(in_sample)
+    assert results["crossfit"] and "the other folds of these rows" in render_written(results)
 
 
 def test_a_score_that_the_table_lacks_is_refused(parts, tmp_path) -> None:
