@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from threading import Lock, local
+from typing import Any, ClassVar
 
 import torch
 
@@ -46,18 +47,54 @@ def instructions() -> list[Any]:
     return [torch.backends.cpu.get_cpu_capability(), has_bf16(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")]
 
 
+class _Limits(local):
+    """The limit that is in force in this Python thread, and what all of them share.
+
+    Attributes:
+        usual: threads without any limit, as they were when no limit was in force.
+        inside: contexts that are open, in all Python threads.
+    """
+
+    lock: ClassVar = Lock()
+    usual: ClassVar[int] = 0
+    inside: ClassVar[int] = 0
+    limit: int | None = None
+
+
+_LIMITS = _Limits()
+
+
 @contextmanager
 def limited_threads(count: int | None) -> Iterator[None]:
-    """At most so many of torch's threads compute within this context; None: all of them."""
-    before = torch.get_num_threads()
-    if count is None or count >= before:
+    """At most so many of torch's threads compute within this context; None: all of them.
+
+    Torch keeps the number in part for each Python thread and in part, with MKL, for the process. What is put back is
+    therefore what was there before any limit, and not what another Python thread's limit has left.
+    """
+    if count is None:
         yield
         return
-    torch.set_num_threads(count)
+    with _Limits.lock:
+        if not _Limits.inside:
+            _Limits.usual = torch.get_num_threads()
+        _Limits.inside += 1
+    outer = _LIMITS.limit
+    before = outer or _Limits.usual
+    _LIMITS.limit = min(count, before)
+    torch.set_num_threads(_LIMITS.limit)
     try:
         yield
     finally:
+        _LIMITS.limit = outer
         torch.set_num_threads(before)
+        with _Limits.lock:
+            _Limits.inside -= 1
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, where the system tells; else those of the machine."""
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def default_cache_dir() -> Path:

@@ -98,7 +98,7 @@ class StagedModule(LightningModule):
         mesh, strategy = self.device_mesh, self.trainer.strategy if self._trainer is not None else None
         if mesh is None or self._whole:
             return
-        writers = [tier for tier in self.network.tiers if tier.writes]
+        writers: list[Any] = [tier for tier in self.network.tiers if tier.generates]
         if not self.shares_weights or not writers:
             raise ValueError(
                 f"`trainer.strategy` must not share weights in {self.trainer.state.fn} of {type(self).__name__} "

@@ -28,8 +28,9 @@ from dial.losses import (
 from dial.models.lengths import LengthDrop
 from dial.models.pooling import Pooling
 from dial.tiers.batching import Encoding
-from dial.tiers.layers import all_layers, check_same_layers, tier_with_exits
+from dial.tiers.layers import all_layers, check_all_tokens, check_same_layers, tier_with_exits
 from dial.tiers.multi_exit import MultiExitTier
+from dial.tiers.tier import View
 from lightning_modules.base import Batch
 from lightning_modules.policies import ExitPolicy, JointSum
 from lightning_modules.policies.policy import Parts
@@ -157,6 +158,8 @@ class MultiExit(TierModule):
         return wanted
 
     def _load_teacher(self, teacher: str | dict[str, Any] | None) -> None:
+        if teacher is not None and self.hidden_weight:
+            check_all_tokens(View.parse(teacher, "teacher"), "teacher")
         super()._load_teacher(teacher)
         if self._teacher and (self.hidden_weight or len(self._teacher[0].exits) > 1):
             self._columns = check_same_layers(self.tier, self._teacher[0], "teacher")

@@ -1,12 +1,14 @@
 """Devices that compute, and bf16 on processors without instructions for it."""
 
+import os
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 import torch
 
 from dial import machine
-from dial.machine import check_device, has_bf16, slow_bf16
+from dial.machine import check_device, has_bf16, limited_threads, slow_bf16, usable_cores
 
 
 @pytest.fixture
@@ -91,3 +93,47 @@ def test_what_is_no_device(asked) -> None:
 
 def test_what_is_a_device() -> None:
     assert check_device("cpu", "device") == "cpu"
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_cores_where_the_system_does_not_tell_which_may_be_used(monkeypatch) -> None:
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert usable_cores() == 7
+
+
+def test_limits_of_threads_within_each_other(four_threads) -> None:
+    with limited_threads(2):
+        with limited_threads(3), limited_threads(None):
+            assert torch.get_num_threads() == 2
+        with limited_threads(1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 4
+
+
+def test_limits_that_overlap_in_two_python_threads_leave_none(four_threads) -> None:
+    began, ended, seen = Event(), Event(), []
+
+    def overlap() -> None:  # begins under the first one's limit, ends after it
+        with limited_threads(1):
+            seen.append(torch.get_num_threads())
+            began.set()
+            ended.wait()
+        seen.append(torch.get_num_threads())
+
+    second = Thread(target=overlap)
+    with limited_threads(2):
+        second.start()
+        began.wait()
+    ended.set()
+    second.join()
+    assert seen == [1, 4] and torch.get_num_threads() == 4

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -81,6 +79,7 @@ class AugmentCommand(Command):
         from datamodules.augmentation.file import about_rows
         from datamodules.augmentation.generation import Generation, in_order, sources
         from dial.cli.interrupts import Interrupts
+        from dial.machine import usable_cores
 
         method = self._words() if self.method == "tinybert" else self._tags()
         data = data_module(self.data)
@@ -89,7 +88,7 @@ class AugmentCommand(Command):
         about = about_rows(rows, data.label_names, settings)
         if out.exists():
             return finished(out, about)
-        processes = self.processes or len(os.sched_getaffinity(0))
+        processes = self.processes or usable_cores()
         with Interrupts():
             self._prepare(method, rows, processes)
             generated = in_order(Generation(method, self.seed), sources(rows), processes)
@@ -195,13 +194,18 @@ def without_data(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
     >>> without_data(["--data", "a.yaml", "--copies", "3", "--data.source=b"])
     (['--copies', '3'], ['--data', 'a.yaml', '--data.source=b'])
+    >>> without_data(["--data.source", "--copies", "3"])
+    (['--copies', '3'], ['--data.source'])
     """
     own: list[str] = []
     data: list[str] = []
-    remaining = iter(words)
-    for word in remaining:
+    remaining = deque(words)
+    while remaining:
+        word = remaining.popleft()
         if word.partition("=")[0] == DATA or word.startswith(f"{DATA}."):
-            data += [word] if "=" in word else [word, *islice(remaining, 1)]
+            data.append(word)
+            if "=" not in word and remaining and not remaining[0].startswith("--"):  # an option is no value
+                data.append(remaining.popleft())
         else:
             own.append(word)
     return own, data

@@ -92,9 +92,16 @@ class CalibrateCommand(ModelArguments):
 
 
 def read_rows(
-    path: Path, columns: Sequence[str], label_column: str | None, label_names: Sequence[str]
+    path: Path, columns: Sequence[str], label_column: str | None, label_names: Sequence[str], least: int = MIN_ROWS
 ) -> tuple[list[Any], np.ndarray | None]:
     """Texts or pairs, and their labels ``(N,)``, or None where there are none.
+
+    Args:
+        path: the file.
+        columns: of the text, or of both.
+        label_column: default: ``label`` where there is one.
+        label_names: the data's.
+        least: rows that points are chosen on.
 
     Raises:
         ValueError: too few rows, a text or label that is none, or a file that cannot be read.
@@ -112,8 +119,8 @@ def read_rows(
     values = columns_of(file, [*columns, *([name] if name else [])], columns)
     texts = [values[column] for column in columns]
     units = list(texts[0]) if len(texts) == 1 else list(zip(*texts, strict=True))
-    if len(units) < MIN_ROWS:
-        raise ValueError(f"`FILE` must have at least {MIN_ROWS} rows to choose points on, but {path} has {len(units)}.")
+    if len(units) < least:
+        raise ValueError(f"`FILE` must have at least {least} rows to choose points on, but {path} has {len(units)}.")
     if name is None:
         print(f"{path} has no column {LABEL!r}: what is kept is the agreement with the last model", file=sys.stderr)
         return units, None

@@ -33,7 +33,7 @@ class LengthsCommand(ModelArguments):
         mutation: probability with which a layer is drawn anew
         length_drop: share that a layer drops at most in the first generation
         seed: of all draws
-        replace: another search in the folder gives way
+        replace: start anew; a search in the folder gives way
     """
 
     PROGRAM = "dial lengths"
@@ -55,6 +55,7 @@ class LengthsCommand(ModelArguments):
         """Run the command; returns the exit code."""
         from dial.inference.length_search import Evaluation, Evolution
         from dial.tiers.fronts import pareto, write_search
+        from dial.tiers.tier import weights_digest
 
         tier = self._tier()
         search = Evolution(
@@ -62,7 +63,7 @@ class LengthsCommand(ModelArguments):
             *(self.population, self.generations, self.mutation, self.length_drop, self.seed),
         )
         units, label, about = self._rows(tier)
-        about |= {"tier": tier.fingerprint, **asdict(search)}
+        about |= {"tier": tier.fingerprint, "weights": weights_digest(tier.model), **asdict(search)}
         del about["generations"]  # a search may go on for more of them
         generation, done = self._earlier(about)
         if generation > self.generations:
@@ -107,7 +108,7 @@ class LengthsCommand(ModelArguments):
             names = [] if config.num_labels == 1 else own_names(config)
             names = [ANY_TEXT] if extracts(config, [ANY_TEXT]) else names
         tier = load_tier(place, "tier", list(names or []), "TIER")
-        if tier.writes and tier.generates:
+        if tier.generates:
             raise ValueError(f"`TIER` must be an encoder for tokens to be dropped, but {self.tier} writes.")
         tier.drop_tokens(Lengths((1.0,) * int(tier.model.config.num_hidden_layers)), "TIER")
         tier.drop_tokens(None)
@@ -138,7 +139,8 @@ class LengthsCommand(ModelArguments):
         """Texts or pairs, and their labels."""
         from dial.cli.calibrate import LABEL, read_rows
 
-        units, label = read_rows(path, self.columns or ("text",), self.label_column or LABEL, tier.label_names)
+        columns = self.columns or ("text",)
+        units, label = read_rows(path, columns, self.label_column or LABEL, tier.label_names, least=1)
         assert label is not None  # a label column was named
         return units, list(label)
 
@@ -163,10 +165,11 @@ class LengthsCommand(ModelArguments):
         from dial.tiers.fronts import read_search
 
         found = read_search(Path(self.tier).expanduser())
-        if found is None or (self.replace and found[0] != about):
+        if found is None or self.replace:
             return 0, []
-        if found[0] != about:
-            other = ", ".join(name for name in about if found[0].get(name) != about[name] and name != "file")
+        # Rows are told by their content: a file may have been moved.
+        other = ", ".join(name for name in about if found[0].get(name) != about[name] and name != "file")
+        if other:
             raise ValueError(f"`TIER` holds a search with another {other}; give --replace to search anew.")
         return found[1], found[2]
 

@@ -23,7 +23,7 @@ class Seam:
     """Where a layer is cut between its attention and its feed-forward network; paths within the layer.
 
     Attributes:
-        attention: gives as its second output the attention weights, or what is received.
+        attention: gives as its second output what is received, or has a ``dropout`` of the attention weights.
         summed: gives what the feed-forward network and the connection around it read.
         own: whether the attention computes by itself, and not by a function that can be chosen.
     """
@@ -177,7 +177,7 @@ class Pass:
                 tokens, self.real = own, mask.bool()
         self.kept = lengths.kept(tokens)
         before = np.concatenate([tokens[None], self.kept[:-1]])
-        self.drops: list[bool] = list(map(bool, (self.kept < before).any(axis=1)))
+        self.drops: list[bool] = np.any(self.kept < before, axis=1).tolist()
         self.positions: Tensor | None = None
         self.rows: Tensor | None = None
         self.trail: list[tuple[int, Tensor, Tensor]] | None = None
@@ -317,29 +317,30 @@ class _Cut:
         self._usual = "" if seam.own else str(attention.config._attn_implementation)
         self.handles = [
             layer.register_forward_pre_hook(self.enter, with_kwargs=True),
-            attention.register_forward_pre_hook(self.ask, with_kwargs=True),
-            attention.register_forward_hook(self.hear, always_call=True),
             summed.register_forward_hook(self.cut),
         ]
+        if seam.own:
+            self.handles.append(attention.dropout.register_forward_pre_hook(self.weigh))
+        else:
+            self.handles.append(attention.register_forward_pre_hook(self.ask))
+            self.handles.append(attention.register_forward_hook(self.hear, always_call=True))
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]
         self.one_pass.enter(hidden, _get(args, kwargs, BIAS) if self.seam.own else None)
 
-    def ask(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.seam.own:
-            return args, {**kwargs, "output_attentions": True}
+    def weigh(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.received = received_of(args[0], self.one_pass.real)  # whole: tokens are not ranked by what dropout left
+
+    def ask(self, module: Any, args: tuple[Any, ...]) -> None:
         module.config._attn_implementation = RECEIVED
-        return None
 
     def hear(self, module: Any, args: Any, output: Any) -> Any:
-        if not self.seam.own:
-            module.config._attn_implementation = self._usual
+        module.config._attn_implementation = self._usual
         if output is None:  # it failed
             return None
-        states, weights = output
-        self.received = weights if weights.ndim == 2 else received_of(weights, self.one_pass.real)
-        return (states,) if self.seam.own else (states, None)
+        states, self.received = output
+        return states, None
 
     def cut(self, module: nn.Module, args: Any, output: Any) -> Any:
         assert self.received is not None

@@ -70,7 +70,11 @@ def model_vectors(place: str, tokenizer: Any, table: nn.Embedding, argument: str
     Raises:
         ValueError: the model cannot be read, is narrower than ``table``, or cuts texts into other pieces.
     """
-    place = check_place(place, argument)
+    try:
+        place = check_place(place, argument)
+    except ValueError as error:
+        files = " and ".join((", ".join(VECTOR_FILES[:-1]), VECTOR_FILES[-1]))
+        raise ValueError(f"{error} A file of word vectors that was meant instead must exist; most end in {files}.") from error
     theirs, width = read_tokenizer(place, argument), table.embedding_dim
     config = read_with(AutoConfig, place, argument, "configuration")
     model = read_with(AutoModelForSequenceClassification, place, argument, "weights", config=config)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dial.files import read_json, write_json
 from dial.models.lengths import Lengths
-from dial.tiers.tier import View
+from dial.tiers.tier import View, weights_digest
 
 FILE, SCHEMA = "lengths.json", 1
 REMEDY = "run `dial lengths` on it, or write the lengths out"
@@ -97,33 +97,46 @@ def _read(file: Path, argument: str) -> dict[str, Any]:
     return content
 
 
-def read_front(path: str, argument: str) -> list[Individual]:
+def read_front(path: str, argument: str, model: Any = None) -> list[Individual]:
     """The front that lies in a tier's folder, cheapest first.
 
+    Args:
+        path: the folder.
+        argument: how the user calls it.
+        model: whose MACs the shares are of; a front that does not say its weights is taken for any.
+
     Raises:
-        ValueError: there is none, or it cannot be read; names ``argument``.
+        ValueError: there is none, it cannot be read, or it was found for other weights; names ``argument``.
     """
     file = Path(path).expanduser() / FILE
     if not file.is_file():
         raise ValueError(f"`{argument}`: `lengths` is a share of the MACs, but {path} has no {FILE}; {REMEDY}.")
-    return [Individual.parse(value) for value in _read(file, argument)["front"]]
+    content = _read(file, argument)
+    searched = content["search"].get("weights")
+    if model is not None and searched is not None and searched != weights_digest(model):
+        raise ValueError(
+            f"`{argument}`: `lengths` is a share of the MACs of the model that was searched, but the front in {file} is "
+            f"of other weights than those asked for (trained on, or cut by layers, width or depth); {REMEDY}."
+        )
+    return [Individual.parse(value) for value in content["front"]]
 
 
-def lengths_of(view: View, path: str, argument: str) -> Lengths:
+def lengths_of(view: View, path: str, argument: str, model: Any = None) -> Lengths:
     """The configuration that a view asks for: its own, or the best on the front within its share of the MACs.
 
     Args:
         view: with ``lengths``.
         path: folder of the tier.
         argument: how the user calls it.
+        model: as loaded, which a front has to be of.
 
     Raises:
-        ValueError: no front, or nothing on it that is so cheap; names ``argument``.
+        ValueError: no front, one of other weights, or nothing on it that is so cheap; names ``argument``.
     """
     if isinstance(view.lengths, list):
         return Lengths.parse(view.lengths)
     assert view.lengths is not None
-    front = read_front(path, argument)
+    front = read_front(path, argument, model)
     within = [one for one in front if one.macs <= view.lengths + 1e-9]
     if not within:
         raise ValueError(

@@ -170,6 +170,20 @@ def check_read_by_layers(view: View, argument: str) -> None:
             f"`{argument}` must be computed by torch in float32 or bfloat16 where its layers are read, but got "
             f"backend {view.backend} and dtype {view.dtype}; leave them out."
         )
+    check_all_tokens(view, argument)
+
+
+def check_all_tokens(view: View, argument: str) -> None:
+    """Refuse a view that drops tokens where states are compared token by token.
+
+    Raises:
+        ValueError: naming ``argument``.
+    """
+    if view.lengths is not None:
+        raise ValueError(
+            f"`{argument}` must keep all tokens where its layers are read, as token teaches token, but got lengths "
+            f"{view.lengths}; leave them out."
+        )
 
 
 def uniform_map(student: int, teacher: int) -> list[int]:

@@ -90,7 +90,7 @@ def load_span_tier(
     _check_room(tier, argument)
     tier.train(train)
     if view.lengths is not None:
-        tier.drop_tokens(lengths_of(view, path, argument), argument)
+        tier.drop_tokens(lengths_of(view, path, argument, model), argument)
     settle(tier, argument)
     if tier.batching.equal_length or tokenizer.padding_side != "right":
         raise ValueError(

@@ -404,11 +404,22 @@ def model_digest(model: Any, *settings: Any) -> str:
     digest = hashlib.sha256()
     config = {k: v for k, v in model.config.to_dict().items() if k not in _NO_MATTER}
     digest.update(json.dumps([config, *settings], sort_keys=True, default=str).encode())
+    _add_weights(digest, model)
+    return digest.hexdigest()[:12]
+
+
+def weights_digest(model: Any) -> str:
+    """Twelve hexadecimal digits that a model's weights as they are now determine, whatever its labels are called."""
+    digest = hashlib.sha256()
+    _add_weights(digest, model)
+    return digest.hexdigest()[:12]
+
+
+def _add_weights(digest: Any, model: Any) -> None:
     for key, value in sorted(model.state_dict().items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
         content = value.detach().cpu().contiguous().flatten()
         digest.update(content.view(torch.uint8).numpy().data if content.numel() else b"")
-    return digest.hexdigest()[:12]
 
 
 def own_names(config: Any) -> list[str] | None:

@@ -118,6 +118,15 @@ def test_another_search_gives_way_only_when_told(tier: Path, rows: Path, capsys:
     assert (tier / "lengths.json").read_text() == before
     assert main(["lengths", str(tier), str(rows), *small_search, "--seed", "1", "--replace"]) == 0
     assert json.loads((tier / "lengths.json").read_text())["search"]["seed"] == 1
+    moved = rows.rename(rows.with_name("moved.jsonl"))
+    again = [str(tier), str(moved), *small_search, "--seed", "1"]
+    assert main(["lengths", *again]) == 0 and "the search is done" in capsys.readouterr().out
+    assert main(["lengths", *again, "--replace"]) == 0 and "generation 0 of 0" in capsys.readouterr().out
+
+
+def test_a_few_rows_suffice(tier: Path, tmp_path: Path) -> None:
+    few = write(tmp_path / "few.jsonl", 12)
+    assert main(["lengths", str(tier), str(few), *SHORT, "--generations", "0", "--rows", "10"]) == 0
 
 
 @pytest.mark.parametrize(

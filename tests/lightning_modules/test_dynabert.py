@@ -255,6 +255,8 @@ def test_bad_input(network, teacher, tiny_bert, make_tiny_bert, tmp_path) -> Non
     assert "`teacher` must have the student's 4 layers" in refused(path=str(network), teacher=str(tiny_bert))
     message = refused(path=str(network), teacher={"path": str(teacher), "dtype": "int8"})
     assert "`teacher` must be computed by torch in float32 or bfloat16" in message
+    message = refused(path=str(network), teacher={"path": str(teacher), "lengths": 0.5})
+    assert "`teacher` must keep all tokens where its layers are read" in message and "lengths 0.5; leave" in message
     from transformers import AutoModel, AutoTokenizer
 
     MultiExitForSequenceClassification.from_encoder(str(network)).save_pretrained(tmp_path / "exits")

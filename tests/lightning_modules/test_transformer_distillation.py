@@ -235,6 +235,8 @@ def test_bad_input(tiny_bert, teacher, make_tiny_bert, mpnet, tiny_t5, tmp_path)
     words = {"config": {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}}
     assert "`tokenizer` must cut texts into the pieces of the teacher" in refused(**words, teacher=str(teacher))
     assert "leave them out" in refused(path=str(tiny_bert), teacher={"path": str(teacher), "dtype": "int8"})
+    fewer = refused(path=str(tiny_bert), teacher={"path": str(teacher), "lengths": [0.5, 0.5]})
+    assert "`teacher` must keep all tokens" in fewer
 
 
 def test_another_tokenizer_teaches_predictions_alone(tiny_bert, tmp_path) -> None:

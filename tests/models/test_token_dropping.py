@@ -134,6 +134,23 @@ def test_a_pass_that_fails_leaves_the_attention_as_it_was(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", FAMILY)
+def test_dropout_leaves_what_tokens_receive_whole(name: str) -> None:
+    """Each real token gives 1 in each head, also where training drops most of the attention weights."""
+    model, inputs = classifier(name).train(), tokens(4, 9)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.8
+    way = TokenDropping(model.base_model)
+    with way(model.base_model, LENGTHS[0], mask_of(inputs), (4, 9)) as one:
+        one.trail = []
+        model(**inputs)
+    (_, received, _), *_ = one.trail
+    real = mask_of(inputs)
+    given = model.config.num_attention_heads * real.sum(dim=1)
+    torch.testing.assert_close((received * real).sum(dim=1), given.float())
+
+
+@pytest.mark.parametrize("name", FAMILY)
 def test_gradients_reach_what_was_kept(name: str) -> None:
     """By the loop's gradient of the first token's last state with respect to the word embeddings."""
     model, naive, ids = classifier(name), classifier(name), tokens(1, 11, padded=None)["input_ids"]

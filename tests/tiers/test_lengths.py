@@ -18,6 +18,7 @@ from dial.models.token_dropping import TokenDropping
 from dial.tiers.fronts import Individual, read_search, write_search
 from dial.tiers.kept_tokens import kept_tokens
 from dial.tiers.loading import load_tier
+from dial.tiers.tier import weights_digest
 from dial.tiers.tokens import Tokeniser
 from tests.models.families import classifier
 from tests.models.test_token_dropping import reference
@@ -83,6 +84,18 @@ def test_a_share_of_the_macs_takes_the_best_within_it(folder: Path) -> None:
         assert tier.lengths.plain() == values and tier.describe()["lengths"] == values
     about, generations, found = read_search(folder) or ({}, 0, [])
     assert about == {"metric": "accuracy"} and generations == 2 and len(found) == 4
+
+
+def test_a_front_of_other_weights_is_refused(folder: Path, make_tiny_bert: Callable[..., Path]) -> None:
+    found = [Individual(Lengths((0.5, 0.2, 0.1)), 0.3, 0.7)]
+    write_search(folder, found, {"weights": weights_digest(load(str(folder)).model)}, 0)
+    view = {"path": str(folder), "lengths": 0.5}
+    assert load(view).lengths == load({**view, "label_names": NAMES[::-1]}).lengths == found[0].lengths
+    write_search(folder, found, {"weights": weights_digest(load({"path": str(folder), "layers": 2}).model)}, 0)
+    with pytest.raises(ValueError, match=r"of other weights than those asked for .* run `dial lengths` on it") as error:
+        load(view)
+    assert str(error.value).startswith("`tiers[0]`: `lengths`") and "\n" not in str(error.value)
+    (folder / "lengths.json").unlink()
 
 
 @pytest.mark.parametrize(
