@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -11,14 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dial.models.exits import find_layers
 from dial.models.lengths import Lengths
 from dial.models.pooling import Pooling, Reader
-
-RECEIVED = "dial_received"  # attention that also says how much each token receives
-BLOCK = 1 << 20  # scores that are held at once; more would leave the cache between softmax, product and sum
+from dial.models.received_attention import RECEIVED, received_of
 
 
 @dataclass(frozen=True)
@@ -341,7 +338,7 @@ class _Cut:
         if output is None:  # it failed
             return None
         states, weights = output
-        self.received = weights if weights.ndim == 2 else _sum(weights, self.one_pass.real)
+        self.received = weights if weights.ndim == 2 else received_of(weights, self.one_pass.real)
         return (states,) if self.seam.own else (states, None)
 
     def cut(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -349,65 +346,6 @@ class _Cut:
         states, *others = (output,) if isinstance(output, Tensor) else output
         states = self.one_pass.drop(states, self.received, self.index)
         return states if isinstance(output, Tensor) else (states, *others)
-
-
-def received_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **unused: Any,
-) -> tuple[Tensor, Tensor]:
-    """Attention ``(B, K, A, D)``, and what each token received ``(B, K)``, as transformers calls such a function.
-
-    Args:
-        module: unused.
-        query: ``(B, A, K, D)``.
-        key: ``(B, A, K, D)``.
-        value: ``(B, A, K, D)``.
-        attention_mask: ``(B, 1, 1 or K, K)``, bool or added to the scores; None where nothing is padded.
-        scaling: of the scores.
-        dropout: of the weights; those that are summed are whole.
-        unused: what other functions need.
-    """
-    batch, heads, tokens, _ = query.shape
-    rows = batch if torch.is_grad_enabled() else max(1, BLOCK // (heads * tokens * tokens))
-    states, received = [], []
-    for start in range(0, batch, rows):
-        part = slice(start, start + rows)
-        scores = torch.matmul(query[part] * scaling, key[part].transpose(2, 3))
-        mask = None if attention_mask is None else attention_mask[part]
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
-        received.append(_sum(weights, None if mask is None else _seen(mask)))
-        if dropout:
-            weights = nn.functional.dropout(weights, dropout)
-        states.append(torch.matmul(weights.to(value.dtype), value[part]).transpose(1, 2))
-    return _joined(states).contiguous(), _joined(received)
-
-
-ALL_ATTENTION_FUNCTIONS.register(RECEIVED, received_attention)
-
-
-def _seen(mask: Tensor) -> Tensor:
-    """Which tokens ``(B, K)`` the first one sees, which is real: all that are no padding."""
-    first = mask[:, 0, 0]
-    return first if first.dtype is torch.bool else first == 0
-
-
-def _sum(weights: Tensor, real: Tensor | None) -> Tensor:
-    """What tokens ``(B, K)`` receive of real tokens in all heads, from weights ``(B, A, K, K)``, query by key."""
-    if real is None:
-        return weights.sum(dim=(1, 2))
-    return (weights.sum(dim=1) * real[:, :, None]).sum(dim=1)
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _gather(states: Tensor, index: Tensor) -> Tensor:
