@@ -238,10 +238,10 @@ def units_of(data: Any, network: StagedModel, split: str) -> dict[int, Any]:
     Sources where all tiers write; where a classifier reads the unit as it is, a writer's tier puts it into its form.
     """
     rows = data.rows(split)
-    if network.writes and rows.sources is not None and all(tier.writes for tier in network.tiers):
+    if network.writes and rows.sources is not None and all(tier.generates for tier in network.tiers):
         return dict(zip(rows.sample_id.tolist(), rows.sources, strict=True))
     for tier in network.tiers:
-        if tier.writes:
+        if tier.generates:
             tier.source_form = data.source_form
     pairs = zip(rows.sample_id.tolist(), rows.units(), strict=True)
     return {identity: unit if len(unit) > 1 else unit[0] for identity, unit in pairs}

@@ -56,7 +56,7 @@ class QuestionRows(EncodedRows):
     answers = False
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        rows, encodings = self.rows, {}
+        rows, encodings = self.rows, dict[str, Any]()
         assert rows.text_b is not None
         for key, tokens in self.tokens.items():
             if isinstance(tokens, StoredWindows):

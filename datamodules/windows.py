@@ -182,8 +182,8 @@ def window_batch(rows: Sequence[QuestionTokens], padding: Padding, masked: bool 
             starts, ends = row.starts[part], row.ends[part]
             places.append((starts, ends))
             origin = int(starts[starts != OUTSIDE].min(initial=len(row.context)))
-            text = row.context[origin : int(ends.max(initial=0))]
-            texts.append(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.int32))
+            part_of_text = row.context[origin : int(ends.max(initial=0))]
+            texts.append(np.frombuffer(part_of_text.encode("utf-32-le", "surrogatepass"), dtype=np.int32))
             origins.append(origin)
             owners.append(position)
     batch = padding.batch(pieces, masked)
@@ -192,8 +192,8 @@ def window_batch(rows: Sequence[QuestionTokens], padding: Padding, masked: bool 
     for index, (starts, ends) in enumerate(places):
         filled[0, index, : len(starts)], filled[1, index, : len(ends)] = starts, ends
     characters = np.zeros((len(texts), max(map(len, texts))), np.int32)
-    for index, text in enumerate(texts):
-        characters[index, : len(text)] = text
+    for index, points in enumerate(texts):
+        characters[index, : len(points)] = points
     arrays = {"starts": filled[0], "ends": filled[1], "characters": characters}
     arrays |= {"row": np.array(owners), "origin": np.array(origins)}
     return batch | {key: torch.from_numpy(value) for key, value in arrays.items()}
@@ -211,7 +211,9 @@ def take_windows(encoding: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]
     return taken | {"row": torch.searchsorted(rows.contiguous(), taken["row"])}
 
 
-def answer_tokens(spans: Sequence[Sequence[int]], row: Tensor, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+def answer_tokens(
+    spans: Sequence[Sequence[int]] | np.ndarray, row: Tensor, starts: Tensor, ends: Tensor
+) -> tuple[Tensor, Tensor]:
     """First and last token ``(W,)`` of each window's answer; :data:`NO_ANSWER` where the window does not hold it whole.
 
     Args:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lightning_modules.distillation import Distillation
     from lightning_modules.dynabert import DynaBERT
     from lightning_modules.energy_head import EnergyHead
-    from lightning_modules.length_adaptive import LengthAdaptive
+    from lightning_modules.length_adaptive import LengthAdaptive, LengthAdaptiveSpanQA
     from lightning_modules.multi_exit import MultiExit
     from lightning_modules.optimizers import SizedAdamW
     from lightning_modules.seq2seq import Seq2Seq
@@ -25,6 +25,7 @@ __all__ = [
     "DynaBERT",
     "EnergyHead",
     "LengthAdaptive",
+    "LengthAdaptiveSpanQA",
     "MultiExit",
     "Seq2Seq",
     "Seq2SeqDistillation",
@@ -41,6 +42,7 @@ PLACES = {
     "DynaBERT": "dynabert",
     "EnergyHead": "energy_head",
     "LengthAdaptive": "length_adaptive",
+    "LengthAdaptiveSpanQA": "length_adaptive",
     "MultiExit": "multi_exit",
     "Seq2Seq": "seq2seq",
     "Seq2SeqDistillation": "seq2seq_distillation",

@@ -128,6 +128,7 @@ class DynaBERT(Distillation):
         super().on_fit_start()
         self.teacher.to(self.device)
         if not self._ordered:
+            self.print("order: heads and neurons by their importance on the validation rows")
             importance = self.trainer.strategy.broadcast(self.importance())  # one order for all processes
             order_structures(self.tier.model, importance)
             self._ordered = True

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from dial.losses import in_place_distillation, task_loss
+from dial.losses.spans import span_cross_entropy, span_distillation
 from dial.models.lengths import LengthDrop, Lengths
+from dial.tiers.tier import Tier
 from lightning_modules.base import Batch
 from lightning_modules.classifier import Classifier
+from lightning_modules.span_qa import SpanQA
 
 
 class LengthAdaptive(Classifier):
@@ -36,9 +39,7 @@ class LengthAdaptive(Classifier):
 
     def __init__(self, length_drop: float = 0.2, drawn: int = 2, **student: Any) -> None:
         super().__init__(**student)
-        self.length_drop = LengthDrop(int(self.tier.model.config.num_hidden_layers), length_drop, drawn)
-        self.tier.drop_tokens(self.length_drop.shortest)  # refused now, if it cannot be
-        self.tier.drop_tokens(None)
+        self.length_drop = _length_drop(self.tier, length_drop, drawn)
 
     def logits_with(self, lengths: Lengths | None, batch: Batch) -> Tensor:
         """Logits ``(B, C)`` of a batch where each layer keeps so many tokens; None: all."""
@@ -70,3 +71,44 @@ class LengthAdaptive(Classifier):
     def choose(self, values: list[float]) -> float:
         """The mean of both, by which checkpoints are chosen."""
         return sum(values) / len(values)
+
+
+class LengthAdaptiveSpanQA(SpanQA):
+    """One reader of spans that is trained to do without tokens, as :class:`LengthAdaptive` is.
+
+    Dropped tokens come back before the head with the last state that they had (drop-and-restore), so that they may be
+    in an answer. Each model that drops some learns the starts and ends of the whole one.
+
+    Args:
+        length_drop: share of its tokens that a layer drops at most, above 0 and below 1.
+        drawn: models drawn at random in each step.
+        student: see :class:`SpanQA`; give a tier of :class:`SpanDistillation` as ``path`` for one that was distilled.
+
+    Raises:
+        ValueError: as for :class:`LengthAdaptive` and :class:`SpanQA`.
+    """
+
+    def __init__(self, length_drop: float = 0.2, drawn: int = 2, **student: Any) -> None:
+        super().__init__(**student)
+        self.length_drop = _length_drop(self.tier, length_drop, drawn)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What is minimised, a scalar."""
+        encoding = batch["encodings"][self.tier.encoding_key]
+        whole = self._logits(encoding)
+        losses = [span_cross_entropy(whole, encoding["answer_starts"], encoding["answer_ends"])]
+        for lengths in self.length_drop.of_step():
+            with self.tier.at_lengths(lengths):
+                losses.append(span_distillation(self._logits(encoding), whole.detach(), 1.0))
+        return torch.stack(losses).mean()
+
+
+def _length_drop(tier: Tier, length_drop: float, drawn: int) -> LengthDrop:
+    """Configurations to train a tier with.
+
+    Raises:
+        ValueError: an argument is outside its range, or the tier allows no tokens to be dropped.
+    """
+    made = LengthDrop(int(tier.model.config.num_hidden_layers), length_drop, drawn)
+    with tier.at_lengths(made.shortest):
+        return made

@@ -37,13 +37,16 @@ def cascade_ms(shares: Sequence[float], milliseconds: Sequence[float]) -> float:
     return sum(share * cost for share, cost in zip(shares, paid, strict=True))
 
 
-def points(summary: Mapping[str, Any], times: Mapping[str, float], swift: str) -> Iterator[dict[str, Any]]:
+def points(
+    summary: Mapping[str, Any], times: Mapping[str, float], swift: str, targets: Sequence[float] = TARGETS
+) -> Iterator[dict[str, Any]]:
     """One flat row per score, target and kind of a cascade's summary.
 
     Args:
         summary: content of `summary.json`.
         times: milliseconds per row by tier; empty where they were not measured.
         swift: name of the first tier among the times.
+        targets: shares of the Super's quality.
     """
     (split,) = summary["splits"].values()
     first, last = split["stages"][0], split["stages"][-1]
@@ -52,7 +55,7 @@ def points(summary: Mapping[str, Any], times: Mapping[str, float], swift: str) -
     tiers |= {"swift_macs": first["macs"], "super_macs": split["reference_macs"]}
     for point in split["points"]:
         shown = point["score"] in SCORES and point["rule"] == "threshold" and point["kind"] in KINDS
-        if not shown or point["target"] not in TARGETS:
+        if not shown or point["target"] not in targets:
             continue
         alone = bool(point.get("only_super")) or point["swift_ratio"] == 0
         low, high = point["speedup_interval"] or (None, None)

@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch  # noqa: E402
 
+import scripts.gpu_span_checks  # noqa: E402
 import scripts.gpu_text_checks  # noqa: E402, F401  (fills CHECKS, with scripts.gpu_checks)
 from scripts.gpu_bench import CHECKS, Bench  # noqa: E402
 

@@ -283,6 +283,29 @@ def several_widths(bench: Bench) -> Seen:
     return Seen(text, bool(passed), {"scores_apart": apart, "parameters": parameters, "loss": loss})
 
 
+@check("dropped tokens")
+def dropped_tokens(bench: Bench) -> Seen:
+    """What is trained on the device (bf16) to do without tokens drops there those that it drops on the CPU."""
+    from dial.inference.staged import StagedModel
+    from dial.tiers.loading import load_tier, save_tier
+    from lightning_modules import LengthAdaptive
+
+    module = LengthAdaptive(path=bench.tier("super").view.path, label_names=NAMES)
+    trainer = bench.fit("lengths", [], module=module, precision="bf16-mixed", max_epochs=1)
+    save_tier(bench.folder / "lengths/tier", module.tier.cpu(), {})
+    units, shares = bench.texts(bench.few(200), seed=7), {}
+    for name, folder, layers in (("one answer", "lengths/tier", 3), ("exits", "exits", 8)):
+        bench.tier("exits")
+        view = {"path": str(bench.folder / folder), "lengths": [round(0.8**k, 3) for k in range(1, layers + 1)]}
+        network = StagedModel([load_tier(view, "few", NAMES)]).eval()
+        scores = [largest_probability(alone(each, units)) for each in (network, bench.moved(network))]
+        shares[name] = float((np.abs(scores[0] - scores[1]).reshape(len(units), -1).max(axis=1) <= NOISE).mean())
+    loss = float(trainer.callback_metrics["train/loss"])
+    seen = "; ".join(f"{name}: {100 * share:.1f} % of the rows score alike" for name, share in shares.items())
+    # Two tokens that receive almost the same may change places.
+    return Seen(f"loss {loss:.3f}; {seen}", bool(np.isfinite(loss) and min(shares.values()) >= 0.98), shares)
+
+
 @check("int8 refused or run")
 def int8(bench: Bench) -> Seen:
     """An int8 tier runs on a CPU that can, near to float32; on a GPU, and elsewhere, it is refused in words."""

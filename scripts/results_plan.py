@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dial.cli.steps import Step
-from scripts import results_base_plan, results_dynabert, results_lengths_plan, results_spans_plan, results_text_plan
+from scripts import (
+    results_base_plan,
+    results_dynabert_plan,
+    results_lengths_plan,
+    results_spans_plan,
+    results_text_plan,
+)
 from scripts.results_cell import Cell, sweep_of
 from scripts.results_steps import Derived, Measured
 
@@ -31,8 +37,8 @@ def plan(data: str, models: str) -> Iterator[Step]:
             `bert-tiny-mlm`, and `unpack.py`.
     """
     yield from encoder_plan(data, models)
-    for task in results_dynabert.TASKS:
-        yield from results_dynabert.dynabert_steps(Cell(task, data=data, models=models))
+    for task in results_dynabert_plan.TASKS:
+        yield from results_dynabert_plan.dynabert_steps(Cell(task, data=data, models=models))
     for task in results_lengths_plan.COLUMNS:
         yield from results_lengths_plan.lengths_steps(Cell(task, data=data, models=models))
     yield from results_text_plan.plan(data, models)

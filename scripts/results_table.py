@@ -20,7 +20,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dial.files import atomic_write, write_json
-from scripts import cascades_page, exits_page, text_collect, text_figures, text_page, time_page
+from scripts import cascades_page, dynabert_page, exits_page, text_collect, text_figures, text_page, time_page
 from scripts.markdown import fill, grid
 from scripts.results_steps import ROOT
 
@@ -50,6 +50,7 @@ def collect(runs: Path, results: Path) -> None:
     if cascades.empty and not texts["cascades"]:
         raise ValueError(f"`runs` must hold tested cascades, but {runs} has none; run `make results` first.")
     frames = {"results.csv": cascades, "pairs.csv": pairs, "exits.csv": exits_page.collect(runs)}
+    frames["dynabert.csv"] = dynabert_page.collect(runs)
     results.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
         if not frame.empty:
@@ -84,6 +85,8 @@ def write(results: Path, data: str, models: str, readme: Path | None = None) -> 
         fill(results / "cascades.md", cascades_page.tables(cascades, pairs, times, data, models))
     if exits is not None:
         fill(results / "exits.md", exits_page.tables(exits, data, models))
+    if (parts := kept(results / "dynabert.csv")) is not None:
+        fill(results / "dynabert.md", dynabert_page.tables(parts, data, models))
     fill(results / "time.md", time_page.tables(time_page.collect(results), data, models))
     texts = json.loads((results / TEXTS).read_text()) if (results / TEXTS).is_file() else None
     if texts is not None:

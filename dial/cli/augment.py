@@ -132,18 +132,15 @@ class AugmentCommand(Command):
         """What the texts depend on, beside the rows: files by their content."""
         from dial.claims import contents, fingerprint
 
+        settings = {name: getattr(self, name) for name in ("method", "copies", "seed")}
         if self.method == "tang":
-            names: tuple[str, ...] = ("masking", "replacement", "sampling")
-            sources = {}
-        else:
-            names = ("probability", "candidates", "vocabulary")
-            model = None if self.masked_lm is None else Path(self.masked_lm).expanduser()
-            sources = {
-                "vectors": self.vectors and Path(self.vectors).is_file() and fingerprint(Path(self.vectors)),
-                "masked_lm": contents(model) if model is not None and model.is_dir() else self.masked_lm,
-            }
-        names = ("method", "copies", "seed", *names)
-        return {name: getattr(self, name) for name in names} | sources
+            return settings | {name: getattr(self, name) for name in ("masking", "replacement", "sampling")}
+        vectors = None if self.vectors is None else Path(self.vectors).expanduser()
+        model = None if self.masked_lm is None else Path(self.masked_lm).expanduser()
+        settings |= {name: getattr(self, name) for name in ("probability", "candidates", "vocabulary")}
+        settings["vectors"] = None if vectors is None else fingerprint(vectors)
+        settings["masked_lm"] = contents(model) if model is not None and model.is_dir() else self.masked_lm
+        return settings
 
     def _words(self) -> WordReplacement:
         """TinyBERT's method, its model loaded and its vectors' file looked at."""
@@ -183,7 +180,7 @@ class AugmentCommand(Command):
 
                 names, vectors = first_word_vectors(Path(self.vectors).expanduser(), self.vocabulary)
                 words = set(words_of(rows.units()))
-                method.neighbours = neighbours_of(words, names, vectors, self.candidates)
+                method.neighbours = neighbours_of(words, names, vectors, self.candidates, processes)
                 print(f"{len(method.neighbours):,} of {len(words):,} words of the texts have vectors", file=sys.stderr)
         elif method.tagger is not None:
             counts: Counter[tuple[str, str]] = Counter()

@@ -23,9 +23,9 @@ class LengthsCommand(ModelArguments):
 
     Attributes:
         tier: folder of a classifier
-        file: labelled rows: .csv, .tsv, .jsonl or .parquet; take training rows
-        columns: column of the text, or of both
-        label_column: column of the label
+        file: labelled rows: .csv, .tsv, .jsonl or .parquet; take training rows. Questions also as SQuAD's .json
+        columns: column of the text, or of both; of questions default: question context
+        label_column: default: label; of questions answers
         metric: default: that of the tier's fit
         rows: drawn from FILE
         population: configurations of a generation
@@ -40,8 +40,8 @@ class LengthsCommand(ModelArguments):
 
     tier: Annotated[str, "TIER"] = field(kw_only=False)
     file: Annotated[str, "FILE"] = field(kw_only=False)
-    columns: Sequence[str] = ("text",)
-    label_column: str = "label"
+    columns: Sequence[str] = ()
+    label_column: str | None = None
     metric: str | None = None
     rows: Annotated[int, "N"] = 200
     population: Annotated[int, "N"] = 20
@@ -88,10 +88,14 @@ class LengthsCommand(ModelArguments):
         Raises:
             ValueError: no folder of a classifier, or one in which no tokens can be dropped.
         """
+        from transformers import AutoConfig
+
+        from datamodules.labels import ANY_TEXT
         from dial.models.lengths import Lengths
-        from dial.tiers.loading import load_tier, read_config
+        from dial.tiers.loading import load_tier
         from dial.tiers.places import check_place
         from dial.tiers.reading import read_card
+        from dial.tiers.span_loading import extracts
         from dial.tiers.tier import own_names
 
         if not Path(self.tier).expanduser().is_dir():
@@ -99,12 +103,12 @@ class LengthsCommand(ModelArguments):
         place = check_place(self.tier, "TIER")
         names = read_card(place).get("label_names")
         if names is None:
-            from transformers import AutoConfig
-
             config = AutoConfig.from_pretrained(place)
-            names = [] if config.num_labels == 1 else own_names(config) or []
-        read_config(place, None, names, "TIER")
-        tier = load_tier(place, "tier", list(names), "TIER")
+            names = [] if config.num_labels == 1 else own_names(config)
+            names = [ANY_TEXT] if extracts(config, [ANY_TEXT]) else names
+        tier = load_tier(place, "tier", list(names or []), "TIER")
+        if tier.writes and tier.generates:
+            raise ValueError(f"`TIER` must be an encoder for tokens to be dropped, but {self.tier} writes.")
         tier.drop_tokens(Lengths((1.0,) * int(tier.model.config.num_hidden_layers)), "TIER")
         tier.drop_tokens(None)
         return tier.to(self.torch_device()).eval()
@@ -118,19 +122,37 @@ class LengthsCommand(ModelArguments):
         import numpy as np
 
         from dial.claims import fingerprint
-        from dial.cli.calibrate import read_rows
 
         path = Path(self.file).expanduser()
-        units, label = read_rows(path, self.columns, self.label_column, tier.label_names)
-        assert label is not None  # a label column was named
+        units, label = self._questions(tier, path) if tier.writes else self._texts(tier, path)
         if not 1 <= self.rows <= len(units):
             raise ValueError(f"`--rows` must be from 1 to the {len(units)} of {self.file}, but got {self.rows}.")
         metric = self.metric or str(next(iter(tier.card.get("metrics", [])), tier.task.metrics[0]))
         tier.task.check_metric(metric)
         drawn = np.sort(np.random.default_rng(self.seed).permutation(len(units))[: self.rows])
-        content = " ".join([fingerprint(path), *self.columns, self.label_column])
+        content = " ".join([fingerprint(path), *self.columns, self.label_column or ""])
         about = {"file": str(self.file), "content": content, "rows": self.rows, "metric": metric}
-        return [units[row] for row in drawn], label[drawn], about
+        return [units[row] for row in drawn], [label[row] for row in drawn], about
+
+    def _texts(self, tier: Tier, path: Path) -> tuple[list[Any], Sequence[Any]]:
+        """Texts or pairs, and their labels."""
+        from dial.cli.calibrate import LABEL, read_rows
+
+        units, label = read_rows(path, self.columns or ("text",), self.label_column or LABEL, tier.label_names)
+        assert label is not None  # a label column was named
+        return units, list(label)
+
+    def _questions(self, tier: Any, path: Path) -> tuple[list[Any], Sequence[Any]]:
+        """Questions with their contexts, and the right answers to each."""
+        from datamodules.question_rows import Fields, question_rows, read_questions
+
+        names = list(self.columns) or ["question", "context"]
+        if len(names) != 2:
+            raise ValueError(f"`--columns` must name the columns of question and context, but got {' '.join(names)}.")
+        columns, fields = read_questions(path, Fields(names[0], names[1], self.label_column or "answers"), "FILE")
+        rows = question_rows(columns, fields, str(path), tier.no_answer)
+        assert rows.text_b is not None and rows.targets is not None
+        return list(zip(rows.text, rows.text_b, strict=True)), rows.targets
 
     def _earlier(self, about: dict[str, Any]) -> tuple[int, list[Individual]]:
         """The generation that comes next, and the individuals of those before.

@@ -52,7 +52,7 @@ lightning_modules.Cascade, lightning_modules.Classifier, lightning_modules.Multi
 lightning_modules.Distillation, lightning_modules.EnergyHead, lightning_modules.Seq2Seq  # noqa: B018
 lightning_modules.Seq2SeqDistillation, lightning_modules.SizedAdamW  # noqa: B018
 lightning_modules.LengthAdaptive, lightning_modules.TransformerDistillation, lightning_modules.DynaBERT  # noqa: B018
-lightning_modules.SpanDistillation, lightning_modules.SpanQA  # noqa: B018
+lightning_modules.LengthAdaptiveSpanQA, lightning_modules.SpanDistillation, lightning_modules.SpanQA  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
 datamodules.GLUEAsTextDataModule, datamodules.NumberWordsDataModule  # noqa: B018
 datamodules.SuperGLUEAsTextDataModule, datamodules.SuperGLUEDataModule, datamodules.TextToTextDataModule  # noqa: B018

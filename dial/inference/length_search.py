@@ -12,9 +12,10 @@ import torch
 from dial.costs.dropping import LayerCosts
 from dial.models.lengths import Lengths
 from dial.stages.metrics.metrics import evaluate
+from dial.tiers.batching import Encoding
 from dial.tiers.fronts import Individual, pareto
 from dial.tiers.tier import Tier
-from dial.tiers.tokens import Tokeniser, Unit
+from dial.tiers.tokens import Unit
 
 DIGITS = 3  # of shares
 LEAST = 0.001  # share: the first token alone
@@ -103,31 +104,40 @@ class Evaluation:
 
     Args:
         tier: in eval mode.
-        units: texts, or pairs of texts.
-        label: ``(N,)``.
+        units: texts, or pairs of texts; for a tier that answers by spans questions and their contexts.
+        label: ``(N,)``; for such a tier the right answers to each question.
         metric: name.
         batch_size: rows computed at once.
     """
 
-    def __init__(self, tier: Tier, units: Sequence[Unit], label: np.ndarray, metric: str, batch_size: int = 32) -> None:
+    def __init__(
+        self, tier: Tier, units: Sequence[Unit], label: Sequence[Any] | np.ndarray, metric: str, batch_size: int = 32
+    ) -> None:
         self.tier, self.metric = tier, metric
-        tokeniser = Tokeniser(tier)
+        tokeniser = tier.tokeniser()
         tokens = tokeniser(units)
-        length = np.array([len(row.ids) for row in tokens], dtype=np.int64)
-        order = np.argsort(length, kind="stable")
-        self.label, self.length = np.asarray(label)[order], length[order]
+        order = np.argsort([len(row.ids) for row in tokens], kind="stable")
+        self.label = [label[row] for row in order]
+        windows = [getattr(row, "sizes", [len(row.ids)]) for row in tokens]  # what the model reads at once
+        self.length = np.concatenate(windows).astype(np.int64)
         device = next(tier.parameters()).device
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         self.batches = [tokeniser.collate([tokens[row] for row in rows], device) for rows in batches]
         whole = Lengths((1.0,) * int(tier.model.config.num_hidden_layers))
         with tier.at_lengths(whole):
             self.costs = LayerCosts(tier, tier.path(len(tier.exits) - 1))
-        self._whole = float(self.costs(self.length, whole).mean())
+        self._whole = float(self.costs(self.length, whole).sum())
 
     def __call__(self, lengths: Lengths) -> tuple[float, float]:
-        """Mean MACs per row, as a share of those of all tokens, and the quality."""
+        """MACs of all rows, as a share of those of all tokens, and the quality."""
         with self.tier.at_lengths(lengths), torch.inference_mode():
-            logits = torch.cat([self.tier(batch)[:, -1] for batch in self.batches]).float().cpu().numpy()
-        answers: Any = self.tier.task.predict(logits[:, None])[:, 0]
-        quality = evaluate(self.metric, self.tier.task.labels(self.label), answers)
-        return float(self.costs(self.length, lengths).mean()) / self._whole, float(quality)
+            answers = np.concatenate([self._answers(batch) for batch in self.batches])
+        label: Any = self.label if self.tier.writes else self.tier.task.labels(np.array(self.label))
+        quality = evaluate(self.metric, label, answers)
+        return float(self.costs(self.length, lengths).sum()) / self._whole, float(quality)
+
+    def _answers(self, batch: Encoding) -> np.ndarray:
+        if self.tier.writes:
+            rows = torch.arange(self.tier.rows_in(batch), device=batch["input_ids"].device)
+            return np.array(self.tier.write(batch, rows).texts, dtype=object)
+        return self.tier.task.predict(self.tier(batch)[:, -1:].float().cpu().numpy())[:, 0]

@@ -14,7 +14,7 @@ SHAPES = ("heads", "intermediate", "embedding_rank")  # settings of a slender en
 # Of the model that an encoder was part of, or of the file that it came from; not of the encoder.
 NOT_ITS_OWN = (
     "_name_or_path architectures dtype torch_dtype transformers_version id2label label2id num_labels problem_type "
-    "classifier_dropout finetuning_task"
+    "classifier_dropout finetuning_task subnetworks"
 ).split()
 
 

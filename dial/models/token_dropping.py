@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dial.models.exits import find_layers
 from dial.models.lengths import Lengths
-from dial.models.pooling import Reader
+from dial.models.pooling import Pooling, Reader
 
 RECEIVED = "dial_received"  # attention that also says how much each token receives
 BLOCK = 1 << 20  # scores that are held at once; more would leave the cache between softmax, product and sum
@@ -180,7 +180,7 @@ class Pass:
                 tokens, self.real = own, mask.bool()
         self.kept = lengths.kept(tokens)
         before = np.concatenate([tokens[None], self.kept[:-1]])
-        self.drops = (self.kept < before).any(axis=1).tolist()
+        self.drops: list[bool] = list(map(bool, (self.kept < before).any(axis=1)))
         self.positions: Tensor | None = None
         self.rows: Tensor | None = None
         self.trail: list[tuple[int, Tensor, Tensor]] | None = None
@@ -264,7 +264,7 @@ class Pass:
         index = (start + torch.arange(width, device=stay.device)).flatten()
         return hidden.flatten(0, 1).index_select(0, index).view(len(stay), width, -1)
 
-    def reader(self, pooling: str) -> Callable[..., Tensor]:
+    def reader(self, pooling: Pooling) -> Callable[..., Tensor]:
         """Gives what exits read of hidden states ``(R, K, H)`` of the rows and tokens that are left: ``(R, H)``.
 
         Raises:

@@ -4,6 +4,7 @@ import dataclasses
 from functools import cached_property, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -117,8 +118,17 @@ class Analysis:
         settings = self.settings
         return bootstrap(self.rows, self.metric, decisions, curves, settings.targets, settings.bootstrap, settings.seed)
 
+    @cached_property
+    def _measured(self) -> WeakKeyDictionary[Taken, dict[str, Any]]:
+        return WeakKeyDictionary()
+
     def _measure(self, taken: Taken) -> dict[str, Any]:
-        """Quality, cost and shares of a decision."""
+        """Quality, cost and shares of a decision; computed once, as pairs ask for the same decisions."""
+        if taken not in self._measured:
+            self._measured[taken] = self._computed(taken)
+        return self._measured[taken]
+
+    def _computed(self, taken: Taken) -> dict[str, Any]:
         quality = {name: quality_of(taken, name) for name in self.rows.metrics}
         macs, shares = float(taken.macs.mean()), taken.shares
         return {

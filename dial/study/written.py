@@ -25,7 +25,6 @@ from dial.report.tables import percent, table, with_interval
 from dial.stages.table import StageTable
 from dial.study.analysis import Point, choose_points, rule_at, spread
 from dial.study.study import SEARCHED_ROWS, StudySettings, default_score
-from dial.tiers.tokens import Tokeniser
 from dial.tradeoff.taken import Taken, quality_of, super_alone
 
 WRITTEN = ("study.md", "study.json")
@@ -141,7 +140,7 @@ class WrittenStudy:
     def _best_sizes(self) -> dict[str, int]:
         spaced = np.unique(np.linspace(0, len(self.units) - 1, SEARCHED_ROWS).round().astype(int))
         some = [self.units[i][1] for i in spaced]
-        return {t.name: best_batch_size(t, Tokeniser(t)(some), self.cache_dir).best for t in self.network.tiers}
+        return {t.name: best_batch_size(t, t.tokeniser()(some), self.cache_dir).best for t in self.network.tiers}
 
     def _execute(self, arm: Arm, sizes: Mapping[str, int]) -> tuple[tuple[float, float, float], int]:
         """Seconds of the models, of all, and of the processor; and rows not answered as the replay says."""

@@ -200,7 +200,7 @@ def load_tier(
     if view.lengths is not None:
         tier.drop_tokens(lengths_of(view, path, argument), argument)
     settle(tier, argument)  # in float32, whose noise is small
-    backend = "torch" if view.lengths is not None else view.backend  # no other drops tokens
+    backend: str = "torch" if view.lengths is not None else view.backend  # no other drops tokens
     if backend == "auto":
         backend = fastest_backend(tier, view.dtype).route.backend
     if backend == "torch" or not attach(tier, backend, view.dtype):

@@ -48,6 +48,7 @@ class SpanTier(Tier):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        self.window = self.max_length
         own = {"stride": min(STRIDE, self.max_length // 3), "max_answer_tokens": MAX_ANSWER_TOKENS, "no_answer": False}
         for name, default in own.items():
             given = getattr(self.view, name)
@@ -68,11 +69,6 @@ class SpanTier(Tier):
         """See :class:`Tier`; how windows are cut and which spans may answer count, too."""
         settings = f"{super().fingerprint} {self.stride} {self.max_answer_tokens} {self.no_answer}"
         return hashlib.sha256(settings.encode()).hexdigest()[:12]
-
-    @property
-    def window(self) -> int:
-        """See :class:`TierContract`."""
-        return self.max_length
 
     @property
     def kept_settings(self) -> dict[str, Any]:

@@ -60,7 +60,8 @@ class Chooser:
     @cached_property
     def levels(self) -> Levels:
         """Thresholds that a search for one threshold per stage tries."""
-        return Levels.of(self.rule.values(self.table), self.table.sample_id, SEARCHED)
+        table = self.table.deciding_by(self.rule.score)
+        return Levels.of(self.rule.values(table), table.sample_id, table.macs, self.statistics, SEARCHED)
 
     @property
     def quality(self) -> np.ndarray:
@@ -257,7 +258,8 @@ def crossfit(
     parts: dict[Key, list[tuple[np.ndarray, Taken]]] = {key: [] for key in wanted}
     for k in range(folds):
         mask = fold == k
-        rows, others, chooser = table.take(mask), table.take(~mask), None
+        rows = others = chooser = None  # those of the fold before, which are as large, go first
+        rows, others = table.take(mask), table.take(~mask)
         for key, (rule, choose) in wanted.items():
             if chooser is None or chooser.rule != rule:  # those of one rule come together
                 chooser = Chooser(others, rule)

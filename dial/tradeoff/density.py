@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import gaussian_kde
 
 GRID = 1024
-BINS = 1024
+BINS = 2048
 """In which more rows than four times as many are counted, each bin far narrower than their bandwidth."""
 TAIL = 3.0  # bandwidths beyond the extreme scores
 

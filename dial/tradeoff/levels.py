@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,41 +19,75 @@ SEED = 4096
 class Levels:
     """At each stage before the last the candidate thresholds in ascending order, numbered by their *level*.
 
+    Arrays lie stage by stage, as a search reads a stage of many rows at a time.
+
     Attributes:
         values: per stage the distinct scores of the drawn rows, ascending.
         thresholds: per stage −inf, the midpoints between neighbouring values, and +inf.
         reached: ``(S - 1, N)``, how many of the stage's thresholds a row reaches: it stays under the threshold at a
             level if that is below the count.
         drawn: ``(n,)``, the rows whose scores are candidates, in order.
+        macs: ``(S, N)``, cost of each row that ends at a stage.
+        statistics: ``(K, S, N)``, what it then adds to the sums of the metric.
     """
 
     values: list[np.ndarray]
     thresholds: list[np.ndarray]
     reached: np.ndarray
     drawn: np.ndarray
+    macs: np.ndarray
+    statistics: np.ndarray
 
     @classmethod
-    def of(cls, scores: np.ndarray, sample_id: np.ndarray, most: int) -> Levels:
+    def of(
+        cls, scores: np.ndarray, sample_id: np.ndarray, macs: np.ndarray, statistics: np.ndarray, most: int
+    ) -> Levels:
         """Levels between the scores of at most ``most`` rows, which a hash of their ids draws: no label is looked at.
 
         Args:
             scores: ``(N, S)``; the last column is not read.
             sample_id: ``(N,)``.
+            macs: ``(N, S)``.
+            statistics: ``(N, S, K)``.
             most: rows.
 
         Example:
-            >>> levels = Levels.of(np.array([[0.2, 0.0], [0.6, 0.0], [0.2, 0.0]]), np.arange(3), most=3)
+            >>> nothing = np.zeros((3, 2))
+            >>> scores = np.array([[0.2, 0.0], [0.6, 0.0], [0.2, 0.0]])
+            >>> levels = Levels.of(scores, np.arange(3), nothing, nothing[:, :, None], most=3)
             >>> levels.thresholds[0], levels.reached
-            (array([-inf,  0.4,  inf]), array([[1, 2, 1]]))
+            (array([-inf,  0.4,  inf]), array([[1, 2, 1]], dtype=uint8))
         """
         drawn = np.arange(len(scores))
         if len(scores) > most:
             drawn = np.sort(np.argpartition(random_score(sample_id, 0, SEED), most)[:most])
-        columns = scores[:, :-1].T
+        columns = np.ascontiguousarray(scores[:, :-1].T)
         values = [np.unique(column[drawn]) for column in columns]
         thresholds = [midway(value) for value in values]
         reached = [np.searchsorted(t, column, side="right") for t, column in zip(thresholds, columns, strict=True)]
-        return cls(values, thresholds, np.array(reached), drawn)
+        by_stage = np.ascontiguousarray(macs.T), np.ascontiguousarray(statistics.transpose(2, 1, 0))
+        counts = np.array(reached, dtype=np.min_scalar_type(len(drawn) + 1))
+        return cls(values, thresholds, counts, drawn, *by_stage)
+
+    @cached_property
+    def of_drawn(self) -> Levels:
+        """The same levels on the drawn rows alone."""
+        rows = self.drawn
+        if len(rows) == self.macs.shape[1]:
+            return self
+        parts = self.reached[:, rows], np.arange(len(rows)), self.macs[:, rows], self.statistics[:, :, rows]
+        return Levels(self.values, self.thresholds, *parts)
+
+    @cached_property
+    def deciding(self) -> list[int]:
+        """Statistics that depend on where a row ends; a count of rows does not."""
+        last = self.statistics[:, -1:]
+        return [k for k, column in enumerate(self.statistics) if (column != last[k]).any()]
+
+    @cached_property
+    def last(self) -> np.ndarray:
+        """Sums ``(K,)`` where all rows end at the last stage."""
+        return np.asarray(self.statistics[:, -1].sum(axis=1))
 
     def at(self, thresholds: Sequence[float]) -> np.ndarray:
         """The levels ``(S - 1,)`` at which the drawn rows stay as they do under these thresholds."""

@@ -9,14 +9,15 @@ import numpy as np
 from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.calibration import Chooser
+from dial.tradeoff.levels import Levels
 from dial.tradeoff.point import OperatingPoint
 from dial.tradeoff.threshold import Threshold
 
 ROUNDS = 20
 STARTS = 24  # in all, shared among the stages
 DESCENTS = 4  # from the best shared dial, and from so many of the others that cost least
-MENDED = 2  # rounds over all rows after a search on fewer
-STEPS = 8  # between what was found on fewer rows and the best shared dial
+MENDED = 1  # rounds over all rows after a search on fewer
+STEPS = 9  # from what was found on fewer rows to the best shared dial
 TOLERANCE = 1e-12  # of the quality asked for
 
 
@@ -52,9 +53,9 @@ def per_stage_thresholds(chooser: Chooser, target: float) -> OperatingPoint:
     each stage's threshold held in turn at values over its whole range while the others are set. The cheapest end
     counts, or the best shared dial where that is cheaper.
 
-    Of more than :data:`~dial.tradeoff.calibration.SEARCHED` rows the search sees as many, drawn by a hash of their ids, and tries their scores as
-    thresholds. What it finds is moved towards the best shared dial as far as all rows ask for, and set once more on
-    all of them.
+    Of more than :data:`~dial.tradeoff.calibration.SEARCHED` rows the search sees as many, drawn by a hash of their
+    ids, and tries their scores as thresholds. It goes on once more with the target moved by what all rows say of the
+    end, and that end is set stage after stage on all rows.
 
     Its many thresholds are fitted to the very rows that they are measured on, so on fresh rows such a point keeps less
     than it seems to: it is exploratory, and nothing is promised of it.
@@ -68,9 +69,15 @@ def per_stage_thresholds(chooser: Chooser, target: float) -> OperatingPoint:
         return shared
     levels = chooser.levels
     start = levels.at(shared.rule.thresholds)
-    found = _Problem(chooser, target, levels.drawn).search(start)
+    drawn = _Problem(levels.of_drawn, chooser.measured, target)
+    ends = drawn.search(start)
+    found = ends[0][1]
     if len(levels.drawn) < len(chooser.table):
-        found = _Problem(chooser, target, np.arange(len(chooser.table))).mend(found, start)
+        everything = _Problem(levels, chooser.measured, target)
+        # What just suffices on all rows is to suffice on the drawn ones: few rows are off by more than a search wins.
+        drawn.least = everything.least + drawn.quality(found) - everything.quality(found)
+        again = min((drawn.descend(levels, ROUNDS) for _, levels in ends), key=_cost)
+        found = everything.mend([again[1], found], start)
     thresholds = [t[level] for t, level in zip(levels.thresholds, found, strict=True)]
     rule = PerStage(chooser.rule.score)
     point = chooser.at(thresholds, "expected", target, rule)
@@ -84,73 +91,86 @@ class _Problem:
     """Cost and constraint of thresholds, given by their levels, on some rows.
 
     Args:
-        chooser: rows and score.
-        target: share of the Super's quality on the rows looked at.
-        rows: ``(n,)``, which of the chooser's.
+        rows: with their levels.
+        metric: that is kept.
+        target: share of the Super's quality on these rows.
     """
 
-    def __init__(self, chooser: Chooser, target: float, rows: np.ndarray) -> None:
-        whole = len(rows) == len(chooser.table)
-        costs, statistics = chooser.table.deciding_by(chooser.rule.score).macs, chooser.statistics
-        self.stages = costs.shape[1]
-        self.reached = chooser.levels.reached if whole else chooser.levels.reached[:, rows]
-        self.never = np.array([len(t) - 1 for t in chooser.levels.thresholds])
-        # One row a stage of each example, so that both are picked by one number.
-        self.macs = (costs if whole else costs[rows]).reshape(-1)
-        self.statistics = (statistics if whole else statistics[rows]).reshape(len(self.macs), -1)
-        self.metric: Metric = chooser.measured
-        best = self.statistics[self.stages - 1 :: self.stages].sum(axis=0)
-        self.least = target * float(self.metric.value(best)) - TOLERANCE
+    def __init__(self, rows: Levels, metric: Metric, target: float) -> None:
+        self.rows, self.metric = rows, metric
+        self.last, self.count = rows.macs.shape[0] - 1, rows.macs.shape[1]
+        self.never = np.array([len(t) - 1 for t in rows.thresholds])
+        # A row that ends at a stage is one number: the stage's place and the row's behind each other.
+        self.macs = rows.macs.reshape(-1)
+        self.statistics = [rows.statistics[k].reshape(-1) for k in rows.deciding]
+        self.least = target * float(metric.value(rows.last)) - TOLERANCE
 
-    def search(self, start: np.ndarray) -> np.ndarray:
-        """The cheapest levels ``(S - 1,)`` found from many starts."""
+    def search(self, start: np.ndarray) -> list[tuple[float, np.ndarray]]:
+        """Where descents from several starts end: cost and levels ``(S - 1,)``, cheapest first."""
         places = []
         shares = np.linspace(0, 1, max(2, STARTS // len(self.never) + 1))
         for stage in range(len(self.never)):
-            for level in np.unique(np.quantile(self.reached[stage], shares, method="higher")) - 1:
+            for level in np.unique(np.quantile(self.rows.reached[stage], shares, method="higher")) - 1:
                 held = self.never.copy()
                 held[stage] = level
                 places.append(self.round(held, held=stage))
-        places = sorted((place for place in places if np.isfinite(place[0])), key=lambda place: place[0])
-        ends = [self.descend(levels, cost, ROUNDS) for cost, levels in [(self.cost(start), start), *places[:DESCENTS]]]
-        return min(ends, key=lambda end: end[0])[1]
+        places = sorted((place for place in places if np.isfinite(place[0])), key=_cost)
+        return sorted((self.descend(levels, ROUNDS) for _, levels in [(0, start), *places[:DESCENTS]]), key=_cost)
 
-    def mend(self, found: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """Levels as near to those found on fewer rows as these rows allow, then set once more.
+    def mend(self, found: list[np.ndarray], start: np.ndarray) -> np.ndarray:
+        """The cheapest levels near to those found on fewer rows.
 
         Args:
             found: levels ``(S - 1,)``, whose quality may be too low here.
             start: levels whose quality suffices.
         """
-        between = [np.ceil(found + share * (start - found)).astype(int) for share in np.linspace(0, 1, STEPS + 1)]
-        low, high = 0, STEPS  # quality is taken to rise from one to the other
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if np.isfinite(self.cost(between[middle])) else (middle + 1, high)
-        return self.descend(between[high], self.cost(between[high]), MENDED)[1]
+        ends = [self.descend(levels, MENDED) for levels in found]
+        if not np.isfinite(min(map(_cost, ends))):
+            between = [np.ceil(found[0] + share * (start - found[0])).astype(int) for share in np.linspace(0, 1, STEPS)]
+            enough = [levels for levels in between if np.isfinite(self.cost(levels))]
+            ends = [self.descend(levels, MENDED) for levels in [*enough[:1], start]]
+        return min(ends, key=_cost)[1]
 
-    def descend(self, levels: np.ndarray, cost: float, rounds: int) -> tuple[float, np.ndarray]:
-        """Set stage after stage until a round, or the last one allowed, changes nothing; the end and its cost."""
+    def descend(self, levels: np.ndarray, rounds: int) -> tuple[float, np.ndarray]:
+        """Set stage after stage until a round, or the last one allowed, changes nothing; the end, its cost first."""
+        cost = self.cost(levels)
         for _ in range(rounds):
             now, better = self.round(levels)
-            if not now < cost:
+            if np.isfinite(cost) and not now < cost:
                 break
             cost, levels = now, better
         return cost, levels
 
     def cost(self, levels: np.ndarray) -> float:
         """Mean MACs where the constraint holds, else infinity."""
-        taken = np.arange(self.reached.shape[1]) * self.stages + self._following(levels)[0]
-        return self._judged(self.statistics[taken].sum(axis=0), self.macs[taken].sum())
+        return self._judged(*self._sums(self._ends(levels)))
+
+    def quality(self, levels: np.ndarray) -> float:
+        """The metric."""
+        return float(self._quality(self._sums(self._ends(levels))[0]))
+
+    def _ends(self, levels: np.ndarray) -> np.ndarray:
+        return self._following(levels)[0].astype(np.intp) * self.count + np.arange(self.count)
+
+    def _sums(self, ends: np.ndarray) -> tuple[np.ndarray, float]:
+        """Statistics that decide, and MACs, of rows that end there."""
+        return np.array([column[ends].sum() for column in self.statistics]), float(self.macs[ends].sum())
+
+    def _quality(self, sums: np.ndarray) -> np.ndarray:
+        """The metric where the deciding statistics of all rows sum to ``(..., D)``."""
+        every = np.empty((*sums.shape[:-1], len(self.rows.last)))
+        every[...] = self.rows.last
+        every[..., self.rows.deciding] = sums
+        return self.metric.value(every)
 
     def _judged(self, sums: np.ndarray, macs: float) -> float:
-        return float(macs) / self.reached.shape[1] if self.metric.value(sums) >= self.least else np.inf
+        return macs / self.count if self._quality(sums) >= self.least else np.inf
 
     def _following(self, levels: np.ndarray) -> list[np.ndarray]:
         """Per stage the stage ``(n,)`` at which a row ends that comes to it."""
-        ends = [np.full(self.reached.shape[1], self.stages - 1)]
-        for stage in range(self.stages - 2, -1, -1):
-            ends.append(np.where(self.reached[stage] > levels[stage], stage, ends[-1]))
+        ends = [np.full(self.count, self.last, dtype=np.int16)]  # small numbers: memory is what this takes
+        for stage in range(self.last - 1, -1, -1):
+            ends.append(np.where(self.rows.reached[stage] > levels[stage], np.int16(stage), ends[-1]))
         return ends[::-1]
 
     def round(self, levels: np.ndarray, held: int | None = None) -> tuple[float, np.ndarray]:
@@ -161,49 +181,48 @@ class _Problem:
             held: a stage whose level stays.
         """
         levels, following = levels.copy(), self._following(levels)
-        coming = np.arange(self.reached.shape[1])
-        sums, macs = np.zeros(self.statistics.shape[1]), 0.0
-        for stage in range(len(levels)):
-            reached = self.reached[stage][coming]
+        coming, stayed = np.arange(self.count), self._sums(np.arange(0))
+        for stage in range(self.last):
+            reached = self.rows.reached[stage][coming]
             if stage != held:
-                after = coming * self.stages + following[stage + 1][coming]
-                levels[stage] = self._best(stage, coming, reached, after, sums, macs, levels[stage])
+                after = following[stage + 1][coming].astype(np.intp) * self.count + coming
+                levels[stage] = self._best(reached, stage * self.count + coming, after, stayed, stage, levels[stage])
             stays = reached > levels[stage]
-            here = coming[stays] * self.stages + stage
-            sums, macs = sums + self.statistics[here].sum(axis=0), macs + self.macs[here].sum()
+            sums, macs = self._sums(stage * self.count + coming[stays])
+            stayed = stayed[0] + sums, stayed[1] + macs
             coming = coming[~stays]
-        last = coming * self.stages + self.stages - 1
-        return self._judged(sums + self.statistics[last].sum(axis=0), macs + self.macs[last].sum()), levels
+        sums, macs = self._sums(self.last * self.count + coming)
+        return self._judged(stayed[0] + sums, stayed[1] + macs), levels
 
     def _best(
         self,
-        stage: int,
-        coming: np.ndarray,
         reached: np.ndarray,
+        here: np.ndarray,
         after: np.ndarray,
-        sums: np.ndarray,
-        macs: float,
+        stayed: tuple[np.ndarray, float],
+        stage: int,
         level: int,
     ) -> int:
         """Best level of one stage; the present one where none satisfies the constraint.
 
         Args:
+            reached: of the rows that come to it, their counts of reached thresholds.
+            here: their ends if they stay.
+            after: their ends if they do not.
+            stayed: sums of the rows that have stayed before.
             stage: which.
-            coming: rows that come to it.
-            reached: their counts of reached thresholds.
-            after: where they end that do not stay, as places of ``statistics`` and ``macs``.
-            sums: statistics of the rows that have stayed before.
-            macs: of the same rows.
             level: the present one.
         """
-        if not len(coming):
-            return int(self.never[stage])
-        here, size = coming * self.stages + stage, int(self.never[stage]) + 1
-        otherwise, spent = self.statistics[after], self.macs[after]
-        gain = (self.statistics[here] - otherwise).T
-        gained = np.stack([_sum_above(reached, column, size) for column in gain], axis=1)
-        quality = self.metric.value(sums + otherwise.sum(axis=0) + gained)
-        costs = macs + spent.sum() + _sum_above(reached, self.macs[here] - spent, size)
+        size = int(self.never[stage]) + 1
+        if not len(here):
+            return size - 1
+        gained = []
+        for column, before in zip(self.statistics, stayed[0], strict=True):
+            otherwise = column[after]
+            gained.append(before + otherwise.sum() + _sum_above(reached, column[here] - otherwise, size))
+        quality = self._quality(np.stack(gained, axis=1) if gained else np.empty((size, 0)))
+        spent = self.macs[after]
+        costs = stayed[1] + spent.sum() + _sum_above(reached, self.macs[here] - spent, size)
         allowed = quality >= self.least
         if not allowed.any():
             return level
@@ -211,6 +230,10 @@ class _Problem:
         best = best[quality[best] >= quality[best].max()]
         # Levels that no coming row lies between are alike; those at an end reach as far as they can.
         return 0 if best[0] == 0 else int(best[-1] if best[-1] == size - 1 else best[len(best) // 2])
+
+
+def _cost(end: tuple[float, np.ndarray]) -> float:
+    return end[0]
 
 
 def _sum_above(reached: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:

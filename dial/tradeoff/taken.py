@@ -85,10 +85,11 @@ class Taken:
 
     def spent(self, costs_without: Callable[[tuple[str, ...]], np.ndarray]) -> np.ndarray:
         """Cost of every row ``(N, ...)``, from the costs ``(N, S, ...)`` of stopping where some tiers do not run."""
-        costs = [self.pick(costs_without(tiers)) for tiers in self.left_out]
-        if self.which is None:
-            return costs[0]
-        spent: np.ndarray = np.stack(costs)[self.which, np.arange(len(self.which))]
+        distinct = list(dict.fromkeys(self.left_out))  # parts mostly leave out the same tiers, or none
+        spent = self.pick(costs_without(distinct[0]))
+        for tiers in distinct[1:] if self.which is not None else ():
+            here = np.array([other == tiers for other in self.left_out])[self.which]
+            spent[here] = self.pick(costs_without(tiers))[here]
         return spent
 
     def pick(self, values: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ PAIRS = {
 }
 """Configurations of pairs of columns."""
 QUESTIONS = ("squad", "squad_v2", "questions")
-SPANS = ("span", "span_distil")
+SPANS = ("span", "span_distil", "length_adaptive_span")
 ALIKE = {
     *(f"text_{task}" for task in ("cola", "sst2", "mrpc", "qqp", "qnli", "mnli", "wnli", "boolq", "cb", "copa", "wic")),
     *("text_superglue_rte", "superglue_rte", "cb", "boolq", "wic", "wsc", "multi30k_en_de", "text_to_text"),
@@ -78,6 +78,7 @@ def overrides(make_tiny_bert, make_tiny_t5, reader):
             "demo_swift": [f"--model.teacher={tier}"],
             "span": [f"--model.path={reader}", *WINDOWS],
             "span_distil": [f"--model.path={reader}", f"--model.teacher={reader}", *WINDOWS],
+            "length_adaptive_span": [f"--model.path={reader}", *WINDOWS],
             "slenderise": [f"--model.path={tier}", f"--model.teacher={tier}", "--slenderise.compression=1.3"],
             **{key: [f"--model.path={tier}", f"--model.teacher={tier}"] for key in TAUGHT},
             **{

@@ -17,7 +17,7 @@ from dial.models.lengths import Lengths
 from dial.stages.parquet import load_table
 from dial.tiers.fronts import read_search
 from dial.tiers.loading import load_tier
-from tests.tiers import small
+from tests.tiers import readers, small
 
 NAMES = ["negative", "positive"]
 SHORT = ("--rows", "24", "--population", "4", "--generations", "3", "--device", "cpu")
@@ -63,6 +63,21 @@ def test_the_front_makes_tiers(tier: Path, rows: Path, capsys: pytest.CaptureFix
         assert evaluation(Lengths.parse(one["lengths"])) == pytest.approx((one["macs"], one["quality"]))
     best = content["front"][-1]
     assert load_tier({"path": str(tier), "lengths": 1}, "best", NAMES).lengths.plain() == best["lengths"]
+
+
+def test_questions_are_searched_by_their_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, file = readers.save_reader(tmp_path / "reader", layers=2), tmp_path / "questions.jsonl"
+    asked = readers.questions(30, seed=4)
+    lines = [{"question": q, "context": c, "answers": c.split()[0], "id": str(i)} for i, (q, c) in enumerate(asked)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["lengths", str(folder), str(file), *SHORT, "--metric", "token_f1"]) == 0
+    assert "token_f1 %" in capsys.readouterr().out
+    content = json.loads((folder / "lengths.json").read_text())
+    assert content["search"]["metric"] == "token_f1" and len(content["front"][0]["lengths"]) == 2
+    tier = load_tier({"path": str(folder), "lengths": 1}, "reader", ["*"])
+    assert tier.lengths.plain() == content["front"][-1]["lengths"]
+    assert main(["lengths", str(folder), str(file), *SHORT, "--columns", "question", "--replace"]) == 2
+    assert "`--columns` must name the columns of question and context" in capsys.readouterr().err
 
 
 def test_a_search_goes_on_and_is_done_once(

@@ -33,7 +33,8 @@ def run(dial, data, tmp_path_factory) -> Path:
     taught = ("--config=configs/model/span_distil.yaml", f"--model.teacher={folder}/super/tier", start[0])
     dial("fit", *taught, *data, *QUIET, *SHORT, rate, f"--run={folder}/swift").ok()
     tiers = f"--model.tiers=[{folder}/swift/tier, {folder}/super/tier]"
-    cascade = ("--config=configs/model/cascade.yaml", *data, *QUIET, tiers, "--sweep.bootstrap=100")
+    study = ("--study.rows=24", "--study.repeats=2", "--study.targets=[0.9]")
+    cascade = ("--config=configs/model/cascade.yaml", *data, *QUIET, tiers, "--sweep.bootstrap=100", *study)
     text = dial("test", *cascade, f"--run={folder}/cascade").ok()
     assert "quality is token_f1 in %" in text and "Operating points of `softmax`" in text
     return folder / "cascade"
@@ -61,12 +62,22 @@ def test_the_table_holds_statistics_scores_and_groups_and_no_logits(run: Path) -
     assert summary["metrics"] == ["token_f1", "squad_em"] and summary["settings"]["scores"][0] == "softmax"
 
 
+def test_time_is_measured_with_the_answers_of_the_table(run: Path) -> None:
+    study = json.loads((run / "study/study.json").read_text())
+    assert study["metric"] == "token_f1" and study["score"] == "softmax" and study["rows"] == 24
+    assert {(arm["name"], arm["batch"]) for arm in study["arms"]} >= {("swift", "1"), ("super", "best")}
+    for arm in study["arms"]:
+        assert arm["otherwise"] == 0 and arm["wall_ms"]["median"] > 0
+    swift = next(arm for arm in study["arms"] if arm["name"] == "swift")
+    assert swift["flops_speedup"] > 1.5
+
+
 def test_a_table_without_texts_gives_the_same_points(dial, run: Path, tmp_path: Path, monkeypatch) -> None:
     from scripts import store_results
 
     monkeypatch.setattr(store_results, "check", lambda table, run: None)  # of temporary folders
     place = tmp_path / "squad/seed0/cascade-swift"
-    shutil.copytree(run, place)
+    shutil.copytree(run, place, ignore=shutil.ignore_patterns("study"))  # of a study the table is not kept
     store_results.main([str(place), "--out", str(tmp_path / "results")])
     path = tmp_path / "results/squad/seed0-cascade-swift.parquet"
     names, content = pq.read_schema(path).names, path.read_bytes()

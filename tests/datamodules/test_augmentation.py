@@ -9,10 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
 
 from datamodules.augmentation.generation import Generation, in_order, sources
-from datamodules.augmentation.masked_lm import MaskedLM
+from datamodules.augmentation.masked_lm import MaskedLM, at_positions
 from datamodules.augmentation.methods import MASK, CountTags, MaskingTagsNgrams, TagWords, WordReplacement, words_of
 from datamodules.augmentation.neighbours import neighbours_of
 from datamodules.augmentation.split_text import SplitText
@@ -194,6 +202,42 @@ def test_candidates_of_a_masked_lm_equal_a_word_at_a_time(masked_lm_folder: Path
             logits = model(ids).logits[0, masked.index("[MASK]") + 1]
         best = sorted(known, key=lambda word: -float(logits[known[word]]))
         assert list(candidates) == [word for word in best if word != words[i].lower()][:4]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "mpnet", "albert"])
+def test_a_head_sees_the_masked_place_alone(kind: str) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32} if kind == "distilbert" else sizes
+    config = CONFIG_MAPPING[kind](vocab_size=40, max_position_embeddings=32, pad_token_id=0, **sizes)
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    ids, positions = torch.randint(5, 40, (4, 9)), torch.tensor([3, 0, 8, 3])
+    with torch.inference_mode():
+        whole = model(input_ids=ids).logits
+        with at_positions(model, positions):
+            places = model(input_ids=ids).logits
+        again = model(input_ids=ids).logits
+    assert places.shape == (4, 1, 40) and torch.equal(whole, again)
+    torch.testing.assert_close(places[:, 0], whole[torch.arange(4), positions])
+
+
+def test_words_of_a_tokenizer_of_bytes_begin_with_a_space(tmp_path: Path) -> None:
+    """A piece inside of words, such as "ing", reads as a word; only one that begins a word is one."""
+    bpe = Tokenizer(models.BPE(unk_token="<unk>"))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()
+    special = ["<pad>", "<unk>", "<mask>"]
+    bpe.train_from_iterator(["sing the song", "ringing bells sing", "the thing"] * 9, trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", unk_token="<unk>", mask_token="<mask>")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = CONFIG_MAPPING["roberta"](vocab_size=len(tokenizer), max_position_embeddings=32, pad_token_id=0, **sizes)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = MaskedLM(str(tmp_path), 50)
+    found = model.candidates(SplitText("the sing"))
+    inside = {piece for piece in tokenizer.get_vocab() if piece.isalpha() and piece not in special}
+    begin = {piece[1:] for piece in tokenizer.get_vocab() if piece[0] == "Ġ" and piece[1:].isalpha()}
+    assert "ing" in inside - begin and set(found[0]) == {word for word in begin if word.isascii()} - {"the"}
+    assert set(found) == {0, 1} and "the" in found[1]
 
 
 def test_words_in_several_pieces_have_neighbours(masked_lm_folder: Path) -> None:

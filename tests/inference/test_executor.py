@@ -25,7 +25,7 @@ from dial.tradeoff.rules import Rule, rule_named
 from tests.tiers import small
 from tests.tradeoff.choosing import replayed
 
-KINDS = ["single", "exits", "cascade", "one tokenizer", "exits first", "three tiers"]
+KINDS = ["single", "exits", "cascade", "one tokenizer", "exits first", "three tiers", "dropping"]
 EPSILON = 1e-5
 SCORES = ["energy", "energy_released", "softmax", "margin", "entropy", "random"]
 

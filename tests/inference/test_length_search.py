@@ -13,10 +13,13 @@ import torch
 from dial.costs.macs import count_macs
 from dial.inference.length_search import Evaluation, Evolution
 from dial.models.lengths import Lengths
+from dial.stages.metrics.metrics import METRICS
 from dial.tiers.fronts import Individual, pareto
 from dial.tiers.loading import load_tier
+from tests.tiers import readers
 
 NAMES = ["negative", "positive"]
+SQUAD_EM: Any = METRICS["squad_em"]
 
 
 def made_up(lengths: Lengths) -> tuple[float, float]:
@@ -107,3 +110,27 @@ def test_an_evaluation_by_rows_one_by_one(make_tiny_bert: Any) -> None:
             right += int(tier(encoding)[0, 0].argmax()) == answer
         tier.drop_tokens(None)
     assert quality == right / len(units) and macs == pytest.approx(spent / whole, abs=1e-12)
+
+
+def test_questions_by_their_answers_one_by_one() -> None:
+    tier, lengths = readers.reader("reader", layers=3), Lengths((0.8, 0.6, 0.5))
+    units = readers.questions(9, seed=1)
+    with torch.no_grad():
+        right = [tier.write(one(tier, unit), torch.tensor([0])).texts[0] for unit in units]
+    references = [(text,) if index % 2 else ("nothing of the kind",) for index, text in enumerate(right)]
+    evaluation = Evaluation(tier, units, references, "squad_em", batch_size=4)
+    whole = Lengths((1.0, 1.0, 1.0))
+    assert evaluation(whole) == (
+        1.0,
+        np.mean([len(each) == 1 and each[0] == text for each, text in zip(references, right, strict=True)]),
+    )
+    macs, quality = evaluation(lengths)
+    tier.drop_tokens(lengths)
+    with torch.no_grad():
+        texts = [tier.write(one(tier, unit), torch.tensor([0])).texts[0] for unit in units]
+    same = [SQUAD_EM.of_pair(text, each[0]) for text, each in zip(texts, references, strict=True)]
+    assert quality == pytest.approx(np.mean(same)) and macs < 0.9
+
+
+def one(tier: Any, unit: tuple[str, str]) -> Any:
+    return tier.tokeniser().collate(tier.tokeniser()([unit]))

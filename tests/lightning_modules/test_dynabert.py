@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
+from dial.models import MultiExitForSequenceClassification
 from dial.models.slender.structures import structures
 from dial.models.slender.subnetworks import Subnetwork, cut_subnetwork, order_structures
 from dial.tiers.loading import load_tier, save_tier
@@ -218,6 +219,8 @@ def test_an_mpnet_learns_and_a_plain_fit_forgets_its_widths(fit, tmp_path) -> No
     assert all(after[name] < before[name] for name in module.subnetworks[1:]), (before, after)
     saved = save_tier(tmp_path / "tier", module.tier, {})
     assert load_tier({"path": str(saved), "width": 0.5}, "part", NAMES).model.config.num_hidden_layers == 4
+    exits = MultiExitForSequenceClassification.from_encoder(str(saved))
+    assert "subnetworks" not in exits.config.encoder  # which says of another model what was trained
     plain = Classifier(path=str(saved), label_names=NAMES)
     again = save_tier(tmp_path / "plain", plain.tier, {})
     with pytest.raises(ValueError, match="needs a model that was trained at several widths"):
@@ -253,8 +256,6 @@ def test_bad_input(network, teacher, tiny_bert, make_tiny_bert, tmp_path) -> Non
     message = refused(path=str(network), teacher={"path": str(teacher), "dtype": "int8"})
     assert "`teacher` must be computed by torch in float32 or bfloat16" in message
     from transformers import AutoModel, AutoTokenizer
-
-    from dial.models import MultiExitForSequenceClassification
 
     MultiExitForSequenceClassification.from_encoder(str(network)).save_pretrained(tmp_path / "exits")
     AutoTokenizer.from_pretrained(network).save_pretrained(tmp_path / "exits")

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, mse_loss
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertForQuestionAnswering
 
 from dial.models.lengths import LengthDrop, Lengths
 from dial.models.token_dropping import TokenDropping
 from dial.tiers.loading import load_tier
-from lightning_modules import LengthAdaptive, MultiExit
+from lightning_modules import LengthAdaptive, LengthAdaptiveSpanQA, MultiExit
+from tests.models.test_token_dropping import reference
+from tests.tiers.readers import questions, save_reader
 
 NAMES = ["negative", "positive"]
 
@@ -128,3 +130,35 @@ def test_exits_learn_their_own_answers_of_all_tokens(
             losses.append(cross_entropy(logits, whole[:, exit_index].detach().softmax(dim=1)))
         expected = expected + sum(losses) / 4
     torch.testing.assert_close(loss, expected)
+
+
+def test_readers_of_spans_learn_from_the_whole_one(tmp_path: Path) -> None:
+    """The loss of :class:`LengthAdaptiveSpanQA` by a plain loop over windows, with dropped tokens put back."""
+    path = save_reader(tmp_path / "reader", layers=3)
+    module = LengthAdaptiveSpanQA(
+        path=str(path), label_names=["*"], metrics=["token_f1"], length_drop=0.4, drawn=0, max_length=24, stride=6
+    ).eval()
+    units = questions(6, seed=3)
+    encoding = dict(module.reader.tokeniser().collate(module.reader.tokeniser()(units)))
+    windows = len(encoding["input_ids"])
+    assert windows > 6
+    encoding["answer_starts"] = encoding["answer_ends"] = torch.zeros(windows, dtype=torch.long)
+    loss = module.loss({"encodings": {module.tier.encoding_key: encoding}, "label": torch.zeros(6)})
+    model = BertForQuestionAnswering.from_pretrained(path).eval()
+    naive = BertForQuestionAnswering.from_pretrained(path, attn_implementation="eager").eval()
+    losses = []
+    for window in range(windows):
+        mask = encoding["attention_mask"][window] if "attention_mask" in encoding else torch.ones(24)
+        own = int(mask.sum())
+        ids = encoding["input_ids"][window, :own]
+        types = encoding["token_type_ids"][window, :own]
+        states, _ = reference(naive, ids, Lengths((0.6, 0.36, 0.216)), types)
+        whole = model(input_ids=ids[None], token_type_ids=types[None])
+        whole_logits = torch.stack([whole.start_logits[0], whole.end_logits[0]], dim=1)
+        few_logits = naive.qa_outputs(states)
+        possible = [0, *[place for place in range(own) if encoding["starts"][window, place] >= 0]]
+        for side in (0, 1):
+            mine, taught = few_logits[possible, side], whole_logits[possible, side]
+            losses.append((cross_entropy(taught, torch.tensor(0)), cross_entropy(mine, taught.detach().softmax(dim=0))))
+    expected = sum(a + b for a, b in losses) / len(losses) / 2
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-4)

@@ -17,7 +17,7 @@ FAMILY = ("bert", "roberta", "electra", "distilbert", "mpnet")
 LENGTHS = (Lengths((0.8, 0.55, 0.3)), Lengths((1.0, 0.6, 0.6)), Lengths((7, 7, 3)), Lengths((0.5, 0.01, 0.01)))
 
 
-def reference(model: Any, ids: Tensor, lengths: Lengths) -> tuple[Tensor, list[list[int]]]:
+def reference(model: Any, ids: Tensor, lengths: Lengths, types: Tensor | None = None) -> tuple[Tensor, list[list[int]]]:
     """Last states ``(T, H)`` of all tokens of one row, and who was left behind each layer.
 
     The row is never made shorter: tokens that were dropped stay where they are, hidden from the others by a mask.
@@ -31,7 +31,7 @@ def reference(model: Any, ids: Tensor, lengths: Lengths) -> tuple[Tensor, list[l
         seen["bias"] = args[2] if encoder.config.model_type == "mpnet" else None
 
     handle = layers[0].register_forward_pre_hook(watch, with_kwargs=True)
-    encoder(input_ids=ids[None])
+    encoder(input_ids=ids[None], **({} if types is None else {"token_type_ids": types[None]}))
     handle.remove()
     states, alive, left = seen["hidden"], list(range(len(ids))), []
     for layer, kept in zip(layers, lengths.kept([len(ids)])[:, 0].tolist(), strict=True):

@@ -16,7 +16,7 @@ from scripts.gpu_bench import CHECKS, halving_thresholds, largest_probability, s
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMED = ("clocks wait for the device", "rows/s of a base-size encoder")  # whose times a busy machine changes
-COMMANDS = ("the commands", "written answers", "written answers in bf16")
+COMMANDS = ("the commands", "answers by spans", "written answers", "written answers in bf16")
 FAKES = """
 import os, sys, time
 sys.path.insert(0, {root!r})

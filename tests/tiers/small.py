@@ -9,6 +9,7 @@ import torch
 
 from dial.inference.staged import StagedModel
 from dial.models import MultiExitConfig, MultiExitForSequenceClassification
+from dial.models.lengths import Lengths
 from dial.stages import scores as routing
 from dial.tiers.loading import build_tier
 from dial.tiers.multi_exit import MultiExitTier
@@ -55,6 +56,12 @@ def exits_tier(name: str, like: Tier, exits: tuple[int, ...] = (1, 2, 3)) -> Mul
     return MultiExitTier(name, View(path=name), model, like.tokenizer, like.max_length, CLASSES).eval()
 
 
+def dropping(tier: Tier, *lengths: float) -> Tier:
+    """The tier, whose layers keep such shares of a row's tokens."""
+    tier.drop_tokens(Lengths(lengths))
+    return tier
+
+
 def networks(seed: int) -> dict[str, StagedModel]:
     """Exits, cascades of two and three tiers, and both, by name."""
     torch.manual_seed(seed)
@@ -67,6 +74,9 @@ def networks(seed: int) -> dict[str, StagedModel]:
         "exits first": StagedModel([exits_tier("swift", base), plain_tier("super", 2, words=12)]),
         "three tiers": StagedModel(
             [plain_tier("first", words=12), exits_tier("second", base, (2, 3)), plain_tier("third", 3, words=20)]
+        ),
+        "dropping": StagedModel(
+            [dropping(exits_tier("swift", base), 0.8, 0.5, 0.3), dropping(plain_tier("super", 2, words=12), 0.6, 0.2)]
         ),
     }
 

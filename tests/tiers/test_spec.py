@@ -16,7 +16,8 @@ def test_a_string_is_short_for_a_path() -> None:
 def test_every_field_can_be_written() -> None:
     written = {
         "path": "a",
-        "layers": 2,
+        "width": 0.5,
+        "depth": 0.75,
         "dtype": "bfloat16",
         "backend": "auto",
         "max_length": 64,
@@ -27,8 +28,12 @@ def test_every_field_can_be_written() -> None:
         "beams": 4,
         "max_new_tokens": 32,
         "lengths": [0.9, 0.5],
+        "stride": 64,
+        "max_answer_tokens": 20,
+        "no_answer": True,
     }
-    assert dataclasses.asdict(View.parse(written)) == written
+    assert dataclasses.asdict(View.parse(written)) == {**written, "layers": None}
+    assert View.parse({"path": "a", "layers": 2}).layers == 2  # depth says so otherwise
 
 
 @pytest.mark.parametrize(

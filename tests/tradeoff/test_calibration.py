@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm, poisson
 
-from dial.stages.metrics.metrics import METRICS
-from dial.tradeoff import bounds
+from dial.stages.metrics.metrics import METRICS, evaluate
+from dial.tradeoff import bounds, calibration
 from dial.tradeoff.bounds import Margins, lower_bound, rows_needed, worst_losses
 from dial.tradeoff.calibration import FIRST_TESTED, folds_of
 from dial.tradeoff.events import replay
+from dial.tradeoff.levels import Levels
 from dial.tradeoff.per_stage import per_stage_thresholds
 from tests.stages.population import Population, logits_table, table_of
 from tests.tradeoff.choosing import choose, chooser_of, crossfitted
@@ -290,6 +291,42 @@ def test_one_threshold_per_stage_comes_close_to_exhaustive_search():
     assert np.mean(ratios) < 1.03
     assert np.mean(np.array(ratios) < 1.001) >= 0.75
     assert better >= 6
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+def test_a_search_on_some_of_many_rows_holds_on_all_and_costs_as_little(monkeypatch, metric):
+    table = logits_table(9000, seed=4, splits=("calibration",), strengths=(0.7, 1.1, 1.6, 2.5), metrics=(metric,))
+    for target in (0.99, 0.95):
+        chooser = chooser_of(table, "softmax")
+        some = per_stage_thresholds(chooser, target)
+        with monkeypatch.context() as patch:
+            patch.setattr(calibration, "SEARCHED", len(table))
+            every = per_stage_thresholds(chooser_of(table, "softmax"), target)
+        assert some.promise.macs < 1.05 * every.promise.macs
+        assert some.promise.macs < 0.99 * chooser.expected(target).promise.macs
+        stages = replay(table.scores["softmax"], np.array(some.rule.thresholds))
+        rows = np.arange(len(table))
+        kept = evaluate(metric, table.label, table.predictions[rows, stages])
+        assert kept >= target * evaluate(metric, table.label, table.predictions[:, -1]) - 1e-12
+        assert some.promise.macs == pytest.approx(table.macs[rows, stages].mean())
+
+
+def test_levels_are_counts_of_reached_thresholds():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 9, size=(60, 3)) / 8
+    nothing = np.zeros((60, 3))
+    for most in (60, 20):
+        levels = Levels.of(scores, np.arange(60), nothing, nothing[:, :, None], most)
+        assert len(levels.drawn) == most
+        for stage, (thresholds, reached) in enumerate(zip(levels.thresholds, levels.reached, strict=True)):
+            assert set(levels.values[stage].tolist()) == set(scores[levels.drawn, stage].tolist())
+            for level, threshold in enumerate(thresholds):
+                assert [r > level for r in reached] == [score >= threshold for score in scores[:, stage]]
+        # Under a threshold of one's own the drawn rows stay as they do at its level.
+        for own in ((0.3, 0.51), (-np.inf, np.inf), (0.125, 2.0)):
+            at = [t[level] for t, level in zip(levels.thresholds, levels.at(own), strict=True)]
+            drawn = scores[levels.drawn]
+            assert (replay(drawn, np.array(at)) == replay(drawn, np.array(own))).all()
 
 
 def test_crossfit_never_lets_a_row_choose_for_itself():
