@@ -20,6 +20,7 @@ from dial.inference.queues import POOL, InOrder, Row, TierQueue
 from dial.inference.staged import StagedModel
 from dial.inference.work import Answer, Work, check_batch_sizes, is_out_of_memory
 from dial.inference.writing import WritingQueue
+from dial.machine import limited_threads
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn, Written
 from dial.tiers.tier import Tier
@@ -53,6 +54,9 @@ class Executor:
         compaction: ``always`` takes rows that left out of the batch at once; ``measured`` only where that is measured
             to be faster (a GPU may compute a small batch no faster than a large one). On a CPU both are ``always``.
 
+    Attributes:
+        threads: of torch, for tiers that are computed by fewer than all; by name.
+
     Raises:
         ValueError: stages of another model, an unknown tier, or a number below 1.
     """
@@ -77,6 +81,7 @@ class Executor:
         self.network, self.rule, self.costs = network.eval(), rule, costs
         self.tiers = list(network.tiers)
         self.batch_sizes = check_batch_sizes(batch_sizes, self.tiers)
+        self.threads: dict[str, int | None] = {}
         self.max_pending, self.group_by_length = max_pending, group_by_length
         self.device = next(network.parameters()).device
         self.work = {tier.name: Work() for tier in self.tiers}
@@ -290,7 +295,7 @@ class Executor:
             memory = np.array([row.memory for row in rows])
         router = self.rule.router(np.array([row.id for row in rows]), memory)
         start = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), limited_threads(self.threads.get(tier.name)):
             go_on = self._compactions[index].wrap(router, offset, encoding)
             if self._late[index]:
                 given: Any = self._write_and_decide(tier, encoding, go_on)
