@@ -176,7 +176,7 @@ class Pass:
                 tokens, self.real = own, mask.bool()
         self.kept = lengths.kept(tokens)
         before = np.concatenate([tokens[None], self.kept[:-1]])
-        self.drops: list[bool] = list(map(bool, (self.kept < before).any(axis=1)))
+        self.drops: list[bool] = [bool(fewer.any()) for fewer in self.kept < before]
         self.positions: Tensor | None = None
         self.trail: list[tuple[int, Tensor, Tensor]] | None = None
         self._table: Tensor | None = None
