@@ -80,9 +80,8 @@ def whole_weights(module: nn.Module) -> dict[str, torch.Tensor]:
     """All weights of a module that ranks share, in rank 0's memory; empty on the others. Collective."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights: dict[str, Any] = dict(get_model_state_dict(module, options=options))
-    return weights
+    state: Any = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return dict(state)
 
 
 def load_shards(module: nn.Module, folder: Path) -> None:

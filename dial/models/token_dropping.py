@@ -162,7 +162,6 @@ class Pass:
         positions: ``(B, K)`` where the tokens that are left stood at first; None before any was dropped.
         real: ``(B, K)`` bool, False for what fills up rows that have fewer; None where nothing does.
         left: what entered the layers that dropped tokens; None where it is not kept.
-        rows: ``(R,)`` of the batch that are left; None for all.
         trail: of each layer that dropped tokens its index, what each token received and which of them stayed; None
             where it is not kept.
     """
@@ -177,10 +176,10 @@ class Pass:
                 tokens, self.real = own, mask.bool()
         self.kept = lengths.kept(tokens)
         before = np.concatenate([tokens[None], self.kept[:-1]])
-        self.drops: list[bool] = np.any(self.kept < before, axis=1).tolist()
+        self.drops: list[bool] = [bool(fewer.any()) for fewer in self.kept < before]
         self.positions: Tensor | None = None
-        self.rows: Tensor | None = None
         self.trail: list[tuple[int, Tensor, Tensor]] | None = None
+        self._table: Tensor | None = None
         self._bias: Tensor | None = None
         self.left: list[tuple[Tensor | None, Tensor | None, Tensor]] | None = None
 
@@ -211,8 +210,7 @@ class Pass:
         if self.trail is not None:
             self.trail.append((layer, received.detach(), index))
         self.positions = index if self.positions is None else self.positions.gather(1, index)
-        if self._bias is not None:
-            self._bias = _both(self._bias, index)
+        self._bias = None
         return _gather(summed, index)
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -225,15 +223,18 @@ class Pass:
                 unseen = torch.finfo(hidden.dtype).min
                 mask = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device).masked_fill_(~mask, unseen)
         args, kwargs = _put(args, kwargs, MASK, mask)
-        return (args, kwargs) if self._bias is None else _put(args, kwargs, BIAS, self._bias)
+        if self._table is None or self.positions is None:
+            return args, kwargs
+        if self._bias is None:
+            self._bias = _bias_of(self._table, self.positions)
+        return _put(args, kwargs, BIAS, self._bias)
 
     def enter(self, hidden: Tensor, bias: Tensor | None) -> None:
         """Take note of the states ``(B, K, H)`` that enter a layer which drops some, and the first time of the bias."""
         if self.left is not None:
             self.left.append((self.positions, self.real, hidden))
-        if self._bias is None and bias is not None:
-            self._bias = bias.expand(self.size[0], -1, -1, -1)
-            self._bias = self._bias if self.rows is None else self._bias[self.rows]
+        if self._table is None and bias is not None:
+            self._table = bias[0]  # which is that of every row
 
     def leave(self, hidden: Tensor, stay: Tensor) -> Tensor:
         """States ``(R', K', H)`` of the rows that stay, from ``(R, K, H)``, without what filled them up: one gather.
@@ -242,7 +243,6 @@ class Pass:
             hidden: of the rows so far.
             stay: indices ``(R',)`` of those that go on, one at least.
         """
-        self.rows = stay if self.rows is None else self.rows[stay]
         self.kept = self.kept[:, stay.cpu().numpy()]
         if self.positions is None:  # the masks are still the encoder's own
             self.real = None if self.real is None else self.real[stay]
@@ -255,8 +255,7 @@ class Pass:
             width = int(counts.max())
             self.real = None if int(counts.min()) == width else self.real[:, :width]
         self.positions = self.positions[:, :width]
-        if self._bias is not None:
-            self._bias = self._bias[stay, :, :width, :width]
+        self._bias = None
         start = stay[:, None] * hidden.shape[1]
         index = (start + torch.arange(width, device=stay.device)).flatten()
         return hidden.flatten(0, 1).index_select(0, index).view(len(stay), width, -1)
@@ -355,10 +354,12 @@ def _gather(states: Tensor, index: Tensor) -> Tensor:
     return states.flatten(0, 1).index_select(0, (index + start).flatten()).view(*index.shape, -1)
 
 
-def _both(bias: Tensor, index: Tensor) -> Tensor:
-    """A bias ``(B, A, K', K')`` of the scores between tokens ``(B, K')`` that are left of ``(B, A, K, K)``."""
-    rows = bias.gather(2, index[:, None, :, None].expand(-1, bias.shape[1], -1, bias.shape[3]))
-    return rows.gather(3, index[:, None, None, :].expand(-1, bias.shape[1], index.shape[1], -1))
+def _bias_of(table: Tensor, positions: Tensor) -> Tensor:
+    """Bias ``(B, A, K, K)`` of the scores between the tokens at positions ``(B, K)``, from all ``(A, T, T)``."""
+    heads, tokens, _ = table.shape
+    rows = table.index_select(1, positions.flatten()).view(heads, *positions.shape, tokens)
+    index = positions[None, :, None, :].expand(heads, -1, positions.shape[1], -1)
+    return rows.gather(3, index).transpose(0, 1)
 
 
 Argument = tuple[int, str]

@@ -192,6 +192,15 @@ class TierContract(nn.Module):
         """
         raise NotImplementedError
 
+    def share(self, mesh: Any, dtype: Any = None) -> None:
+        """Leave each rank of a mesh its part of the weights; called only where :attr:`writes` holds.
+
+        Args:
+            mesh: see :func:`dial.models.sharding.share`.
+            dtype: see there.
+        """
+        raise NotImplementedError
+
     def take_states(self, state: Any, rows: Tensor) -> Any:
         """What :meth:`run` gave, of rows ``(R,)`` alone; called only where :attr:`writes` holds."""
         raise NotImplementedError

@@ -1,7 +1,8 @@
 """Runs `dial` commands, each in a fork of one process, so that Lightning is imported once.
 
 Reads one job a line from standard input, `{"arguments": [...], "fault": null}`, and answers with one line
-`{"code": 0, "output": "..."}`. A fault is `training_step:7` (SIGKILL at the seventh call of that method),
+`{"code": 0, "output": "..."}`. A fault is `training_step:7` (SIGKILL at the seventh call of that method of
+a module, or of a tier that writes),
 `SIGTERM:training_step:7` (another signal), `SIGTERM:1.5` (after so many seconds), `SIGTERM:on_train_start:1.5s` (so
 many seconds after that method), or `enospc:summary.json` (the disk is full when a file of that name is written).
 """
@@ -29,7 +30,8 @@ import dial.cli.trainer  # noqa: E402,F401
 from dial import files  # noqa: E402
 from dial.cli.main import main  # noqa: E402
 from dial.report import report  # noqa: E402,F401
-from lightning_modules import Classifier, MultiExit  # noqa: E402
+from dial.tiers.text_to_text import TextToTextTier  # noqa: E402
+from lightning_modules import Classifier, MultiExit, Seq2Seq  # noqa: E402
 
 
 def kill_at(place: str) -> None:
@@ -44,13 +46,13 @@ def kill_at(place: str) -> None:
 
     def lethal(method):
         def wrapped(self, *args, **kwargs):
-            if not (self.trainer.sanity_checking) and next(calls) == (1 if late else int(count)):
+            if not (name != "write" and self.trainer.sanity_checking) and next(calls) == (1 if late else int(count)):
                 kill_in(float(count[:-1]), number) if late else os.kill(os.getpid(), number)
             return method(self, *args, **kwargs)
 
         return wrapped
 
-    for kind in (Classifier, MultiExit):
+    for kind in (TextToTextTier,) if name == "write" else (Classifier, MultiExit, Seq2Seq):
         setattr(kind, name, lethal(getattr(kind, name)))
 
 

@@ -137,6 +137,7 @@ def test_a_few_rows_suffice(tier: Path, tmp_path: Path) -> None:
         (("--mutation", "0"), "`--mutation` must be a probability"),
         (("--length-drop", "1"), "`--length-drop` must be above 0"),
         (("--metric", "blue"), "blue"),
+        (("--batch-size", "0"), "`--batch-size` must be at least 1"),
         (("--columns", "words"), "words"),
     ],
 )

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.cli.conftest import QUIET
 
@@ -180,3 +182,49 @@ def test_scores_of_finished_answers_are_charged_the_writing(dial, run, tmp_path)
         super_alone = (rows["macs_super"] - rows["decide_macs_swift"]).mean()
         dearest = curve[(curve["split"] == "test") & (curve["score"] == score) & (curve["rule"] == "threshold")]["macs"]
         assert dearest.max() == pytest.approx(rows[column].mean() + super_alone)
+
+
+def test_a_killed_fit_goes_on_bit_by_bit(dial, files, tmp_path) -> None:
+    data = [*of_files(files), "--data.batch_size=16", "--resume.every_n_steps=4", "--model.config.dropout_rate=0.2"]
+
+    def fit(name: str, **fault: str):
+        return dial("fit", *SEQ2SEQ, *data, *QUIET, f"--model.config={SMALL}", f"--run={tmp_path}/{name}", **fault)
+
+    fit("whole").ok()
+    whole = load_file(tmp_path / "whole/tier/model.safetensors")
+    for i, fault in enumerate(("training_step:23", "validation_step:2", "training_step:50")):
+        assert fit(f"{i}", fault=fault).code == -9
+        fit(f"{i}").ok()
+        weights = load_file(tmp_path / f"{i}/tier/model.safetensors")
+        assert weights.keys() == whole.keys() and all(torch.equal(weights[name], whole[name]) for name in whole)
+        first, second = (
+            torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", f"{i}")
+        )
+        assert first["global_step"] == second["global_step"]
+        for key, moments in first["optimizer_states"][0]["state"].items():
+            for name, value in moments.items():
+                assert torch.equal(value, second["optimizer_states"][0]["state"][key][name])
+
+
+@pytest.mark.parametrize("score", ["energy", "answer_log_probability"])
+def test_a_killed_prediction_goes_on_with_each_row_once(dial, run, files, tmp_path, score) -> None:
+    from dial.stages.parquet import load_table
+
+    table = load_table(run[0] / "sweep/stages.parquet").of_split("test")
+    values = np.sort(np.unique(table.scores[score][:, 0]))
+    threshold = float(values[len(values) // 2 - 1 : len(values) // 2 + 1].mean())
+    common = ["predict", str(run[0]), str(files / "test.csv"), "--columns", "source", f"--threshold={threshold}"]
+    common += ["--score", score, "--batch-size", "4", "--max-pending", "16"]
+    common += ["--part-rows", "8"]
+    dial(*common, "--out", str(tmp_path / "whole")).ok()
+    assert dial(*common, "--out", str(tmp_path / "out"), fault="write:9").code == -9
+    left = len(list((tmp_path / "out").glob("part-*")))
+    dial(*common, "--out", str(tmp_path / "out")).ok()
+    records, whole = (
+        [row for path in sorted((tmp_path / name).glob("part-*")) for row in pq.read_table(path).to_pylist()]
+        for name in ("out", "whole")
+    )
+    assert 0 < left < 8 and [record["row"] for record in records] == list(range(60))
+    for record, other in zip(records, whole, strict=True):
+        same = ("row", "text", "stage", "macs", "limited")
+        assert {key: record[key] for key in same} == {key: other[key] for key in same}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,9 +63,27 @@ def test_rows_are_written_from_what_was_read(folder) -> None:
 
 def test_columns_that_no_row_needs_are_left_out() -> None:
     states, mask = torch.arange(24.0).view(2, 4, 3), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
-    taken, kept = Read(states, mask).take(torch.tensor([0]))
-    assert torch.equal(taken, states[:1, :2]) and torch.equal(kept, mask[:1, :2])
-    assert Read(states, None).take(torch.tensor([1]))[1] is None
+    taken = Read(states, mask).take(torch.tensor([0]))
+    assert torch.equal(taken.states, states[:1, :2]) and torch.equal(taken.mask, mask[:1, :2])
+    assert Read(states, None).take(torch.tensor([1])).mask is None
+
+
+def test_what_was_read_in_several_batches_is_written_as_one(folder) -> None:
+    tier: Any = load_tier({"path": str(folder), "max_new_tokens": 6}, "x", FREE)
+    tokeniser, units = Tokeniser(tier), ["a film", "good good bad film that was long", "bad", "film bad film"]
+    parts, alone = [], []
+    with torch.no_grad():
+        for batch in (units[:1], units[1:3], units[3:]):  # two of them without a mask
+            encoding = tokeniser.collate(tokeniser(batch))
+            parts.append(tier.read(encoding))
+            alone += tier.write(encoding, torch.arange(len(batch))).texts
+        joined = tier.join_states(parts)
+        assert tier.width_of(joined) == max(tier.width_of(part) for part in parts) and len(joined.states) == 4
+        assert tier.write({}, torch.arange(4), joined).texts == alone
+        some = tier.take_states(joined, torch.tensor([3, 0]))
+        assert tier.write({}, torch.arange(2), some).texts == [alone[3], alone[0]]
+        whole = tier.join_states([parts[0], parts[0]])
+    assert whole.mask is None and torch.equal(whole.states, parts[0].states.repeat(2, 1, 1))
 
 
 def test_layers_cut_both_halves(folder) -> None:
