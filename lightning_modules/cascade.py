@@ -19,8 +19,8 @@ class Cascade(StagedModule):
     answered; the scores that decide, and their thresholds, belong to the sweep (``--sweep.scores``).
 
     Args:
-        tiers: folder or hub id of each tier, or a view ``{path, layers, width, depth, dtype, backend, max_length,
-            batch_size, label_names, temperature}``.
+        tiers: folder or hub id of each tier, or a view: ``path`` with any other argument of
+            :class:`~dial.tiers.tier.View`, such as ``{path: runs/super, layers: 4, dtype: bfloat16}``.
         names: what the tiers are called in tables and figures. Default: ``swift`` and ``super``, or ``tier1``,
             ``tier2``, and so on.
         label_names: see :class:`StagedModule`.

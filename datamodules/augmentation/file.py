@@ -193,6 +193,7 @@ class StoredTexts(_Streamed):
 
     def __init__(self, path: Path, column: str, size: int) -> None:
         self.path, self.column, self.size = path, column, size
+        self._ends: np.ndarray | None = None
         self._group: tuple[int, list[str]] | None = None
 
     def __len__(self) -> int:
@@ -204,13 +205,15 @@ class StoredTexts(_Streamed):
                 yield from batch.column(0).to_pylist()
 
     def _item(self, index: int) -> str:
-        with pq.ParquetFile(self.path) as file:
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-            ends = np.cumsum(sizes)
-            group = int(np.searchsorted(ends, index, side="right"))
-            if self._group is None or self._group[0] != group:
+        if self._ends is None:  # behind each group of rows
+            about = pq.read_metadata(self.path)
+            self._ends = np.cumsum([about.row_group(i).num_rows for i in range(about.num_row_groups)])
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        if self._group is None or self._group[0] != group:
+            with pq.ParquetFile(self.path) as file:
                 self._group = group, file.read_row_group(group, columns=[self.column]).column(0).to_pylist()
-        return self._group[1][index - int(ends[group] - sizes[group])]
+        texts = self._group[1]
+        return texts[index - int(self._ends[group]) + len(texts)]
 
 
 class Joined(_Streamed):

@@ -94,7 +94,8 @@ def _dropping_cost(tier: Tier, path: nn.Module, kept: Lengths, lengths: Iterable
     except ValueError:  # no formula: each length is counted
         return CostFunction(counts={length: count_macs(path, tier.example(length)) for length in sorted(wanted)})
     every = np.arange(1, max(wanted) + 1)
-    return CostFunction(counts=dict(zip(every.tolist(), np.rint(cost(every, kept)).astype(np.int64).tolist(), strict=True)))
+    macs = np.rint(cost(every, kept)).astype(np.int64)
+    return CostFunction(counts=dict(zip(every.tolist(), macs.tolist(), strict=True)))
 
 
 def _window(config: Any) -> int:

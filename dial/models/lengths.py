@@ -163,10 +163,15 @@ def check_asked(lengths: Any) -> None:
     """Refuse what a tier's spec cannot have as ``lengths``: neither a configuration nor a share of the MACs.
 
     Raises:
-        ValueError: as for :class:`Lengths`, or a number that is no share.
+        ValueError: as for :class:`Lengths`, a number that is no share, or one token for all layers.
     """
     if isinstance(lengths, Real) and not isinstance(lengths, bool):
         if not 0 < float(lengths) <= 1:
             raise ValueError(f"`lengths` must be a share of the MACs above 0 up to 1, or a list, but got {lengths}.")
     elif lengths is not None:
-        Lengths.parse(lengths)
+        parsed = Lengths.parse(lengths)
+        if not parsed.are_shares and parsed.values[0] == 1:
+            raise ValueError(
+                f"`lengths` must leave more than one token behind the first layer, but got {parsed.plain()}, which are "
+                "whole numbers of tokens; write 1.0 for all of a row's own."
+            )

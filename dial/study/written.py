@@ -215,8 +215,9 @@ def render_written(results: Mapping[str, Any]) -> str:
         f"{results['rows']} of {results['rows_of_split']:,} rows of {results['split']}, {settings['repeats']} "
         f"repetitions in turns; {machine['processor']}, {machine['threads']} thread(s), {machine['device']}, torch "
         f"{machine['torch']}. Quality ({results['metric']}, %), the Swift's share and FLOPs are of all reported rows, "
-        f"at points of `{results['score']}` chosen on {CHOSEN[results['crossfit']]}. Speed-ups in time, and in processor time, are "
-        "over the Super alone: medians with the lowest and the highest. Each row of the table is the executor at work; "
+        f"at points of `{results['score']}` chosen on {CHOSEN[results['crossfit']]}. Speed-ups in time, and in "
+        "processor time, are over the Super alone: medians with the lowest and the highest. Each row of the table is "
+        "the executor at work; "
         "the last column counts rows that it answered otherwise than the replay.",
     ]
     sizes = ", ".join(f"{name} {size}" for name, size in results["batch_sizes"].items())

@@ -73,8 +73,11 @@ def model_vectors(place: str, tokenizer: Any, table: nn.Embedding, argument: str
     try:
         place = check_place(place, argument)
     except ValueError as error:
-        files = " and ".join((", ".join(VECTOR_FILES[:-1]), VECTOR_FILES[-1]))
-        raise ValueError(f"{error} A file of word vectors that was meant instead must exist; most end in {files}.") from error
+        ends = " or ".join((", ".join(VECTOR_FILES[:-1]), VECTOR_FILES[-1]))
+        raise ValueError(
+            f"{error} There is no file of word vectors at {place} either; if one was meant, name one that is there; "
+            f"most end in {ends}."
+        ) from error
     theirs, width = read_tokenizer(place, argument), table.embedding_dim
     config = read_with(AutoConfig, place, argument, "configuration")
     model = read_with(AutoModelForSequenceClassification, place, argument, "weights", config=config)

@@ -115,8 +115,8 @@ def read_front(path: str, argument: str, model: Any = None) -> list[Individual]:
     searched = content["search"].get("weights")
     if model is not None and searched is not None and searched != weights_digest(model):
         raise ValueError(
-            f"`{argument}`: `lengths` is a share of the MACs of the model that was searched, but the front in {file} is "
-            f"of other weights than those asked for (trained on, or cut by layers, width or depth); {REMEDY}."
+            f"`{argument}`: `lengths` is a share of the MACs of the model that was searched, but the front in {file} "
+            f"is of other weights than those asked for (trained on, or cut by layers, width or depth); {REMEDY}."
         )
     return [Individual.parse(value) for value in content["front"]]
 

@@ -274,7 +274,10 @@ class Tier(TierContract):
 
     @contextmanager
     def at_lengths(self, lengths: Lengths | None) -> Iterator[None]:
-        """Within this context each layer keeps so many tokens; see :meth:`drop_tokens`."""
+        """Within this context each layer keeps so many tokens; see :meth:`drop_tokens`.
+
+        Passes that drop tokens change the model while they run: one Python thread at a time may compute it.
+        """
         before = self.lengths
         self.drop_tokens(lengths)
         try:

@@ -122,7 +122,8 @@ class _Problem:
 
         Args:
             found: levels ``(S - 1,)``, whose quality may be too low here.
-            start: levels whose quality suffices.
+            start: levels to go towards, of a point whose quality suffices; between the scores that were drawn they
+                are rounded, so it may not quite, which the caller has to look at.
         """
         ends = [self.descend(levels, MENDED) for levels in found]
         if not np.isfinite(min(map(_cost, ends))):

@@ -7,6 +7,7 @@ import pytest
 
 from dial.tiers.reading import CARD
 from lightning_modules import Cascade
+from tests.tiers import readers
 
 NAMES = ["negative", "positive"]
 
@@ -74,3 +75,13 @@ def test_tiers_of_another_target_are_refused(make_tiny_t5) -> None:
     with pytest.raises(ValueError, match=message):
         tested([german, german], "ro")
     tested([german, german], "de")
+
+
+def test_readers_of_spans_do_not_share_weights_among_ranks(tmp_path, monkeypatch) -> None:
+    """They write, but do not generate: the strategy is refused before anything is asked of them."""
+    readers_of = [str(readers.save_reader(tmp_path / f"reader{layers}", layers=layers)) for layers in (1, 2)]
+    module = Cascade(readers_of, label_names=["*"])
+    monkeypatch.setattr(Cascade, "device_mesh", object())
+    module._trainer = SimpleNamespace(strategy=None, state=SimpleNamespace(fn="test"))
+    with pytest.raises(ValueError, match=r"`trainer.strategy` must not share weights in test of Cascade"):
+        module.configure_model()

@@ -195,6 +195,9 @@ def test_teachers_that_do_not_fit_are_refused(make, make_tiny_bert, other, encod
         make(teacher=str(make_tiny_bert(layers=4, hidden_size=8)), hidden_weight=1.0)
     with pytest.raises(ValueError, match="`teacher` must have the data's 2 labels"):
         make(teacher=str(make_tiny_bert(layers=4, labels=("a", "b", "c"))))
+    fewer = {"path": str(other), "lengths": [0.9, 0.8, 0.7, 0.6]}
+    with pytest.raises(ValueError, match="`teacher` must keep all tokens where its layers are read"):
+        make(teacher=fewer, hidden_weight=1.0)
     with pytest.raises(ValueError, match="`hidden_weight` 1 needs a `teacher`"):
         make(hidden_weight=1.0)
     stranger = make_tiny_bert(layers=4, vocab_size=40)

@@ -103,3 +103,7 @@ def test_what_does_not_fit_is_refused(tiny_bert: Path, in_pieces: Path) -> None:
         build_tier(BILSTM, str(in_pieces), DATA, embeddings=str(tiny_bert))
     with pytest.raises(ValueError, match="`embeddings` must be an existing folder or a hub id"):
         build_tier(BILSTM, str(tiny_bert), DATA, embeddings="./nowhere")
+    words = r"no file of word vectors at /data/glove.840B either.* end in .txt, .vec or .parquet"
+    with pytest.raises(ValueError, match=words) as error:
+        build_tier(BILSTM, str(tiny_bert), DATA, embeddings="/data/glove.840B")
+    assert "\n" not in str(error.value)

@@ -133,6 +133,7 @@ def test_nothing_so_cheap_on_the_front(folder: Path) -> None:
         ([300, 20, 10], "must not be longer than the input of at most 32 tokens"),
         ([1.5, 0.5, 0.5], "shares of a row's tokens above 0 up to 1"),
         (1.5, "a share of the MACs above 0 up to 1"),
+        ([1, 1, 1], r"more than one token behind the first layer, but got \[1, 1, 1\].*; write 1.0 for all"),
     ],
 )
 def test_bad_lengths_are_refused_in_one_line(folder: Path, lengths: Any, words: str) -> None:
