@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,20 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
 def instructions() -> list[Any]:
     """What kernels are chosen by: the set that torch found, bf16, and what ``ONEDNN_MAX_CPU_ISA`` leaves of both."""
     return [torch.backends.cpu.get_cpu_capability(), has_bf16(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")]
+
+
+@contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """At most so many of torch's threads compute within this context; None: all of them."""
+    before = torch.get_num_threads()
+    if count is None or count >= before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def default_cache_dir() -> Path:

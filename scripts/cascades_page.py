@@ -7,7 +7,7 @@ of the Super over that of the Swift for all rows plus that of the Super for the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from scripts.results_plan import SEEDS, plan, swifts_of
 TARGETS, SCORES = (0.99, 0.98), ("energy", "softmax", "random")
 KINDS = {"expected": "expected", "confident": "confident", "crossfit": "crossfit", "in_sample": "in-sample"}
 IN_TIME = ("expected", "confident", "crossfit")
+RULES = ("threshold", "per_stage", "oracle")  # of kinds and scores to show
 WORTH = 1.05  # a smaller speed-up counts as nothing saved
 
 
@@ -38,15 +39,22 @@ def cascade_ms(shares: Sequence[float], milliseconds: Sequence[float]) -> float:
 
 
 def points(
-    summary: Mapping[str, Any], times: Mapping[str, float], swift: str, targets: Sequence[float] = TARGETS
+    summary: Mapping[str, Any],
+    times: Mapping[str, float],
+    swift: str,
+    targets: Sequence[float] = TARGETS,
+    scores: Sequence[str] = SCORES,
+    kinds: Collection[str] = tuple(KINDS),
 ) -> Iterator[dict[str, Any]]:
-    """One flat row per score, target and kind of a cascade's summary.
+    """One flat row per score, target and kind of the summary of a cascade, or of a model with exits.
 
     Args:
         summary: content of `summary.json`.
         times: milliseconds per row by tier; empty where they were not measured.
         swift: name of the first tier among the times.
-        targets: shares of the Super's quality.
+        targets: shares of the Super's quality to show.
+        scores: to show; `oracle` is one.
+        kinds: of points to show.
     """
     (split,) = summary["splits"].values()
     first, last = split["stages"][0], split["stages"][-1]
@@ -54,10 +62,10 @@ def points(
     tiers = {"swift_quality": first["quality"][metric], "super_quality": last["quality"][metric]}
     tiers |= {"swift_macs": first["macs"], "super_macs": split["reference_macs"]}
     for point in split["points"]:
-        shown = point["score"] in SCORES and point["rule"] == "threshold" and point["kind"] in KINDS
+        shown = point["score"] in scores and point["rule"] in RULES and point["kind"] in kinds
         if not shown or point["target"] not in targets:
             continue
-        alone = bool(point.get("only_super")) or point["swift_ratio"] == 0
+        alone = bool(point.get("only_super")) or not any(list(point["shares"].values())[:-1])
         low, high = point["speedup_interval"] or (None, None)
         row = {key: point[key] for key in ("score", "target", "kind", "kept", "held", "swift_ratio")}
         row |= {"metric": metric, "only_super": alone, "speedup_low": low, "speedup_high": high, **tiers}

@@ -21,7 +21,7 @@ from dial.cli.steps import Step, is_complete, run_step
 from dial.files import atomic_write, read_json, write_json
 from scripts.cascades_page import points
 from scripts.markdown import grid
-from scripts.results_plan import Cell
+from scripts.results_cell import Cell
 from scripts.results_steps import ROOT
 
 JSON, PAGE = "results/first_tiers.json", "results/first_tiers.md"
@@ -114,8 +114,7 @@ def measured(cell: Cell, root: Path = ROOT) -> list[dict[str, Any]]:
         path = root / cell.folder / f"cascade-{student.name}/sweep/summary.json"
         if not path.is_file():
             continue
-        found = points(read_json(path, "runs"), {}, "")
-        (point,) = (p for p in found if (p["score"], p["kind"], p["target"]) == ("softmax", "confident", TARGET))
+        (point,) = points(read_json(path, "runs"), {}, "", (TARGET,), ("softmax",), ("confident",))
         parameters = read_json(root / cell.tier(student.name) / "card.json", "runs")["parameters"]
         rows.append({"name": student.name, **vars(student), "parameters": parameters, **point})
     return rows

@@ -20,7 +20,17 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dial.files import atomic_write, write_json
-from scripts import cascades_page, dynabert_page, exits_page, text_collect, text_figures, text_page, time_page
+from scripts import (
+    base_collect,
+    base_page,
+    cascades_page,
+    dynabert_page,
+    exits_page,
+    text_collect,
+    text_figures,
+    text_page,
+    time_page,
+)
 from scripts.markdown import fill, grid
 from scripts.results_steps import ROOT
 
@@ -65,6 +75,7 @@ def collect(runs: Path, results: Path) -> None:
             points = pd.DataFrame(text_collect.printed_points(printed, text_figures.PUBLISHED[task]))
             with atomic_write(results / task / "e_lang.csv") as temporary:
                 points.to_csv(temporary, index=False, float_format="%.6g")
+    base_collect.keep(runs, results)
 
 
 def write(results: Path, data: str, models: str, readme: Path | None = None) -> None:
@@ -92,6 +103,9 @@ def write(results: Path, data: str, models: str, readme: Path | None = None) -> 
     if texts is not None:
         paper = json.loads((results / PRINTED).read_text())
         fill(results / "text_to_text.md", text_page.tables(texts, paper, data, models))
+    base = {name: frame for name in base_collect.FILES if (frame := kept(results / name)) is not None}
+    if len(base) == len(base_collect.FILES):
+        fill(results / "base_size.md", base_page.tables(base, data, models))
     if readme is not None and cascades is not None and exits is not None:
         fill(readme, {"methods": method_table(cascades, exits, texts)})
 

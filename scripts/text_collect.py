@@ -7,7 +7,7 @@ interval.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dial.tradeoff.calibration import Chooser
 from dial.tradeoff.curve import normalised_area
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import Taken, metric_of, quality_of
+from scripts.results_base_plan import BaseCell
 from scripts.results_cell import crossfit_of, sweep_of, table_of
 from scripts.results_text_plan import ENCODER, TASKS, TextCell
 
@@ -40,6 +41,7 @@ COMPARED = (
     ("sizes", "tiny", "small"),
 )
 """What is asked, and two cascades; the second is the one that is to be better."""
+Planned = TextCell | BaseCell
 
 
 def cells(runs: str = "runs/results") -> Iterator[TextCell]:
@@ -48,12 +50,12 @@ def cells(runs: str = "runs/results") -> Iterator[TextCell]:
         yield TextCell(task.name, runs=runs, about=task)
 
 
-def cascades_of(cell: TextCell) -> list[str]:
-    """Names of a task's cascades in the order of the plan."""
+def cascades_of(cell: Planned) -> list[str]:
+    """Names of a task's cascades, and models with exits, in the order of the plan."""
     return [step.name.rsplit("/", 2)[1] for step in cell.steps() if step.name.endswith("/table")]
 
 
-def tested(results: Path, cell: TextCell) -> dict[str, Path]:
+def tested(results: Path, cell: Planned) -> dict[str, Path]:
     """The tables of a task that are stored, by name of the cascade.
 
     Args:
@@ -186,20 +188,23 @@ def points(split: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {name: point.get(name) for name in POINT} | {"quality": next(iter(point["quality"].values()))}
 
 
-def compared(first: StageTable, second: StageTable, score: str = "energy") -> dict[str, Any]:
-    """Second minus first on the same resamples: the Swift's quality, the normalised area, speed-ups chosen in sample.
+def compared(
+    first: StageTable, second: StageTable, score: str = "energy", targets: Sequence[float] = TARGETS
+) -> dict[str, Any]:
+    """Second minus first on the same resamples: quality of first and last stage, normalised area, in-sample speed-ups.
 
     Args:
         first: test rows of one cascade.
         second: the same rows of another with the same Super.
         score: that routes both.
+        targets: shares of each one's own Super that speed-ups are at.
 
     Raises:
         ValueError: the rows differ.
     """
     if not np.array_equal(first.sample_id, second.sample_id) or not np.array_equal(first.label, second.label):
         raise ValueError("`second` must have the rows of `first`, but they differ; test both on the same data.")
-    measured = [_measured(table, score) for table in (first, second)]
+    measured = [_measured(table, score, targets) for table in (first, second)]
     result: dict[str, Any] = {}
     for name in measured[0]:
         (one, one_again), (two, two_again) = (each[name] for each in measured)
@@ -210,19 +215,20 @@ def compared(first: StageTable, second: StageTable, score: str = "energy") -> di
     return result
 
 
-def _measured(table: StageTable, score: str) -> dict[str, tuple[float | None, np.ndarray]]:
+def _measured(table: StageTable, score: str, targets: Sequence[float]) -> dict[str, tuple[float | None, np.ndarray]]:
     """Value, and values on the resamples ``(B,)``, of each quantity that is compared."""
     metric, swift = metric_of(table), Taken.all_at(table, 0)
     chooser = Chooser(table, Threshold(score))
     lines = {"score": chooser.curve, "random": curve(table, "random"), "oracle": Oracle().curve(table)}
-    again = bootstrap(table, metric, {"swift": swift}, lines, TARGETS, RESAMPLES)
+    again = bootstrap(table, metric, {"swift": swift}, lines, targets, RESAMPLES)
     area = normalised_area(lines["score"], lines["random"], lines["oracle"])
     found: dict[str, tuple[float | None, np.ndarray]] = {
         "swift": (quality_of(swift), again.quality["swift"]),
+        "super": (quality_of(Taken.all_at(table, len(table.stages) - 1)), again.quality["super"]),
         "area": (area, again.normalised_area("score")),
     }
     reference = float(table.macs_reference.mean())
-    for index, target in enumerate(TARGETS):
+    for index, target in enumerate(targets):
         macs = chooser.expected(target).rule.taken(table).macs.mean()
         found[f"speedup-{100 * target:g}"] = reference / float(macs), again.chosen["score"][index]
     return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,23 @@ PUBLISHED = {
 Tables = Mapping[str, Mapping[str, StageTable]]
 
 
+@dataclass(frozen=True)
+class Look:
+    """How curves are drawn.
+
+    Attributes:
+        score: that decides.
+        names: of the cascades in the legend.
+        size: of a panel, in inches.
+        lowest: quality at the foot of a panel where curves go below it, as a share of the Super's.
+    """
+
+    score: str = "energy"
+    names: Mapping[str, str] = field(default_factory=lambda: NAMES)
+    size: tuple[float, float] = PANEL
+    lowest: float = -math.inf
+
+
 def draw(results: Path) -> list[Path]:
     """Write the figures of all tables that are stored beside them, and give their paths.
 
@@ -57,28 +76,41 @@ def _with_distilled(tables: Tables) -> Tables:
     return {task: runs for task, runs in tables.items() if any(name.endswith("distilled") for name in runs)}
 
 
-def curves_figure(tables: Tables, wanted: Sequence[str]) -> Figure | None:
-    """Quality over cost by encoder energy for several Swifts of each task (E-LANG, Fig. 2 and 8); None without any.
+def curves_figure(
+    tables: Tables,
+    wanted: Sequence[str],
+    printed: Mapping[str, tuple[float, float]] | None = None,
+    look: Look | None = None,
+) -> Figure | None:
+    """Quality over cost for several Swifts of each task (E-LANG, Fig. 2 and 8; TangoBERT, Fig. 2); None without any.
 
     Args:
         tables: test rows by task and cascade.
         wanted: cascades to draw, in this order.
+        printed: cost and quality that E-LANG prints, by task, as shares of its own Super's; default those of
+            its Table 1.
+        look: score, names and sizes.
     """
+    look = look or Look()
+    if printed is None:
+        printed = {task: point for task in tables if (point := printed_point(task)) is not None}
     chosen = {task: {name: runs[name] for name in wanted if name in runs} for task, runs in tables.items()}
     chosen = {task: runs for task, runs in chosen.items() if runs}
     if not chosen:
         return None
-    figure, axes = style.new_figure(len(chosen), columns=3, size=PANEL)
+    figure, axes = style.new_figure(len(chosen), columns=3, size=look.size)
     for axis, (task, runs) in zip(axes, chosen.items(), strict=True):
-        _curves_panel(axis, task, runs)
+        _curves_panel(axis, task, runs, printed.get(task), look)
     return figure
 
 
-def _curves_panel(axis: Axes, task: str, runs: Mapping[str, StageTable]) -> None:
+def _curves_panel(
+    axis: Axes, task: str, runs: Mapping[str, StageTable], printed: tuple[float, float] | None, look: Look
+) -> None:
     first = next(iter(runs.values()))
     metric = first.metrics[0]
     for colour, (name, table) in zip(style.colours(len(runs)), runs.items(), strict=True):
-        _line(axis, curve(table, "energy"), color=colour, linewidth=1.8, label=_label(name))
+        _line(axis, curve(table, look.score), color=colour, linewidth=1.8, label=_label(name, look.names))
         share = float(table.macs[:, 0].mean() / table.macs_reference.mean())
         place = 100 * share, 100 * quality_at(table, metric, _all(table, 0))
         axis.plot(*place, "o", color=colour, markersize=5, zorder=5)
@@ -86,15 +118,15 @@ def _curves_panel(axis: Axes, task: str, runs: Mapping[str, StageTable]) -> None
     _line(axis, Oracle().curve(first), color=style.ORACLE, linewidth=1.0, linestyle="-.", label="oracle")
     best = 100 * quality_at(first, metric, _all(first, len(first.stages) - 1))
     axis.plot(100, best, "D", color=style.INK, markerfacecolor="white", markersize=6, zorder=5, label="the Super alone")
-    if (point := printed_point(task)) is not None:
-        axis.plot(
-            100 * point[0], best * point[1], "x", color=style.INK, markersize=7, zorder=5, label="E-LANG, printed"
-        )
+    if printed is not None:
+        place = 100 * printed[0], best * printed[1]
+        axis.plot(*place, "x", color=style.INK, markersize=7, zorder=5, label="E-LANG, printed")
     axis.set_xlim(left=0)
+    axis.set_ylim(bottom=max(axis.get_ylim()[0], look.lowest * best))
     axis.set_xlabel("mean cost per row, % of the Super alone")
     axis.set_ylabel(f"{metric}, %")
     axis.set_title(style.title_of(task, "test", len(first)), fontsize=10, loc="left")
-    style.legend(axis, PANEL[0])
+    style.legend(axis, look.size[0])
 
 
 def printed_point(task: str) -> tuple[float, float] | None:
@@ -114,14 +146,14 @@ def _all(table: StageTable, stage: int) -> np.ndarray:
     return np.full(len(table), stage)
 
 
-def _label(name: str) -> str:
+def _label(name: str, names: Mapping[str, str] = NAMES) -> str:
     """What a cascade is called in a legend.
 
-    >>> _label("layers2-distilled"), _label("tiny")
-    ('2 layers, distilled', 'tiny')
+    >>> _label("layers2-distilled"), _label("tiny"), _label("exits-ta", {"exits-ta": "exits"})
+    ('2 layers, distilled', 'tiny', 'exits')
     """
     first, _, rest = name.partition("-")
-    return f"{NAMES.get(first, first)}, {rest}" if rest else NAMES.get(first, first)
+    return names.get(name) or (f"{names.get(first, first)}, {rest}" if rest else first)
 
 
 def _line(axis: Axes, whole: Curve, **look: object) -> None:

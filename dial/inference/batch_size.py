@@ -1,4 +1,4 @@
-"""The batch size at which a tier answers most rows per second on this machine (TangoBERT, section 6.2)."""
+"""The batch size and threads with which a tier answers most rows a second on this machine (TangoBERT, section 6.2)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ import torch
 
 from dial.files import write_json
 from dial.inference.executor import is_out_of_memory
-from dial.machine import describe_machine, key_of, synchronise
+from dial.machine import describe_machine, key_of, limited_threads, synchronise
 from dial.tiers.tier import Encoding, Tier
 from dial.tiers.tokens import Tokens
 
-SCHEMA = 1
+SCHEMA = 2
 LARGEST = 1024
 BATCHES = 32  # timed in one turn
 CLEAR = 0.25  # logarithm of a ratio of times that two turns suffice for
@@ -36,11 +36,14 @@ class BatchSizes:
         best: rows per batch.
         throughput: rows per second by batch size, as far as the search went.
         cached: whether it was found earlier.
+        threads: fewest with which batches of that size are as fast as with all that torch has, or faster: a small model
+            loses more by waiting for a second thread than that one computes. None: all of them.
     """
 
     best: int
     throughput: dict[int, float]
     cached: bool = False
+    threads: int | None = None
 
 
 def best_batch_size(
@@ -89,9 +92,37 @@ def best_batch_size(
         return seconds_of(tier, batches(size)) / sum(tier.rows_in(batch) for batch in batches(size))
 
     found = search(seconds, len(order), repeats, largest)
-    write_json(path, {"schema": SCHEMA, **about, "best": found.best, "throughput": found.throughput})
-    logger.info("%s: best batch size %d", tier.name, found.best)
+    if device.type == "cpu" and tier.parts is None:  # a backend prepares a graph anew for each number of threads
+        found = replace(found, threads=fewest_threads(lambda: seconds(found.best), torch.get_num_threads(), repeats))
+    content = {"best": found.best, "throughput": found.throughput, "threads": found.threads}
+    write_json(path, {"schema": SCHEMA, **about, **content})
+    logger.info("%s: best batch size %d, threads %s", tier.name, found.best, found.threads or torch.get_num_threads())
     return found
+
+
+def fewest_threads(seconds: Callable[[], float], threads: int, repeats: int = 3) -> int | None:
+    """The fewest threads with which work is as fast as with all, or faster; None where all are best.
+
+    Half of them take turns with all, then a quarter, and so on down to one, until fewer are slower; the median of the
+    ratios decides.
+
+    Args:
+        seconds: time of the work.
+        threads: all of them.
+        repeats: turns of each number.
+    """
+    fewest, count = threads, threads // 2
+    while count >= 1:
+        ratios = []
+        for turn in range(repeats + 1):
+            with limited_threads(count):
+                few = seconds()
+            ratio = few / seconds()
+            ratios += [ratio] if turn else []  # the first warms up
+        if np.median(ratios) > 1 / NEAR:
+            break
+        fewest, count = count, count // 2
+    return None if fewest == threads else fewest
 
 
 def power_of_two(number: float) -> int:
@@ -177,6 +208,7 @@ def read_cache(path: Path) -> BatchSizes | None:
         throughput = {int(size): float(rows) for size, rows in value["throughput"].items()}
         if value["schema"] != SCHEMA or int(value["best"]) not in throughput:
             return None
-        return BatchSizes(int(value["best"]), throughput, cached=True)
+        threads = None if value["threads"] is None else int(value["threads"])
+        return BatchSizes(int(value["best"]), throughput, cached=True, threads=threads)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

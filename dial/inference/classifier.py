@@ -211,6 +211,8 @@ class AdaptiveClassifier:
     def tune(self, texts: Sequence[Unit], cache_dir: str | Path) -> dict[str, int]:
         """Search the batch size at which each tier answers most rows per second here, and use it from now on.
 
+        A tier that fewer threads compute as fast is computed by these.
+
         Args:
             texts: some that are like those to come; a few hundred.
             cache_dir: where results are kept for the next time on a machine of this kind.
@@ -222,7 +224,7 @@ class AdaptiveClassifier:
 
         for tier in self.network.tiers:
             found = best_batch_size(tier, tier.tokeniser()(texts), cache_dir)
-            self.executor.batch_sizes[tier.name] = found.best
+            self.executor.batch_sizes[tier.name], self.executor.threads[tier.name] = found.best, found.threads
         return dict(self.executor.batch_sizes)
 
     def epsilon(self, texts: Sequence[Unit]) -> Epsilon:

@@ -20,6 +20,7 @@ from dial.inference.queues import POOL, InOrder, Row, TierQueue
 from dial.inference.staged import StagedModel
 from dial.inference.work import Answer, Work, check_batch_sizes, is_out_of_memory
 from dial.inference.writing import WritingQueue
+from dial.machine import limited_threads
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn, Written
 from dial.tiers.tier import Tier
@@ -53,6 +54,9 @@ class Executor:
         compaction: ``always`` takes rows that left out of the batch at once; ``measured`` only where that is measured
             to be faster (a GPU may compute a small batch no faster than a large one). On a CPU both are ``always``.
 
+    Attributes:
+        threads: of torch, for tiers that are computed by fewer than all; by name.
+
     Raises:
         ValueError: stages of another model, an unknown tier, or a number below 1.
     """
@@ -77,6 +81,7 @@ class Executor:
         self.network, self.rule, self.costs = network.eval(), rule, costs
         self.tiers = list(network.tiers)
         self.batch_sizes = check_batch_sizes(batch_sizes, self.tiers)
+        self.threads: dict[str, int | None] = {}
         self.max_pending, self.group_by_length = max_pending, group_by_length
         self.device = next(network.parameters()).device
         self.work = {tier.name: Work() for tier in self.tiers}
@@ -90,7 +95,7 @@ class Executor:
         ]
         late = rule.reads_score and rule.score in network.late_scores
         self._late = [late and tier is not self.tiers[-1] for tier in self.tiers]
-        self._gathers = [tier.writes and not late for tier, late in zip(self.tiers, self._late, strict=True)]
+        self._gathers = [tier.generates and not late for tier, late in zip(self.tiers, self._late, strict=True)]
         # Rows of different lengths would be computed apart: better that a batch is of one length from the start.
         self._equal_length = {tier.name for tier in self.tiers if tier.batching.equal_length}
         self._compactions = [Compaction.of(tier, compaction, self.device) for tier in self.tiers]
@@ -263,7 +268,7 @@ class Executor:
         tier, every = self.tiers[index], torch.arange(rows, device=self.device)
         start = time.perf_counter()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), limited_threads(self.threads.get(tier.name)):
                 written = [tier.write({}, every, state)]
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -279,8 +284,8 @@ class Executor:
     def _run(self, index: int, rows: list[Row]) -> tuple[Router, Any]:
         """One batch through one tier; nothing outside of the returned router remembers it.
 
-        With it, where the tier writes, what its encoder gave, which the rows that stay are written from; or, where
-        finished answers decide, what it wrote for all rows.
+        With it, where the tier writes: what its encoder gave, which the rows that stay are written from; what it wrote
+        for them at once, where no decoder makes that dear; or, where finished answers decide, for all rows.
         """
         tier, key, offset = self.tiers[index], self._keys[index], self._offsets[index]
         tokens = [row.tokens[key] for row in rows]
@@ -290,22 +295,31 @@ class Executor:
             memory = np.array([row.memory for row in rows])
         router = self.rule.router(np.array([row.id for row in rows]), memory)
         start = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), limited_threads(self.threads.get(tier.name)):
             go_on = self._compactions[index].wrap(router, offset, encoding)
             if self._late[index]:
                 given: Any = self._write_and_decide(tier, encoding, go_on)
             else:
                 given = tier.run(encoding, go_on, self._with_scores[index])
-            if tier.answers_later and not tier.writes and not router.deferred.all():
-                stayed = torch.from_numpy(np.flatnonzero(~router.deferred)).to(self.device)
-                decided = torch.from_numpy(router.outputs).to(self.device)[stayed]
-                router.outputs[stayed.cpu()] = tier.answer(encoding, stayed, decided, given).float().cpu().numpy()
+            if tier.answers_later and not (self._late[index] or self._gathers[index]):
+                given = self._answer(tier, encoding, router, given)
         work = self.work[tier.name]
         work.seconds += time.perf_counter() - start
         work.rows, work.batches = work.rows + len(rows), work.batches + 1
         work.tokens += sum(len(row.ids) for row in tokens)
         work.padded += encoding["input_ids"].numel()
         return router, given if tier.writes else None
+
+    def _answer(self, tier: Tier, encoding: Encoding, router: Router, state: Any) -> Written | None:
+        """The answers of the rows that stay, of a tier that decides before it answers; None where outputs hold them."""
+        if router.deferred.all():
+            return None
+        stayed = torch.from_numpy(np.flatnonzero(~router.deferred)).to(self.device)
+        if tier.writes:
+            return tier.write(encoding, stayed, state)
+        decided = torch.from_numpy(router.outputs).to(self.device)[stayed]
+        router.outputs[stayed.cpu()] = tier.answer(encoding, stayed, decided, state).float().cpu().numpy()
+        return None
 
     @staticmethod
     def _write_and_decide(tier: Tier, encoding: Encoding, go_on: GoOn) -> Written:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
@@ -11,14 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dial.models.exits import find_layers
 from dial.models.lengths import Lengths
 from dial.models.pooling import Pooling, Reader
-
-RECEIVED = "dial_received"  # attention that also says how much each token receives
-BLOCK = 1 << 20  # scores that are held at once; more would leave the cache between softmax, product and sum
+from dial.models.received_attention import RECEIVED, received_of
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,6 @@ class Pass:
         positions: ``(B, K)`` where the tokens that are left stood at first; None before any was dropped.
         real: ``(B, K)`` bool, False for what fills up rows that have fewer; None where nothing does.
         left: what entered the layers that dropped tokens; None where it is not kept.
-        rows: ``(R,)`` of the batch that are left; None for all.
         trail: of each layer that dropped tokens its index, what each token received and which of them stayed; None
             where it is not kept.
     """
@@ -180,10 +176,10 @@ class Pass:
                 tokens, self.real = own, mask.bool()
         self.kept = lengths.kept(tokens)
         before = np.concatenate([tokens[None], self.kept[:-1]])
-        self.drops: list[bool] = list(map(bool, (self.kept < before).any(axis=1)))
+        self.drops: list[bool] = [bool(fewer.any()) for fewer in self.kept < before]
         self.positions: Tensor | None = None
-        self.rows: Tensor | None = None
         self.trail: list[tuple[int, Tensor, Tensor]] | None = None
+        self._table: Tensor | None = None
         self._bias: Tensor | None = None
         self.left: list[tuple[Tensor | None, Tensor | None, Tensor]] | None = None
 
@@ -214,8 +210,7 @@ class Pass:
         if self.trail is not None:
             self.trail.append((layer, received.detach(), index))
         self.positions = index if self.positions is None else self.positions.gather(1, index)
-        if self._bias is not None:
-            self._bias = _both(self._bias, index)
+        self._bias = None
         return _gather(summed, index)
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -228,15 +223,18 @@ class Pass:
                 unseen = torch.finfo(hidden.dtype).min
                 mask = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device).masked_fill_(~mask, unseen)
         args, kwargs = _put(args, kwargs, MASK, mask)
-        return (args, kwargs) if self._bias is None else _put(args, kwargs, BIAS, self._bias)
+        if self._table is None or self.positions is None:
+            return args, kwargs
+        if self._bias is None:
+            self._bias = _bias_of(self._table, self.positions)
+        return _put(args, kwargs, BIAS, self._bias)
 
     def enter(self, hidden: Tensor, bias: Tensor | None) -> None:
         """Take note of the states ``(B, K, H)`` that enter a layer which drops some, and the first time of the bias."""
         if self.left is not None:
             self.left.append((self.positions, self.real, hidden))
-        if self._bias is None and bias is not None:
-            self._bias = bias.expand(self.size[0], -1, -1, -1)
-            self._bias = self._bias if self.rows is None else self._bias[self.rows]
+        if self._table is None and bias is not None:
+            self._table = bias[0]  # which is that of every row
 
     def leave(self, hidden: Tensor, stay: Tensor) -> Tensor:
         """States ``(R', K', H)`` of the rows that stay, from ``(R, K, H)``, without what filled them up: one gather.
@@ -245,7 +243,6 @@ class Pass:
             hidden: of the rows so far.
             stay: indices ``(R',)`` of those that go on, one at least.
         """
-        self.rows = stay if self.rows is None else self.rows[stay]
         self.kept = self.kept[:, stay.cpu().numpy()]
         if self.positions is None:  # the masks are still the encoder's own
             self.real = None if self.real is None else self.real[stay]
@@ -258,8 +255,7 @@ class Pass:
             width = int(counts.max())
             self.real = None if int(counts.min()) == width else self.real[:, :width]
         self.positions = self.positions[:, :width]
-        if self._bias is not None:
-            self._bias = self._bias[stay, :, :width, :width]
+        self._bias = None
         start = stay[:, None] * hidden.shape[1]
         index = (start + torch.arange(width, device=stay.device)).flatten()
         return hidden.flatten(0, 1).index_select(0, index).view(len(stay), width, -1)
@@ -341,7 +337,7 @@ class _Cut:
         if output is None:  # it failed
             return None
         states, weights = output
-        self.received = weights if weights.ndim == 2 else _sum(weights, self.one_pass.real)
+        self.received = weights if weights.ndim == 2 else received_of(weights, self.one_pass.real)
         return (states,) if self.seam.own else (states, None)
 
     def cut(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -351,75 +347,18 @@ class _Cut:
         return states if isinstance(output, Tensor) else (states, *others)
 
 
-def received_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **unused: Any,
-) -> tuple[Tensor, Tensor]:
-    """Attention ``(B, K, A, D)``, and what each token received ``(B, K)``, as transformers calls such a function.
-
-    Args:
-        module: unused.
-        query: ``(B, A, K, D)``.
-        key: ``(B, A, K, D)``.
-        value: ``(B, A, K, D)``.
-        attention_mask: ``(B, 1, 1 or K, K)``, bool or added to the scores; None where nothing is padded.
-        scaling: of the scores.
-        dropout: of the weights; those that are summed are whole.
-        unused: what other functions need.
-    """
-    batch, heads, tokens, _ = query.shape
-    rows = batch if torch.is_grad_enabled() else max(1, BLOCK // (heads * tokens * tokens))
-    states, received = [], []
-    for start in range(0, batch, rows):
-        part = slice(start, start + rows)
-        scores = torch.matmul(query[part] * scaling, key[part].transpose(2, 3))
-        mask = None if attention_mask is None else attention_mask[part]
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32)
-        received.append(_sum(weights, None if mask is None else _seen(mask)))
-        if dropout:
-            weights = nn.functional.dropout(weights, dropout)
-        states.append(torch.matmul(weights.to(value.dtype), value[part]).transpose(1, 2))
-    return _joined(states).contiguous(), _joined(received)
-
-
-ALL_ATTENTION_FUNCTIONS.register(RECEIVED, received_attention)
-
-
-def _seen(mask: Tensor) -> Tensor:
-    """Which tokens ``(B, K)`` the first one sees, which is real: all that are no padding."""
-    first = mask[:, 0, 0]
-    return first if first.dtype is torch.bool else first == 0
-
-
-def _sum(weights: Tensor, real: Tensor | None) -> Tensor:
-    """What tokens ``(B, K)`` receive of real tokens in all heads, from weights ``(B, A, K, K)``, query by key."""
-    if real is None:
-        return weights.sum(dim=(1, 2))
-    return (weights.sum(dim=1) * real[:, :, None]).sum(dim=1)
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
 def _gather(states: Tensor, index: Tensor) -> Tensor:
     """States ``(B, K', H)`` at indices ``(B, K')`` of ``(B, K, H)``; whole rows of memory are copied."""
     start = torch.arange(len(states), device=states.device)[:, None] * states.shape[1]
     return states.flatten(0, 1).index_select(0, (index + start).flatten()).view(*index.shape, -1)
 
 
-def _both(bias: Tensor, index: Tensor) -> Tensor:
-    """A bias ``(B, A, K', K')`` of the scores between tokens ``(B, K')`` that are left of ``(B, A, K, K)``."""
-    rows = bias.gather(2, index[:, None, :, None].expand(-1, bias.shape[1], -1, bias.shape[3]))
-    return rows.gather(3, index[:, None, None, :].expand(-1, bias.shape[1], index.shape[1], -1))
+def _bias_of(table: Tensor, positions: Tensor) -> Tensor:
+    """Bias ``(B, A, K, K)`` of the scores between the tokens at positions ``(B, K)``, from all ``(A, T, T)``."""
+    heads, tokens, _ = table.shape
+    rows = table.index_select(1, positions.flatten()).view(heads, *positions.shape, tokens)
+    index = positions[None, :, None, :].expand(heads, -1, positions.shape[1], -1)
+    return rows.gather(3, index).transpose(0, 1)
 
 
 Argument = tuple[int, str]

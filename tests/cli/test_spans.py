@@ -114,6 +114,18 @@ def test_a_file_of_questions_is_answered_as_in_the_table(dial, run: Path, tmp_pa
     assert [list(span) for span in parts["span"]] == [answer["span"] for answer in found]
 
 
+def test_one_tier_answers_a_data_set(dial, run: Path, data, tmp_path: Path) -> None:
+    tier = run.parent / "swift/tier"
+    model = ("--config=configs/model/span.yaml", f"--model.path={tier}", *SHORT[:2])
+    dial("predict", *model, *data, *QUIET, f"--run={tmp_path}/one").ok()
+    found = [json.loads(line) for line in (tmp_path / "one/predictions.jsonl").read_text().splitlines()]
+    table = pd.read_parquet(run / "sweep/stages.parquet")
+    table = table[table["split"] == "test"].sort_values("sample_id").reset_index()
+    assert [row["sample_id"] for row in found] == table["sample_id"].tolist()
+    assert [row["text"] for row in found] == table["text_swift"].tolist()
+    assert np.allclose([row["softmax"] for row in found], table["softmax_swift"], rtol=1e-4)
+
+
 def test_rows_that_cannot_be_read_are_told_and_those_before_are_kept(dial, run: Path, tmp_path: Path) -> None:
     point = ("--threshold", "0.2", "--score", "softmax")
     for broken, message in (

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from datamodules.augmentation.generation import Generation, in_order, sources
+from datamodules.augmentation.generation import Generation, Source, in_order, sources
 from datamodules.augmentation.masked_lm import MaskedLM, at_positions
 from datamodules.augmentation.methods import MASK, CountTags, MaskingTagsNgrams, TagWords, WordReplacement, words_of
 from datamodules.augmentation.neighbours import neighbours_of
@@ -273,6 +273,8 @@ def test_the_number_of_processes_changes_nothing() -> None:
     # A row's texts depend on the row and the seed, not on its neighbours.
     alone = next(in_order(Generation(method, 5), sources(rows.take(np.array([40]))), 1))
     assert alone[0] == one[0][40]
+    same, other = Generation(method, 5)([Source(1, (LONG,)), Source(2, (LONG,))])
+    assert same.units != other.units
 
 
 @pytest.mark.slow

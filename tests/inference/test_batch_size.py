@@ -11,7 +11,11 @@ import torch
 
 from dial.inference import batch_size
 from dial.inference.batch_size import best_batch_size, search
+from dial.inference.classifier import AdaptiveClassifier
+from dial.inference.staged import StagedModel
 from dial.tiers.tokens import Tokeniser
+from dial.tradeoff.point import OperatingPoint, Promise
+from dial.tradeoff.rules import rule_named
 from tests.tiers import small
 
 
@@ -122,6 +126,52 @@ def test_what_was_found_is_kept_for_this_machine_and_tier(tmp_path: Path, monkey
     for path in (tmp_path / "batch-sizes").iterdir():
         path.write_text("{")
     assert not best_batch_size(tier, rows, tmp_path).cached  # unreadable: searched again
+
+
+@pytest.mark.parametrize(
+    ("per_threads", "fewest"),
+    [
+        ({4: 1.0, 2: 0.9, 1: 0.8}, 1),  # a small model
+        ({4: 1.0, 2: 1.01, 1: 1.5}, 2),
+        ({4: 1.0, 2: 1.4, 1: 0.1}, None),  # fewer than those that are slower are not tried
+        ({1: 1.0}, None),
+    ],
+)
+def test_fewest_threads_that_are_as_fast_as_all(monkeypatch, per_threads: dict[int, float], fewest: int | None) -> None:
+    now = [max(per_threads)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: now.__setitem__(0, count))
+    turns = iter(range(100))
+
+    def seconds() -> float:
+        return per_threads[now[0]] * 1.1 ** next(turns)  # the machine gets slower all the time; turns lie beside it
+
+    assert batch_size.fewest_threads(seconds, max(per_threads), repeats=5) == (None if fewest is None else fewest)
+    assert now == [max(per_threads)]
+
+
+def test_a_tier_is_computed_by_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = StagedModel([small.plain_tier("swift"), small.plain_tier("super", layers=2)])
+    rule = rule_named("threshold", "softmax", stages=("swift", "super"), thresholds=(2.0,))
+    labels = tuple(network.tiers[0].label_names)
+    tiers = {tier.name: tier.fingerprint for tier in network.tiers}
+    classifier = AdaptiveClassifier(network, OperatingPoint(rule, Promise(), label_names=labels, tiers=tiers))
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(batch_size, "fewest_threads", lambda seconds, most, repeats: 1 if seconds() else None)
+        monkeypatch.setattr(batch_size, "search", lambda seconds, rows, *_: batch_size.BatchSizes(4, {4: 1.0}))
+        classifier.tune(small.texts(20), tmp_path)
+        assert classifier.executor.threads == {"swift": 1, "super": 1}
+        classifier.executor.threads["super"] = None
+        seen: dict[str, int] = {}
+        for tier in network.tiers:
+            tier.register_forward_pre_hook(lambda tier, _: seen.__setitem__(tier.name, torch.get_num_threads()))
+        classifier(small.texts(20))
+        assert seen == {"swift": 1, "super": 2} and torch.get_num_threads() == 2
+        assert best_batch_size(network.tiers[0], Tokeniser(network.tiers[0])(small.texts(20)), tmp_path).threads == 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_what_few_or_short_rows_said_is_not_taken_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

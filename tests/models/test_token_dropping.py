@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dial.models.exits import find_layers
 from dial.models.lengths import Lengths
-from dial.models.token_dropping import SEAMS, TokenDropping, dropping, received_attention
+from dial.models.received_attention import received_attention
+from dial.models.token_dropping import SEAMS, TokenDropping, dropping
 from tests.models.families import FAMILIES, classifier, tokens
 
 FAMILY = ("bert", "roberta", "electra", "distilbert", "mpnet")
@@ -153,7 +154,7 @@ def test_blocks_of_rows_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     mask[2, ..., 4:] = False
     with torch.no_grad():
         whole = received_attention(torch.nn.Identity(), query, key, value, mask, 0.5)
-        monkeypatch.setattr("dial.models.token_dropping.BLOCK", 2 * 7 * 7 * 2)
+        monkeypatch.setattr("dial.models.received_attention.BLOCK", 2 * 7 * 7 * 2)
         blocks = received_attention(torch.nn.Identity(), query, key, value, mask, 0.5)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=0.5)
     torch.testing.assert_close(whole[0], expected.transpose(1, 2))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dial.models import copy_word_vectors, read_word_vectors, word_vectors_width
+from dial.models.words import first_word_vectors
 
 LINES = "the 0.5 -1 2\n. . . 1 2 3\nfilm 4 5 6e-1\nthe 9 9 9\n"
 
@@ -71,3 +72,14 @@ def test_the_real_file(data_folder: Path) -> None:
         pytest.skip(f"needs {path}")
     assert word_vectors_width(path) == 25
     assert set(read_word_vectors(path, {"the", "of", "zzzzqq"})) == {"the", "of"}
+
+
+def test_the_first_words_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.txt"
+    path.write_text("the 1 2\na 3 4\nof 5 6\n")
+    names, vectors = first_word_vectors(path, 2)
+    assert names == ["the", "a"] and vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, [[1, 2], [3, 4]])
+    assert first_word_vectors(path, 9)[0] == ["the", "a", "of"]
+    with pytest.raises(ValueError, match="`vectors` must be a file of word vectors"):
+        first_word_vectors(tmp_path / "none.txt", 2, "vectors")

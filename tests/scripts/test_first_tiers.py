@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from scripts.first_tiers import STUDENTS, measured, page, plan
-from scripts.results_plan import Cell
+from scripts.results_cell import Cell
 
 CELL = Cell("sst2", data="data", models="models", runs="runs/first-tiers")
 
@@ -46,7 +46,7 @@ def test_equal_data_and_training() -> None:
 def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:
     name = STUDENTS[5].name
     point = {"score": "softmax", "rule": "threshold", "kind": "confident", "target": 0.99, "kept": 0.995, "held": True}
-    point |= {"swift_ratio": 0.7, "speedup": 2.36, "speedup_interval": [2.0, 2.6]}
+    point |= {"swift_ratio": 0.7, "speedup": 2.36, "speedup_interval": [2.0, 2.6], "shares": {"a": 0.7, "b": 0.3}}
     stages = [{"quality": {"accuracy": q}, "macs": m} for q, m in ((0.8211, 5e6), (0.901, 5e8))]
     split = {"stages": stages, "points": [point, {**point, "score": "energy"}], "reference_macs": 5e8}
     for place, content in (

@@ -11,6 +11,7 @@ import string
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -342,14 +343,15 @@ def _character_ngrams(text: str, orders: int) -> list[Counter[str]]:
     return [Counter(plain[i : i + n] for i in range(len(plain) - n + 1)) for n in range(1, orders + 1)]
 
 
-def _squad_tokens(text: str) -> list[str]:
+@lru_cache(maxsize=1 << 15)  # references meet every stage and both metrics
+def _squad_tokens(text: str) -> tuple[str, ...]:
     """Words without case, punctuation and English articles.
 
     >>> _squad_tokens("The U.S. team's")
-    ['us', 'teams']
+    ('us', 'teams')
     """
     plain = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return re.sub(r"\b(a|an|the)\b", " ", plain).split()
+    return tuple(re.sub(r"\b(a|an|the)\b", " ", plain).split())
 
 
 TEXT_METRICS: tuple[TextMetric, ...] = (

@@ -23,6 +23,7 @@ from dial.machine import default_cache_dir, has_bf16, instructions, key_of
 from dial.tiers.backends.export import HIDDEN, NoExportError, export, quietly, raise_of_machine, reason_of
 from dial.tiers.backends.graphs import GRAPHS, Graph
 from dial.tiers.backends.names import PACKAGES
+from dial.tiers.backends.pruning import mark_used, prune
 from dial.tiers.batch_proof import BATCHES, ORDER, ProbeRows, close
 from dial.tiers.batching import Encoding
 from dial.tiers.tier import Tier, model_digest
@@ -40,7 +41,8 @@ def attach(tier: Tier, backend: str, dtype: str = "float32", cache_dir: str | Pa
     The export lies beside the tier's files, or where these cannot be written in the cache. It is found by the weights,
     the longest row, the versions of all libraries, the processor's instructions and, for int8, the numbers; bf16 is
     made from float32 when a file is opened. An export counts only after it has answered as torch does in float32, rows
-    alone, up to the longest, in padded batches, and with rows dropped at the exits.
+    alone, up to the longest, in padded batches, and with rows dropped at the exits. Where one is made, old ones go
+    (:func:`~dial.tiers.backends.pruning.prune`).
 
     Args:
         tier: in float32, on a CPU, its batching settled.
@@ -105,6 +107,7 @@ def _found(places: Sequence[Path], key: str, backend: str, dtype: str) -> list[G
     """The graphs of the first whole export, or why there is none; None where that was not tried yet."""
     for folder in (place / key for place in places):
         if (about := _about(folder)) is not None:
+            mark_used(folder)
             return about["refused"] or [GRAPHS[backend](folder / name, dtype) for name in about["files"]]
     return None
 
@@ -152,7 +155,8 @@ def _make(tier: Tier, backend: str, dtype: str, places: Sequence[Path], key: str
                 with suppress(FileNotFoundError):
                     (place / key).rename(aside)
                 scratch.rename(place / key)
-                return
+            prune(place)
+            return
         except OSError as error:
             failure = error
         finally:
