@@ -18,7 +18,6 @@ from dial.inference.operating_point import Sweep
 from dial.inference.run import load_network
 from dial.inference.staged import StagedModel
 from dial.stages.parquet import load_table
-from dial.stages.scores import RANDOM
 from dial.stages.table import StageTable
 from dial.stages.task import task_of
 from dial.study.report import FILES
@@ -94,7 +93,7 @@ class MeasuredStudy(Callback):
                 f"`study.score` must be one of {', '.join(known)}, but got {self.settings.score!r}; "
                 "the sweep can look at others (--sweep.scores)."
             )
-        if staged(pl_module).network.writes and (self.settings.score or next(iter(known))) == RANDOM:
+        if staged(pl_module).network.writes and (self.settings.score or next(iter(known))) == "random":
             raise ValueError(NO_SCORE.format("study.score"))
         self._other = None if self.exits is None else self._load_exits(trainer, staged(pl_module))
         self._models = self._identity(staged(pl_module).network)
