@@ -110,7 +110,7 @@ class LengthsCommand(Command):
         place = check_place(self.tier, "TIER")
         names = read_card(place).get("label_names")
         if names is None:
-            config = AutoConfig.from_pretrained(place)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
             names = [] if config.num_labels == 1 else own_names(config)
             names = [ANY_TEXT] if extracts(config, [ANY_TEXT]) else names
         tier = load_tier(place, "tier", list(names or []), "TIER")

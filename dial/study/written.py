@@ -28,7 +28,10 @@ from dial.study.analysis import choose_points, rule_at, spread
 from dial.study.study import SEARCHED_ROWS, StudySettings, default_score
 from dial.tradeoff.taken import Taken, quality_of, super_alone
 
-WRITTEN = ("study.md", "study.json")
+NO_SCORE = (
+    "`{}` must be one that looks at the rows, but got 'random'; train an energy head, or name a score of finished "
+    "answers (--sweep.scores '[answer_log_probability]')."
+)
 logger = logging.getLogger(__name__)
 
 
@@ -86,6 +89,8 @@ class WrittenStudy:
         self.score = settings.score or default_score(table)
         if self.score not in table.scores:
             raise ValueError(f"`score` must be one of {', '.join(table.scores)}, but got {self.score!r}.")
+        if self.score == "random":
+            raise ValueError(NO_SCORE.format("score"))
         count = min(settings.rows, len(self.rows))
         self.sampled = np.unique(np.linspace(0, len(self.rows) - 1, count).round().astype(np.int64))
         identities = self.rows.sample_id[self.sampled].tolist()

@@ -94,3 +94,5 @@ def test_without_calibration_rows_no_row_is_told_by_a_choice_that_saw_it(parts, 
 def test_a_score_that_the_table_lacks_is_refused(parts, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"`score` must be one of .*energy.*, but got 'margin'"):
         study(parts, tmp_path, score="margin")
+    with pytest.raises(ValueError, match=r"`score` must be one that looks at the rows, but got 'random'; train"):
+        study(parts, tmp_path, score="random")
