@@ -99,7 +99,7 @@ def find_spans(
     logits = logits.detach()
     log_p = torch.log_softmax(masked(logits, starts).double() / temperature, dim=1)
     energy = (torch.logsumexp(masked(logits, starts).double() / temperature, dim=1) * temperature).sum(dim=1)
-    values, first, last = _best_of_windows(logits, starts != OUTSIDE, max_tokens, count)
+    values, first, last = _best_of_windows(logits, starts, ends, max_tokens, count)
     window = torch.arange(len(logits), device=logits.device).unsqueeze(1)
     chance = (log_p[window, first, 0] + log_p[window, last, 1]).exp()
     nothing = logits[:, NO_ANSWER].double().sum(dim=1)
@@ -111,17 +111,27 @@ def find_spans(
     return _ranked(table, single, no_answer, count)
 
 
-def _best_of_windows(logits: Tensor, context: Tensor, max_tokens: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _best_of_windows(
+    logits: Tensor, starts: Tensor, ends: Tensor, max_tokens: int, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Values, first and last tokens ``(W, K)`` of the best spans of each window; minus infinity where there are fewer.
+
+    Several tokens may be parts of one character. Of those only the first begins a span and only the last ends one, as
+    training has it (:func:`~datamodules.windows.answer_tokens`), so that no two spans are at one place.
 
     Args:
         logits: ``(W, T, 2)``.
-        context: ``(W, T)`` bool, the tokens that may be in a span.
+        starts: ``(W, T)``, see :func:`find_spans`.
+        ends: ``(W, T)``, see :func:`find_spans`.
         max_tokens: longest span.
         count: spans of each.
     """
     length = logits.shape[1]
-    begin, end = (logits[..., side].masked_fill(~context, -torch.inf) for side in (0, 1))
+    begins, behind = starts != OUTSIDE, starts != OUTSIDE
+    begins[:, 1:] &= starts[:, 1:] != starts[:, :-1]
+    behind[:, :-1] &= ends[:, :-1] != ends[:, 1:]
+    begin = logits[..., 0].masked_fill(~begins, -torch.inf)
+    end = logits[..., 1].masked_fill(~behind, -torch.inf)
     lengths = min(max_tokens, length)
     padded = torch.nn.functional.pad(end, (0, lengths - 1), value=-torch.inf)
     sums = begin.unsqueeze(2) + padded.unfold(1, lengths, 1)  # (W, T, D): span of D + 1 tokens from a token on

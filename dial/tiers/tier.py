@@ -376,10 +376,13 @@ class TierPath(nn.Module):
     Args:
         tier: whose model it is.
         whole: drop no tokens, whatever the tier does.
+        restore: put tokens that were dropped back before the head reads them.
+        output: which of the model's outputs is given; a head computes those beside it with it.
     """
 
-    def __init__(self, tier: Tier, whole: bool = False) -> None:
+    def __init__(self, tier: Tier, whole: bool = False, restore: bool = False, output: str = "logits") -> None:
         super().__init__()
+        self.restore, self.output = restore, output
         self.model = tier.model
         self._accepted, self._dropping = tier._accepted, tier._dropping
         self.lengths = None if whole else tier.lengths
@@ -387,12 +390,12 @@ class TierPath(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Logits ``(B, C)`` in the model's own order."""
+        """Logits ``(B, C)`` in the model's own order, or ``(B, T)`` where each token has one."""
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs = {k: v for k, v in given.items() if v is not None and k in self._accepted}
         whole_rows = {"input_ids": input_ids}  # the rows of an example have no padding, which a trace could not see
-        with dropping(self._dropping, self.lengths, self.model, whole_rows):
-            logits: Tensor = self.model(**inputs).logits
+        with dropping(self._dropping, self.lengths, self.model, whole_rows, restore=self.restore):
+            logits: Tensor = getattr(self.model(**inputs), self.output)
         return logits
 
 
