@@ -72,7 +72,7 @@ class Cascade(StagedModule):
             if allowed is not None and own != allowed:
                 rank_zero_warn(
                     f"`{tier.name}` {'may' if own else 'cannot'} say that a question has no answer, but the data "
-                    f"{'has such questions' if allowed else 'has none without'}; give the tier as {{path: "
+                    f"has {'such' if allowed else 'no such'} questions; give the tier as {{path: "
                     f"{tier.view.path}, no_answer: {str(allowed).lower()}}}, best one that was trained so."
                 )
         super().setup(stage)
