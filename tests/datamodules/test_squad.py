@@ -177,7 +177,7 @@ def test_answers_that_look_like_json_are_texts(tmp_path: Path) -> None:
     line = {"question": "what", "context": context, "answer": {"a": 1}}
     (tmp_path / "rows.jsonl").write_text(json.dumps(line) + "\n")
     data = module(tmp_path, QuestionsDataModule, test_file=str(tmp_path / "rows.jsonl"), no_answer=True)
-    with pytest.raises(ValueError, match="`answer` must hold texts, .* row 0 has "):
+    with pytest.raises(ValueError, match=r"`answer` must hold texts, .* row 0 has "):
         data.rows("test")
 
 
