@@ -106,7 +106,7 @@ class Once(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print."""
         print(self.turns.report("test loop, per batch", target=1.10))
-        TESTED["writing"] = tuple(self.spent)
+        TESTED["writing"] = (float(self.spent[0]), float(self.spent[1]))
 
 
 def bench_test(options: argparse.Namespace, tiers: str) -> int:

@@ -23,6 +23,7 @@ from dial.stages.task import task_of
 from dial.study.report import FILES
 from dial.study.rivals import check_names
 from dial.study.study import StudySettings
+from dial.study.written import NO_SCORE
 from lightning_modules.base import StagedModule
 
 
@@ -92,6 +93,8 @@ class MeasuredStudy(Callback):
                 f"`study.score` must be one of {', '.join(known)}, but got {self.settings.score!r}; "
                 "the sweep can look at others (--sweep.scores)."
             )
+        if staged(pl_module).network.writes and (self.settings.score or next(iter(known))) == "random":
+            raise ValueError(NO_SCORE.format("study.score"))
         self._other = None if self.exits is None else self._load_exits(trainer, staged(pl_module))
         self._models = self._identity(staged(pl_module).network)
         self._check_folder(trainer)

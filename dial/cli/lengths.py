@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dial.cli.models import ModelArguments
+from dial.cli.arguments import Command
+from dial.cli.models import device_of
 
 if TYPE_CHECKING:
     from dial.tiers.fronts import Individual
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class LengthsCommand(ModelArguments):
+class LengthsCommand(Command):
     """Search for length configurations on the front of MACs and quality, by evolution.
 
     TIER is a folder that `dial fit` left, best with `configs/model/length_adaptive.yaml`. The front lies there then,
@@ -33,6 +34,8 @@ class LengthsCommand(ModelArguments):
         mutation: probability with which a layer is drawn anew
         length_drop: share that a layer drops at most in the first generation
         seed: of all draws
+        batch_size: rows computed at once
+        device: cpu, cuda, cuda:1, ...; default: a GPU if there is one
         replace: another search in the folder gives way
     """
 
@@ -49,6 +52,8 @@ class LengthsCommand(ModelArguments):
     mutation: Annotated[float, "P"] = 0.5
     length_drop: Annotated[float, "SHARE"] = 0.2
     seed: Annotated[int, "N"] = 0
+    batch_size: Annotated[int, "N"] = 32
+    device: str = "auto"
     replace: bool = False
 
     def __call__(self) -> int:
@@ -56,6 +61,8 @@ class LengthsCommand(ModelArguments):
         from dial.inference.length_search import Evaluation, Evolution
         from dial.tiers.fronts import pareto, write_search
 
+        if self.batch_size < 1:
+            raise ValueError(f"`--batch-size` must be at least 1, but got {self.batch_size}.")
         tier = self._tier()
         search = Evolution(
             int(tier.model.config.num_hidden_layers),
@@ -68,8 +75,7 @@ class LengthsCommand(ModelArguments):
         if generation > self.generations:
             print(f"the search is done: {self.tier}/lengths.json; give --replace for another one")
             return 0
-        batch_size = self.batch_sizes()
-        evaluation = Evaluation(tier, units, label, about["metric"], batch_size if isinstance(batch_size, int) else 32)
+        evaluation = Evaluation(tier, units, label, about["metric"], self.batch_size)
         for individuals in search.run(evaluation, done, generation):
             write_search(Path(self.tier).expanduser(), individuals, about, generation + 1)
             front = pareto(individuals)
@@ -103,7 +109,7 @@ class LengthsCommand(ModelArguments):
         place = check_place(self.tier, "TIER")
         names = read_card(place).get("label_names")
         if names is None:
-            config = AutoConfig.from_pretrained(place)
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
             names = [] if config.num_labels == 1 else own_names(config)
             names = [ANY_TEXT] if extracts(config, [ANY_TEXT]) else names
         tier = load_tier(place, "tier", list(names or []), "TIER")
@@ -111,7 +117,7 @@ class LengthsCommand(ModelArguments):
             raise ValueError(f"`TIER` must be an encoder for tokens to be dropped, but {self.tier} writes.")
         tier.drop_tokens(Lengths((1.0,) * int(tier.model.config.num_hidden_layers)), "TIER")
         tier.drop_tokens(None)
-        return tier.to(self.torch_device()).eval()
+        return tier.to(device_of(self.device)).eval()
 
     def _rows(self, tier: Tier) -> tuple[list[Any], Any, dict[str, Any]]:
         """Rows drawn from the file, their labels, and what identifies them.

@@ -41,13 +41,7 @@ class ModelArguments(Command):
         Raises:
             ValueError: there is none of that name, or torch cannot use it.
         """
-        import torch
-
-        if self.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        from dial.machine import check_device
-
-        return check_device(self.device, "--device", "auto, cpu")
+        return device_of(self.device)
 
     def batch_sizes(self) -> int | dict[str, int] | None:
         """What ``--batch-size`` says; None where it leaves the choice.
@@ -65,6 +59,21 @@ class ModelArguments(Command):
             typed = " ".join(self.batch_size)
             raise ValueError(f"`--batch-size` must be N, NAME=N or best, but got {typed}.") from None
         return sizes.get("", sizes)
+
+
+def device_of(device: str) -> str:
+    """The device that ``--device`` means.
+
+    Raises:
+        ValueError: there is none of that name, or torch cannot use it.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    from dial.machine import check_device
+
+    return check_device(device, "--device", "auto, cpu")
 
 
 def named(pairs: Sequence[str], argument: str) -> dict[str, str]:

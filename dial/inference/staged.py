@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.windows import take_windows
-from dial.models.generation import ANSWER_SCORES
-from dial.stages.scores import SCORES, compute
+from dial.stages.scores import ANSWER_SCORES, SCORES, compute
 from dial.stages.stage import Stage
 from dial.stages.task import task_of
 from dial.tiers.batching import Encoding

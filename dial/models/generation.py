@@ -17,19 +17,14 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from dial.stages.scores import STEP_SCORES
+
 DROP = 0.125
 """Share of finished rows from which they leave the batch: to copy the cache costs about as much as a step of them."""
 UNSURE = 0.1
 """Quantile of the steps' scores that stands for an answer's least sure steps."""
 NEVER = -1.0e9
 """Log-probability of what must not be chosen: as transformers has it, so that sums round alike."""
-STEP_SCORES = ("energy", "softmax", "entropy")
-ANSWER_SCORES = (
-    "answer_log_probability",
-    *(f"decoder_{name}{part}" for name in STEP_SCORES for part in ("", "_low")),
-)
-"""Scores ``(B,)`` that only the finished answer tells, higher = surer: its mean log-probability per piece, and of each
-score of the decoder's steps the mean and a low quantile."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class Generated:
             took; each step costs as many rows as there are beams.
         limited: ``(B,)`` bool, whether the limit ended the answer, and no end token but one that is forced there, as
             BART and Marian do.
-        scores: ``(B,)`` float64 by the names of :data:`ANSWER_SCORES`, where they were asked for.
+        scores: ``(B,)`` float64 by the names of :data:`dial.stages.scores.ANSWER_SCORES`, where they were asked for.
     """
 
     tokens: Tensor

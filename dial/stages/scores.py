@@ -65,7 +65,22 @@ SCORES: dict[str, Callable[[Any, Any], Any]] = {
 }
 """Scores computed from the logits of a classifier, by name."""
 
-MODEL_SCORES: dict[str, str] = {}
+STEP_SCORES = ("energy", "softmax", "entropy")
+ANSWER_SCORES = (
+    "answer_log_probability",
+    *(f"decoder_{name}{part}" for name in STEP_SCORES for part in ("", "_low")),
+)
+"""Scores ``(B,)`` that only the finished answer tells, higher = surer: its mean log-probability per piece, and of each
+score of the decoder's steps the mean and a low quantile."""
+
+MODEL_SCORES: dict[str, str] = {
+    "learned": "which only a model that learnt to exit gives at every stage before the last; train it with "
+    "`--model.certainty joint`",
+    "no_answer_gap": "which only tiers that extract spans give",
+    **dict.fromkeys(
+        ANSWER_SCORES, "which only tiers that write give; name it in `--sweep.scores` of a cascade of them"
+    ),
+}
 """Scores that no logits tell, as a model gives them itself: by name what an error says about the models that do."""
 
 

@@ -27,7 +27,10 @@ from dial.study.analysis import Point, choose_points, rule_at, spread
 from dial.study.study import SEARCHED_ROWS, StudySettings, default_score
 from dial.tradeoff.taken import Taken, quality_of, super_alone
 
-WRITTEN = ("study.md", "study.json")
+NO_SCORE = (
+    "`{}` must be one that looks at the rows, but got 'random'; train an energy head, or name a score of finished "
+    "answers (--sweep.scores '[answer_log_probability]')."
+)
 logger = logging.getLogger(__name__)
 
 
@@ -51,6 +54,12 @@ class Arm:
     thresholds: tuple[float, ...]
     seconds: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
     otherwise: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> np.ndarray:
+        """The stage that answers each reported row."""
+        assert self.taken.stages is not None  # no coin decides
+        return self.taken.stages
 
 
 class WrittenStudy:
@@ -83,6 +92,8 @@ class WrittenStudy:
         self.score = settings.score or default_score(table)
         if self.score not in table.scores:
             raise ValueError(f"`score` must be one of {', '.join(table.scores)}, but got {self.score!r}.")
+        if self.score == "random":
+            raise ValueError(NO_SCORE.format("score"))
         count = min(settings.rows, len(self.rows))
         self.sampled = np.unique(np.linspace(0, len(self.rows) - 1, count).round().astype(np.int64))
         identities = self.rows.sample_id[self.sampled].tolist()
@@ -150,7 +161,7 @@ class WrittenStudy:
         used, start = time.process_time(), time.perf_counter()
         answers = list(executor.run(self.units, numbered=True))
         wall, used = time.perf_counter() - start, time.process_time() - used
-        stages = arm.taken.stages[self.sampled]
+        stages = arm.stages[self.sampled]
         otherwise = 0
         for answer, stage, row in zip(answers, stages.tolist(), self.sampled.tolist(), strict=True):
             same = answer.stage == stage and answer.prediction == self.rows.predictions[row, stage]
@@ -171,7 +182,7 @@ class WrittenStudy:
             "thresholds": arm.thresholds,
             "quality": quality,
             "kept": quality / best if best > 0 else None,
-            "swift_ratio": float((arm.taken.stages == 0).mean()),
+            "swift_ratio": float((arm.stages == 0).mean()),
             "flops_speedup": float(self.rows.macs_reference.mean() / arm.taken.macs.mean()),
             "time_speedup": spread(reference[:, 0] / own[:, 0]),
             "processor_speedup": spread(reference[:, 2] / own[:, 2]),

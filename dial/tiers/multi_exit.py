@@ -13,15 +13,9 @@ from dial.models.exit_proof import prove_exits
 from dial.models.exits import UnsuitableEncoderError
 from dial.models.lengths import Lengths
 from dial.models.segments import Part, segments
-from dial.stages.scores import MODEL_SCORES
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn
 from dial.tiers.tier import Tier
-
-MODEL_SCORES["learned"] = (
-    "which only a model that learnt to exit gives at every stage before the last; train it with "
-    "`--model.certainty joint`"
-)
 
 
 class MultiExitTier(Tier):

@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from datamodules.windows import STRIDE, WindowTokeniser
 from dial.models.spans import NOWHERE, SPAN_SCORES, Candidate, Spans, find_spans
 from dial.models.token_dropping import dropping
-from dial.stages.scores import MODEL_SCORES
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn, Reading, Written
 from dial.tiers.model_inputs import CARRIED
 from dial.tiers.tier import Tier, TierPath
 
-MODEL_SCORES.setdefault("no_answer_gap", "which only tiers that extract spans give")
 MAX_ANSWER_TOKENS = 30
 
 

@@ -14,18 +14,14 @@ from torch.nn.functional import pad
 
 from dial.models.encoder_decoder import ReadingPath, WritingPath, encoder_of, encoder_states
 from dial.models.energy_head import HEAD_SCORES, ClassHead, EnergyHead
-from dial.models.generation import ANSWER_SCORES, Generation, generate
+from dial.models.generation import Generation, generate
 from dial.models.pieces import build_piece_tokenizer
 from dial.models.saved_head import save_head
 from dial.models.sharding import share
-from dial.stages.scores import MODEL_SCORES
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn, Written
 from dial.tiers.tier import Tier
 
-MODEL_SCORES.update(
-    dict.fromkeys(ANSWER_SCORES, "which only tiers that write give; name it in `--sweep.scores` of a cascade of them")
-)
 CALLED = ("decide", "run", "write", "forced")  # what computes layers, beside `forward`
 MAX_NEW_TOKENS = 64  # pieces of an answer, where neither the view nor the model says
 

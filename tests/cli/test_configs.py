@@ -206,9 +206,10 @@ def test_data_of_a_family(dial, model_for, tmp_path, config) -> None:
 
 def needs(config: Path) -> str | None:
     """Why this machine cannot run a trainer configuration."""
-    if config.stem in ("gpu", "multinode") and not torch.cuda.is_available():
+    if config.stem in ("gpu", "multinode", "sharded") and not torch.cuda.is_available():
         return "needs a GPU"
-    return "needs two nodes" if config.stem == "multinode" else None
+    several = {"multinode": "needs two nodes", "sharded": "needs eight GPUs"}
+    return several.get(config.stem)
 
 
 @pytest.mark.slow

@@ -128,6 +128,7 @@ def test_another_search_gives_way_only_when_told(tier: Path, rows: Path, capsys:
         (("--mutation", "0"), "`--mutation` must be a probability"),
         (("--length-drop", "1"), "`--length-drop` must be above 0"),
         (("--metric", "blue"), "blue"),
+        (("--batch-size", "0"), "`--batch-size` must be at least 1"),
         (("--columns", "words"), "words"),
     ],
 )

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import BartConfig, BartForConditionalGeneration, MarianConfig, MarianMTModel
 
 from dial.models import generation
-from dial.models.generation import ANSWER_SCORES, Generated, Generation, generate
+from dial.models.generation import Generated, Generation, generate
+from dial.stages.scores import ANSWER_SCORES
 from tests.models.writers import VOCABULARY, sources, tiny_t5
 
 LIMIT = 20

@@ -73,3 +73,5 @@ def test_answers_other_than_the_replays_are_counted(parts, tmp_path) -> None:
 def test_a_score_that_the_table_lacks_is_refused(parts, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"`score` must be one of .*energy.*, but got 'margin'"):
         study(parts, tmp_path, score="margin")
+    with pytest.raises(ValueError, match=r"`score` must be one that looks at the rows, but got 'random'; train"):
+        study(parts, tmp_path, score="random")

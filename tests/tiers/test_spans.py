@@ -128,7 +128,7 @@ def test_tokens_are_dropped_and_put_back_where_the_head_reads_them(folder: Path)
     assert (costs.alone("x", lengths) > expected).all()  # of all tokens
     few.drop_tokens(None)
     assert written(few, UNITS).texts == written(whole, UNITS).texts
-    with pytest.raises(ValueError, match="`width` must be left out for a tier of spans"):
+    with pytest.raises(ValueError, match=r"`width` must be left out for a tier of spans, but got 0.5; take `layers`"):
         load_tier({"path": str(folder), "width": 0.5}, "x", FREE)
 
 
