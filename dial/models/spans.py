@@ -116,28 +116,39 @@ def _best_of_windows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Values, first and last tokens ``(W, K)`` of the best spans of each window; minus infinity where there are fewer.
 
-    Several tokens may be parts of one character. Of those only the first begins a span and only the last ends one, as
-    training has it (:func:`~datamodules.windows.answer_tokens`), so that no two spans are at one place.
+    Several tokens may be parts of one character, such as bytes, and several spans at one place. So many are given that
+    there are ``count`` at different places.
 
     Args:
         logits: ``(W, T, 2)``.
         starts: ``(W, T)``, see :func:`find_spans`.
         ends: ``(W, T)``, see :func:`find_spans`.
         max_tokens: longest span.
-        count: spans of each.
+        count: places of each.
     """
     length = logits.shape[1]
-    begins, behind = starts != OUTSIDE, starts != OUTSIDE
-    begins[:, 1:] &= starts[:, 1:] != starts[:, :-1]
-    behind[:, :-1] &= ends[:, :-1] != ends[:, 1:]
-    begin = logits[..., 0].masked_fill(~begins, -torch.inf)
-    end = logits[..., 1].masked_fill(~behind, -torch.inf)
+    begin, end = (logits[..., side].masked_fill(starts == OUTSIDE, -torch.inf) for side in (0, 1))
+    alike = torch.stack([_most_alike(places) for places in (starts, ends)]).prod()
+    count = (count - 1) * int(alike) + 1
     lengths = min(max_tokens, length)
     padded = torch.nn.functional.pad(end, (0, lengths - 1), value=-torch.inf)
     sums = begin.unsqueeze(2) + padded.unfold(1, lengths, 1)  # (W, T, D): span of D + 1 tokens from a token on
     best, place = sums.flatten(1).topk(min(count, length * lengths), dim=1)
     first = place // lengths
     return best, first, (first + place % lengths).clamp(max=length - 1)
+
+
+def _most_alike(places: Tensor) -> Tensor:
+    """How many neighbouring tokens of the context have the same place at most, a scalar.
+
+    Args:
+        places: ``(W, T)`` character of each token, -1 for those outside the context.
+    """
+    position = torch.arange(places.shape[1], device=places.device)
+    new = torch.ones_like(places, dtype=torch.bool)
+    new[:, 1:] = places[:, 1:] != places[:, :-1]
+    run = position + 1 - torch.where(new, position, 0).cummax(dim=1).values
+    return run.masked_fill(places == OUTSIDE, 1).max()
 
 
 def _ranked(table: np.ndarray, single: np.ndarray, no_answer: bool, count: int) -> Spans:

@@ -52,7 +52,7 @@ class View:
         lengths: tokens that each layer of an encoder keeps, see :class:`~dial.models.lengths.Lengths`; or a share of
             the MACs of all tokens, which takes the best configuration that ``dial lengths`` found within it.
         stride: tokens that two neighbouring windows of a context share, of a tier that answers by spans; default: as it
-            was trained, else 128, or a third of a window where that is less.
+            was trained, where that leaves room for a question, else 128, or a third of a window where that is less.
         max_answer_tokens: longest span that answers; default 30.
         no_answer: whether "no answer" may be one; default: whether it was trained on such questions.
 
