@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from measure import machine  # type: ignore[import-not-found]  # the script's folder is on the path
 
-from datamodules.question_rows import SQUAD, question_rows, read_questions
+from datamodules.question_rows import SQUAD, read_question_rows, read_questions
 from datamodules.windows import WindowTokeniser
 from dial.models.spans import find_spans
 from dial.stages.metrics.metrics import METRICS
@@ -40,8 +40,7 @@ def timed(what: str, call: Callable[[], Any]) -> tuple[Any, float]:
 
 def evaluation(questions: str, tokenizer: str, max_length: int) -> None:
     """Search of spans and both metrics for every question, twice, from random logits."""
-    columns, fields = read_questions(Path(questions), SQUAD, "questions")
-    rows = question_rows(columns, fields, questions, no_answer=False)
+    rows = read_question_rows(Path(questions), SQUAD, "questions", no_answer=False)
     tokeniser = WindowTokeniser(read_tokenizer(tokenizer, "tokenizer"), max_length)
     units = list(rows.units())
     tokens, _ = timed(f"tokenising {len(units):,} questions", lambda: tokeniser(units))

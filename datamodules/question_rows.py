@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,13 @@ import numpy as np
 
 from datamodules.labels import is_missing
 from datamodules.row_files import text_problem
+from datamodules.row_formats import open_rows
 from datamodules.rows import Rows, group_names
-from datamodules.sources import Columns, read_columns
+from datamodules.sources import QUESTION_COLUMNS, Columns, columns_of
 
 NO_SPAN = (-1, -1)
+ANSWER_COLUMNS = ("answers", "answer", "label")
+"""Where answers are looked for, in this order, where nobody names their column."""
 NOTHING = ("",)
 """What a question without an answer is compared with: an empty text, and that alone, is right."""
 
@@ -26,16 +29,17 @@ class Fields:
     Attributes:
         question: of the question.
         context: of the text that holds the answer.
-        answers: of the answers: texts with their first characters, as SQuAD has them, a text, or a list of texts.
+        answers: of the answers: texts with their first characters, as SQuAD has them, a text, or a list of texts; None:
+            the first of :data:`ANSWER_COLUMNS` that the file has.
         start: of the first character of the answer in the context; None: it is in the answers, or the first place where
             the context has the answer's text.
         id: of what rows are called in errors; None: their position.
         group: of what rows belong to; None: the context.
     """
 
-    question: str = "question"
-    context: str = "context"
-    answers: str = "answers"
+    question: str = QUESTION_COLUMNS[0]
+    context: str = QUESTION_COLUMNS[1]
+    answers: str | None = None
     start: str | None = None
     id: str | None = None
     group: str | None = None
@@ -47,7 +51,7 @@ class Fields:
         return [name for name in every if name is not None]
 
 
-SQUAD = Fields(id="id")
+SQUAD = Fields(answers="answers", id="id")
 """The columns of SQuAD on the hub, to which the official JSON is brought."""
 
 
@@ -64,7 +68,22 @@ def read_questions(path: Path, fields: Fields, argument: str) -> tuple[Columns, 
     """
     if path.suffix == ".json" and (document := _official(path, argument)) is not None:
         return document, SQUAD
-    return read_columns(path, fields.names, argument, [fields.question, fields.context]), fields
+    file = open_rows(path, argument)
+    if fields.answers is None:
+        there = [name for name in ANSWER_COLUMNS if name in file.names]
+        if not there:
+            raise ValueError(
+                f"`{argument}` must have a column of answers ({', '.join(ANSWER_COLUMNS)}), but {path} has "
+                f"{', '.join(map(repr, file.names))}; name the column."
+            )
+        fields = replace(fields, answers=there[0])
+    return columns_of(file, fields.names, [fields.question, fields.context]), fields
+
+
+def read_question_rows(path: Path, fields: Fields, argument: str, no_answer: bool) -> Rows:
+    """Rows of a file of questions, see :func:`read_questions` and :func:`question_rows`."""
+    columns, found = read_questions(path, fields, argument)
+    return question_rows(columns, found, str(path), no_answer)
 
 
 def _official(path: Path, argument: str) -> Columns | None:
@@ -107,6 +126,7 @@ def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool)
         ValueError: a question or context that is no text or empty, a question that occurs twice by its id, an answer
             that is not where it is said to be, or none where there must be one; names the row.
     """
+    assert fields.answers is not None  # read_questions found it
     ids = columns[fields.id] if fields.id is not None else list(range(len(columns[fields.question])))
     names = [f"{where}, {fields.id} {name!r}" if fields.id else f"{where}, row {name}" for name in ids]
     _check_ids(ids, fields, where)
@@ -157,11 +177,10 @@ def _paragraphs(contexts: Sequence[str]) -> np.ndarray:
 
 def _answers(cell: Any, start: Any, column: str, name: str) -> list[tuple[str, int | None]]:
     """Answers of a cell with their first characters, as far as it says these; none where there is no answer."""
-    if isinstance(cell, str) and cell.lstrip()[:1] in ("{", "["):  # what CSV can hold of SQuAD's columns
-        with suppress(ValueError):
-            cell = json.loads(cell)
+    if isinstance(cell, str):
+        cell = _parsed(cell)
     if isinstance(cell, Mapping):
-        texts, starts = _listed(cell.get("text")), _listed(cell.get("answer_start"))
+        texts, starts = _listed(cell.get("text", cell)), _listed(cell.get("answer_start"))
     elif isinstance(cell, str):
         texts, starts = [cell] if cell.strip() else [], []
     else:
@@ -180,6 +199,18 @@ def _answers(cell: Any, start: Any, column: str, name: str) -> list[tuple[str, i
             f"{str(cell)[:60]!r}. Give SQuAD's {{text, answer_start}}, a text, or a list of texts."
         )
     return [(text, _character(first, name)) for text, first in zip(texts, starts, strict=True)]
+
+
+def _parsed(cell: str) -> Any:
+    """What a cell of CSV holds of SQuAD's columns or of lists of texts; other texts, such as ``[1]``, as they are."""
+    if cell.lstrip()[:1] in ("{", "["):
+        with suppress(ValueError):
+            found = json.loads(cell)
+            each = found if isinstance(found, list) else [found]
+            kinds = (str, Mapping) if isinstance(found, list) else Mapping
+            if all(isinstance(one, kinds) and (isinstance(one, str) or "text" in one) for one in each):
+                return found
+    return cell
 
 
 def _character(first: Any, name: str) -> int | None:
@@ -208,7 +239,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _placed(text: str, start: int | None, context: str, column: str, name: str) -> tuple[int, int]:
-    """First character of an answer in its context and the one behind it.
+    """First character of an answer in its context and the one behind it, without the spaces around it.
 
     Raises:
         ValueError: it is not there.
@@ -226,4 +257,5 @@ def _placed(text: str, start: int | None, context: str, column: str, name: str) 
             f"`{column}` must be where it is said to be, but {name} has {text[:60]!r} at {start}, where its context of "
             f"{len(context)} characters has {there[:60]!r}. Correct `answer_start`: it counts characters from 0."
         )
-    return start, start + len(text)
+    start += len(text) - len(text.lstrip())  # tokens have no spaces, and could not hold those at an end
+    return start, start + len(text.strip())

@@ -4,14 +4,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from datamodules.encoding import CHUNK, Tokens, move
+from datamodules.encoding import CHUNK, ArrayFile, Tokens, move
 from datamodules.loading import EncodedRows
 from datamodules.row_tokens import Padding, UnreadableRowError
 from datamodules.rows import Rows
@@ -20,6 +22,14 @@ from datamodules.windows import QuestionTokens, WindowTokeniser, answer_tokens, 
 
 METRICS = ("token_f1", "squad_em")
 VERSION = 1
+COLUMNS: dict[str, type[np.generic]] = {
+    "ids": np.int32,
+    "types": np.int8,
+    "sizes": np.int64,
+    "starts": np.int32,
+    "ends": np.int32,
+}
+"""What is stored of windows one after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,18 +173,24 @@ def encode_windows(rows: Rows, tokeniser: WindowTokeniser, key: str, cache_dir: 
 
 
 def _write(folder: Path, rows: Rows, tokeniser: WindowTokeniser, role: str) -> None:
-    found: list[QuestionTokens] = []
-    units = list(rows.units())
-    for start in range(0, len(units), CHUNK):
-        try:
-            found += tokeniser(units[start : start + CHUNK])
-        except UnreadableRowError as error:
-            row = rows.sample_id[start + error.place]
-            raise ValueError(f"{role}: the row with sample_id {row} {error.problem}.") from error
-    np.save(folder / "offsets.npy", _edges([len(row.ids) for row in found]))
-    np.save(folder / "first.npy", _edges([len(row.sizes) for row in found]))
-    for name in ("ids", "sizes", "starts", "ends", *(["types"] if tokeniser.typed else [])):
-        np.save(folder / f"{name}.npy", np.concatenate([getattr(row, name) for row in found]))
+    """Write the windows of all rows chunk by chunk; no more than one is in memory."""
+    tokens, windows, done, units = list[int](), list[int](), 0, rows.units()
+    columns = {name: dtype for name, dtype in COLUMNS.items() if name != "types" or tokeniser.typed}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(ArrayFile(folder / f"{name}.npy", of)) for name, of in columns.items()}
+        while chunk := list(islice(units, CHUNK)):
+            try:
+                found = tokeniser(chunk)
+            except UnreadableRowError as error:
+                row = rows.sample_id[done + error.place]
+                raise ValueError(f"{role}: the row with sample_id {row} {error.problem}.") from error
+            for name, file in files.items():
+                file.append(np.concatenate([getattr(each, name) for each in found]))
+            tokens += [len(each.ids) for each in found]
+            windows += [len(each.sizes) for each in found]
+            done += len(chunk)
+    np.save(folder / "offsets.npy", _edges(tokens))
+    np.save(folder / "first.npy", _edges(windows))
     (folder / "meta.json").write_text(json.dumps({"stride": tokeniser.stride, "max_length": tokeniser.max_length}))
 
 

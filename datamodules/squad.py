@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files import FilesDataModule
-from datamodules.question_rows import SQUAD, Fields, question_rows, read_questions
+from datamodules.question_rows import SQUAD, Fields, question_rows, read_question_rows
 from datamodules.questions import QuestionAnswering
 from datamodules.rows import Rows
 from datamodules.sources import read_hub
@@ -45,9 +45,7 @@ class SQuADDataModule(QuestionAnswering):
             repository = f"rajpurkar/{self.task}"
             columns = read_hub(repository, None, SPLITS[role], SQUAD.names)
             return question_rows(columns, SQUAD, f"{repository} ({SPLITS[role]})", self.no_answer)
-        path = self._find(role)
-        columns, fields = read_questions(path, SQUAD, "source")
-        return question_rows(columns, fields, str(path), self.no_answer)
+        return read_question_rows(self._find(role), SQUAD, "source", self.no_answer)
 
     def _find(self, role: str) -> Path:
         folder, split = Path(self.source).expanduser(), SPLITS[role]
@@ -72,7 +70,7 @@ class QuestionsDataModule(QuestionAnswering, FilesDataModule):
         question_column: name of the column of questions.
         context_column: name of the column of the texts that hold the answers.
         answer_column: name of the column of answers: a text, a list of texts, or SQuAD's ``{text, answer_start}``. With
-            ``no_answer`` an empty cell says that there is none.
+            ``no_answer`` an empty cell says that there is none. Default: answers, answer or label.
         start_column: name of the column of the answer's first character in the context, from 0. Default: it is in the
             answers, or the first place where the context has the answer's text.
         id_column: name of the column of what rows are called in errors; default: their position.
@@ -87,7 +85,7 @@ class QuestionsDataModule(QuestionAnswering, FilesDataModule):
         self,
         question_column: str = "question",
         context_column: str = "context",
-        answer_column: str = "answer",
+        answer_column: str | None = None,
         start_column: str | None = None,
         id_column: str | None = None,
         group_column: str | None = None,
@@ -98,6 +96,4 @@ class QuestionsDataModule(QuestionAnswering, FilesDataModule):
 
     def read(self, role: str) -> Rows:
         """Read the role's file."""
-        path = self.file_of(role)
-        columns, fields = read_questions(path, self.fields, f"{role}_file")
-        return question_rows(columns, fields, str(path), self.no_answer)
+        return read_question_rows(self.file_of(role), self.fields, f"{role}_file", self.no_answer)

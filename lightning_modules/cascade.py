@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
@@ -65,6 +66,15 @@ class Cascade(StagedModule):
         targets = {tier.name: tier.card.get("target") for tier in self.network.tiers if tier.generates}
         data: Any = getattr(self.trainer, "datamodule", None)
         check_targets_agree(targets, getattr(data, "target", None))
+        allowed = getattr(data, "no_answer", None)
+        for tier in self.network.tiers:
+            own = getattr(tier, "no_answer", allowed)  # that of tiers that answer by spans
+            if allowed is not None and own != allowed:
+                rank_zero_warn(
+                    f"`{tier.name}` {'may' if own else 'cannot'} say that a question has no answer, but the data "
+                    f"has {'such' if allowed else 'no such'} questions; give the tier as {{path: "
+                    f"{tier.view.path}, no_answer: {str(allowed).lower()}}}, best one that was trained so."
+                )
         super().setup(stage)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

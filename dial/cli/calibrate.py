@@ -14,6 +14,8 @@ from dial.cli.models import ModelArguments
 if TYPE_CHECKING:
     import numpy as np
 
+    from dial.inference.operating_point import Sweep
+    from dial.inference.staged import StagedModel
     from dial.stages.table import StageTable
 
 LABEL = "label"
@@ -31,9 +33,10 @@ class CalibrateCommand(ModelArguments):
 
     Attributes:
         run: folder that `dial test` left
-        file: labelled rows: .csv, .tsv, .jsonl or .parquet
-        columns: column of the text, or of both
-        label_column: default: label where there is one; without labels, agreement with the last model is kept
+        file: labelled rows: .csv, .tsv, .jsonl or .parquet. Questions also as SQuAD's .json
+        columns: column of the text, or of both; default: text, of questions question context
+        label_column: default: label where there is one (of questions answers, answer or label); without labels,
+            agreement with the last model is kept
         replace: other calibration rows give way; they are kept beside it
         targets: shown; others can be had, too
     """
@@ -42,7 +45,7 @@ class CalibrateCommand(ModelArguments):
 
     run: Annotated[str, "RUN"] = field(kw_only=False)
     file: Annotated[str, "FILE"] = field(kw_only=False)
-    columns: Sequence[str] = ("text",)
+    columns: Sequence[str] = ()
     label_column: str | None = None
     replace: bool = False
     targets: Sequence[float] = (1.0, 0.99, 0.98)
@@ -63,17 +66,19 @@ class CalibrateCommand(ModelArguments):
         sweep = Sweep(self.run)
         if len(sweep.stages) == 1:
             raise ValueError(f"`RUN` must have stages to choose between, but {self.run} has one, {sweep.stages[0]}.")
-        units, label = read_rows(path, self.columns, self.label_column, sweep.label_names)
+        units, label, group = self._rows(path, sweep)
+        columns = self.columns or ("text",)
         labels = [] if label is None else [self.label_column or LABEL]
         about = {
             "file": str(self.file),
-            "content": " ".join([fingerprint(path), *self.columns, *labels]),
+            "content": " ".join([fingerprint(path), *columns, *labels]),
             "rows": len(units),
             "metric": AGREEMENT if label is None else str(sweep.summary["metrics"][0]),
             "tiers": {name: tier["fingerprint"] for name, tier in sweep.settings["tiers"].items()},
         }
         check_free(sweep.home, str(about["content"]), self.replace)
         network = load_network(sweep, self.moved_tiers(), self.torch_device())
+        check_readable(network, units)
         sizes = check_batch_sizes(self.batch_sizes(), list(network.tiers))
         metrics, last = sweep.summary["metrics"], [time.monotonic()]
 
@@ -82,13 +87,52 @@ class CalibrateCommand(ModelArguments):
                 last[0] = time.monotonic()
                 print(f"{tier}: {rows:,} of {len(units):,} rows", file=sys.stderr)
 
-        table = rows_table(
-            network, units, label, sweep.label_names, metrics, sweep.settings, sizes, sweep.costs, progress
-        )
+        about_run = sweep.label_names, metrics, sweep.settings, sizes, sweep.costs
+        table = rows_table(network, units, label, *about_run, progress, group=group)
         calibration = Calibration.write(sweep.home, table, about, self.replace)
         print(report(table, sweep.scores, self.targets, float(sweep.summary["settings"]["confidence"])))
         print(f"calibrated on {calibration.line}; `dial predict {self.run}` takes its points from them")
         return 0
+
+    def _rows(self, path: Path, sweep: Sweep) -> tuple[list[Any], np.ndarray | None, np.ndarray | None]:
+        """Texts or pairs, their labels or references ``(N,)``, and what they belong to ``(N,)``, where there are any.
+
+        Raises:
+            ValueError: see :func:`read_rows`; of questions, an answer that is not in its context, too.
+        """
+        readers = [view for tier in sweep.settings["tiers"].values() if "no_answer" in (view := tier["view"])]
+        if not readers:
+            units, label = read_rows(path, self.columns or ("text",), self.label_column, sweep.label_names)
+            return units, label, None
+        from dial.cli.questions import read_file
+        from dial.stages.texts import reference_array
+
+        rows = read_file(path, self.columns, self.label_column, any(view["no_answer"] for view in readers))
+        check_count(len(rows), path)
+        return list(rows.units()), reference_array(rows.targets), rows.group
+
+
+def check_count(rows: int, path: Path, least: int = MIN_ROWS) -> None:
+    """Refuse too few rows.
+
+    Raises:
+        ValueError: there are fewer than ``least``.
+    """
+    if rows < least:
+        raise ValueError(f"`FILE` must have at least {least} rows to choose points on, but {path} has {rows}.")
+
+
+def check_readable(network: StagedModel, units: Sequence[Any]) -> None:
+    """Refuse questions that leave no room for their context in the windows of a tier, before any is read.
+
+    Raises:
+        ValueError: naming the row.
+    """
+    for tier in network.tiers:
+        if tier.window is not None:
+            for row, problem in enumerate(tier.tokeniser().problems(units)):
+                if problem:
+                    raise ValueError(f"`FILE`: row {row} {problem}.")
 
 
 def read_rows(
@@ -106,11 +150,10 @@ def read_rows(
     Raises:
         ValueError: too few rows, a text or label that is none, or a file that cannot be read.
     """
-    import numpy as np
-
     from datamodules.labels import class_labels, is_free_text, number_labels
     from datamodules.row_formats import open_rows
     from datamodules.sources import columns_of
+    from dial.stages.texts import reference_array
 
     if len(columns) > 2:
         raise ValueError(f"`--columns` must name one column, or two for pairs, but got {' '.join(columns)}.")
@@ -119,13 +162,12 @@ def read_rows(
     values = columns_of(file, [*columns, *([name] if name else [])], columns)
     texts = [values[column] for column in columns]
     units = list(texts[0]) if len(texts) == 1 else list(zip(*texts, strict=True))
-    if len(units) < least:
-        raise ValueError(f"`FILE` must have at least {least} rows to choose points on, but {path} has {len(units)}.")
+    check_count(len(units), path, least)
     if name is None:
         print(f"{path} has no column {LABEL!r}: what is kept is the agreement with the last model", file=sys.stderr)
         return units, None
     if is_free_text(label_names):
-        return units, np.array(values[name], dtype=object)
+        return units, reference_array(values[name])
     if label_names:
         return units, class_labels(values[name], label_names, name, str(path))
     return units, number_labels(values[name], name, str(path)).astype("float64")

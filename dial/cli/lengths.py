@@ -26,7 +26,7 @@ class LengthsCommand(Command):
         tier: folder of a classifier
         file: labelled rows: .csv, .tsv, .jsonl or .parquet; take training rows. Questions also as SQuAD's .json
         columns: column of the text, or of both; of questions default: question context
-        label_column: default: label; of questions answers
+        label_column: default: label; of questions answers, answer or label
         metric: default: that of the tier's fit
         rows: drawn from FILE
         population: configurations of a generation
@@ -152,13 +152,9 @@ class LengthsCommand(Command):
 
     def _questions(self, tier: Any, path: Path) -> tuple[list[Any], Sequence[Any]]:
         """Questions with their contexts, and the right answers to each."""
-        from datamodules.question_rows import Fields, question_rows, read_questions
+        from dial.cli.questions import read_file
 
-        names = list(self.columns) or ["question", "context"]
-        if len(names) != 2:
-            raise ValueError(f"`--columns` must name the columns of question and context, but got {' '.join(names)}.")
-        columns, fields = read_questions(path, Fields(names[0], names[1], self.label_column or "answers"), "FILE")
-        rows = question_rows(columns, fields, str(path), tier.no_answer)
+        rows = read_file(path, self.columns, self.label_column, tier.no_answer)
         assert rows.text_b is not None and rows.targets is not None
         return list(zip(rows.text, rows.text_b, strict=True)), rows.targets
 

@@ -29,6 +29,7 @@ def rows_table(
     costs: ModelCosts,
     progress: Callable[[str, int], None] = lambda tier, rows: None,
     split: str = "calibration",
+    group: np.ndarray | None = None,
 ) -> StageTable:
     """Run every stage over every row.
 
@@ -45,6 +46,8 @@ def rows_table(
         costs: cost functions of the sweep; counted anew where they do not know a length.
         progress: told how many rows a tier has done.
         split: what the rows are called.
+        group: ``(N,)`` names of what rows belong to, which is drawn and promised together; None where each stands
+            alone.
 
     Raises:
         ValueError: no labels for a regression, where answers agree or not at all; an output that is not finite.
@@ -90,6 +93,7 @@ def rows_table(
         cut_off=cut_off,
         metrics=(AGREEMENT,) if label is None else tuple(metrics),
         label_names=tuple(label_names),
+        group=group,
         settings={**settings, "truncated": {}, "partial": False, "calibration": split},
     )
     computed = task.scores[-1:] if network.writes else task.scores

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from datamodules.windows import NO_ANSWER
 from dial.losses.soft_cross_entropy import soft_cross_entropy
 
 
@@ -42,7 +43,8 @@ def carried_over(logits: Tensor, starts: Tensor, row: Tensor, to_starts: Tensor,
     """A teacher's logits at a student's tokens, matched by the character at which a token begins, ``(V, S, 2)``.
 
     Teacher and student may have other pieces, special tokens and windows. Where several of the teacher's windows hold a
-    token, its largest logits count; where none begins there, minus infinity stands.
+    token, its largest logits count; where none begins there, minus infinity stands. The first token, which says that a
+    window does not hold the answer, gets that of the teacher's window that shares most characters with the student's.
 
     Args:
         logits: of the teacher, ``(W, T, 2)``.
@@ -59,4 +61,16 @@ def carried_over(logits: Tensor, starts: Tensor, row: Tensor, to_starts: Tensor,
     table = table.scatter_reduce(0, index, logits.flatten(0, 1), reduce="amax")
     table.view(rows, width, 2)[:, -1] = -torch.inf
     wanted = torch.where(to_starts >= 0, to_starts, width - 1).long() + to_row.unsqueeze(1) * width
-    return table[wanted]
+    found = table[wanted]
+    found[:, NO_ANSWER] = _no_answer(logits, starts, row, to_starts, to_row)
+    return found
+
+
+def _no_answer(logits: Tensor, starts: Tensor, row: Tensor, to_starts: Tensor, to_row: Tensor) -> Tensor:
+    """The first token's logits of the teacher's window that shares most with each of the student's, ``(V, 2)``."""
+    last, to_last = starts.amax(dim=1), to_starts.amax(dim=1)
+    first, to_first = (torch.where(each >= 0, each, each.max()).amin(dim=1) for each in (starts, to_starts))
+    shared = torch.minimum(to_last.unsqueeze(1), last) - torch.maximum(to_first.unsqueeze(1), first) + 1
+    shared = shared.masked_fill(to_row.unsqueeze(1) != row, 0)
+    most, window = shared.max(dim=1)
+    return logits[window, NO_ANSWER].masked_fill((most < 1).unsqueeze(1), -torch.inf)

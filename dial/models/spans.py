@@ -99,7 +99,7 @@ def find_spans(
     logits = logits.detach()
     log_p = torch.log_softmax(masked(logits, starts).double() / temperature, dim=1)
     energy = (torch.logsumexp(masked(logits, starts).double() / temperature, dim=1) * temperature).sum(dim=1)
-    values, first, last = _best_of_windows(logits, starts != OUTSIDE, max_tokens, count)
+    values, first, last = _best_of_windows(logits, starts, ends, max_tokens, count)
     window = torch.arange(len(logits), device=logits.device).unsqueeze(1)
     chance = (log_p[window, first, 0] + log_p[window, last, 1]).exp()
     nothing = logits[:, NO_ANSWER].double().sum(dim=1)
@@ -111,23 +111,44 @@ def find_spans(
     return _ranked(table, single, no_answer, count)
 
 
-def _best_of_windows(logits: Tensor, context: Tensor, max_tokens: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _best_of_windows(
+    logits: Tensor, starts: Tensor, ends: Tensor, max_tokens: int, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Values, first and last tokens ``(W, K)`` of the best spans of each window; minus infinity where there are fewer.
+
+    Several tokens may be parts of one character, such as bytes, and several spans at one place. So many are given that
+    there are ``count`` at different places.
 
     Args:
         logits: ``(W, T, 2)``.
-        context: ``(W, T)`` bool, the tokens that may be in a span.
+        starts: ``(W, T)``, see :func:`find_spans`.
+        ends: ``(W, T)``, see :func:`find_spans`.
         max_tokens: longest span.
-        count: spans of each.
+        count: places of each.
     """
     length = logits.shape[1]
-    begin, end = (logits[..., side].masked_fill(~context, -torch.inf) for side in (0, 1))
+    begin, end = (logits[..., side].masked_fill(starts == OUTSIDE, -torch.inf) for side in (0, 1))
+    alike = torch.stack([_most_alike(places) for places in (starts, ends)]).prod()
+    count = (count - 1) * int(alike) + 1
     lengths = min(max_tokens, length)
     padded = torch.nn.functional.pad(end, (0, lengths - 1), value=-torch.inf)
     sums = begin.unsqueeze(2) + padded.unfold(1, lengths, 1)  # (W, T, D): span of D + 1 tokens from a token on
     best, place = sums.flatten(1).topk(min(count, length * lengths), dim=1)
     first = place // lengths
     return best, first, (first + place % lengths).clamp(max=length - 1)
+
+
+def _most_alike(places: Tensor) -> Tensor:
+    """How many neighbouring tokens of the context have the same place at most, a scalar.
+
+    Args:
+        places: ``(W, T)`` character of each token, -1 for those outside the context.
+    """
+    position = torch.arange(places.shape[1], device=places.device)
+    new = torch.ones_like(places, dtype=torch.bool)
+    new[:, 1:] = places[:, 1:] != places[:, :-1]
+    run = position + 1 - torch.where(new, position, 0).cummax(dim=1).values
+    return run.masked_fill(places == OUTSIDE, 1).max()
 
 
 def _ranked(table: np.ndarray, single: np.ndarray, no_answer: bool, count: int) -> Spans:

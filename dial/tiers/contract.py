@@ -202,15 +202,15 @@ class TierContract(nn.Module):
         raise NotImplementedError
 
     def take_states(self, state: Any, rows: Tensor) -> Any:
-        """What :meth:`run` gave, of rows ``(R,)`` alone; called only where :attr:`writes` holds."""
+        """What :meth:`run` gave, of rows ``(R,)`` alone; called only where :attr:`generates` holds."""
         raise NotImplementedError
 
     def width_of(self, state: Any) -> int:
-        """Tokens of the widest row of what :meth:`run` gave; called only where :attr:`writes` holds."""
+        """Tokens of the widest row of what :meth:`run` gave; called only where :attr:`generates` holds."""
         raise NotImplementedError
 
     def join_states(self, states: Sequence[Any]) -> Any:
-        """What :meth:`run` gave for several batches, as of one; called only where :attr:`writes` holds."""
+        """What :meth:`run` gave for several batches, as of one; called only where :attr:`generates` holds."""
         raise NotImplementedError
 
     def segments(self) -> list[nn.Module]:
@@ -237,7 +237,7 @@ class TierContract(nn.Module):
         raise NotImplementedError
 
     def writing_path(self, pieces: int) -> WritingPath:
-        """So many steps of the decoder, for counting them; called only where :attr:`writes` holds."""
+        """So many steps of the decoder, for counting them; called only where :attr:`generates` holds."""
         raise NotImplementedError
 
     def reference_path(self) -> nn.Module | None:

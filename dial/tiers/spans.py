@@ -16,7 +16,7 @@ from dial.models.token_dropping import dropping
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn, Reading, Written
 from dial.tiers.model_inputs import CARRIED
-from dial.tiers.tier import Tier
+from dial.tiers.tier import Tier, TierPath
 
 MAX_ANSWER_TOKENS = 30
 
@@ -51,6 +51,8 @@ class SpanTier(Tier):
         for name, default in own.items():
             given = getattr(self.view, name)
             setattr(self, name, self.card.get(name, default) if given is None else given)
+        if self.view.stride is None and self.tokeniser().room < 1:  # trained with longer windows
+            self.stride = own["stride"]
 
     @property
     def own_label_names(self) -> list[str] | None:
@@ -62,10 +64,9 @@ class SpanTier(Tier):
         """See :class:`Tier`; windows that overlap otherwise are other encodings."""
         return f"{super().encoding_key}-stride{self.stride}"
 
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`Tier`; how windows are cut and which spans may answer count, too."""
-        settings = f"{super().fingerprint} {self.stride} {self.max_answer_tokens} {self.no_answer}"
+    def _digest(self) -> str:
+        """See :attr:`Tier.fingerprint`; how windows are cut and which spans may answer count, too."""
+        settings = f"{super()._digest()} {self.stride} {self.max_answer_tokens} {self.no_answer}"
         return hashlib.sha256(settings.encode()).hexdigest()[:12]
 
     @property
@@ -168,12 +169,13 @@ class SpanTier(Tier):
         """
         answers = []
         for candidates in self.spans(encoding, count).candidates:
-            texts, spans = self._texts(candidates[:count], encoding)
-            chances = [each.probability for each in candidates]
+            kept = candidates[:count]
+            texts, spans = self._texts(kept, encoding)
+            chances = [each.probability for each in kept]
             answers.append(
                 [
                     {"text": text, "span": list(span), "probability": chance}
-                    for text, span, chance in zip(texts, spans, chances, strict=False)
+                    for text, span, chance in zip(texts, spans, chances, strict=True)
                 ]
             )
         return answers
@@ -201,11 +203,11 @@ class SpanTier(Tier):
         """See :class:`TierContract`."""
         if exit_index != 0:
             raise ValueError(f"`exit_index` must be 0, but got {exit_index}.")
-        return SpanPath(self)
+        return TierPath(self, restore=True, output="start_logits")
 
     def reference_path(self) -> nn.Module | None:
         """The model with all tokens, where it drops some."""
-        return None if self.lengths is None else SpanPath(self, whole=True)
+        return None if self.lengths is None else TierPath(self, whole=True, restore=True, output="start_logits")
 
     def segments(self) -> list[nn.Module]:
         """None: backends compute what answers by classes or numbers."""
@@ -223,29 +225,3 @@ class SpanTier(Tier):
 
     def fit_tokenizer(self, texts: Callable[[], Any]) -> None:
         """Nothing: the tokenizer is the pretrained one."""
-
-
-class SpanPath(nn.Module):
-    """The model of a tier as a plain module from a window's tensors to logits, for counting its operations.
-
-    Args:
-        tier: whose model it is.
-        whole: drop no tokens, whatever the tier does.
-    """
-
-    def __init__(self, tier: SpanTier, whole: bool = False) -> None:
-        super().__init__()
-        self.model = tier.model
-        self._accepted, self._dropping = tier._accepted, tier._dropping
-        self.lengths = None if whole else tier.lengths
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        """Logits ``(B, T)`` of the starts; the head gives those of the ends with them."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs = {k: v for k, v in given.items() if v is not None and k in self._accepted}
-        whole_rows = {"input_ids": input_ids}  # the rows of an example have no padding, which a trace could not see
-        with dropping(self._dropping, self.lengths, self.model, whole_rows, restore=True):
-            logits: Tensor = self.model(**inputs).start_logits
-        return logits

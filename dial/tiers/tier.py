@@ -52,7 +52,7 @@ class View:
         lengths: tokens that each layer of an encoder keeps, see :class:`~dial.models.lengths.Lengths`; or a share of
             the MACs of all tokens, which takes the best configuration that ``dial lengths`` found within it.
         stride: tokens that two neighbouring windows of a context share, of a tier that answers by spans; default: as it
-            was trained, else 128, or a third of a window where that is less.
+            was trained, where that leaves room for a question, else 128, or a third of a window where that is less.
         max_answer_tokens: longest span that answers; default 30.
         no_answer: whether "no answer" may be one; default: whether it was trained on such questions.
 
@@ -379,10 +379,13 @@ class TierPath(nn.Module):
     Args:
         tier: whose model it is.
         whole: drop no tokens, whatever the tier does.
+        restore: put tokens that were dropped back before the head reads them.
+        output: which of the model's outputs is given; a head computes those beside it with it.
     """
 
-    def __init__(self, tier: Tier, whole: bool = False) -> None:
+    def __init__(self, tier: Tier, whole: bool = False, restore: bool = False, output: str = "logits") -> None:
         super().__init__()
+        self.restore, self.output = restore, output
         self.model = tier.model
         self._accepted, self._dropping = tier._accepted, tier._dropping
         self.lengths = None if whole else tier.lengths
@@ -390,12 +393,12 @@ class TierPath(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """Logits ``(B, C)`` in the model's own order."""
+        """Logits ``(B, C)`` in the model's own order, or ``(B, T)`` where each token has one."""
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs = {k: v for k, v in given.items() if v is not None and k in self._accepted}
         whole_rows = {"input_ids": input_ids}  # the rows of an example have no padding, which a trace could not see
-        with dropping(self._dropping, self.lengths, self.model, whole_rows):
-            logits: Tensor = self.model(**inputs).logits
+        with dropping(self._dropping, self.lengths, self.model, whole_rows, restore=self.restore):
+            logits: Tensor = getattr(self.model(**inputs), self.output)
         return logits
 
 

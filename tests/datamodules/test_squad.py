@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from datamodules import QuestionsDataModule, SQuADDataModule
+from datamodules.encoding import ArrayFile
 from tests.squad_files import PARAGRAPHS, ROWS, asked, write
 from tests.tiers.readers import STRIDE, WINDOW, tokenizer
 
@@ -158,3 +160,55 @@ def test_lists_of_answers_are_read_as_well(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = module(tmp_path, QuestionsDataModule, test_file=str(tmp_path / "rows.jsonl"))
     assert data.rows("test").targets == [("1066", "won in 1066")]
+
+
+def test_answers_that_look_like_json_are_texts(tmp_path: Path) -> None:
+    """Footnotes and lists of numbers are what the context says; lists of texts and SQuAD's mappings are forms."""
+    context = 'See [1], [1, 2], {"a": 1} and the king.'
+    forms = ['["king", "the king"]', json.dumps({"text": ["king"], "answer_start": [context.index("king")]})]
+    answers = ["[1]", "[1, 2]", '{"a": 1}', *forms, json.dumps([{"text": "king"}])]
+    table = pd.DataFrame({"question": ["what"] * 6, "context": [context] * 6, "answer": answers})
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    data = module(tmp_path, QuestionsDataModule, test_file=str(tmp_path / "rows.csv"), no_answer=True)
+    rows = data.rows("test")
+    assert rows.targets == [("[1]",), ("[1, 2]",), ('{"a": 1}',), ("king", "the king"), ("king",), ("king",)]
+    for row in range(3):
+        assert context[slice(*rows.spans[row])] == answers[row]
+    line = {"question": "what", "context": context, "answer": {"a": 1}}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(line) + "\n")
+    data = module(tmp_path, QuestionsDataModule, test_file=str(tmp_path / "rows.jsonl"), no_answer=True)
+    with pytest.raises(ValueError, match=r"`answer` must hold texts, .* row 0 has "):
+        data.rows("test")
+
+
+def test_spaces_around_an_answer_do_not_hide_its_tokens(tmp_path: Path) -> None:
+    answers = {"text": [" king won "], "answer_start": [1]}
+    rows = [{"question": "what", "context": "  king won " + "the " * n, "answers": answers} for n in range(9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = module(tmp_path, QuestionsDataModule, train_file=str(tmp_path / "rows.jsonl"), validation_fraction=0.34)
+    assert data.rows("train").spans.tolist()[0] == [2, 10]
+    encoding = next(iter(data.train_dataloader()))["encodings"]["k"]
+    known = tokenizer()
+    first, last = int(encoding["answer_starts"][0]), int(encoding["answer_ends"][0])
+    assert known.convert_ids_to_tokens(encoding["input_ids"][0, first : last + 1]) == ["king", "won"]
+
+
+@pytest.mark.parametrize("name", ["answers", "answer", "label"])
+def test_answers_are_found_by_the_usual_names(name: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"question": ["who"], "context": ["the king won"], name: ["king"]})
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    data = module(tmp_path, QuestionsDataModule, test_file=str(tmp_path / "rows.csv"))
+    assert data.rows("test").targets == [("king",)]
+
+
+def test_windows_are_written_chunk_by_chunk(tmp_path: Path, monkeypatch) -> None:
+    whole = module(write(tmp_path / "a", "parquet")).tokens("test", "k")
+    parts: list[int] = []
+    usual = ArrayFile.append
+    monkeypatch.setattr("datamodules.questions.CHUNK", 7)
+    monkeypatch.setattr(ArrayFile, "append", lambda file, values: (parts.append(len(values)), usual(file, values)))
+    again = module(write(tmp_path / "b", "parquet")).tokens("test", "k")
+    assert len(parts) == 5 * math.ceil(60 / 7)
+    for name in ("ids", "types", "sizes", "starts", "ends", "first", "offsets"):
+        one, other = getattr(whole, name), getattr(again, name)
+        assert one.dtype == other.dtype and np.array_equal(one, other)

@@ -7,7 +7,7 @@ import pytest
 
 from dial.tiers.reading import CARD
 from lightning_modules import Cascade
-from tests.tiers import readers
+from tests.tiers.readers import STRIDE, save_reader
 
 NAMES = ["negative", "positive"]
 
@@ -79,9 +79,26 @@ def test_tiers_of_another_target_are_refused(make_tiny_t5) -> None:
 
 def test_readers_of_spans_do_not_share_weights_among_ranks(tmp_path, monkeypatch) -> None:
     """They write, but do not generate: the strategy is refused before anything is asked of them."""
-    readers_of = [str(readers.save_reader(tmp_path / f"reader{layers}", layers=layers)) for layers in (1, 2)]
+    readers_of = [str(save_reader(tmp_path / f"reader{layers}", layers=layers)) for layers in (1, 2)]
     module = Cascade(readers_of, label_names=["*"])
     monkeypatch.setattr(Cascade, "device_mesh", object())
     module._trainer = SimpleNamespace(strategy=None, state=SimpleNamespace(fn="test"))
     with pytest.raises(ValueError, match=r"`trainer.strategy` must not share weights in test of Cascade"):
         module.configure_model()
+
+
+def test_a_tier_whose_questions_have_no_answer_otherwise_than_the_data_s_is_told(tmp_path, recwarn) -> None:
+    def said(tier: bool, data: bool) -> list[str]:
+        recwarn.clear()
+        other = {"path": folder, "stride": STRIDE, "no_answer": data}
+        cascade = Cascade([{"path": folder, "stride": STRIDE, "no_answer": tier}, other], label_names=["*"])
+        cascade.trainer = SimpleNamespace(datamodule=SimpleNamespace(target=None, no_answer=data))
+        cascade.setup("test")
+        return [str(warning.message) for warning in recwarn if "no answer" in str(warning.message)]
+
+    folder = str(save_reader(tmp_path))
+    (never,), (always,) = said(False, True), said(True, False)
+    assert "`swift` cannot say that a question has no answer, but the data has such questions" in never
+    assert "`swift` may say that a question has no answer, but the data has no such questions" in always
+    assert "no_answer: true}" in never and "no_answer: false}" in always
+    assert said(True, True) == said(False, False) == []

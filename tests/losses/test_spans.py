@@ -61,8 +61,10 @@ def test_logits_are_carried_over_by_the_character_at_which_tokens_begin() -> Non
     row, logits = torch.tensor([0, 0, 1]), torch.arange(24.0).view(3, 4, 2)
     to_starts, to_row = torch.tensor([[-1, 0, 4, 6, 12], [-1, 3, 4, 7, -1]]), torch.tensor([0, 1])
     found = carried_over(logits, starts, row, to_starts, to_row)
+    # Of "no answer" that of the window which shares most: characters 0 to 12 with windows of 0 to 9 and of 4 to 12.
+    assert found[0, 0].tolist() == logits[0, 0].tolist() and found[1, 0].tolist() == logits[2, 0].tolist()
     for window, line in enumerate(to_starts.tolist()):
-        for token, start in enumerate(line):
+        for token, start in list(enumerate(line))[1:]:
             known = [
                 logits[w, t].tolist()
                 for w in range(3)
@@ -71,3 +73,13 @@ def test_logits_are_carried_over_by_the_character_at_which_tokens_begin() -> Non
             ]
             best = [max(pair[side] for pair in known) if known else -math.inf for side in (0, 1)]
             assert found[window, token].tolist() == best
+
+
+def test_no_answer_of_a_window_without_one_is_carried_over_from_its_like() -> None:
+    starts = torch.tensor([[-1, 0, 4], [-1, 4, 9], [-1, 20, 24]])
+    logits = torch.zeros(3, 3, 2)
+    logits[:, 0, 0], logits[:, 0, 1] = torch.tensor([1.0, 9.0, 5.0]), torch.tensor([2.0, 8.0, 6.0])
+    to_starts = torch.tensor([[-1, 5, 9], [-1, 22, 26], [-1, 0, 2], [-1, 40, 44], [-1, 4, -1]])
+    found = carried_over(logits, starts, torch.zeros(3).long(), to_starts, torch.tensor([0, 0, 0, 0, 1]))
+    none = [-math.inf] * 2  # no window of the teacher holds any of it
+    assert found[:, 0].tolist() == [[9.0, 8.0], [5.0, 6.0], [1.0, 2.0], none, none]

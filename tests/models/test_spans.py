@@ -100,3 +100,41 @@ def test_scores_are_finite_for_large_logits_and_do_not_depend_on_other_rows(batc
     )
     for name, values in alone.scores.items():
         assert values[0] == found.scores[name][-1]
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_of_spans_at_one_place_the_best_counts(batch, count: int) -> None:
+    """Pairs and triples of neighbours are parts of one character, as byte-level pieces are."""
+    torch.manual_seed(6)
+    parts = {key: value.clone() for key, value in batch.items()}
+    for starts, ends in zip(parts["starts"], parts["ends"], strict=True):
+        tokens = torch.nonzero(starts != OUTSIDE).flatten().tolist()
+        for group in (tokens[0:2], tokens[3:6], tokens[7:9]):
+            if group:
+                starts[group], ends[group] = starts[group[0]].clone(), ends[group[-1]].clone()
+    logits = 3 * torch.randn(*batch["input_ids"].shape, 2)
+    found = find_spans(logits, parts["starts"], parts["ends"], parts["row"], MOST, False, count=count)
+    expected, scores = naive(parts, logits.double().tolist(), False, 1.0)
+    for mine, theirs in zip(found.candidates, expected, strict=True):
+        assert [each.span for each in mine] == [span for _, span, _, _ in theirs[:count]]
+        assert np.allclose([each.probability for each in mine], [chance for _, _, chance, _ in theirs[:count]])
+    for name in SPAN_SCORES:
+        assert np.allclose(found.scores[name], scores[name]), name
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_tokens_of_one_character_are_one_place_whatever_the_count(count: int) -> None:
+    """Four tokens of one character, as byte-level pieces of an emoji."""
+    starts = torch.tensor([[-1, 0, 2, 2, 2, 2, 4]])
+    ends = torch.tensor([[-1, 1, 3, 3, 3, 3, 6]])
+    logits = torch.zeros(1, 7, 2)
+    logits[0, 2:6] = 3.0
+    found = find_spans(logits, starts, ends, torch.tensor([0]), 30, False, count=count)
+    total = 3 + 4 * math.exp(3)  # the first token, two others, and four of the character
+    assert found.candidates[0][0].span == (2, 3)
+    best, other = (math.exp(3) / total) ** 2, math.exp(3) / total / total
+    assert found.scores["softmax"][0] == pytest.approx(best)
+    assert found.scores["margin"][0] == pytest.approx(best - other)
+    places = {(0, 1), (2, 3), (4, 6), (0, 3), (0, 6), (2, 6)}
+    assert len(found.candidates[0]) == min(count, len(places))
+    assert {each.span for each in found.candidates[0]} <= places

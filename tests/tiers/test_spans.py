@@ -143,6 +143,9 @@ def test_several_answers_are_given_best_first(folder: Path) -> None:
             start, end = each["span"]
             assert each["text"] == ("" if start < 0 else unit[1][start:end])
     assert any(len(some) == 4 for some in answers)
+    with torch.no_grad():
+        single = tier.n_best(encoded(tier, UNITS), 1)
+    assert single == [some[:1] for some in answers]
 
 
 def test_spaces_around_a_span_are_no_part_of_it() -> None:
@@ -227,3 +230,20 @@ def test_logits_that_are_not_finite_are_refused() -> None:
         tier.model.qa_outputs.bias.fill_(torch.nan)
     with pytest.raises(ValueError, match="`swift` must give finite logits"):
         written(tier, UNITS)
+
+
+def test_a_fingerprint_that_is_known_is_taken_as_it_is() -> None:
+    tier = reader("swift")
+    known = tier.fingerprint
+    assert reader("swift", max_answer_tokens=4).fingerprint != known
+    tier.known_fingerprint = "0123456789ab"
+    assert tier.fingerprint == "0123456789ab"
+
+
+def test_a_stride_that_nobody_gave_leaves_room_in_shorter_windows(folder: Path, tmp_path: Path) -> None:
+    tier: Any = load_tier({"path": str(folder), "stride": 12}, "x", FREE)
+    save_tier(tmp_path / "tier", tier, tier.kept_settings)
+    assert load_tier({"path": str(tmp_path / "tier"), "max_length": 18}, "x", FREE).stride == 12
+    assert load_tier({"path": str(tmp_path / "tier"), "max_length": 15}, "x", FREE).stride == 5
+    with pytest.raises(ValueError, match=r"`tiers\[0\]`: `stride` must leave room"):
+        load_tier({"path": str(tmp_path / "tier"), "max_length": 15, "stride": 12}, "x", FREE, "tiers[0]")

@@ -1,0 +1,101 @@
+"""`dial calibrate` on questions: the forms that `dial fit` reads, groups by context, and what is refused beforehand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dial.cli import calibrate as command
+from dial.cli.main import main
+from dial.costs.counting import network_costs
+from dial.inference.rows_table import rows_table
+from dial.inference.staged import StagedModel
+from dial.report.figures import plots
+from dial.report.report import SweepSettings, build_report
+from dial.stages.parquet import load_table
+from dial.tiers.loading import load_tier
+from tests.inference.run_folder import copy_of
+from tests.squad_files import TEST, official
+from tests.tiers.readers import FREE, STRIDE, save_reader
+
+METRICS = ["token_f1", "squad_em"]
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of two readers, as `dial test` leaves it."""
+    folder = tmp_path_factory.mktemp("run")
+    places = [save_reader(folder / "tiers" / name, seed=n, layers=n + 1) for n, name in enumerate(("swift", "super"))]
+    views = [{"path": str(place), "stride": STRIDE, "no_answer": False} for place in places]
+    network = StagedModel([load_tier(v, n, FREE).eval() for v, n in zip(views, ("swift", "super"), strict=True)])
+    units = [(row["question"], row["context"]) for row in TEST]
+    references = np.empty(len(TEST), dtype=object)
+    references[:] = [(row["answers"]["text"][0],) for row in TEST]
+    lengths = {t.name: np.array([len(row.ids) for row in t.tokeniser()(units)]) for t in network.tiers}
+    costs = network_costs(network.tiers, lengths)
+    about = {"task": "questions", "temperatures": {}, "length": "true", "reference": "super", "seed": 0}
+    about |= {"tiers": {tier.name: tier.describe() for tier in network.tiers}}
+    sizes = {tier.name: 8 for tier in network.tiers}
+    with torch.inference_mode():
+        table = rows_table(network, units, references, FREE, METRICS, about, sizes, costs)
+    split = np.where(np.arange(len(units)) < len(units) // 2, "calibration", "test")
+    table = replace(table, split=split, settings={**table.settings, "calibration": "split"})
+    settings = SweepSettings(("softmax", "random"), targets=(0.9,), bootstrap=100)
+    with mock.patch.object(plots, "figures", return_value={}):  # they take most of the time
+        build_report(table, settings, costs=costs).write(folder / "run" / "sweep")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(tested: Path, tmp_path: Path) -> Path:
+    return copy_of(tested, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("form", ["json", "parquet", "jsonl", "csv"])
+def test_questions_are_read_in_all_forms_and_keep_their_groups(run: Path, tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"own.{form}"
+    if form == "json":
+        path.write_text(json.dumps(official(TEST)))
+    elif form == "parquet":
+        pd.DataFrame(TEST).to_parquet(path)
+    elif form == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in TEST))
+    else:
+        rows = pd.DataFrame(TEST).assign(answer=[row["answers"]["text"][0] for row in TEST])
+        rows[["question", "context", "answer"]].to_csv(path, index=False)
+    assert main(["calibrate", str(run), str(path)]) == 0
+    table = load_table(run / "calibration" / "stages.parquet")
+    contexts = [row["context"] for row in TEST]
+    assert len(table) == 60 and len(set(table.group)) == 20
+    assert len(set(zip(table.group, contexts, strict=True))) == 20
+    assert [texts[0] for texts in table.references] == [row["answers"]["text"][0] for row in TEST]
+
+
+def test_a_row_that_cannot_be_used_is_told_before_a_model_runs(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dial.inference.rows_table.rows_table", lambda *_, **__: pytest.fail("models ran"))
+    assert command.MIN_ROWS == 20
+    broken = {
+        "row 3 has '1492', which is not": {**TEST[3], "answers": "1492"},
+        "row 3 has none": {**TEST[3], "answers": {"text": [], "answer_start": []}},
+        "row 3 has a question of 40 tokens": {**TEST[3], "question": "who " * 40},
+    }
+    path = tmp_path / "own.jsonl"
+    for message, row in broken.items():
+        path.write_text("".join(json.dumps(each) + "\n" for each in (*TEST[:3], row, *TEST[4:])))
+        assert main(["calibrate", str(run), str(path)]) == 2
+        assert message in capsys.readouterr().err
+    path.write_text("".join(json.dumps(each) + "\n" for each in TEST[:19]))
+    assert main(["calibrate", str(run), str(path)]) == 2
+    assert "`FILE` must have at least 20 rows" in capsys.readouterr().err
+    path.write_text("".join(json.dumps({"question": "who", "context": "a king"}) + "\n" for _ in range(20)))
+    assert main(["calibrate", str(run), str(path)]) == 2
+    assert "`FILE` must have a column of answers (answers, answer, label)" in capsys.readouterr().err
