@@ -89,7 +89,7 @@ class BenchmarkDataModule(SequenceDataModule):
         folders = " or ".join(map(str, self._folders()))
         remedy = "Add the file"
         if split == "train" and self.calibration == "split":
-            remedy += ", or to test without training rows set `calibration: crossfit`"
+            remedy += ", or to test without training rows take `--data.calibration crossfit`"
         elif split != "train":
             remedy += ", or cut test rows from the training rows with `test_fraction: 0.1`"
         return (

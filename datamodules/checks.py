@@ -45,7 +45,7 @@ def check_calibration(rows: Rows, label_names: Sequence[str], minimum: int) -> N
     Raises:
         ValueError: there are fewer than ``minimum``, or all are of one class.
     """
-    remedy = "Raise `calibration_fraction`, give more rows, or set `calibration: crossfit`."
+    remedy = "Raise `calibration_fraction`, give more rows, or take `--data.calibration crossfit`."
     if len(rows) < minimum:
         raise ValueError(f"`calibration` needs at least {minimum} rows, but got {len(rows)}. {remedy}")
     if label_names and len(np.unique(rows.label)) < 2:

@@ -63,6 +63,6 @@ class FilesDataModule(SequenceDataModule):
         if role not in self.files:
             remedy = " or set `test_fraction`, which cuts them from the training rows" if role == "test" else ""
             if role == "train" and self.calibration == "split":
-                remedy = ", or to test without training rows set `calibration: crossfit`"
+                remedy = ", or to test without training rows take `--data.calibration crossfit`"
             raise ValueError(f"`{role}_file` must be given for {role} rows, but got none. Name a file{remedy}.")
         return self.files[role]

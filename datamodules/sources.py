@@ -1,7 +1,7 @@
 """What is read of files of rows: columns in memory, those of the Hugging Face hub too, and texts as a stream."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ class TextFile:
 
     Attributes:
         can_be_read_again: whether looking ahead costs nobody to wait, as it does at a pipe.
+        unit_problem: what is wrong with a text or pair that its readers cannot take, else an empty text; such rows
+            have a problem then. Default: nothing is.
 
     Raises:
         ValueError: no such file, an unknown format, a missing column, or one that cannot hold texts.
@@ -109,6 +111,7 @@ class TextFile:
         self.path, self.format, self.can_be_read_again = self._file.path, self._file.format, stream is None
         self.columns = self._choose(list(columns or []), columns_argument)
         self._texts = self.columns or [TEXT_COLUMN]
+        self.unit_problem: Callable[[Any], str] = lambda unit: ""
         self._file.require(self._texts)
 
     def rows(self, start: int = 0, last: bool = False) -> Iterator[FileRow]:
@@ -122,7 +125,9 @@ class TextFile:
             ValueError: the file itself cannot be read.
         """
         self._file.last = last
-        return self._file.rows(self._texts, start=start)
+        for row in self._file.rows(self._texts, start=start):
+            problem = "" if row.unit is None else self.unit_problem(row.unit)
+            yield row._replace(values=None, problem=problem) if problem else row
 
     def refusal(self, row: FileRow, remedy: str) -> ValueError:
         """The error about a row that has no text."""
@@ -139,10 +144,12 @@ class TextFile:
             columns = [TEXT_COLUMN] if TEXT_COLUMN in present or unknown else present[:1] if len(present) == 1 else []
             columns = list(QUESTION_COLUMNS) if not columns and {*QUESTION_COLUMNS} <= {*present} else columns
         missing = [] if unknown else [name for name in columns if name not in present]
+        if not present and not unknown:
+            raise ValueError(f"`{self._file.argument}` must have columns, but {self.path} is empty. Give another file.")
         if not columns or len(columns) > 2 or missing:
             got = ", ".join(columns) if len(columns) > 2 else missing[0] if missing else "nothing"
             raise ValueError(
                 f"`{argument}` must name the column of the text, or those of both texts of a pair, among "
-                f"{', '.join(present) or 'none'} of {self.path}, but got {got}."
+                f"{', '.join(present)} of {self.path}, but got {got}."
             )
         return columns

@@ -56,7 +56,7 @@ class SQuADDataModule(QuestionAnswering):
         if not there:
             remedy = "Add the file"
             if role == "train" and self.calibration == "split":
-                remedy += ", or to test without training rows set `calibration: crossfit`"
+                remedy += ", or to test without training rows take `--data.calibration crossfit`"
             raise ValueError(
                 f"`source` must have a file {names[0]} or {names[-1]}, but {folder} has neither. {remedy}."
             )

@@ -89,7 +89,7 @@ class WindowTokeniser:
         Args:
             units: what is to be read; pairs can.
         """
-        found = [_form_problem(unit) for unit in units]
+        found = [form_problem(unit) for unit in units]
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()  # saved tokenizers may bring either
@@ -122,7 +122,8 @@ class WindowTokeniser:
         return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
 
 
-def _form_problem(unit: Unit) -> str:
+def form_problem(unit: Unit) -> str:
+    """Why something is no pair of a question and a context that can be read; an empty text where it is one."""
     if isinstance(unit, str) or len(unit) != 2:
         return "is a single text, but spans are read from a question and its context; name both columns"
     question, context = unit

@@ -139,7 +139,19 @@ class Progress:
             speed = (self.rows - self.first) / (now - self.started)
             totals = self.output.totals
             shares = ", ".join(f"{name} {count / max(totals.rows, 1):.0%}" for name, count in totals.stages.items())
-            saving = f", {totals.reference_macs / totals.macs:.2f}x fewer MACs" if totals.macs else ""
+            saving = f", {times_macs(totals.reference_macs / totals.macs)}" if totals.macs else ""
             cut = f", {totals.truncated:,} truncated" if totals.truncated else ""
             shares = shares or "none written yet"
             print(f"{self.rows:,} rows, {speed:,.0f} rows/s, {shares}{saving}{cut}", file=sys.stderr)
+
+
+def times_macs(speedup: float) -> str:
+    """How many times fewer MACs, or more where routing costs more than it saves.
+
+    Args:
+        speedup: MACs without routing through those with it, above 0.
+
+    >>> times_macs(2.0), times_macs(0.8)
+    ('2.00x fewer MACs', '1.25x more MACs')
+    """
+    return f"{speedup:.2f}x fewer MACs" if speedup >= 1 else f"{1 / speedup:.2f}x more MACs"

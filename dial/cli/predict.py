@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
-from dial.cli.interrupts import INTERRUPTED, Interrupts, Progress
+from dial.cli.interrupts import INTERRUPTED, Interrupts, Progress, times_macs
 from dial.cli.models import BEST, ModelArguments
-from dial.cli.preparation import choose_backends, epsilon, tune
+from dial.cli.preparation import choose_backends, epsilon, leave_out_unreadable, resumed, tune
 from dial.files import readable
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ class PredictCommand(RuleArguments, ModelArguments):
         self.check_out()
         source = self.open_input()
         classifier = self.load()
+        leave_out_unreadable(classifier, source)
         if calibrated := classifier.point.about.get("calibrated_on"):
             print(f"points chosen on {calibrated['rows']:,} rows of {calibrated['file']}", file=sys.stderr)
         output = self.open_output(source, classifier.point, out)
@@ -318,22 +319,6 @@ def predict(
         return output.finish({"point": classifier.point.to_json(), **more, **about})
 
 
-def resumed(rows: int, more: dict[str, Any]) -> dict[str, Any]:
-    """What a run that went on says of its scores, for the manifest: its batches hold other rows than those of one run.
-
-    Args:
-        rows: that were there when it began; 0 for a run in one go.
-        more: the manifest's other entries.
-    """
-    from dial.inference.epsilon import FLOAT32
-
-    if not rows:
-        return {}
-    known = more.get("epsilon", {"value": FLOAT32})  # None: in low precision, by how much was not measured
-    equal = known["value"] if known is not None else None
-    return {"resumed": {"after_rows": rows, "scores_equal_to": equal}}
-
-
 def units(
     source: TextFile, output: Output, on_error: str, most_lost: int = MOST_LOST_LINES
 ) -> Iterator[tuple[int, Any]]:
@@ -411,7 +396,7 @@ def summary(manifest: dict[str, Any], output: Output) -> str:
         shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in manifest["shares"].items())
         lines.append(f"answered by: {shares}")
         if manifest["speedup"]:
-            lines.append(f"{manifest['speedup']:.2f}x fewer MACs than without routing")
+            lines.append(f"{times_macs(manifest['speedup'])} than without routing")
     if manifest["truncated"]:
         tiers = ", ".join(f"{name} {count:,}" for name, count in manifest["truncated_by"].items())
         lines.append(
@@ -428,6 +413,8 @@ def summary(manifest: dict[str, Any], output: Output) -> str:
         lost = f", and {output.lost_lines:,} lines behind their first ones" if output.lost_lines else ""
         see = f", see {output.skipped}" if output.skipped else ""
         lines.append(f"{count:,} rows are no text and were left out{lost}{see}")
+    elif not manifest["rows"]:
+        lines.append("the input has no rows")
     return "\n".join(lines)
 
 

@@ -42,6 +42,19 @@ def choose_backends(classifier: AdaptiveClassifier, source: TextFile, output: Ou
     return output.begun or {}
 
 
+def leave_out_unreadable(classifier: AdaptiveClassifier, source: TextFile) -> None:
+    """Have rows with an empty question or context count as broken, where tiers answer by spans.
+
+    Args:
+        classifier: whose tiers read questions with contexts, or do not.
+        source: of the rows; a single text is no fault of one row, and is refused when it is read.
+    """
+    if any(tier.window is not None for tier in classifier.network.tiers) and len(source.columns) == 2:
+        from datamodules.windows import form_problem
+
+        source.unit_problem = lambda unit: form_problem(unit).partition(";")[0]  # the remedy is the command's own
+
+
 def _computed_by(classifier: AdaptiveClassifier) -> dict[str, str]:
     return {tier.name: tier.computed_by for tier in classifier.network.tiers}
 
@@ -110,3 +123,19 @@ def epsilon(classifier: AdaptiveClassifier, source: TextFile) -> dict[str, Any]:
         file=sys.stderr,
     )
     return {"epsilon": asdict(found)}
+
+
+def resumed(rows: int, more: dict[str, Any]) -> dict[str, Any]:
+    """What a run that went on says of its scores, for the manifest: its batches hold other rows than those of one run.
+
+    Args:
+        rows: that were there when it began; 0 for a run in one go.
+        more: the manifest's other entries.
+    """
+    from dial.inference.epsilon import FLOAT32
+
+    if not rows:
+        return {}
+    known = more.get("epsilon", {"value": FLOAT32})  # None: in low precision, by how much was not measured
+    equal = known["value"] if known is not None else None
+    return {"resumed": {"after_rows": rows, "scores_equal_to": equal}}

@@ -30,7 +30,8 @@ def cut_layers(config: Any, layers: int, argument: str) -> None:
     depth = min(halves) if decoder or not config.is_encoder_decoder else 0
     if not depth or not 1 <= layers <= depth:
         allowed = f"from 1 to {depth}" if depth else "left out (this model has no such setting)"
-        raise ValueError(f"`{argument}`: `layers` must be {allowed}, but got {layers}.")
+        remedy = "; `--model.layers` says otherwise than a configuration" if argument == "path" else ""
+        raise ValueError(f"`{argument}`: `layers` must be {allowed}, but got {layers}{remedy}.")
     for name in (key for key in PER_LAYER if len(getattr(config, key, None) or ()) == config.num_hidden_layers):
         setattr(config, name, getattr(config, name)[:layers])
     for name in ["num_hidden_layers", *decoder]:

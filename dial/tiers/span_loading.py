@@ -103,8 +103,9 @@ def load_span_tier(
 def _check_room(tier: SpanTier, argument: str) -> None:
     """Refuse windows that leave no room for a question."""
     if (room := tier.tokeniser().room) < 1:
+        where = "" if argument == "path" else f"`{argument}`: "  # of one model it is an argument beside the path
         raise ValueError(
-            f"`{argument}`: `stride` must leave room in windows of {tier.max_length} tokens for a question, but got "
+            f"{where}`stride` must leave room in windows of {tier.max_length} tokens for a question, but got "
             f"{tier.stride}; give at most {tier.stride + room - 1}, or raise `max_length`."
         )
 

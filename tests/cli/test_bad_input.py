@@ -22,7 +22,7 @@ FIT = [
     ("--model.distillation=foo", r"`--model`.*distillation.*see `dial fit --help`"),
     ("--model.config={model_type: bert}", r"`path`.*`config`.*exactly one"),
     ("--model.tokenizer=words", r"`tokenizer`.*for a model from `config`"),
-    ("--model.layers=9", r"`path`: `layers` must be from 1 to 2, but got 9"),
+    ("--model.layers=9", r"`path`: `layers` must be from 1 to 2, but got 9; `--model.layers`"),
     ("--model.bogus=1", r"`--model`.*'bogus' is not accepted"),
     ("--trainer.max_epochs=abc", r"`--trainer\.max_epochs`: Expected a int; got abc"),
     ("--nothing=1", r"unrecognized arguments: --nothing=1"),
@@ -36,7 +36,7 @@ TEST = [
     ("--sweep.reference=foo", r"`sweep\.reference`.*swift.*super.*'foo'"),
     ("--sweep.budgets=[4e9flip]", r"`sweep\.budgets` must be MACs such as 2e9.*'4e9flip'"),
     ("--model.names=[a, a]", r"`names` must give each of the 2 tiers a name of its own"),
-    ("--data.calibration_fraction=0.02", r"`calibration` needs at least 50 rows, but got \d+.*calibration: crossfit"),
+    ("--data.calibration_fraction=0.02", r"`calibration` needs at least 50 rows, but got \d+.*--data.calibration crossfit"),
 ]
 
 

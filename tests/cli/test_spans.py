@@ -130,13 +130,17 @@ def test_rows_that_cannot_be_read_are_told_and_those_before_are_kept(dial, run: 
     point = ("--threshold", "0.2", "--score", "softmax")
     for broken, message in (
         ({"question": "who " * 30, "context": "the king"}, "row 2 has a question of 30 tokens"),
-        ({"question": "who", "context": " "}, "row 2 has an empty context"),
+        ({"question": "who", "context": " "}, "rows.jsonl, line 3: has an empty context; mend it, or leave such rows out"),
     ):
         some = pd.DataFrame([*TEST[:2], broken, *TEST[2:]])[["question", "context"]]
         out = tmp_path / f"{len(broken['question'])}.jsonl"
         some.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
         error = dial("predict", run, tmp_path / "rows.jsonl", "--out", out, *point).error
         assert message in error and len(out.read_text().splitlines()) == 2
+    out = tmp_path / "skipped.jsonl"
+    text = dial("predict", run, tmp_path / "rows.jsonl", "--out", out, *point, "--on-error=skip").ok()
+    numbers = [json.loads(line)["row"] for line in out.read_text().splitlines()]
+    assert numbers == [0, 1, *range(3, len(TEST) + 1)] and "1 rows are no text and were left out" in text
     (tmp_path / "texts.txt").write_text("who won\n")
     error = dial("predict", run, tmp_path / "texts.txt", "--out", tmp_path / "x.jsonl", *point).error
     assert "row 0 is a single text, but spans are read from a question and its context" in error
@@ -161,7 +165,7 @@ def test_what_does_not_fit_is_refused(dial, run: Path, data, tiny_bert, tmp_path
     glue = ("--data=configs/data/demo.yaml",)
     assert "`data` must hold questions with contexts" in dial(*model, *glue).error
     error = dial(*model, *data, f"--model.max_length={WINDOW}", "--model.stride=30").error
-    assert "`path`: `stride` must leave room" in error
+    assert "`stride` must leave room" in error and "`path`" not in error
 
 
 def test_the_shipped_configurations_are_complete() -> None:

@@ -107,7 +107,7 @@ def test_mnli_has_two_test_sets_and_does_with_one(tmp_path: Path) -> None:
 def test_without_a_training_file_only_crossfit_works(tmp_path: Path) -> None:
     source = folder_of(tmp_path, {"validation": 20})
     assert len(GLUEDataModule("sst2", source, calibration="crossfit").rows("test")) == 20
-    with pytest.raises(ValueError, match=r"`source` must have a file train.parquet .* `calibration: crossfit`"):
+    with pytest.raises(ValueError, match=r"`source` must have a file train.parquet .* `--data.calibration crossfit`"):
         GLUEDataModule("sst2", source).rows("calibration")
 
 

@@ -120,7 +120,7 @@ def test_names_short_rows_of_tsv_and_missing_texts_of_parquet(tmp_path: Path) ->
         ("a.csv", "a,b\n1,2\n", None, "`--columns` must name the column of the text, .* among a, b of .*got nothing"),
         ("a.csv", "a,b\n1,2\n", ["c"], "among a, b of .*, but got c"),
         ("a.csv", "a,b,c\n1,2,3\n", ["a", "b", "c"], "but got a, b, c"),
-        ("a.csv", "", ["a"], "among none of .*, but got a"),
+        ("a.csv", "", ["a"], "`INPUT` must have columns, but .*a.csv is empty. Give another file."),
         ("a.txt", "a\n", ["a"], "`--columns` must be left out for a plain text file, but got a"),
         ("a.jsonl", '{"b": "x"}\n', ["a"], "among b of .*, but got a"),
         ("a.parquet", "no parquet", None, "`INPUT` must be a parquet file, but .* is none"),

@@ -93,7 +93,7 @@ def test_errors_name_the_argument(tmp_path: Path) -> None:
         TextDataModule(train_file=train, text_column="body", label_names=["a", "b"]).rows("train")
     with pytest.raises(ValueError, match=r"`label` must be one of 0 \(a\), 1 \(b\)"):
         TextDataModule(train_file=train, label_names=["a", "b"]).rows("train")
-    with pytest.raises(ValueError, match=r"`train_file` must be given .* `calibration: crossfit`"):
+    with pytest.raises(ValueError, match=r"`train_file` must be given .* `--data.calibration crossfit`"):
         TextDataModule(test_file=train).rows("calibration")
 
 
