@@ -138,7 +138,8 @@ class SequenceDataModule(LightningDataModule, ABC):
                 for name, part in self._cut().items():
                     self._keep(name, part)
         if len(self._rows[role]) == 0:
-            raise ValueError(f"`{role}` must have at least one row, but got 0. Give more rows or a larger fraction.")
+            remedy = "Give more rows." if role == "train" else f"Give more rows, or raise `{role}_fraction`."
+            raise ValueError(f"`{role}` must have at least one row, but got 0. {remedy}")
         return self._rows[role]
 
     def _keep(self, role: str, rows: Rows) -> None:

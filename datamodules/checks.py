@@ -139,7 +139,7 @@ def _class_counts(label: np.ndarray, label_names: Sequence[str]) -> str:
 
 def _written(rows: Rows) -> str:
     lengths = [len(references[0].split()) for references in rows.targets or () if references]
-    return f"{np.mean(lengths):.1f} words to write on average" if lengths else ""
+    return f"{np.mean(lengths):.1f} words in an answer on average" if lengths else ""
 
 
 def _values(label: np.ndarray) -> str:

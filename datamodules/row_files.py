@@ -158,6 +158,11 @@ class RowFile(ABC):
                 raise ValueError(
                     f"`{self.argument}` must have one column {name!r}, but {self.path} has {shown}. Rename the others."
                 )
+            if not self.names and not self._open_ended():
+                raise ValueError(
+                    f"`{self.argument}` must have the column {name!r}, but {self.path} has no columns, "
+                    "as an empty file has. Give another file."
+                )
             if name not in self.names and not self._open_ended():
                 raise ValueError(
                     f"`{self.argument}` must have the column {name!r}, but {self.path} has {shown}. "
