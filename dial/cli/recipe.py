@@ -33,6 +33,7 @@ class Recipe:
             that are always among them.
         steps: `name`, `result` and `command` of each step, with placeholders.
         rows: what placeholders stand for in each row of a printed table, by the name that ``--row`` takes.
+        subnetworks: the argument that names a network, for :func:`dial.cli.subnetworks.check_stages`; empty without.
         prints: the printed rows that each of these makes, as :attr:`dial.costs.printed.Printed.name` calls them.
     """
 
@@ -42,6 +43,7 @@ class Recipe:
     steps: tuple[dict[str, str], ...] = ()
     rows: dict[str, dict[str, str]] = field(default_factory=dict)
     prints: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    subnetworks: str = ""
 
     @classmethod
     def read(cls, path: str) -> Recipe:
@@ -56,7 +58,7 @@ class Recipe:
             content = yaml.safe_load(Path(path).read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"`RECIPE` {path} must be YAML: {error}") from error
-        if not isinstance(content, dict) or set(content) - {"arguments", "steps", "rows"}:
+        if not isinstance(content, dict) or set(content) - {"arguments", "steps", "rows", "subnetworks"}:
             raise ValueError(
                 f"`RECIPE` {path} must hold `steps`, and `arguments` where they have placeholders, and `rows` where "
                 "some of these come together."
@@ -69,7 +71,11 @@ class Recipe:
         groups = {name: [str(word) for word in value] for name, value in arguments.items() if isinstance(value, list)}
         values = {name: None if v is None else str(v) for name, v in arguments.items() if name not in groups}
         rows, prints = read_rows(content.get("rows") or {}, values, path)
-        recipe = cls(path, values, groups, tuple(steps), rows, prints)
+        recipe = cls(path, values, groups, tuple(steps), rows, prints, str(content.get("subnetworks") or ""))
+        if recipe.subnetworks and not {recipe.subnetworks, "widths", "depths", "swift"} <= {*values}:
+            raise ValueError(
+                f"`subnetworks` of {path} must name one of the `arguments`, beside widths, depths and swift."
+            )
         for number, step in enumerate(steps, 1):
             recipe._check_step(step, number)
         return recipe
@@ -244,6 +250,10 @@ class RecipeCommand(Command):
             print(f"{cls.parser().format_help()}\n{recipe.path} takes {recipe.usage()}")
             return 0
         values = recipe.parse([word for word in words[1:] if word != "--list"])
+        if recipe.subnetworks:
+            from dial.cli.subnetworks import check_stages
+
+            check_stages(recipe.subnetworks, values)
         run, steps = Path(str(values["run"])), recipe.plan(values)
         if "--list" in words:
             todo = pending(steps, read_done(run))

@@ -179,35 +179,60 @@ def same_command(before: str, now: str) -> bool:
     >>> same_command("dial fit --rows=1", "dial fit --rows=2")
     False
     """
-    same = same_place(Path.cwd())
 
     def equal(old: str, new: str) -> bool:
         (old_key, _, old_value), (new_key, _, new_value) = old.partition("="), new.partition("=")
         return same_value(old, new) or (old_key == new_key and same_value(old_value, new_value))
 
-    def same_value(old: str, new: str) -> bool:
-        if same(old, new):
-            return True
-        try:
-            values = yaml.safe_load(old), yaml.safe_load(new)
-        except yaml.YAMLError:
-            return False
-        return all(isinstance(value, list | dict) for value in values) and first_difference(*values, same=same) is None
-
     words = shlex.split(before), shlex.split(now)
     return len(words[0]) == len(words[1]) and all(equal(*pair) for pair in zip(*words, strict=True))
 
 
+def same_value(old: str, new: str) -> bool:
+    """Whether two arguments mean the same, however paths in them are spelt."""
+    same = same_place(Path.cwd())
+    if same(old, new):
+        return True
+    try:
+        values = yaml.safe_load(old), yaml.safe_load(new)
+    except yaml.YAMLError:
+        return False
+    return all(isinstance(value, list | dict) for value in values) and first_difference(*values, same=same) is None
+
+
 def difference(before: str, now: str) -> str:
-    """Where two commands differ first.
+    """The first option in which two commands differ, whatever their order.
 
     >>> difference("dial fit --a 1 --b 2", "dial fit --a 1 --b 3")
     'it had --b 2, now --b 3'
+    >>> difference("dial fit --b 2", "dial fit --a 1 --b 2")
+    'it had no --a, now --a 1'
     """
-    old, new = shlex.split(before), shlex.split(now)
-    at = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-    at -= bool(at and old[at - 1].startswith("--") and "=" not in old[at - 1])
-    return f"it had {shlex.join(old[at : at + 2]) or 'nothing'}, now {shlex.join(new[at : at + 2]) or 'nothing'}"
+    old, new = options(before), options(now)
+    for name in [*new, *(name for name in old if name not in new)]:
+        values = old.get(name, []), new.get(name, [])
+        if len(values[0]) != len(values[1]) or not all(map(same_value, *values)):
+            had, has = (shlex.join([name, *found]).strip() if found else f"no {name}" for found in values)
+            return f"it had {had}, now {has}"
+    return "it had the same options, written or ordered otherwise"
+
+
+def options(command: str) -> dict[str, list[str]]:
+    """Values of each option of a command, ``true`` for one without; under an empty name what is behind none.
+
+    >>> options("dial fit --a 1 --b=2 --c --a 3")
+    {'': ['dial', 'fit'], '--a': ['1', '3'], '--b': ['2'], '--c': ['true']}
+    """
+    found: dict[str, list[str]] = {}
+    words = shlex.split(command)
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if not name.startswith("--"):
+            name, value = "", name + equals + value
+        elif not equals:
+            value = words.pop(0) if words and not words[0].startswith("--") else "true"
+        found.setdefault(name, []).append(value)
+    return found
 
 
 def read_done(run: Path) -> dict[str, str]:

@@ -36,7 +36,10 @@ TEST = [
     ("--sweep.reference=foo", r"`sweep\.reference`.*swift.*super.*'foo'"),
     ("--sweep.budgets=[4e9flip]", r"`sweep\.budgets` must be MACs such as 2e9.*'4e9flip'"),
     ("--model.names=[a, a]", r"`names` must give each of the 2 tiers a name of its own"),
-    ("--data.calibration_fraction=0.02", r"`calibration` needs at least 50 rows, but got \d+.*--data.calibration crossfit"),
+    (
+        "--data.calibration_fraction=0.02",
+        r"`calibration` needs at least 50 rows, but got \d+.*--data.calibration crossfit",
+    ),
 ]
 
 

@@ -380,3 +380,51 @@ def test_tinybert_from_end_to_end(make_tiny_bert, tmp_path, monkeypatch, capfd) 
     ]
     assert kinds == [["BertModel"], ["BertForSequenceClassification"]]
     assert (tmp_path / "run/cascade/sweep/summary.json").is_file()
+
+
+def test_an_option_that_came_is_told_by_its_name() -> None:
+    before = "dial fit --run x --data.seed 0 --run y"
+    assert steps.difference(before, before.replace("--data", "--model.depths '[1]' --data")) == (
+        "it had no --model.depths, now --model.depths '[1]'"
+    )
+    assert steps.difference(before, "dial fit --run x --run y") == "it had --data.seed 0, now no --data.seed"
+    assert (
+        steps.difference(before, "dial fit --data.seed=1 --run x --run y") == "it had --data.seed 0, now --data.seed 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "`--widths` must divide the 2 attention heads of a layer, but 0.25 of them are 0.5"),
+        (("--widths", "[0.5, 1]"), "`--depths` must drop a layer where it is below 1, but 0.75 keeps all 2"),
+        (("--widths", "[0.5, 1]", "--depths", "[0.5, 1]"), "`--swift` must divide the 2 attention heads"),
+        (
+            ("--widths", "[0.5]"),
+            "`--widths` must be a list of shares that holds 1, such as '[0.5, 1.0]', but got [0.5]",
+        ),
+        (
+            ("--model.depths", "[0.5, 1]"),
+            "`--model.depths` must be left out, as every stage would get it; give `--depths`",
+        ),
+        (
+            ("--widths", "[0.5, 1]", "--depths", "[1]", "--swift", "0.5", "--model.layers", "3"),
+            "`layers` must be from 1 to 2",
+        ),
+    ],
+)
+def test_stages_of_dynabert_are_looked_at_before_the_first(
+    make_tiny_bert, tmp_path, capsys, arguments, message
+) -> None:
+    teacher = str(make_tiny_bert(layers=2, num_attention_heads=2))
+    words = ["recipe", str(ROOT / "configs/recipe/dynabert.yaml"), "--teacher", teacher, "--run", str(tmp_path / "x")]
+    assert main([*words, *arguments, "--list"]) == 2 and message in capsys.readouterr().err
+
+
+def test_each_stage_of_dynabert_has_its_own_depths(make_tiny_bert, tmp_path, capsys) -> None:
+    teacher = str(make_tiny_bert(layers=2, num_attention_heads=2))
+    words = ["recipe", str(ROOT / "configs/recipe/dynabert.yaml"), "--teacher", teacher, "--run", str(tmp_path / "x")]
+    assert main([*words, "--widths", "[0.5, 1]", "--depths", "[0.5, 1]", "--swift", "0.5", "--list"]) == 0
+    width, depth, _ = [line for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")]
+    assert "--model.widths '[0.5, 1]'" in width and "--model.depths" not in width
+    assert "--model.widths '[0.5, 1]' --model.depths '[0.5, 1]'" in depth

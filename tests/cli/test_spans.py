@@ -130,7 +130,10 @@ def test_rows_that_cannot_be_read_are_told_and_those_before_are_kept(dial, run: 
     point = ("--threshold", "0.2", "--score", "softmax")
     for broken, message in (
         ({"question": "who " * 30, "context": "the king"}, "row 2 has a question of 30 tokens"),
-        ({"question": "who", "context": " "}, "rows.jsonl, line 3: has an empty context; mend it, or leave such rows out"),
+        (
+            {"question": "who", "context": " "},
+            "rows.jsonl, line 3: has an empty context; mend it, or leave such rows out",
+        ),
     ):
         some = pd.DataFrame([*TEST[:2], broken, *TEST[2:]])[["question", "context"]]
         out = tmp_path / f"{len(broken['question'])}.jsonl"

@@ -1,0 +1,65 @@
+"""Whether a network can have the sub-networks that the stages of a recipe will train (DynaBERT)."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dial.cli.steps import options
+
+
+def check_stages(network: str, values: Mapping[str, str | list[str]]) -> None:
+    """Refuse widths and depths that a later stage would refuse when the earlier ones are trained.
+
+    Args:
+        network: the argument that names the network; one that is no local folder is left to the first step.
+        values: arguments of the recipe, with ``widths``, ``depths`` and ``swift`` (the width of the cascade's Swift).
+
+    Raises:
+        ValueError: in one line, naming the argument.
+    """
+    given = options(shlex.join(values.get("model", [])))
+    for name in ("widths", "depths"):
+        if f"--model.{name}" in given:
+            raise ValueError(f"`--model.{name}` must be left out, as every stage would get it; give `--{name}`.")
+    widths, depths = (_shares(name, str(values[name])) for name in ("widths", "depths"))
+    swift = yaml.safe_load(str(values["swift"]))
+    path = str(values[network])
+    if not (Path(path).expanduser() / "config.json").is_file():
+        return
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    from dial.models.slender.subnetworks import check_subnetworks
+    from dial.tiers.reading import cut_layers, read_with
+
+    config = read_with(AutoConfig, path, f"--{network}", "configuration")
+    if layers := given.get("--model.layers"):
+        cut_layers(config, int(layers[-1]), "path")
+    try:
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+    except ValueError:  # of no architecture that can be trained so, as the first step will say
+        return
+    try:
+        check_subnetworks(model, widths, depths, "s")
+    except ValueError as error:
+        raise ValueError(str(error).replace("`widths`", "`--widths`").replace("`depths`", "`--depths`")) from error
+    try:
+        check_subnetworks(model, [swift], [1])
+    except ValueError as error:
+        raise ValueError(str(error).replace("`width`", "`--swift`")) from error
+
+
+def _shares(name: str, text: str) -> list[Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, list) or 1 not in values:
+        raise ValueError(f"`--{name}` must be a list of shares that holds 1, such as '[0.5, 1.0]', but got {text}.")
+    return values
