@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -75,7 +76,24 @@ class Cascade(StagedModule):
                     f"has {'such' if allowed else 'no such'} questions; give the tier as {{path: "
                     f"{tier.view.path}, no_answer: {str(allowed).lower()}}}, best one that was trained so."
                 )
+        self._warn_of_equal_lengths()
         super().setup(stage)
+
+    def _warn_of_equal_lengths(self) -> None:
+        """Say which tiers are one and the same, as the front has nothing else within their shares of the MACs."""
+        asked: dict[Any, Any] = {}
+        for tier in self.network.tiers:
+            if not isinstance(tier.view.lengths, int | float):
+                continue
+            assert tier.lengths is not None
+            known = str(replace(tier.view, lengths=None)), tier.lengths.values
+            first = asked.setdefault(known, tier)
+            if first is not tier:
+                rank_zero_warn(
+                    f"`{tier.name}` is the same tier as `{first.name}`: of {tier.view.path} `lengths` "
+                    f"{first.view.lengths:g} and {tier.view.lengths:g} are one configuration of the front; leave one "
+                    "out, as it costs MACs and changes no answer, or search further with `dial lengths`."
+                )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """A cascade has nothing to train."""

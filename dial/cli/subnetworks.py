@@ -27,7 +27,10 @@ def check_stages(network: str, values: Mapping[str, str | list[str]]) -> None:
         if f"--model.{name}" in given:
             raise ValueError(f"`--model.{name}` must be left out, as every stage would get it; give `--{name}`.")
     widths, depths = (_shares(name, str(values[name])) for name in ("widths", "depths"))
-    swift = yaml.safe_load(str(values["swift"]))
+    try:
+        swift = float(str(values["swift"]))
+    except ValueError as error:
+        raise ValueError(f"`--swift` must be a share, such as 0.5, but got {values['swift']}.") from error
     path = str(values[network])
     if not (Path(path).expanduser() / "config.json").is_file():
         return
@@ -38,8 +41,9 @@ def check_stages(network: str, values: Mapping[str, str | list[str]]) -> None:
     from dial.tiers.reading import cut_layers, read_with
 
     config = read_with(AutoConfig, path, f"--{network}", "configuration")
-    if layers := given.get("--model.layers"):
-        cut_layers(config, int(layers[-1]), "path")
+    layers = given.get("--model.layers", [""])[-1]
+    if layers.isdecimal():
+        cut_layers(config, int(layers), "path")
     try:
         with torch.device("meta"):
             model = AutoModel.from_config(config)

@@ -514,9 +514,12 @@ def test_a_row_that_is_no_text_is_named_after_the_rows_before_it(
     assert "1 rows are no text and were left out" in capsys.readouterr().out
 
 
-def test_an_empty_input_gives_an_empty_output(command: Command, tmp_path: Path) -> None:
+def test_an_empty_input_gives_an_empty_output(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", [])
     assert command(source, tmp_path / "out.jsonl") == command(source, tmp_path / "parts") == 0
+    assert capsys.readouterr().out.count("the input has no rows") == 2
     assert (tmp_path / "out.jsonl").read_text() == ""
     assert json.loads((tmp_path / "parts" / "_manifest.json").read_text())["parts"] == []
 

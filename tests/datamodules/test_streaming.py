@@ -155,3 +155,14 @@ def test_a_number_too_long_to_read_is_a_broken_row(tmp_path: Path) -> None:
     found = list(TextFile(path).rows())
     assert [row.unit for row in found] == ["x", None, "z"]
     assert found[1].place == "line 2" and found[1].problem.startswith("is no JSON")
+
+
+def test_a_row_that_its_readers_cannot_take_has_a_problem(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,context\nwho,x\n,x\n")
+    source = TextFile(path)
+    source.unit_problem = lambda unit: "" if unit[0] else "has an empty question"
+    assert [(row.unit, row.place, row.problem) for row in source.rows()] == [
+        (("who", "x"), "line 2", ""),
+        (None, "line 3", "has an empty question"),
+    ]

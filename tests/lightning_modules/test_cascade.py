@@ -1,10 +1,14 @@
 """Names, labels and refusals of a cascade."""
 
 import json
+import shutil
+import warnings
 from types import SimpleNamespace
 
 import pytest
 
+from dial.models.lengths import Lengths
+from dial.tiers.fronts import Individual, write_search
 from dial.tiers.reading import CARD
 from lightning_modules import Cascade
 from tests.tiers.readers import STRIDE, save_reader
@@ -48,6 +52,24 @@ def test_tiers_that_contradict_each_other_are_refused(folder, make_tiny_bert) ->
     with pytest.raises(ValueError, match="`tiers` must mean the same classes, but swift has negative, positive"):
         Cascade([folder, other], label_names=["0", "1"])
     Cascade([folder, folder], label_names=["0", "1"])
+
+
+def test_shares_that_are_one_configuration_are_told(make_tiny_bert, tmp_path) -> None:
+    tier = tmp_path / "tier"
+    shutil.copytree(make_tiny_bert(layers=2), tier)
+    found = [Individual(Lengths((0.5, 0.25)), 0.4, 0.8), Individual(Lengths((1.0, 1.0)), 1.0, 0.9)]
+    write_search(tier, found, {}, 1)
+
+    def told(*lengths: float) -> list[str]:
+        specs = [{"path": str(tier), "lengths": share} for share in lengths]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            Cascade(specs, label_names=NAMES)._warn_of_equal_lengths()
+        return [str(one.message) for one in caught if "the same tier as" in str(one.message)]
+
+    (line,) = told(0.5, 0.7)
+    assert line.startswith("`super` is the same tier as `swift`") and "`lengths` 0.5 and 0.7" in line
+    assert told(0.5, 1.0) == []
 
 
 def test_thresholds_are_no_hyperparameters(folder) -> None:
