@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForQuestionAnswering
 
+from datamodules.glue import TASKS
 from dial.cli.augment import AugmentCommand, without_data
 from dial.cli.recipe import Recipe
 from dial.costs.printed import printed_rows
@@ -189,7 +190,8 @@ def test_each_model_trains(
     data = data_for("squad" if spans else task)
     options = [f"--config=configs/model/{config}.yaml", *data, f"--model.path={make_encoder(TYPES[model])}"]
     if config in ("tinybert", "tinybert_prediction"):
-        options.append(f"--model.teacher={make_tiny_bert(layers=4)}")
+        labels = tuple(TASKS[task].label_names)
+        options.append(f"--model.teacher={make_tiny_bert(layers=4, labels=labels)}")
     if spans:
         options += ["--model.stride=8"]
     if model == "fnlp/elasticbert-base" and config == "joint":
