@@ -10,7 +10,7 @@ from dial.losses import logits_mse, soft_cross_entropy, task_loss
 from dial.tiers.tier import Tier, View
 from lightning_modules.base import Batch
 from lightning_modules.classifier import Classifier
-from lightning_modules.training import check_distillation, check_range
+from lightning_modules.training import check_distillation, check_taught
 
 TEACHER = "teacher"  # as a tokenizer, or as embeddings
 
@@ -42,14 +42,7 @@ class Distillation(Classifier):
         distillation_temperature: float = 2.0,
         **student: Any,
     ) -> None:
-        check_range("distillation_weight", distillation_weight, 0.0, 1.0)
-        if distillation_temperature <= 0:
-            raise ValueError(f"`distillation_temperature` must be above 0, but got {distillation_temperature}.")
-        if teacher is None:
-            raise ValueError(
-                "`teacher` must name a trained tier to distil from, but it was left out; give `--model.teacher FOLDER`"
-                ", or train on labels alone with class_path: Classifier."
-            )
+        check_taught(teacher, distillation_weight, distillation_temperature, "labels alone with class_path: Classifier")
         super().__init__(**student)
         if distillation_weight > 0:
             check_distillation(distillation, self.task)

@@ -19,7 +19,7 @@ from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
 from lightning_modules.seq2seq import Seq2Seq
-from lightning_modules.training import check_range
+from lightning_modules.training import check_taught
 
 
 class Seq2SeqDistillation(Seq2Seq):
@@ -50,16 +50,11 @@ class Seq2SeqDistillation(Seq2Seq):
         distillation_temperature: float = 2.0,
         **student: Any,
     ) -> None:
-        check_range("distillation_weight", distillation_weight, 0.0, 1.0)
-        if distillation_temperature <= 0:
-            raise ValueError(f"`distillation_temperature` must be above 0, but got {distillation_temperature}.")
+        teacher = check_taught(
+            teacher, distillation_weight, distillation_temperature, "targets alone with class_path: Seq2Seq"
+        )
         if distillation not in ("word", "sequence"):
             raise ValueError(f"`distillation` must be word or sequence, but got {distillation!r}.")
-        if teacher is None:
-            raise ValueError(
-                "`teacher` must name a trained tier to distil from, but it was left out; give `--model.teacher FOLDER`"
-                ", or train on targets alone with class_path: Seq2Seq."
-            )
         super().__init__(**student)
         self.distillation, self.distillation_weight = distillation, distillation_weight
         self.distillation_temperature = distillation_temperature

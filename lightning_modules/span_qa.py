@@ -20,7 +20,7 @@ from dial.tiers.span_loading import extracts, load_span_tier
 from dial.tiers.spans import SpanTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
-from lightning_modules.training import Schedule, TierModule, check_range
+from lightning_modules.training import Schedule, TierModule, check_taught
 
 
 class SpanQA(TierModule):
@@ -157,14 +157,9 @@ class SpanDistillation(SpanQA):
         distillation_temperature: float = 2.0,
         **student: Any,
     ) -> None:
-        check_range("distillation_weight", distillation_weight, 0.0, 1.0)
-        if distillation_temperature <= 0:
-            raise ValueError(f"`distillation_temperature` must be above 0, but got {distillation_temperature}.")
-        if teacher is None:
-            raise ValueError(
-                "`teacher` must name a trained tier to distil from, but it was left out; give `--model.teacher FOLDER`"
-                ", or train on answers alone with class_path: SpanQA."
-            )
+        teacher = check_taught(
+            teacher, distillation_weight, distillation_temperature, "answers alone with class_path: SpanQA"
+        )
         super().__init__(**student)
         self.distillation_weight, self.distillation_temperature = distillation_weight, distillation_temperature
         view = View.parse(teacher, "teacher")

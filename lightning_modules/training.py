@@ -353,6 +353,31 @@ def check_range(argument: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"`{argument}` must lie between {low:g} and {high:g}, but got {value}.")
 
 
+def check_taught(
+    teacher: str | dict[str, Any] | None, weight: float, temperature: float, alone: str
+) -> str | dict[str, Any]:
+    """Check the arguments that every distillation has; gives the teacher.
+
+    Args:
+        teacher: as given.
+        weight: of the teacher's answers.
+        temperature: of both models' logits.
+        alone: what to train on without a teacher, and by which class.
+
+    Raises:
+        ValueError: a number is outside its range, or there is no teacher.
+    """
+    check_range("distillation_weight", weight, 0.0, 1.0)
+    if temperature <= 0:
+        raise ValueError(f"`distillation_temperature` must be above 0, but got {temperature}.")
+    if teacher is None:
+        raise ValueError(
+            "`teacher` must name a trained tier to distil from, but it was left out; give `--model.teacher FOLDER`"
+            f", or train on {alone}."
+        )
+    return teacher
+
+
 def check_distillation(distillation: str, task: Task) -> None:
     """Raise a ValueError where a teacher's number, in regression, would be taken for a distribution.
 
