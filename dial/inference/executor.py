@@ -29,6 +29,7 @@ from dial.tradeoff.rule import Router, Rule
 
 __all__ = ["Answer", "Executor", "Work", "is_out_of_memory"]
 
+TOGETHER = 16_384  # tokens whose hidden states are kept at once where rows of several batches are put together anew
 CHUNK = 512  # rows that are read and tokenised ahead at a time
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,17 @@ class Executor:
             return size
         return max(size, min(POOL * size, self.max_pending // (2 * len(self.tiers)) // size * size))
 
+    def _at_once(self, index: int, rows: list[Row]) -> int:
+        """How many of the first rows are run at once: a batch, or several where the tier puts rows together anew."""
+        size, count = self.batch_sizes[self.tiers[index].name], 0
+        if size == 1 or not self.tiers[index].regroups:
+            return size
+        tokens = 0
+        while count < len(rows) and tokens < TOGETHER:
+            tokens += sum(len(row.tokens[self._keys[index]].ids) for row in rows[count : count + size])
+            count += size
+        return count
+
     def _grouped(self, name: str) -> bool:
         return self.group_by_length or name in self._equal_length
 
@@ -192,7 +204,7 @@ class Executor:
             rows.sort(key=lambda row: len(row.tokens[key].ids))
         start, writing = 0, WritingQueue(self.tiers[index], partial(self._write, index))
         while start < len(rows):
-            batch = rows[start : start + self.batch_sizes[name]]
+            batch = rows[start : start + self._at_once(index, rows[start:])]
             if name in self._equal_length:
                 length = len(batch[0].tokens[key].ids)
                 batch = [row for row in batch if len(row.tokens[key].ids) == length]  # the first ones: they are sorted
@@ -282,32 +294,36 @@ class Executor:
         return written
 
     def _run(self, index: int, rows: list[Row]) -> tuple[Router, Any]:
-        """One batch through one tier; nothing outside of the returned router remembers it.
+        """One batch, or several at once, through one tier; nothing outside of the returned router remembers it.
 
         With it, where the tier writes: what its encoder gave, which the rows that stay are written from; what it wrote
         for them at once, where no decoder makes that dear; or, where finished answers decide, for all rows.
         """
         tier, key, offset = self.tiers[index], self._keys[index], self._offsets[index]
         tokens = [row.tokens[key] for row in rows]
-        encoding = self._tokenisers[index].collate(tokens, self.device)
-        memory = None
+        size = self.batch_sizes[tier.name] if tier.regroups else len(rows)
+        parts = [tokens[start : start + size] for start in range(0, len(rows), size)]
+        encodings = [self._tokenisers[index].collate(part, self.device) for part in parts]
+        encoding, memory = encodings[0], None
         if self.rule.memory and rows[0].memory is not None:
             memory = np.array([row.memory for row in rows])
         router = self.rule.router(np.array([row.id for row in rows]), memory)
         start = time.perf_counter()
         with torch.inference_mode(), limited_threads(self.threads.get(tier.name)):
             go_on = self._compactions[index].wrap(router, offset, encoding)
-            if self._late[index]:
-                given: Any = self._write_and_decide(tier, encoding, go_on)
+            if len(encodings) > 1:
+                given: Any = tier.run_together(encodings, go_on, self._with_scores[index])
+            elif self._late[index]:
+                given = self._write_and_decide(tier, encoding, go_on)
             else:
                 given = tier.run(encoding, go_on, self._with_scores[index])
             if tier.answers_later and not (self._late[index] or self._gathers[index]):
                 given = self._answer(tier, encoding, router, given)
         work = self.work[tier.name]
         work.seconds += time.perf_counter() - start
-        work.rows, work.batches = work.rows + len(rows), work.batches + 1
+        work.rows, work.batches = work.rows + len(rows), work.batches + len(encodings)
         work.tokens += sum(len(row.ids) for row in tokens)
-        work.padded += encoding["input_ids"].numel()
+        work.padded += sum(each["input_ids"].numel() for each in encodings)
         return router, given if tier.writes else None
 
     def _answer(self, tier: Tier, encoding: Encoding, router: Router, state: Any) -> Written | None:

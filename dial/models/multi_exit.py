@@ -37,7 +37,7 @@ from dial.models.exits import (
 from dial.models.lengths import Lengths
 from dial.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
 from dial.models.pooling import Pooling, Reader, natural_pooling
-from dial.models.segments import Part, visit_in_parts
+from dial.models.segments import Groups, Part, visit_in_parts
 from dial.models.token_dropping import Pass, TokenDropping
 from dial.stages.task import task_of
 
@@ -273,6 +273,9 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             certainty: give ``go_on`` a fourth argument: how far the exit is to be trusted, ``(R,)`` before the sigmoid.
             lengths: tokens that each layer keeps, which exits read; None: all.
         """
+        if self.parts is not None:
+            self.run_together([encoding], go_on, certainty)
+            return
         exit_of = {layer: index for index, layer in enumerate(self.exits)}
         ids, mask = encoding["input_ids"], encoding.get("attention_mask")
         assert ids is not None
@@ -308,6 +311,31 @@ class MultiExitForSequenceClassification(PreTrainedModel):
 
         if len(ids):
             self._encode(encoding, visit, self.row_tensors if len(ids) > 1 else None, one_pass)
+
+    def run_together(
+        self, encodings: Sequence[Mapping[str, Tensor | None]], go_on: GoOn, certainty: bool = False
+    ) -> None:
+        """What :meth:`run` does for several batches at once, where :attr:`parts` compute the model.
+
+        Args:
+            encodings: see :class:`~dial.models.segments.Groups`.
+            go_on: as for :meth:`run`; rows are counted through all batches.
+            certainty: as for :meth:`run`.
+        """
+        assert self.parts is not None
+        groups = Groups([{k: v for k, v in each.items() if v is not None and k in self._accepted} for each in encodings])
+        rows = torch.arange(len(groups), device=self.device)
+        for index, (part, head) in enumerate(zip(self.parts, self.heads, strict=True)):
+            if not len(rows):
+                return
+            token = groups.compute(part, self.config.pooling)
+            own = (self.certainty(token, head.norm),) if certainty and self.certainty is not None else ()
+            keep = go_on(index, rows, head(token), *own)
+            if keep is False or index == len(self.exits) - 1:
+                return
+            if keep is not None:
+                groups.take(keep)
+                rows = rows[keep]
 
     def _pass(self, lengths: Lengths | None, inputs: Mapping[str, Tensor | None]) -> Pass | None:
         """The pass of a batch in which tokens are dropped; None where none are."""

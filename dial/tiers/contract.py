@@ -87,6 +87,7 @@ class TierContract(nn.Module):
         own_label_names: the model's own names in the data's order; None if it has none that mean anything.
         model_scores: names of the scores that it gives itself, where what decides is no function of the outputs.
         drops_rows: whether exited rows are in no later layer.
+        regroups: whether several batches may be run at once, so that rows that go on meet in whole batches again.
         answers_later: whether :meth:`answer` computes more than what decided, for the rows that stay.
         source_form: how a text ``{0}`` or pair ``{0}``, ``{1}`` is read; None: as it is.
         writes: whether an answer is a text, which :meth:`write` gives for the rows that stay.
@@ -105,6 +106,7 @@ class TierContract(nn.Module):
     own_label_names: Any = None
     model_scores: Any = ()
     drops_rows: bool = False
+    regroups: Any = False
     answers_later: bool = False
     source_form: str | None = None
     writes: bool = False
@@ -164,6 +166,16 @@ class TierContract(nn.Module):
 
         Returns:
             What :meth:`answer` needs; None where what decides answers.
+        """
+        raise NotImplementedError
+
+    def run_together(self, encodings: Sequence[Encoding], go_on: GoOn, scores: bool = False) -> None:
+        """What :meth:`run` does for several batches at once; called only where :attr:`regroups` holds.
+
+        Args:
+            encodings: tensors ``(B, T)``; all but the last hold equally many rows.
+            go_on: see :meth:`run`; rows are counted through all batches.
+            scores: see :meth:`run`.
         """
         raise NotImplementedError
 

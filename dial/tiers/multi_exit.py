@@ -77,6 +77,21 @@ class MultiExitTier(Tier):
             go_on: see :class:`~dial.tiers.contract.TierContract`.
             scores: give ``go_on`` a fourth argument, the scores ``(R,)`` of :attr:`model_scores` by name.
         """
+        encoding = self.batching.arranged(encoding)
+        self.model.run(encoding, self._asking(go_on, scores), certainty=scores, lengths=self.lengths)
+
+    @property
+    def regroups(self) -> bool:
+        """See :class:`~dial.tiers.contract.TierContract`."""
+        return self.parts is not None and not self.batching.equal_length and self.batching.end_id is None
+
+    def run_together(self, encodings: Sequence[Encoding], go_on: GoOn, scores: bool = False) -> None:
+        """See :class:`~dial.tiers.contract.TierContract`."""
+        arranged = [self.batching.arranged(encoding) for encoding in encodings]
+        self.model.run_together(arranged, self._asking(go_on, scores), certainty=scores)
+
+    def _asking(self, go_on: GoOn, scores: bool) -> GoOn:
+        """What the model asks, with outputs in the data's order of labels."""
         in_order = self.order == sorted(self.order)
 
         def ask(exit_index: int, rows: Tensor, logits: Tensor, *certainty: Tensor) -> Any:
@@ -86,7 +101,7 @@ class MultiExitTier(Tier):
                 return go_on(exit_index, rows, logits)
             return go_on(exit_index, rows, logits, {"learned": _score(certainty[0])} if certainty else {})
 
-        self.model.run(self.batching.arranged(encoding), ask, certainty=scores, lengths=self.lengths)
+        return ask
 
     def _in_order(self, logits: Tensor) -> Tensor:
         logits = logits.float()
