@@ -29,7 +29,7 @@ from dial.tradeoff.rule import Router, Rule
 
 __all__ = ["Answer", "Executor", "Work", "is_out_of_memory"]
 
-TOGETHER = 16_384  # tokens whose hidden states are kept at once where rows of several batches are put together anew
+TOGETHER = 32_768  # tokens whose hidden states are kept at once where rows of several batches are put together anew
 CHUNK = 512  # rows that are read and tokenised ahead at a time
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from dial.models.exits import (
 from dial.models.lengths import Lengths
 from dial.models.multi_exit_config import SHAPES, MultiExitConfig, encoder_settings
 from dial.models.pooling import Pooling, Reader, natural_pooling
-from dial.models.segments import Groups, Part, visit_in_parts
+from dial.models.segments import Groups, Part, accepted_of, visit_in_parts
 from dial.models.token_dropping import Pass, TokenDropping
 from dial.stages.task import task_of
 
@@ -323,7 +323,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             certainty: as for :meth:`run`.
         """
         assert self.parts is not None
-        groups = Groups([{k: v for k, v in each.items() if v is not None and k in self._accepted} for each in encodings])
+        groups = Groups(encodings, self._accepted)
         rows = torch.arange(len(groups), device=self.device)
         for index, (part, head) in enumerate(zip(self.parts, self.heads, strict=True)):
             if not len(rows):
@@ -353,18 +353,15 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         tensors: RowTensors | None = None,
         one_pass: Pass | None = None,
     ) -> None:
-        ids = inputs["input_ids"]
-        assert ids is not None
-        given = {key: value for key, value in inputs.items() if value is not None and key in self._accepted}
+        given = accepted_of(inputs, self._accepted)
         if self.parts is not None:
-            visit_in_parts(self.parts, self.exits, given, visit)
-            return
+            return visit_in_parts(self.parts, self.exits, given, visit)
         leave = None if one_pass is None else one_pass.leave
         with ExitStack() as stack:
             if one_pass is not None:
                 assert self._dropping is not None
                 stack.enter_context(self._dropping.hooked(self.encoder, one_pass))
-            stack.enter_context(Visits(list(self.layers), len(ids), visit, tensors, leave)())
+            stack.enter_context(Visits(list(self.layers), len(given["input_ids"]), visit, tensors, leave)())
             self.encoder(**given)
 
     @property

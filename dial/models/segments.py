@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from dial.models.exits import Visit, replaced
 from dial.models.pooling import Pooling, Reader
 
 Part = Callable[[Mapping[str, Tensor]], Tensor]
+Piece = tuple[dict[str, Tensor], Tensor]  # a batch, and rows of it
 
 
 class Segment(nn.Module):
@@ -35,9 +36,12 @@ class Segment(nn.Module):
         self.encoder = replaced(model.encoder, model.layers_name, nn.ModuleList(chosen))
         table = model.get_input_embeddings()
         if first and getattr(table, "embedding_dim", None) == model.config.hidden_size:
-            # What is embedded only says of what shape and type hidden states are: no need to carry the table along.
+            # What is embedded only says of what shape and type hidden states are: no need to compute it, nor to carry
+            # the table along where that is all there is in its place.
             name = next(name for name, module in model.encoder.named_modules() if module is table)
-            self.encoder = replaced(self.encoder, name, _Handed(self._handed))
+            parent = name.rpartition(".")[0]
+            whole = parent.endswith("embeddings")  # with positions, types and a norm
+            self.encoder = replaced(self.encoder, parent if whole else name, _Handed(self._handed))
         self._accepted = model._accepted
         self._dtype = next(each.dtype for each in model.encoder.parameters() if each.is_floating_point())
 
@@ -48,7 +52,7 @@ class Segment(nn.Module):
         clone._modules, clone._parameters = {}, {}
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return self._handed[-1] if plain else (self._handed[-1],)
+            return self._handed[-1] if plain else (self._handed[-1], None)  # DeBERTa: attention comes second
 
         clone.forward = forward
         return clone
@@ -76,7 +80,7 @@ class Segment(nn.Module):
 
 
 class _Handed(nn.Module):
-    """In place of a table of words: gives what was handed to the segment.
+    """In place of what embeds words: gives what was handed to the segment.
 
     Args:
         handed: holds it.
@@ -86,8 +90,8 @@ class _Handed(nn.Module):
         super().__init__()
         self.handed = handed
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """The hidden states, whatever the ids."""
+    def forward(self, *ids: Any, **named: Any) -> Tensor:
+        """The hidden states, whatever the ids, positions and types."""
         return self.handed[-1]
 
 
@@ -95,6 +99,11 @@ def segments(model: Any) -> list[nn.Module]:
     """A segment for each exit, first to last."""
     starts = [0, *model.exits[:-1]]
     return [Segment(model, first, last) for first, last in zip(starts, model.exits, strict=True)]
+
+
+def accepted_of(inputs: Mapping[str, Tensor | None], accepted: Container[str]) -> dict[str, Tensor]:
+    """The tensors that there are, of those that a model takes."""
+    return {name: value for name, value in inputs.items() if value is not None and name in accepted}
 
 
 def visit_in_parts(parts: Sequence[Part], exits: Sequence[int], inputs: Mapping[str, Tensor], visit: Visit) -> None:
@@ -124,10 +133,11 @@ class Groups:
     Args:
         batches: their tensors ``(B, T)``, padded on the right where their lengths differ; all but the last hold equally
             many rows.
+        accepted: names of the tensors that the parts take.
     """
 
-    def __init__(self, batches: Sequence[Mapping[str, Tensor]]) -> None:
-        self.groups = [dict(batch) for batch in batches]
+    def __init__(self, batches: Sequence[Mapping[str, Tensor | None]], accepted: Container[str]) -> None:
+        self.groups = [accepted_of(batch, accepted) for batch in batches]
         self.size = len(self.groups[0]["input_ids"])
 
     def __len__(self) -> int:
@@ -147,32 +157,42 @@ class Groups:
         Args:
             keep: bool ``(R,)``.
         """
-        sources, start = [], 0
+        pieces, start = [], 0
         for group in self.groups:
-            rows = keep[start : start + len(group["input_ids"])].nonzero().flatten()
-            start += len(group["input_ids"])
-            sources += [(group, int(row)) for row in rows]
-        first = len(sources) % self.size
-        cuts = sorted({0, *range(first, len(sources) + 1, self.size)})
-        self.groups = [_joined(sources[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+            end = start + len(group["input_ids"])
+            pieces.append((group, keep[start:end].nonzero().flatten()))
+            start = end
+        first = sum(len(rows) for _, rows in pieces) % self.size
+        self.groups, waiting, room = [], list[Piece](), first or self.size
+        for group, rows in pieces:
+            while len(rows):
+                waiting.append((group, rows[:room]))
+                rows, room = rows[room:], room - len(waiting[-1][1])
+                if not room:
+                    self.groups.append(_joined(waiting))
+                    waiting, room = [], self.size
 
 
-def _joined(rows: Sequence[tuple[dict[str, Tensor], int]]) -> dict[str, Tensor]:
-    """One batch of rows ``(group, place)``, padded on the right with zeros to the widest of their groups."""
-    width = max(group["input_ids"].shape[1] for group, _ in rows)
-    padded = any(group["input_ids"].shape[1] < width or "attention_mask" in group for group, _ in rows)
-    example, made = rows[0][0], {}
-    names = [*example, "attention_mask"] if padded and "attention_mask" not in example else list(example)
+def _joined(pieces: Sequence[Piece]) -> dict[str, Tensor]:
+    """One batch of rows of several, padded on the right with zeros to the widest of them."""
+    widths = [group["input_ids"].shape[1] for group, _ in pieces]
+    width, count = max(widths), sum(len(rows) for _, rows in pieces)
+    names = dict.fromkeys(name for group, _ in pieces for name in group)
+    if min(widths) < width:
+        names["attention_mask"] = None
+    joined: dict[str, Tensor] = {}
     for name in names:
-        like = example.get(name, example["input_ids"])
-        made[name] = like.new_zeros(len(rows), width, *like.shape[2:])
-    done = 0
-    while done < len(rows):
-        group = rows[done][0]
-        places = [place for each, place in rows[done:] if each is group]
-        into = slice(done, done + len(places))
-        for name in names:
-            own = group[name][places] if name in group else 1
-            made[name][into, : group["input_ids"].shape[1]] = own
-        done += len(places)
-    return made
+        like = next((group[name] for group, _ in pieces if name in group), pieces[0][0]["input_ids"])
+        whole, start = like.new_empty(count, width, *like.shape[2:]), 0
+        for (group, rows), own in zip(pieces, widths, strict=True):
+            part = whole[start : start + len(rows)]
+            if name not in group:
+                part[:, :own] = 1
+            elif own == width:  # hidden states are large: written once
+                torch.index_select(group[name], 0, rows, out=part)
+            else:
+                part[:, :own] = group[name][rows]
+            part[:, own:] = 0
+            start += len(rows)
+        joined[name] = whole
+    return joined

@@ -29,7 +29,7 @@ from dial.tiers.batching import Encoding
 from dial.tiers.tier import Tier, model_digest
 from dial.tiers.tokens import Tokeniser
 
-SCHEMA = 3
+SCHEMA = 4
 FOLDER, ABOUT = "exports", "about.json"
 LONG = 40  # tokens of a row that is longer than those of the traced batch by far
 logger = logging.getLogger(__name__)
