@@ -24,6 +24,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from datamodules import GLUEDataModule
 from dial.tiers.backends.agreement import agreement, outputs_of
 from dial.tiers.backends.choice import TORCH, routes, take
+from dial.tiers.backends.export import quietly
 from dial.tiers.backends.graphs import Graph
 from dial.tiers.loading import Tier, load_tier
 from dial.tiers.tokens import Tokeniser
@@ -68,6 +69,27 @@ def by_hand(graph: Graph, batches: list[dict[str, torch.Tensor]]) -> Call:
     known = {port.name for port in session.get_inputs()}
     feeds = [{name: array for name, array in each.items() if name in known} for each in arrays]
     return lambda: [session.run(None, feed) for feed in feeds]
+
+
+def from_torch(tier: Tier, dtype: str, batches: list[dict[str, torch.Tensor]]) -> Call:
+    """All batches by OpenVINO's own conversion of a tier's module, without any file of ours; gives the outputs."""
+    import openvino
+
+    with torch.no_grad(), quietly():
+        (part,) = tier.segments()
+        example = {name: value[:, :9].expand(2, -1) for name, value in tier.example(9).items()}
+        example |= {"attention_mask": torch.ones_like(example["input_ids"])}
+        model = openvino.convert_model(part, example_input=example)
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    request = compiled.create_infer_request()
+    names = [port.get_node().get_friendly_name() for port in compiled.inputs]
+    fill = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}
+    feeds = [
+        [(each[name] if name in each else fill[name](each["input_ids"])).numpy() for name in names] for each in batches
+    ]
+    return lambda: [[np.array(request.infer(dict(enumerate(feed)), share_inputs=True)[0])] for feed in feeds]
 
 
 def contenders(tier: Tier, batches: list[dict[str, torch.Tensor]], expected: np.ndarray) -> dict[str, Call]:

@@ -155,10 +155,20 @@ def has_bf16() -> bool:
     told = [bool(value) for name, value in known.items() if "bf16" in name]
     if told:
         return any(told)
+    flags = _flags()
+    return not flags or any("bf16" in word for word in flags)
+
+
+def instruction_sets() -> list[str]:
+    """The processor's instructions on vectors and matrices, as Linux names them; ``ONEDNN_MAX_CPU_ISA`` is no part."""
+    return sorted(flag for flag in _flags() if flag.startswith(("avx", "amx", "sve", "asimd")))
+
+
+def _flags() -> set[str]:
+    """What Linux says that the processor can do; nothing elsewhere."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    flags = [word for line in lines if line.lower().startswith(("flags", "features")) for word in line.split()]
-    return not flags or any("bf16" in word for word in flags)
+    return {word for line in lines if line.lower().startswith(("flags", "features")) for word in line.split()}
 
 
 def synchronise(device: torch.device) -> None:
