@@ -44,6 +44,7 @@ class MeasuredStudy(Callback):
         exits: run folder of `dial test` of a model with exits on the same data (DeeBERT), to compare with.
         out: folder. Default: ``study`` in the run folder.
         compiled: add the Super compiled ahead of time by torch (AOTInductor); takes a C++ compiler and minutes.
+        batch_size: rows of the batches of all models; default: the best of each, which takes minutes to find.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class MeasuredStudy(Callback):
         exits: str | None = None,
         out: str | None = None,
         compiled: bool = False,
+        batch_size: int | None = None,
     ) -> None:
         self.exits, self.out = exits, out
         self.settings: StudySettings | None = None
@@ -63,7 +65,9 @@ class MeasuredStudy(Callback):
         self._models: dict[str, Any] = {}
         if rows:
             try:
-                self.settings = StudySettings(rows, repeats, tuple(targets), pad_to, score, compiled=compiled)
+                self.settings = StudySettings(
+                    rows, repeats, tuple(targets), pad_to, score, compiled=compiled, batch_size=batch_size
+                )
             except ValueError as error:
                 raise ValueError(str(error).replace("`", "`study.", 1)) from error
 
@@ -183,7 +187,9 @@ class MeasuredStudy(Callback):
         if not path.is_file():
             return
         before = read_json(path, "study.out")
-        same = {"compiled": False, **before.get("settings", {})} == plain(dataclasses.asdict(self.settings))
+        same = {"compiled": False, "batch_size": None, **before.get("settings", {})} == plain(
+            dataclasses.asdict(self.settings)
+        )
         same = same and before.get("models", self._models) == self._models
         if not before.get("partial") and (not same or is_partial(trainer)):
             raise ValueError(

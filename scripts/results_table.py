@@ -26,6 +26,7 @@ from scripts import (
     cascades_page,
     dynabert_page,
     exits_page,
+    speed_page,
     text_collect,
     text_figures,
     text_page,
@@ -99,6 +100,7 @@ def write(results: Path, data: str, models: str, readme: Path | None = None) -> 
     if (parts := kept(results / "dynabert.csv")) is not None:
         fill(results / "dynabert.md", dynabert_page.tables(parts, data, models))
     fill(results / "time.md", time_page.tables(time_page.collect(results), data, models))
+    fill(results / "time.md", speed_page.tables(results, data))
     texts = json.loads((results / TEXTS).read_text()) if (results / TEXTS).is_file() else None
     if texts is not None:
         paper = json.loads((results / PRINTED).read_text())

@@ -16,7 +16,7 @@ from dial.costs.times import TimeTable
 from dial.inference.batch_size import BatchSizes, best_batch_size
 from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
-from dial.machine import describe_machine
+from dial.machine import describe_machine, instruction_sets
 from dial.stages.table import StageTable
 from dial.study.analysis import Measured, Point, Times, analyse, choose_exits, choose_points, exits_score, rule_at
 from dial.study.rivals import check_names, rivals
@@ -41,6 +41,7 @@ class StudySettings:
         folds: of cross-fitting, where there are no calibration rows.
         seed: of orders and resamples.
         compiled: whether the Super is compiled ahead of time as a rival, too.
+        batch_size: rows of the batches of all models; None: the best of each is searched for, which takes minutes.
     """
 
     rows: int = 500
@@ -51,10 +52,13 @@ class StudySettings:
     folds: int = 5
     seed: int = 0
     compiled: bool = False
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("rows", 1), ("repeats", 1), ("pad_to", 1), ("folds", 2)):
+        for name, least in (("rows", 1), ("repeats", 1), ("pad_to", 1), ("folds", 2), ("batch_size", 1)):
             value = getattr(self, name)
+            if name == "batch_size" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"`{name}` must be a whole number from {least} up, but got {value!r}.")
         if not self.targets or not all(0 < target <= 1 for target in self.targets):
@@ -175,7 +179,7 @@ class Study:
         self.times = timer.table()
         self._predict(runs)
         measured = self._measured(rounds, runs, sizes)
-        machine = describe_machine(next(self.network.parameters()).device)
+        machine = describe_machine(next(self.network.parameters()).device) | {"instruction_sets": instruction_sets()}
         settings = dataclasses.asdict(self.settings)
         head = {"schema": 1, "task": self.rows.settings.get("task"), "machine": machine, "settings": settings}
         return head | {"skipped": self.skipped} | analyse(measured)
@@ -184,8 +188,14 @@ class Study:
         return {tier.name: sizes[tier.name] for tier in self.network.tiers}
 
     def _batch_sizes(self) -> dict[str, int]:
-        """The best batch size of every contender, searched or known; the padded Super takes the Super's."""
+        """The best batch size of every contender, searched or known, or the one that is set.
+
+        The padded Super takes the Super's.
+        """
         self._batch_size: dict[str, BatchSizes] = {}
+        if (size := self.settings.batch_size) is not None:
+            self._batch_size = {contender.name: BatchSizes(size, {}) for contender in self.contenders}
+            return dict.fromkeys(self._batch_size, size)
         last = self.network.tiers[-1].name
         spaced = np.unique(np.linspace(0, len(self.everything) - 1, SEARCHED_ROWS).round().astype(int))
         for contender in self.contenders:
@@ -248,13 +258,16 @@ class Study:
             for kind, each in rounds.items()
         }
         last = self.network.tiers[-1].name
+        throughput = {c.name: self._batch_size[c.name].throughput for c in self.contenders}
+        for name, own in throughput.items():  # where none was searched for, what the rounds took
+            own.setdefault(sizes[name], 1e3 / float(times["best"][name].milliseconds[:, :, -1].mean()))
         models = {
             c.name: {
                 "dtype": c.tier.view.dtype,
                 "backend": c.backend,
                 "padded_to": c.width,
                 "batch_size": sizes[c.name],
-                "throughput": {str(size): rows for size, rows in self._batch_size[c.name].throughput.items()},
+                "throughput": {str(size): rows for size, rows in throughput[c.name].items()},
             }
             for c in self.contenders
         }

@@ -154,6 +154,8 @@ class WrittenStudy:
         }
 
     def _best_sizes(self) -> dict[str, int]:
+        if self.settings.batch_size is not None:
+            return {tier.name: self.settings.batch_size for tier in self.network.tiers}
         spaced = np.unique(np.linspace(0, len(self.units) - 1, SEARCHED_ROWS).round().astype(int))
         some = [self.units[i][1] for i in spaced]
         return {t.name: best_batch_size(t, t.tokeniser()(some), self.cache_dir).best for t in self.network.tiers}
