@@ -8,7 +8,8 @@ instructions capped to AVX-512 VNNI (a process of its own); one row at a time 10
 5 % slower than the best of OpenVINO and onnxruntime by hand that keeps as many answers; from file to file 90 % of the
 throughput of the model calls. The operating point is the confident one at 99 % of the Super's quality; where the run
 has no calibration rows it is chosen across folds of the test rows. What computes the tiers is chosen as `dial predict`
-chooses it.
+chooses it; views that name another dtype keep it (--capped-run: where nothing multiplies in bf16, the Super in int8
+before itself).
 
 All contenders take turns on the same rows, grouped by length; what they read is tokenised before. With one thread, the
 default, ratios are of processor time, which other processes disturb less; with more of the time on the wall.
@@ -52,8 +53,9 @@ from dial.tiers.backends.graphs import OnnxRuntimeGraph
 from dial.tiers.backends.names import installed
 from dial.tiers.tier import Encoding, Tier
 
-CAP = "AVX512_CORE_VNNI"
+CAPPED, CAP = "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI"
 TARGETS = {"": {"batches": 25, "single": 10}, CAP: {"batches": 15, "single": 6}}
+SETTINGS = ("task", "rows", "batch_sizes", "timed", "timed_single", "turns", "predict_rows", "threads")
 WIDTH, FAST = 128, 1024  # tokens that the papers pad to; rows whose answers are compared
 
 
@@ -92,38 +94,52 @@ class Bench:
         self.place = {unit: i for i, unit in enumerate(self.units)}
         self.seen: dict[str, Agreement] = {}
 
-    def batches(self, size: int, wanted: int, width: int | None = None) -> list[Encoding]:
-        """About so many rows in batches, of all lengths."""
-        order = sorted(self.tokens[-1], key=lambda row: len(row.ids))
+    def rows(self, size: int, wanted: int) -> list[np.ndarray]:
+        """Which rows are timed: about so many, of all lengths, in batches of rows of similar length."""
+        order = np.argsort([len(row.ids) for row in self.tokens[-1]], kind="stable")
         starts = np.arange(0, max(1, len(order) - size + 1), size)
         chosen = starts[np.unique(np.linspace(0, len(starts) - 1, max(1, wanted // size)).round().astype(int))]
+        return [order[start : start + size] for start in chosen]
+
+    def batches(self, rows: Sequence[np.ndarray], width: int | None = None) -> list[Encoding]:
+        """The Super's encodings of some rows, padded to a width if there is one."""
         tokeniser = self.super.tokeniser()
-        made = [tokeniser.collate(order[start : start + size]) for start in chosen]
+        made = [tokeniser.collate([self.tokens[-1][i] for i in batch]) for batch in rows]
         return [widened(each, width, tokeniser) for each in made] if width else made
 
-    def cascade(self, size: int, swift_size: int, wanted: int) -> tuple[Callable[[], Any], int]:
-        """The executor on rows that are tokenised already, computed as was chosen."""
-        spaced = np.unique(np.linspace(0, len(self.units) - 1, wanted).round().astype(int))
-        units = [self.units[i] for i in spaced]
-        sizes = {tier.name: size if tier is self.super else swift_size for tier in self.tiers}
-        rule = self.classifier.point.rule
+    def cascade(self, sizes: Sequence[int], rows: Sequence[int]) -> Callable[[], list[Any]]:
+        """The executor on rows that are tokenised already, computed as was chosen.
+
+        Args:
+            sizes: rows per batch of the first tier, and of the others.
+            rows: which.
+        """
+        units, rule = [self.units[i] for i in rows], self.classifier.point.rule
+        by_name = {tier.name: sizes[index > 0] for index, tier in enumerate(self.tiers)}
 
         def run() -> list[Any]:
             for tier, parts in zip(self.tiers, self.parts, strict=True):
                 tier.compute_with(parts)
-            executor = Executor(self.classifier.network, rule, sizes)
+            executor = Executor(self.classifier.network, rule, by_name)
             for tokeniser, cached in zip(executor._tokenisers, self.tokens, strict=True):
                 tokeniser._fast = lambda some, cached=cached: [cached[self.place[unit]] for unit in some]  # type: ignore
             return list(executor.run(units))
 
-        return run, len(units)
+        return run
 
-    def contenders(self, size: int, swift_size: int, wanted: int, scratch: Path) -> dict[str, Contender]:
-        """The padded Super, then it by every route and by hand, then the cascade; all warmed up."""
-        padded = self.batches(size, max(size, wanted // 8), WIDTH)
+    def contenders(self, sizes: Sequence[int], wanted: int, scratch: Path) -> dict[str, Contender]:
+        """The padded Super, then it by every route and by hand, then the cascade; all warmed up.
+
+        Args:
+            sizes: see :meth:`cascade`.
+            wanted: rows of a turn; an eighth of them padded.
+            scratch: folder for files.
+        """
+        size, chosen = sizes[1], self.rows(sizes[1], wanted)
+        padded = self.batches(self.rows(size, max(size, wanted // 8)), WIDTH)
         found = {"padded": Contender(self._by(None, padded), sum(len(each["input_ids"]) for each in padded))}
-        timed, every = self.batches(size, wanted), self.batches(size, len(self.units))
-        rows = sum(len(each["input_ids"]) for each in timed)
+        timed, every = self.batches(chosen), self.batches(self.rows(size, len(self.units)))
+        rows = sum(map(len, chosen))
         if not self.seen:
             take(self.super, TORCH)
             self.expected = outputs_of(self.super, every)
@@ -144,8 +160,7 @@ class Bench:
                 outputs = np.concatenate([each[0] for each in compute(every)()])
                 self.seen[name] = agreement(outputs[:, None, self.super.order], self.expected)
             found[name] = Contender(compute(timed), rows, self.seen[name], hand=True)
-        run, count = self.cascade(size, swift_size, wanted)
-        found["cascade"] = Contender(run, count)
+        found["cascade"] = Contender(self.cascade(sizes, np.concatenate(chosen).tolist()), rows)
         for each in found.values():
             each.run()
         return found
@@ -257,12 +272,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All of it in this process."""
     torch.set_num_threads(options.threads)
     data = GLUEDataModule(options.task, options.source)
+    run = (os.environ.get(CAPPED) and options.capped_run) or options.run
     rows = data.rows(data.test_roles()[0])
     units = [unit if len(unit) > 1 else unit[0] for unit in rows.units()][: options.rows]
-    classifier = AdaptiveClassifier.from_run(options.run, target=0.99, reading="confident", score=options.score)
-    sizes = {tier.name: options.batch_sizes[0] for tier in classifier.network.tiers}
-    sizes[list(sizes)[-1]] = options.batch_sizes[1]
-    classifier.executor.batch_sizes.update(sizes)
+    classifier = AdaptiveClassifier.from_run(run, target=0.99, reading="confident", score=options.score)
+    for index, tier in enumerate(classifier.network.tiers):
+        classifier.executor.batch_sizes[tier.name] = options.batch_sizes[index > 0]
     bench = Bench(classifier, units)
     lines = bench.chosen.lines() if bench.chosen is not None else ["too few rows to choose by"]
     print("\n".join(lines), flush=True)
@@ -270,17 +285,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     clock = 1 if options.threads == 1 else 0
     result: dict[str, Any] = {"routes": lines, "computed_by": {t.name: t.computed_by for t in bench.tiers}}
     with tempfile.TemporaryDirectory() as scratch:
-        for kind, (swift, size), wanted in (
+        for kind, sizes, wanted in (
             ("batches", options.batch_sizes, options.timed),
-            ("single", (1, 1), options.timed_single),
+            ("single", [1, 1], options.timed_single),
         ):
-            contenders = bench.contenders(size, swift, wanted, Path(scratch))
+            contenders = bench.contenders(sizes, wanted, Path(scratch))
             spent = in_turns_of(contenders, options.turns)
             result[kind] = summary(contenders, spent, clock)
             result[f"{kind}_alone"] = alone_against_hand(contenders, spent, chosen, clock)
             print(f"{kind} done", flush=True)
-    answers = bench.cascade(options.batch_sizes[1], options.batch_sizes[0], len(units))[0]()
-    table = load_table(Path(options.run) / "sweep" / "stages.parquet").of_split(data.test_roles()[0])
+    answers = bench.cascade(options.batch_sizes, range(len(units)))()
+    table = load_table(Path(run) / "sweep" / "stages.parquet").of_split(data.test_roles()[0])
     result["quality"] = quality(bench, answers, table, rows.sample_id[: len(units)])
     result["file_to_file"] = file_to_file(bench, options.predict_rows, 4)
     return result
@@ -313,6 +328,7 @@ def main() -> None:
     """Both processes, or what one of them does."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of `dial test` of a cascade")
+    parser.add_argument("--capped-run", help="of another cascade, such as one with int8, that the capped process runs")
     parser.add_argument("--task", required=True)
     parser.add_argument("--source", required=True, help="folder with one folder per task")
     parser.add_argument("--score", help="that decides; default: as `dial predict`")
@@ -336,12 +352,12 @@ def main() -> None:
         for cap in TARGETS:
             part = Path(scratch) / "part.json"
             environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-            environment |= {"ONEDNN_MAX_CPU_ISA": cap} if cap else {}
+            environment |= {CAPPED: cap} if cap else {}
             subprocess.run([sys.executable, *sys.argv, "--inside", str(part)], env=environment, check=True)
             found[cap] = read_json(part, "out")
             print(report(cap, found[cap]), flush=True)
     if options.out:
-        settings = {key: value for key, value in vars(options).items() if key not in ("out", "inside", "source", "run")}
+        settings = {key: value for key, value in vars(options).items() if key in SETTINGS}
         machine = {**describe_machine(), "threads": options.threads, "instruction_sets": instruction_sets()}
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, {"machine": machine, "settings": settings, "targets": TARGETS, "runs": found})

@@ -132,7 +132,7 @@ def commands(data: str) -> list[str]:
     test += f" --data GLUEDataModule --data.task {{glue}} --data.source {data}/glue --data.calibration crossfit"
     wanted = {
         "sst2": ("swift", "bilstm-distilled", "sst2"),
-        "mrpc": ("swift", "layers2-distilled", "mrpc"),
+        "mrpc": ("swift", "costeff-4x", "mrpc"),
         "base_mrpc": ("small", "runs/results/mrpc/seed0/super/tier", "mrpc"),
     }
     lines = []
@@ -140,10 +140,14 @@ def commands(data: str) -> list[str]:
         swift = tier if "/" in tier else f"{run.format(task=task, name=tier)}/tier"
         body = test.format(first=first, tiers=f"{swift}, {run.format(task=task, name='super')}/tier", glue=glue)
         if task == "sst2":
-            folder = run.format(task=task, name="targets")
-            lines.append(f"{body} --run {folder}")
+            folder, capped = (run.format(task=task, name=name) for name in ("targets", "targets-int8"))
+            whole = run.format(task=task, name="super") + "/tier"
+            int8 = test.format(
+                first="swift, int8", tiers=f"{swift}, {{path: {whole}, dtype: int8}}, {whole}", glue=glue
+            )
+            lines += [f"{body} --run {folder}", f"{int8} --run {capped}"]
             about = f"--task sst2 --source {data}/glue --out results/{TARGETS}"
-            lines.append(f"python benchmarks/bench_targets.py {folder} {about}")
+            lines.append(f"python benchmarks/bench_targets.py {folder} --capped-run {capped} {about}")
         for threads in (1, 2):
             folder = run.format(task=task, name=f"rivals-{threads}")
             study = " ".join(f"--study.{key} {value}" for key, value in STUDY[task].items())
