@@ -17,7 +17,7 @@ TARGETS, RIVALS = "targets.json", "*/rivals-*.json"
 KINDS = {"batches": "in batches", "single": "one row at a time"}
 TASKS = {"sst2": "", "mrpc": "", "base_mrpc": " at base size"}
 """Where studies of rivals are kept, and what is said of the Super there."""
-STUDY = {
+STUDY: dict[str, dict[str, Any]] = {
     "sst2": {"rows": 64, "repeats": 3, "batch_size": 32, "compiled": "true"},
     "mrpc": {"rows": 64, "repeats": 3, "batch_size": 32},
     "base_mrpc": {"rows": 24, "repeats": 3, "batch_size": 8},
