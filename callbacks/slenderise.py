@@ -259,6 +259,7 @@ class Slenderise(Callback):
         self._hook = pl_module.register_load_state_dict_pre_hook(check_weights)
 
     def _find_target(self, sizes: Sizes) -> Target:
+        """How many heads, neurons and ranks stay, from the factor or from the sizes that were given."""
         self._full = dict(sizes.count)
         if self.compression is not None:
             return sizes.target(self.compression)
@@ -331,6 +332,7 @@ class Slenderise(Callback):
                 part.training = True
 
     def _prune(self, trainer: Trainer, module: LightningModule) -> None:
+        """Takes the least important structures of every kind, and starts importance anew."""
         assert self._importance is not None
         model, values = model_of(module), self._everywhere(self._importance)
         axes, alive = structures(model), masks(model)

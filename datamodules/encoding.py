@@ -98,6 +98,7 @@ def move(scratch: Path, folder: Path) -> None:
 
 
 def _write(folder: Path, rows: Rows, tokeniser: RowTokeniser) -> None:
+    """Tokens of all rows into the folder, chunk by chunk, so that memory does not grow with the rows."""
     lengths: list[int] = []
     truncated = 0
     units = (unit if len(unit) > 1 else unit[0] for unit in rows.units())
@@ -147,6 +148,7 @@ class ArrayFile:
 
 
 def _load(folder: Path, tokenizer: Any) -> Tokens:
+    """Tokens of a folder, memory-mapped."""
     meta = json.loads((folder / "meta.json").read_text())
     types = folder / "types.npy"
     return Tokens(

@@ -74,6 +74,7 @@ class Classifier(TierModule):
         max_length: int,
         embeddings: str | None,
     ) -> Tier:
+        """The tier to train: read from a folder or the hub, or built from a configuration."""
         if path is not None:
             view = View(path=path, layers=layers, max_length=max_length)
             return load_tier(view, "model", self.label_names, "path", train=True)

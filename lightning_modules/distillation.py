@@ -59,6 +59,7 @@ class Distillation(Classifier):
         max_length: int,
         embeddings: str | None,
     ) -> Tier:
+        """The same, where `teacher` in place of a tokenizer or of embeddings means the teacher's."""
         place = View.parse(self.hparams["teacher"], "teacher").path
         tokenizer, embeddings = (place if value == TEACHER else value for value in (tokenizer, embeddings))
         return super()._student(path, config, tokenizer, layers, max_length, embeddings)

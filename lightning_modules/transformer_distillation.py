@@ -121,6 +121,7 @@ class TransformerDistillation(Distillation):
         return teacher.eval().requires_grad_(False)
 
     def _projections(self) -> nn.ModuleDict:
+        """Linear maps from the student's width to the teacher's, where a loss compares both."""
         own, other = (tier.model.config.hidden_size for tier in (self.tier, self._beside[0]))
         if self.weights["cosine_weight"] and own != other:
             raise ValueError(

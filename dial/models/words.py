@@ -189,6 +189,7 @@ def _read(path: Path, argument: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _read_text(path: Path, argument: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Words and vectors of a text file in GloVe's or word2vec's form, line by line."""
     width = None
     with path.open(encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
@@ -211,6 +212,7 @@ def _read_text(path: Path, argument: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _read_parquet(path: Path, argument: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Words and vectors of a parquet file, by the types of its columns rather than by their names."""
     file = pq.ParquetFile(path)
     columns = {str(field.type).split("<")[0]: field.name for field in reversed(list(file.schema_arrow))}
     word = columns.get("string") or columns.get("large_string")

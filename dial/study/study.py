@@ -114,6 +114,7 @@ class Study:
         self.times: TimeTable | None = None
 
     def _exits_points(self, table: StageTable) -> tuple[StageTable, list[Point]]:
+        """Rows and chosen points of the run with exits, which must be over the rows of this one."""
         rows = table.of_split(self.rows.splits[0])
         if not np.array_equal(rows.sample_id, self.rows.sample_id) or not np.array_equal(rows.label, self.rows.label):
             raise ValueError(
@@ -237,6 +238,7 @@ class Study:
         runs: Sequence[Mapping[str, Any]],
         sizes: Mapping[str, int],
     ) -> Measured:
+        """What the clock gave, as the analysis reads it."""
         times = {
             kind: {
                 c.name: Times(

@@ -244,6 +244,7 @@ HEADER = [
 
 
 def _line(arm: Mapping[str, Any]) -> list[str]:
+    """One arm of the table: quality, shares, speed-ups with intervals, times."""
     speedups = [
         (arm[name]["median"], (arm[name]["low"], arm[name]["high"])) for name in ("time_speedup", "processor_speedup")
     ]

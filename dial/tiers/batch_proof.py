@@ -293,6 +293,7 @@ class _Proof:
         return self.tier.probe(inputs).double().cpu()
 
     def _refuse(self) -> NoReturn:
+        """Says of what kind the model is, and why no batching was found in which rows do not change each other."""
         kind, config = type(self.tier.model).__name__, self.tier.model.config
         if self._reason and getattr(config, "pad_token_id", None) is None:
             raise ValueError(

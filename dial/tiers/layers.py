@@ -85,6 +85,7 @@ def _put_exits(
     layers: int | None,
     label_names: list[str],
 ) -> MultiExitForSequenceClassification:
+    """The encoder with exits; errors say whether its weights or its build are the obstacle."""
     try:
         with quiet():
             return MultiExitForSequenceClassification.from_encoder(

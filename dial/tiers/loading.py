@@ -302,6 +302,7 @@ def _make_config(settings: dict[str, Any], tokenizer: Any, argument: str) -> Any
 def _order(
     view: View, own: list[str] | None, label_names: list[str], name: str, argument: str
 ) -> tuple[list[int] | None, bool]:
+    """Which output means which class of the data, and whether that was assumed."""
     if not task_of(label_names).exact:
         return None, False
     order, assumed = match_labels(own, label_names, argument)

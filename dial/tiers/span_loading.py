@@ -111,6 +111,7 @@ def _check_room(tier: SpanTier, argument: str) -> None:
 
 
 def _read_model(path: str, config: Any, view: View, name: str, argument: str, train: bool) -> Any:
+    """The model with its head of spans, a new head only where it will be trained."""
     settings = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, report = read_with(AutoModelForQuestionAnswering, path, argument, "weights", **settings)
     if report["mismatched_keys"]:

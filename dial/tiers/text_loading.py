@@ -177,6 +177,7 @@ def check_padding(tier: TextToTextTier, argument: str) -> None:
 
 
 def _read_model(path: str, config: Any, argument: str) -> Any:
+    """The encoder-decoder, with all of its weights."""
     settings = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, report = read_with(AutoModelForSeq2SeqLM, path, argument, "weights", **settings)
     for what, keys in (("do not fit its configuration", "mismatched_keys"), ("lack parameters", "missing_keys")):

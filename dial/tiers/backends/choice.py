@@ -222,6 +222,7 @@ def _file(tier: Tier, about: list[Any], cache_dir: str | Path | None) -> Path:
 
 
 def _write(file: Path, choice: Choice) -> Choice:
+    """Keeps the choice beside the tier where the folder can be written, and gives it back."""
     content = {
         "route": asdict(choice.route),
         "faster": [[*asdict(route).values(), ratio] for route, ratio in choice.faster.items()],
