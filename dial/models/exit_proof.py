@@ -214,7 +214,7 @@ class _Trial:
         rows = torch.arange(ROWS, device=states[0].device)
 
         def visit(layer: int, hidden: Tensor) -> Tensor | Literal[False] | None:
-            """Compares a layer with the full pass; then a row leaves, at either end in turn, and no other may change."""
+            """Compares a layer with the full pass; then a row leaves at one end, and no other row may change."""
             nonlocal rows
             here = {name: value[rows] for name, value in inputs.items()}
             if len(hidden) != len(rows) or not equal(hidden, states[layer][rows], here):
