@@ -166,9 +166,7 @@ class DynaBERT(Distillation):
         losses = dict(self.losses_of(batch, self.chosen()))
         for subnetwork, value in losses.items():
             self.log(f"train/{subnetwork}", value.detach(), batch_size=len(batch["label"]))
-        loss = torch.stack(list(losses.values())).sum()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
-        return loss
+        return self.log_loss(torch.stack(list(losses.values())).sum(), batch)
 
     def losses_of(self, batch: Batch, subnetworks: list[Subnetwork]) -> Iterator[tuple[Subnetwork, Tensor]]:
         """Each sub-network with its loss, a scalar.

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from datamodules.labels import is_free_text
@@ -20,8 +19,8 @@ from dial.tiers.text_loading import check_words, load_text_tier
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
-from lightning_modules.rows import each_once, numbers
-from lightning_modules.training import Schedule, TierModule
+from lightning_modules.rows import each_once
+from lightning_modules.training import TierModule
 
 HEAD = "energy_head"  # what a checkpoint says of the head
 
@@ -46,11 +45,7 @@ class EnergyHead(TierModule):
         reading: what a head over the vocabulary learns: ``position`` m the target's piece m (cut, or padded), or each
             position the ``bag`` of all its pieces.
         apart: leave the head alone in ``tier/``, for a tier that names this folder as its ``head``, not a whole tier.
-        optimizer: maps parameter groups to an optimiser.
-        warmup: share of the steps over which the learning rate rises from 0.
-        schedule: course of the learning rate after the warm-up, down to 0 unless constant.
-        label_names: see :class:`StagedModule`.
-        metrics: see :class:`StagedModule`.
+        training: see :class:`~lightning_modules.training.TierModule`.
 
     Raises:
         ValueError: an argument is outside its range, the model is no encoder-decoder, or was trained to write something
@@ -69,14 +64,9 @@ class EnergyHead(TierModule):
         bottleneck: int | None = None,
         reading: Reading = "position",
         apart: bool = False,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup: float = 0.1,
-        schedule: Schedule = "linear",
-        label_names: list[str] | None = None,
-        metrics: list[str] | None = None,
+        **training: Any,
     ) -> None:
-        super().__init__(label_names, metrics, optimizer, warmup, schedule)
-        self.save_hyperparameters(ignore=["optimizer"])
+        super().__init__(**training)
         words = [] if is_free_text(self.label_names) else self.label_names
         kind = kind or ("classes" if words else "vocabulary")
         if kind == "classes" and not words:
@@ -126,8 +116,7 @@ class EnergyHead(TierModule):
             loss = task_loss(self._class_logits(self.tier.head, batch, "train"), batch["label"], self.task)
         else:
             loss = self._piece_losses(batch).mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["sample_id"]))
-        return loss
+        return self.log_loss(loss, batch)
 
     def _class_logits(self, head: ClassHead, batch: Batch, role: str) -> Tensor:
         """Logits ``(B, C)`` from pooled states, of which those that are not kept yet are computed."""
@@ -171,9 +160,7 @@ class EnergyHead(TierModule):
             return
         loss = float(each_once(self.validation_rows.gather()[""])["logits"].mean(dtype=np.float64))
         logged = {"validation/loss": loss, "validation/quality": -loss}
-        self.log_dict(numbers(logged, self.device), sync_dist=True)
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            self.print(f"epoch {self.current_epoch}: validation/loss {loss:.4f}")
+        self.tell_quality(logged, [f"validation/loss {loss:.4f}"])
 
     # ---- checkpoints, which hold the head alone ----
 

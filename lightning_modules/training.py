@@ -92,17 +92,18 @@ class StagedRate:
 class TierModule(StagedModule):
     """Trains the only tier of its network, with a teacher where one is given.
 
-    A subclass sets ``network``, loads its teacher with :meth:`_load_teacher`, and has a ``training_step``.
+    A subclass sets ``network``, loads its teacher with :meth:`_load_teacher`, and has a ``training_step``. Its further
+    arguments are kept in checkpoints, but for those that are no plain values.
 
     Attributes:
         trains_head: whether what is trained is a head that decides, and not what answers.
 
     Args:
-        label_names: see :class:`StagedModule`.
-        metrics: see :class:`StagedModule`.
-        optimizer: maps parameter groups to an optimiser.
+        optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
         warmup: share of the steps over which the learning rate rises from 0.
         schedule: course of the learning rate after the warm-up, down to 0 unless constant.
+        label_names: see :class:`StagedModule`.
+        metrics: see :class:`StagedModule`.
 
     Raises:
         ValueError: ``warmup`` is outside its range.
@@ -112,13 +113,14 @@ class TierModule(StagedModule):
 
     def __init__(
         self,
-        label_names: list[str] | None,
-        metrics: list[str] | None,
-        optimizer: OptimizerCallable,
-        warmup: float,
-        schedule: Schedule,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup: float = 0.1,
+        schedule: Schedule = "linear",
+        label_names: list[str] | None = None,
+        metrics: list[str] | None = None,
     ) -> None:
         super().__init__(label_names, metrics)
+        self.save_hyperparameters(ignore=["optimizer", "policy"])
         check_range("warmup", warmup, 0.0, 1.0)
         self.optimizer, self.warmup, self.schedule = optimizer, warmup, schedule
         self._trained = False
@@ -273,6 +275,11 @@ class TierModule(StagedModule):
         assert self._teacher_ids is not None and self._teacher_logits is not None
         rows = torch.searchsorted(self._teacher_ids, batch["sample_id"].cpu())
         return torch.from_numpy(self._teacher_logits[rows.numpy()]).to(like)
+
+    def log_loss(self, loss: Tensor, batch: Batch) -> Tensor:
+        """The loss of a step, a scalar, which is logged as ``train/loss``."""
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
+        return loss
 
     def configure_gradient_clipping(
         self,

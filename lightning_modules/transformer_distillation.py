@@ -229,8 +229,7 @@ class TransformerDistillation(Distillation):
             loss = loss + self.prediction_weight * self.prediction_loss(logits, taught.to(logits), batch["label"])
         else:
             loss = loss + 0.0 * logits.sum()  # DDP waits for a gradient of every parameter
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
-        return loss
+        return self.log_loss(loss, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """As for every classifier; the loss is the quality where the head is not trained."""

@@ -99,6 +99,23 @@ SECONDS = 1.0  # that the proof may take, where a model is not so large that a f
 OF_SPREAD, OF_SCALE = 1e-4, 2e-5
 
 
+def check_padding(tier: Tier, argument: str, padded_before: bool = False) -> None:
+    """Refuse a model that reads padding: the rows of a batch, which differ in length, are read at once.
+
+    Args:
+        tier: whose batching is settled.
+        argument: how the user calls it.
+        padded_before: whether padding stands before the text, which is read there.
+
+    Raises:
+        ValueError: it does.
+    """
+    if tier.batching.equal_length or padded_before:
+        raise ValueError(
+            f"`{argument}` must not read padding, but the encoder of {tier.view.path} does; give another model."
+        )
+
+
 def settle(tier: Tier, argument: str, place: str | None = None, cache_dir: str | Path | None = None) -> Tier:
     """Match a tier's tokenizer with its model, and find out how its rows may be batched; before any text is read.
 
