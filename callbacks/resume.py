@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.checkpoints import LAST, write_whole
 from callbacks.ending import validates_at_end
 from lightning_modules.rows import gather
-from lightning_modules.training import TierModule
+from lightning_modules.training import TierModule, stopped_early
 
 ROLES = ("train", "validation")
 
@@ -176,12 +176,6 @@ class Resume(Callback):
         states, self._pending = self._pending["random"], None
         if len(states) == trainer.world_size:  # another number of processes cannot go on bit by bit anyway
             set_random_state(states[trainer.global_rank])
-
-
-def stopped_early(trainer: Trainer) -> bool:
-    """Whether early stopping ended a fit."""
-    stoppers = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
-    return any(c.wait_count >= c.patience for c in stoppers)
 
 
 def is_through(trainer: Trainer) -> bool:

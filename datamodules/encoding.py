@@ -49,7 +49,7 @@ class Tokens:
 
 
 def default_cache_dir() -> Path:
-    """``$DIAL_CACHE``, else ``~/.cache/dial``."""
+    """Where what can be computed again is kept: ``$DIAL_CACHE``, else ``~/.cache/dial``."""
     return Path(os.environ.get("DIAL_CACHE", "~/.cache/dial")).expanduser()
 
 

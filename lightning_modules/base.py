@@ -58,6 +58,11 @@ class StagedModule(LightningModule):
         self._whole: list[Tier] = []  # tiers without weights, where ranks share these
 
     @property
+    def data(self) -> Any:
+        """The data module of the run; None where the trainer has none."""
+        return getattr(self.trainer, "datamodule", None)
+
+    @property
     def metrics_of_rows(self) -> list[str]:
         """Metrics that a row's label and answer tell; the others, of whole groups, are measured where these are known.
 
@@ -123,7 +128,7 @@ class StagedModule(LightningModule):
         Raises:
             ValueError: naming the first such row.
         """
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self.data
         for tier in self.tiers_at_work:
             if tier.view.backend == "auto":
                 self.print(f"{tier.name} is computed by {tier.computed_by}")

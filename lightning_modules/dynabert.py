@@ -138,11 +138,10 @@ class DynaBERT(Distillation):
 
         Heads count by their output projection, which is the gradient of the paper's mask on a head's output.
         """
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         taylor = TaylorImportance(self.tier.model, heads="output")
         modes = [(module, module.training) for module in self.tier.modules()]
         self.tier.eval()
-        for batch in data.inference_loader("validation", self.tier.encoding_key, shard=False):
+        for batch in self.data.inference_loader("validation", self.tier.encoding_key, shard=False):
             batch = self.trainer.strategy.batch_to_device(batch, self.device)
             self._label(batch, "validation")
             logits = self(batch["encodings"])[:, -1]

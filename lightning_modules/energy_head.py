@@ -78,7 +78,8 @@ class EnergyHead(TierModule):
         tier = load_text_tier(view, "model", self.label_names, "path", train=True)
         check_words(tier.card, self.label_names, path, "path")
         tier.model.requires_grad_(False)
-        tier.head, tier.apart = build_head(_config(tier, kind, words, pooling, bottleneck, reading)), apart
+        config = _config(tier, kind, words, pooling=pooling, bottleneck=bottleneck, reading=reading)
+        tier.head, tier.apart = build_head(config), apart
         self.network = StagedModel([tier])
         self._kept: dict[str, KeptStates] = {}
 
@@ -97,8 +98,7 @@ class EnergyHead(TierModule):
     def setup(self, stage: str) -> None:
         """Refuse a tier that was trained to write something else than the data holds."""
         super().setup(stage)
-        target = getattr(getattr(self.trainer, "datamodule", None), "target", None)
-        check_targets_agree({"the tier": self.tier.card.get("target")}, target, "path")
+        check_targets_agree({"the tier": self.tier.card.get("target")}, getattr(self.data, "target", None), "path")
 
     def train(self, mode: bool = True) -> EnergyHead:
         """Put the head into training mode; the encoder never is."""
@@ -128,8 +128,7 @@ class EnergyHead(TierModule):
                 return head.pool(read.states, read.mask)
 
         if role not in self._kept:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            self._kept[role] = KeptStates(torch.from_numpy(np.array(data.sample_ids(role))))
+            self._kept[role] = KeptStates(torch.from_numpy(np.array(self.data.sample_ids(role))))
         return head.of_pooled(self._kept[role](batch["sample_id"], compute))
 
     def _piece_losses(self, batch: Batch) -> Tensor:
@@ -198,15 +197,8 @@ def _plain(config: HeadConfig) -> dict[str, Any]:
     return config.to_json() | {"label_words": list(config.label_words)}
 
 
-def _config(
-    tier: TextToTextTier,
-    kind: HeadKind,
-    words: list[str],
-    pooling: HeadPooling,
-    bottleneck: int | None,
-    reading: Reading,
-) -> HeadConfig:
-    """What a head for a tier is."""
+def _config(tier: TextToTextTier, kind: HeadKind, words: list[str], **shape: Any) -> HeadConfig:
+    """What a head for a tier is; ``shape`` is what :class:`HeadConfig` has of the module's arguments."""
     classes = kind == "classes"
     return HeadConfig(
         kind=kind,
@@ -215,7 +207,5 @@ def _config(
         encoder=encoder_fingerprint(encoder_of(tier.model)),
         label_words=tuple(words) if classes else (),
         vocabulary="" if classes else vocabulary_fingerprint(tier.tokenizer),
-        pooling=pooling,
-        bottleneck=bottleneck,
-        reading=reading,
+        **shape,
     )

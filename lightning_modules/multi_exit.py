@@ -10,7 +10,6 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
@@ -33,7 +32,14 @@ from dial.tiers.tier import View
 from lightning_modules.base import Batch
 from lightning_modules.policies import ExitPolicy, JointSum
 from lightning_modules.policies.policy import Parts
-from lightning_modules.training import StagedRate, TierModule, check_distillation, check_range, start_choosing
+from lightning_modules.training import (
+    StagedRate,
+    TierModule,
+    check_distillation,
+    check_range,
+    start_choosing,
+    stopped_early,
+)
 
 
 class MultiExit(TierModule):
@@ -218,9 +224,7 @@ class MultiExit(TierModule):
         Raises:
             ValueError: the policy did not come to its last stage.
         """
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        stopped = any(isinstance(c, EarlyStopping) and c.wait_count >= c.patience for c in callbacks)
-        if stopped and self._stage is not None and self._stage < len(self._ends) - 1:
+        if stopped_early(self.trainer) and self._stage is not None and self._stage < len(self._ends) - 1:
             raise ValueError(
                 f"`early_stopping.patience` must let the policy come to its stage {len(self._ends)}, which trains the "
                 f"other exits, but the fit was stopped in stage {self._stage + 1}; raise it."

@@ -114,7 +114,7 @@ class Seq2Seq(TierModule):
             ValueError: naming the remedy.
         """
         super().setup(stage)
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self.data
         kept, limit = getattr(data, "max_target_length", None) or 0, self.writer.generation.max_new_tokens
         if kept > limit and self.hparams["max_new_tokens"] is None:
             self.writer.limit_to(kept)
@@ -191,7 +191,7 @@ class Seq2Seq(TierModule):
         """
         label, answers = rows["label"], rows["texts"]
         if self.task.written:
-            known = self.trainer.datamodule.references("validation")  # type: ignore[attr-defined]
+            known = self.data.references("validation")
             label = [known[position] for position in label.tolist()]
         else:
             answers = self.task.read(answers)

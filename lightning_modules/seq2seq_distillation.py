@@ -71,7 +71,7 @@ class Seq2SeqDistillation(Seq2Seq):
     def setup(self, stage: str) -> None:
         """Refuse a teacher that was trained to write something else than the data holds."""
         super().setup(stage)
-        target = getattr(getattr(self.trainer, "datamodule", None), "target", None)
+        target = getattr(self.data, "target", None)
         for teacher in self._teacher:
             check_targets_agree({"the teacher": teacher.card.get("target")}, target, "teacher")
 
@@ -87,7 +87,7 @@ class Seq2SeqDistillation(Seq2Seq):
                 )
             teacher.requires_grad_(False).to(self.device)
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         self._texts = teacher_texts(
             teacher,
             loader=data.inference_loader("train", teacher.encoding_key, shard=False),

@@ -75,7 +75,7 @@ class SpanQA(TierModule):
             ValueError: the data's rows are no questions with contexts.
         """
         super().setup(stage)
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self.data
         if not hasattr(data, "no_answer"):
             raise ValueError(
                 f"`data` must hold questions with contexts, but {type(data).__name__} does not; take SQuADDataModule "
@@ -107,7 +107,7 @@ class SpanQA(TierModule):
         """Each metric of the answers to validation rows, from all processes."""
         rows = self.validation_rows.gather()[""]
         kept, _, _ = distinct(rows["sample_id"], None)
-        known = self.trainer.datamodule.references("validation")  # type: ignore[attr-defined]
+        known = self.data.references("validation")
         references = [known[position] for position in rows["label"][kept].tolist()]
         return {name: evaluate(name, references, rows["texts"][kept]) for name in self.metrics_of_rows}  # type: ignore[arg-type]
 

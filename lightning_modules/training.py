@@ -36,6 +36,12 @@ def start_choosing(trainer: Trainer) -> None:
             callback.wait_count, callback.best_score = 0, torch.tensor(worst(callback.mode))
 
 
+def stopped_early(trainer: Trainer) -> bool:
+    """Whether early stopping ended a fit."""
+    stoppers = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+    return any(c.wait_count >= c.patience for c in stoppers)
+
+
 def worst(mode: str) -> float:
     """The value that every other one improves on."""
     return float("inf") if mode == "min" else float("-inf")
@@ -167,10 +173,9 @@ class TierModule(StagedModule):
 
     def on_fit_start(self) -> None:
         """Let the teacher read the training text, unless its logits lie on disk already."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not getattr(data, "labelled", True):
+        if not getattr(self.data, "labelled", True):
             self._answers = {role: self._answers_of(role, "`label_column` is none") for role in ("train", "validation")}
-        elif getattr(data, "augmentation", None) is not None:
+        elif getattr(self.data, "augmentation", None) is not None:
             self._answers = {"train": self._answers_of("train", "the texts of `--data.augmentation` have none")}
         if self._teacher:
             self._read_teacher(self._teacher.pop())
@@ -212,14 +217,13 @@ class TierModule(StagedModule):
 
     def _read_teacher(self, teacher: Tier) -> None:
         """Keep the teacher's logits of the training text, from here on without the teacher."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         ids, logits = self._logits_of(teacher, "train")
         self._teacher_ids, self._teacher_logits = torch.tensor(np.array(ids)), logits
-        data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
+        self.data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
 
     def _logits_of(self, teacher: Tier, role: str) -> tuple[np.ndarray, np.ndarray]:
         """Ids ``(N,)`` and the teacher's logits ``(N, C)`` of a role's rows, from the disk where they lie there."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         return teacher_logits(
             teacher,
             loader=data.inference_loader(role, teacher.encoding_key),

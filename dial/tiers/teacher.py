@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from datamodules.encoding import move
 from dial.files import atomic_write
 from dial.tiers.backends.comparison import Comparison
 from dial.tiers.tier import Tier
@@ -154,9 +155,6 @@ def _join(folder: Path, parts: list[Path], ids: np.ndarray, about: dict[str, Any
         np.save(scratch / "sample_id.npy", found[kept])
         np.save(scratch / "logits.npy", logits[kept].astype(np.float32))
         (scratch / "about.json").write_text(json.dumps(about, indent=2) + "\n")
-        scratch.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # otherwise another run was quicker, with the same content
-            raise
+        move(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
