@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -159,9 +160,9 @@ def rows_of_page(training: Rows, answering: Rows) -> Iterator[str]:
     for name, sizes in MODELS.items():
         model = on_meta(T5Config(**sizes))
         kept = activation_bytes(model, training, True)
-        least = gpus_needed(lambda gpus, model=model, kept=kept: training_bytes(model, gpus, training, kept=kept))
+        least = gpus_needed(partial(training_bytes, model, batch=training, kept=kept))
         each, alone = training_bytes(model, 8, training, kept=kept), inference_bytes(model, 1, answering)
-        one = gpus_needed(lambda gpus, model=model: inference_bytes(model, gpus, answering))
+        one = gpus_needed(partial(inference_bytes, model, batch=answering))
         yield f"| {name} | {size(model) / 1e9:.2f} G | {least} | {each / 1e9:.1f} | {one} | {alone / 1e9:.1f} |"
 
 
