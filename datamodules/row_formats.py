@@ -50,12 +50,7 @@ class FieldFile(LineFile):
     """
 
     def __init__(
-        self,
-        path: Path,
-        argument: str,
-        stream: Stream | None = None,
-        header: bool = True,
-        short_rows: bool = False,
+        self, path: Path, argument: str, stream: Stream | None = None, header: bool = True, short_rows: bool = False
     ) -> None:
         self.header, self.short_rows, self.left_out = header, short_rows, 0
         super().__init__(path, argument, stream)

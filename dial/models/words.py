@@ -1,4 +1,4 @@
-"""A word-level tokenizer built from the training text."""
+"""A word-level tokenizer built from the training text, and word vectors from files."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

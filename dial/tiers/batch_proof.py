@@ -140,8 +140,7 @@ def settle(tier: Tier, argument: str, place: str | None = None, cache_dir: str |
     _settle_attention(model, tier.max_length, argument, path)
     ends = model.config.eos_token_id if model.config.is_encoder_decoder and not tier.generates else None
     plain = Batching(
-        pad_id=None if pad == tier.tokenizer.pad_token_id else pad,
-        end_id=int(ends) if isinstance(ends, int) else None,
+        pad_id=None if pad == tier.tokenizer.pad_token_id else pad, end_id=int(ends) if isinstance(ends, int) else None
     )
     proof = _Proof(tier, plain, argument, path)
     file = proof.file(Path(default_cache_dir() if cache_dir is None else cache_dir))
