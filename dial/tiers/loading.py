@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
 from datamodules.labels import is_free_text
+from datamodules.scratch import scratch
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
 from dial.models.slender.subnetworks import FIELD
 from dial.stages.task import Regression, Task, task_of
@@ -336,13 +336,12 @@ def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: 
                 f"`folder` must not exist yet, but {folder} holds {reason}; give another folder or move it."
             )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        made = Path(scratch) / "new"
+    with scratch(folder, folder=True) as place:
+        made, old = place / "new", place / "old"
         made.mkdir()
         with quiet():
             tier.save(made)
         (made / CARD).write_text(json.dumps(dict(card), indent=2, sort_keys=True) + "\n")
-        old = Path(scratch) / "old"
         if folder.exists():
             folder.rename(old)
         try:

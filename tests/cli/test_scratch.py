@@ -2,16 +2,17 @@
 
 import pytest
 
+from datamodules.scratch import MACHINE
 from dial.cli.record_files import JsonLines, Parts
 
 
 @pytest.mark.parametrize(("name", "kind"), [("rows.jsonl", JsonLines), ("rows", Parts)])
-def test_a_manifest_that_was_left_half_written_goes(tmp_path, name, kind) -> None:
-    """As by a kill while the first manifest was written, or the last one."""
+@pytest.mark.parametrize("half", ["manifest", "part-00003"])
+def test_what_was_left_half_written_goes(tmp_path, name, kind, half) -> None:
+    """As by a kill while the first manifest was written, or the last one, or a part."""
     output = kind(tmp_path / name, {})
     output.close()
-    manifest = output.manifest
-    scratch = manifest.with_name(f".{manifest.stem}.{'0a' * 6}.part.json")
+    scratch = output.manifest.with_name(f".{half}.{MACHINE}{'0a' * 4}.part.json")
     scratch.touch()
     kind(tmp_path / name, {}).close()
-    assert manifest.exists() and not scratch.exists()
+    assert output.manifest.exists() and not scratch.exists()
