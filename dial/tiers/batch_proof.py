@@ -15,11 +15,12 @@ import torch
 import transformers
 from torch import Tensor
 
+from datamodules.quiet import quiet
 from dial.files import write_json
 from dial.machine import default_cache_dir, key_of
 from dial.models import MultiExitConfig
 from dial.tiers.batching import Batching, Encoding
-from dial.tiers.model_inputs import PAIR, WHOLE, accepted_inputs, embedding_size, longest, match_inputs, quiet
+from dial.tiers.model_inputs import PAIR, WHOLE, accepted_inputs, embedding_size, longest, match_inputs
 from dial.tiers.tier import Tier
 from dial.tiers.tokens import Tokeniser, Tokens
 

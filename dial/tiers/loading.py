@@ -13,6 +13,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
 from datamodules.labels import is_free_text
+from datamodules.quiet import quiet
 from datamodules.scratch import scratch
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
 from dial.models.slender.subnetworks import FIELD
@@ -23,7 +24,6 @@ from dial.tiers.batch_proof import settle
 from dial.tiers.embeddings import is_model
 from dial.tiers.fronts import lengths_of
 from dial.tiers.labels import match_labels, remedy_of_numbers
-from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import CONFIG, check_place, code_refused
 from dial.tiers.precision import cast_encoder

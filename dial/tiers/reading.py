@@ -8,9 +8,10 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from datamodules.quiet import quiet
 from dial.files import read_json
 from dial.models import BiLSTMConfig
-from dial.tiers.model_inputs import check_max_length, longest, quiet
+from dial.tiers.model_inputs import check_max_length, longest
 from dial.tiers.places import code_refused
 
 CARD = "card.json"
