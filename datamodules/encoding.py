@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 
 from datamodules.row_tokens import Padding, RowTokeniser
 from datamodules.rows import Rows
+from datamodules.scratch import move, scratch
 
 VERSION = 2
 CHUNK = 4096  # rows per call of the tokenizer: enough for its threads, little to hold as Python lists
@@ -79,22 +78,10 @@ def encode(
     )
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            _write(scratch, rows, RowTokeniser(tokenizer, max_length, target))
-            move(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with scratch(folder, folder=True) as place:
+            _write(place, rows, RowTokeniser(tokenizer, max_length, target))
+            move(place, folder)
     return _load(folder, tokenizer)
-
-
-def move(scratch: Path, folder: Path) -> None:
-    """Put a finished folder into its place, unless somebody else did."""
-    try:
-        scratch.rename(folder)
-    except OSError:
-        if not folder.exists():  # otherwise somebody was quicker, with the same content
-            raise
 
 
 def _write(folder: Path, rows: Rows, tokeniser: RowTokeniser) -> None:
