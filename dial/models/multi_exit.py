@@ -274,8 +274,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             lengths: tokens that each layer keeps, which exits read; None: all.
         """
         if self.parts is not None:
-            self.run_together([encoding], go_on, certainty)
-            return
+            return self.run_together([encoding], go_on, certainty)
         exit_of = {layer: index for index, layer in enumerate(self.exits)}
         ids, mask = encoding["input_ids"], encoding.get("attention_mask")
         assert ids is not None
@@ -288,6 +287,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         plain = False
 
         def visit(layer: int, hidden: Tensor) -> Tensor | Literal[False] | None:
+            """Heads of an exit on the rows that are left, and what the caller says of these."""
             nonlocal rows, plain
             index = exit_of.get(layer)
             if index is None:
@@ -322,10 +322,9 @@ class MultiExitForSequenceClassification(PreTrainedModel):
             go_on: as for :meth:`run`; rows are counted through all batches.
             certainty: as for :meth:`run`.
         """
-        assert self.parts is not None
         groups = Groups(encodings, self._accepted)
         rows = torch.arange(len(groups), device=self.device)
-        for index, (part, head) in enumerate(zip(self.parts, self.heads, strict=True)):
+        for index, (part, head) in enumerate(zip(self.parts or (), self.heads, strict=True)):
             if not len(rows):
                 return
             token = groups.compute(part, self.config.pooling)
@@ -353,6 +352,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         tensors: RowTensors | None = None,
         one_pass: Pass | None = None,
     ) -> None:
+        """Runs the encoder with a visit after every layer, as one module or part by part."""
         given = accepted_of(inputs, self._accepted)
         if self.parts is not None:
             return visit_in_parts(self.parts, self.exits, given, visit)
