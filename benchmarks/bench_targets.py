@@ -8,8 +8,8 @@ instructions capped to AVX-512 VNNI (a process of its own); one row at a time 10
 5 % slower than the best of OpenVINO and onnxruntime by hand that keeps as many answers; from file to file 90 % of the
 throughput of the model calls. The operating point is the confident one at 99 % of the Super's quality; where the run
 has no calibration rows it is chosen across folds of the test rows. What computes the tiers is chosen as `dial predict`
-chooses it; views that name another dtype keep it (--capped-run: where nothing multiplies in bf16, the Super in int8
-before itself).
+chooses it; views that name another dtype keep it (--capped-run: where nothing multiplies in bf16, a cascade whose last
+tier is the Super in int8, with a target that makes up for what int8 loses).
 
 All contenders take turns on the same rows, grouped by length; what they read is tokenised before. With one thread, the
 default, ratios are of processor time, which other processes disturb less; with more of the time on the wall.
@@ -80,23 +80,32 @@ class Bench:
     """A cascade's tiers, its rows, and what computes them.
 
     Args:
-        classifier: at its operating point.
+        classifier: at its operating point; its tiers may be views of the reference's.
+        reference: whose last tier is the Super.
         units: texts or pairs.
     """
 
-    def __init__(self, classifier: AdaptiveClassifier, units: Sequence[Any]) -> None:
+    def __init__(self, classifier: AdaptiveClassifier, reference: AdaptiveClassifier, units: Sequence[Any]) -> None:
         self.classifier, self.units = classifier, list(units)
+        self.super: Tier = reference.network.tiers[-1]
+        self.chosen = reference.take_fastest(lambda: self.units[:FAST])
+        self.own = self.chosen if classifier is reference else classifier.take_fastest(lambda: self.units[:FAST])
         self.tiers: list[Tier] = list(classifier.network.tiers)
-        self.super = self.tiers[-1]
-        self.chosen = classifier.take_fastest(lambda: self.units[:FAST])
         self.parts = [tier.parts for tier in self.tiers]
         self.tokens = [tier.tokeniser()(self.units) for tier in self.tiers]
+        self.whole = self.super.tokeniser()(self.units)
         self.place = {unit: i for i, unit in enumerate(self.units)}
         self.seen: dict[str, Agreement] = {}
 
+    def lines(self) -> list[str]:
+        """What computes the tiers, and why."""
+        chosen = [self.own] if self.own is self.chosen else [self.own, self.chosen]
+        found = list(dict.fromkeys(line for each in chosen if each is not None for line in each.lines()))
+        return found or ["too few rows to choose by"]
+
     def rows(self, size: int, wanted: int) -> list[np.ndarray]:
         """Which rows are timed: about so many, of all lengths, in batches of rows of similar length."""
-        order = np.argsort([len(row.ids) for row in self.tokens[-1]], kind="stable")
+        order = np.argsort([len(row.ids) for row in self.whole], kind="stable")
         starts = np.arange(0, max(1, len(order) - size + 1), size)
         chosen = starts[np.unique(np.linspace(0, len(starts) - 1, max(1, wanted // size)).round().astype(int))]
         return [order[start : start + size] for start in chosen]
@@ -104,7 +113,7 @@ class Bench:
     def batches(self, rows: Sequence[np.ndarray], width: int | None = None) -> list[Encoding]:
         """The Super's encodings of some rows, padded to a width if there is one."""
         tokeniser = self.super.tokeniser()
-        made = [tokeniser.collate([self.tokens[-1][i] for i in batch]) for batch in rows]
+        made = [tokeniser.collate([self.whole[i] for i in batch]) for batch in rows]
         return [widened(each, width, tokeniser) for each in made] if width else made
 
     def cascade(self, sizes: Sequence[int], rows: Sequence[int]) -> Callable[[], list[Any]]:
@@ -272,18 +281,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All of it in this process."""
     torch.set_num_threads(options.threads)
     data = GLUEDataModule(options.task, options.source)
-    run = (os.environ.get(CAPPED) and options.capped_run) or options.run
     rows = data.rows(data.test_roles()[0])
     units = [unit if len(unit) > 1 else unit[0] for unit in rows.units()][: options.rows]
-    classifier = AdaptiveClassifier.from_run(run, target=0.99, reading="confident", score=options.score)
+    reference = AdaptiveClassifier.from_run(options.run, target=0.99, reading="confident", score=options.score)
+    classifier, other = reference, options.capped_run if os.environ.get(CAPPED) else None
+    if other:
+        target = options.capped_target
+        classifier = AdaptiveClassifier.from_run(other, target=target, reading="confident", score=options.score)
     for index, tier in enumerate(classifier.network.tiers):
         classifier.executor.batch_sizes[tier.name] = options.batch_sizes[index > 0]
-    bench = Bench(classifier, units)
-    lines = bench.chosen.lines() if bench.chosen is not None else ["too few rows to choose by"]
-    print("\n".join(lines), flush=True)
+    bench = Bench(classifier, reference, units)
+    print("\n".join(bench.lines()), flush=True)
     chosen = str(bench.chosen.choices[bench.super.name].route) if bench.chosen and bench.chosen.taken else str(TORCH)
     clock = 1 if options.threads == 1 else 0
-    result: dict[str, Any] = {"routes": lines, "computed_by": {t.name: t.computed_by for t in bench.tiers}}
+    result: dict[str, Any] = {"routes": bench.lines(), "computed_by": {t.name: t.computed_by for t in bench.tiers}}
     with tempfile.TemporaryDirectory() as scratch:
         for kind, sizes, wanted in (
             ("batches", options.batch_sizes, options.timed),
@@ -295,7 +306,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             result[f"{kind}_alone"] = alone_against_hand(contenders, spent, chosen, clock)
             print(f"{kind} done", flush=True)
     answers = bench.cascade(options.batch_sizes, range(len(units)))()
-    table = load_table(Path(run) / "sweep" / "stages.parquet").of_split(data.test_roles()[0])
+    table = load_table(Path(options.run) / "sweep" / "stages.parquet").of_split(data.test_roles()[0])
     result["quality"] = quality(bench, answers, table, rows.sample_id[: len(units)])
     result["file_to_file"] = file_to_file(bench, options.predict_rows, 4)
     return result
@@ -328,7 +339,8 @@ def main() -> None:
     """Both processes, or what one of them does."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of `dial test` of a cascade")
-    parser.add_argument("--capped-run", help="of another cascade, such as one with int8, that the capped process runs")
+    parser.add_argument("--capped-run", help="of another cascade, whose Super is int8, that the capped process runs")
+    parser.add_argument("--capped-target", type=float, default=0.99, help="of that Super's quality that is kept")
     parser.add_argument("--task", required=True)
     parser.add_argument("--source", required=True, help="folder with one folder per task")
     parser.add_argument("--score", help="that decides; default: as `dial predict`")

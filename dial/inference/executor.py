@@ -311,8 +311,9 @@ class Executor:
         start = time.perf_counter()
         with torch.inference_mode(), limited_threads(self.threads.get(tier.name)):
             go_on = self._compactions[index].wrap(router, offset, encoding)
+            given: Any = None
             if len(encodings) > 1:
-                given: Any = tier.run_together(encodings, go_on, self._with_scores[index])
+                tier.run_together(encodings, go_on, self._with_scores[index])
             elif self._late[index]:
                 given = self._write_and_decide(tier, encoding, go_on)
             else:

@@ -271,7 +271,7 @@ class Study:
         last = self.network.tiers[-1].name
         throughput = {c.name: self._batch_size[c.name].throughput for c in self.contenders}
         for name, own in throughput.items():  # where none was searched for, what the rounds took
-            own.setdefault(sizes[name], 1e3 / float(times["best"][name].milliseconds[:, :, -1].mean()))
+            own.setdefault(sizes[name], 1e3 / float(np.median(times["best"][name].last().mean(axis=1))))
         models = {
             c.name: {
                 "dtype": c.tier.view.dtype,

@@ -14,6 +14,7 @@ from dial.inference.operating_point import Sweep
 from dial.inference.run import load_network
 from dial.inference.staged import StagedModel
 from dial.study import rivals
+from dial.study.figure import study_figure
 from dial.study.report import render
 from dial.study.study import Study, StudySettings
 from dial.tiers.precision import missing_route
@@ -75,6 +76,23 @@ def test_everything_is_measured(cascade: Sweep, exits: Sweep, tmp_path: Path) ->
     assert study.times is not None and set(study.times.tiers) == {"swift", "super"}
     timed = study.times.timed(cascade.table)  # the tiers are the table's
     assert (timed.macs[:, 1] > timed.macs[:, 0]).all()
+
+
+def test_a_batch_size_that_is_set_is_not_searched_for(
+    cascade: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rivals, "installed", list)  # they take their time, and part in another test
+    results = study_of(cascade, tmp_path, rows=6, repeats=1, batch_size=3).run()
+    assert not list(tmp_path.rglob("batch-sizes/*.json"))
+    for each in results["contenders"]:
+        assert each["batch_size"] == 3 and list(each["throughput"]) == ["3"]
+        assert each["throughput"]["3"] == pytest.approx(each["batched"]["rows_per_second"]["median"], rel=1e-6)
+    assert [run["batch_sizes"] for run in results["throughput"] if run["batch"] == "best"] == [
+        {"swift": 3, "super": 3}
+    ] * 2
+    study_figure(results)
+    with pytest.raises(ValueError, match="`batch_size` must be a whole number from 1 up, but got 0"):
+        StudySettings(batch_size=0)
 
 
 def test_the_executor_takes_the_stages_of_the_table(cascade: Sweep, tmp_path: Path) -> None:
