@@ -2,8 +2,9 @@
 
 import json
 import os
-import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -78,23 +79,26 @@ def encode(
         / f"v{VERSION}-{rows.fingerprint}-{key}{f'-target-{max_length}' if target else ''}"
     )
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with made_once(folder) as scratch:
             _write(scratch, rows, RowTokeniser(tokenizer, max_length, target))
-            move(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
     return _load(folder, tokenizer)
 
 
-def move(scratch: Path, folder: Path) -> None:
-    """Put a finished folder into its place, unless somebody else did."""
-    try:
-        scratch.rename(folder)
-    except OSError:
-        if not folder.exists():  # otherwise somebody was quicker, with the same content
-            raise
+@contextmanager
+def made_once(folder: Path) -> Iterator[Path]:
+    """Give a folder beside ``folder``, which takes its place when the block ends, unless somebody was quicker."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
+    ) as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
+        yield made
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.exists():  # otherwise somebody was quicker, with the same content
+                raise
 
 
 def _write(folder: Path, rows: Rows, tokeniser: RowTokeniser) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from datamodules.encoding import move
+from datamodules.encoding import made_once
 from dial.files import atomic_write
 from dial.tiers.backends.comparison import Comparison
 from dial.tiers.tier import Tier
@@ -150,11 +148,7 @@ def _join(folder: Path, parts: list[Path], ids: np.ndarray, about: dict[str, Any
             f"`teacher` must give finite logits, but it does not for {len(broken)} rows, first sample_id {broken[0]}; "
             "check its weights, or load it in float32."
         )
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with made_once(folder) as scratch:
         np.save(scratch / "sample_id.npy", found[kept])
         np.save(scratch / "logits.npy", logits[kept].astype(np.float32))
         (scratch / "about.json").write_text(json.dumps(about, indent=2) + "\n")
-        move(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
