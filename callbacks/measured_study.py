@@ -133,7 +133,7 @@ class MeasuredStudy(Callback):
         from dial.study.study import Study
 
         assert self.settings is not None
-        study = Study(*given, exits=self._other)
+        study = Study(*given, self._other)
         count = len(study.sampled)
         print(f"study: {count} rows, {self.settings.repeats} repetitions, {len(study.contenders)} models", flush=True)
         results = study.run(lambda text: print(text, flush=True)) | about

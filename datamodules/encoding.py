@@ -2,9 +2,6 @@
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +11,7 @@ import numpy as np
 
 from datamodules.row_tokens import Padding, RowTokeniser
 from datamodules.rows import Rows
+from datamodules.scratch import made_once
 
 VERSION = 2
 CHUNK = 4096  # rows per call of the tokenizer: enough for its threads, little to hold as Python lists
@@ -79,26 +77,9 @@ def encode(
         / f"v{VERSION}-{rows.fingerprint}-{key}{f'-target-{max_length}' if target else ''}"
     )
     if not folder.exists():
-        with made_once(folder) as scratch:
-            _write(scratch, rows, RowTokeniser(tokenizer, max_length, target))
+        with made_once(folder) as place:
+            _write(place, rows, RowTokeniser(tokenizer, max_length, target))
     return _load(folder, tokenizer)
-
-
-@contextmanager
-def made_once(folder: Path) -> Iterator[Path]:
-    """Give a folder beside ``folder``, which takes its place when the block ends, unless somebody was quicker."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True
-    ) as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        yield made
-        try:
-            made.rename(folder)
-        except OSError:
-            if not folder.exists():  # otherwise somebody was quicker, with the same content
-                raise
 
 
 def _write(folder: Path, rows: Rows, tokeniser: RowTokeniser) -> None:

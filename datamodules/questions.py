@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.encoding import CHUNK, ArrayFile, Tokens, made_once
+from datamodules.encoding import CHUNK, ArrayFile, Tokens
 from datamodules.loading import EncodedRows
 from datamodules.row_tokens import Padding, UnreadableRowError
 from datamodules.rows import Rows
+from datamodules.scratch import made_once
 from datamodules.text_to_text import TRAINED, TextToText
 from datamodules.windows import QuestionTokens, WindowTokeniser, answer_tokens, window_batch
 
@@ -155,8 +156,8 @@ def encode_windows(rows: Rows, tokeniser: WindowTokeniser, key: str, cache_dir: 
     """
     folder = Path(cache_dir) / "encodings" / f"windows{VERSION}-{rows.fingerprint}-{key}"
     if not folder.exists():
-        with made_once(folder) as scratch:
-            _write(scratch, rows, tokeniser, role)
+        with made_once(folder) as place:
+            _write(place, rows, tokeniser, role)
     columns = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
     columns.setdefault("types", None)  # type: ignore[arg-type]
     return StoredWindows(**columns, padding=Padding.of(tokeniser.tokenizer), truncated=0, max_length=None)

@@ -36,8 +36,8 @@ ORDER = (
     "dial.losses",
     "dial.tradeoff",
     "dial.stages",
-    "datamodules",
     "dial.files",
+    "datamodules",
 )
 VALUES = ("dial.costs.functions", "dial.stages.stage")  # value types that every room may import
 LIGHTNING = ("dial.cli", "callbacks", "lightning_modules", "datamodules.base")

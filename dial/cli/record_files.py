@@ -248,8 +248,6 @@ class Parts(Output):
     def _recover(self) -> Totals:
         """Totals of the parts that an earlier run left; what it left of half a part goes."""
         totals = Totals()
-        for scratch in self.path.glob(".part-*"):
-            scratch.unlink()
         for number, path in enumerate(self.parts):
             if path.name != f"part-{number:05d}.parquet":
                 raise ValueError(f"`{self.argument}` {self.path} lacks part-{number:05d}.parquet; remove the folder.")

@@ -15,11 +15,12 @@ import transformers
 from torch import Tensor
 
 from datamodules.encoding import default_cache_dir
+from datamodules.quiet import quiet
 from dial.files import write_json
 from dial.machine import key_of
 from dial.models import MultiExitConfig
 from dial.tiers.batching import Batching, Encoding
-from dial.tiers.model_inputs import PAIR, WHOLE, accepted_inputs, embedding_size, longest, match_inputs, quiet
+from dial.tiers.model_inputs import PAIR, WHOLE, accepted_inputs, embedding_size, longest, match_inputs
 from dial.tiers.tier import Tier
 from dial.tiers.tokens import Tokeniser, Tokens
 

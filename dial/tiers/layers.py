@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from datamodules.quiet import quiet
 from dial.models.exit_proof import prove_layers
 from dial.models.exits import UnsuitableEncoderError, Visits, find_layers
 from dial.models.multi_exit import MultiExitForSequenceClassification
@@ -19,7 +20,6 @@ from dial.tiers.backends.attach import in_torch
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels
 from dial.tiers.loading import View, load_tier, read_config
-from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import check_place
 from dial.tiers.reading import length_kept, read_tokenizer, reason_of

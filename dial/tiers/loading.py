@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
 from datamodules.labels import is_free_text
+from datamodules.quiet import quiet
+from datamodules.scratch import scratch
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
 from dial.models.slender.subnetworks import FIELD
 from dial.stages.task import Regression, Task, task_of
@@ -22,7 +23,6 @@ from dial.tiers.batch_proof import settle
 from dial.tiers.embeddings import is_model
 from dial.tiers.fronts import lengths_of
 from dial.tiers.labels import match_labels, remedy_of_numbers
-from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import check_place
 from dial.tiers.precision import cast_encoder
@@ -338,13 +338,12 @@ def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: 
                 f"`folder` must not exist yet, but {folder} holds {reason}; give another folder or move it."
             )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        made = Path(scratch) / "new"
+    with scratch(folder, folder=True) as place:
+        made, old = place / "new", place / "old"
         made.mkdir()
         with quiet():
             tier.save(made)
         (made / CARD).write_text(json.dumps(dict(card), indent=2, sort_keys=True) + "\n")
-        old = Path(scratch) / "old"
         if folder.exists():
             folder.rename(old)
         try:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 CARRIED = ("input_ids", "attention_mask", "token_type_ids")  # what an encoding holds
 WHOLE = {"padding": False, "truncation": False, "verbose": False}
@@ -185,17 +183,3 @@ def check_max_length(asked: int | None, special: int, argument: str) -> None:
     if asked is not None and asked <= special:
         beside = f", as {special} are special tokens" if special else ""
         raise ValueError(f"`{argument}`: `max_length` must be at least {special + 1}{beside}, but got {asked}.")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress bars and load reports of transformers: what matters in them is said in one line."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

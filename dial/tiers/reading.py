@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer
 
+from datamodules.quiet import quiet
 from dial.files import read_json
 from dial.models import BiLSTMConfig
-from dial.tiers.model_inputs import check_max_length, longest, quiet
+from dial.tiers.model_inputs import check_max_length, longest
 from dial.tiers.places import CONFIG, code_refused
 
 CARD = "card.json"

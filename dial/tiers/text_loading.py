@@ -11,13 +11,13 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as WRITERS
 
 from datamodules.labels import is_free_text
+from datamodules.quiet import quiet
 from datamodules.row_tokens import check_label_words
 from dial.models.encoder_decoder import encoder_fingerprint, encoder_of, vocabulary_fingerprint
 from dial.models.energy_head import EnergyHead
 from dial.models.pieces import END, PAD, SPECIAL, Pieces
 from dial.models.saved_head import check_head, has_head, load_head
 from dial.tiers.batch_proof import check_padding, settle
-from dial.tiers.model_inputs import quiet
 from dial.tiers.places import check_place
 from dial.tiers.precision import cast_encoder
 from dial.tiers.reading import (
