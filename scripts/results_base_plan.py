@@ -176,9 +176,8 @@ class BaseCell(Cell):
         taught = ("--model.teacher", teacher) if teacher else ()
         texts = ("--data.augmentation", self.texts(fit.augmentation)) if fit.augmentation else ()
         rate = (*RATE, fit.rate) if fit.rate else ()
-        return self.trained(
-            name, fit.config, (*arguments, *taught, *texts, *rate), fit.longer * self.about.swift_epochs
-        )
+        epochs = max(1, round(fit.longer * self.about.swift_epochs))
+        return self.trained(name, fit.config, (*arguments, *taught, *texts, *rate), epochs)
 
     def texts(self, augmentation: str) -> str:
         """File of new texts, which all seeds share."""

@@ -99,6 +99,11 @@ def test_cost_eff_stands_beside_small_models_with_exits_on_the_same_rows() -> No
     } <= made.keys()
 
 
+def test_every_training_has_a_whole_number_of_epochs() -> None:
+    fits = [step for step in steps().values() if "--trainer.max_epochs" in step.command]
+    assert fits and all(int(after(step, "--trainer.max_epochs")) >= 1 for step in fits)
+
+
 def test_what_is_cheap_comes_first() -> None:
     names = list(steps())
     place = {name: names.index(name) for name in names}
