@@ -48,7 +48,7 @@ class Tokens:
 
 
 def default_cache_dir() -> Path:
-    """``$DIAL_CACHE``, else ``~/.cache/dial``."""
+    """Where what can be computed again is kept: ``$DIAL_CACHE``, else ``~/.cache/dial``."""
     return Path(os.environ.get("DIAL_CACHE", "~/.cache/dial")).expanduser()
 
 
@@ -85,6 +85,7 @@ def encode(
 
 
 def _write(folder: Path, rows: Rows, tokeniser: RowTokeniser) -> None:
+    """Tokens of all rows into the folder, chunk by chunk, so that memory does not grow with the rows."""
     lengths: list[int] = []
     truncated = 0
     units = (unit if len(unit) > 1 else unit[0] for unit in rows.units())
@@ -134,6 +135,7 @@ class ArrayFile:
 
 
 def _load(folder: Path, tokenizer: Any) -> Tokens:
+    """Tokens of a folder, memory-mapped."""
     meta = json.loads((folder / "meta.json").read_text())
     types = folder / "types.npy"
     return Tokens(

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and JSON in them."""
 
 import contextlib
 import json

@@ -198,6 +198,7 @@ class Output:
         return {}
 
     def _read_manifest(self) -> dict[str, Any] | None:
+        """The manifest of an earlier run, None where there is none; a file of somebody else is refused."""
         if not self.manifest.is_file():
             return None
         try:

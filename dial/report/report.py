@@ -112,6 +112,7 @@ class Report:
         return folder
 
     def _write_curves(self, folder: Path) -> None:
+        """All curves as parquet at every decision, and as CSV thinned to what a chart needs."""
         import pyarrow.csv
         import pyarrow.parquet
 
@@ -220,6 +221,7 @@ def build_report(table: StageTable, settings: SweepSettings, costs: "ModelCosts 
 
 
 def _describe(table: StageTable, index: int) -> dict[str, Any]:
+    """What the report says of a stage beside its numbers."""
     stage = table.stages[index]
     known = table.settings.get("tiers", {}).get(stage.tier, {})
     return {

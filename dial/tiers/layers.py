@@ -64,7 +64,7 @@ def tier_with_exits(
                 tier.model.add_certainty()
                 declared = False
             return tier, declared
-    model = _put_exits(place, exits, pooler, pooling, layers, label_names)
+    model = _put_exits(place, exits=exits, label_names=label_names, pooler=pooler, pooling=pooling, layers=layers)
     check_exits_hold(model, "path")
     if certainty:
         model.add_certainty()
@@ -77,19 +77,16 @@ def tier_with_exits(
     return tier, False
 
 
-def _put_exits(
-    place: str,
-    exits: Sequence[int] | None,
-    pooler: bool,
-    pooling: Pooling | None,
-    layers: int | None,
-    label_names: list[str],
-) -> MultiExitForSequenceClassification:
+def _put_exits(place: str, **settings: Any) -> MultiExitForSequenceClassification:
+    """The encoder with exits; errors say whether its weights or its build are the obstacle.
+
+    Args:
+        place: its folder or hub id.
+        settings: of ``from_encoder`` of the model with exits.
+    """
     try:
         with quiet():
-            return MultiExitForSequenceClassification.from_encoder(
-                place, exits=exits, label_names=label_names, pooler=pooler, pooling=pooling, layers=layers
-            )
+            return MultiExitForSequenceClassification.from_encoder(place, **settings)
     except ValueError:
         raise
     except Exception as error:  # of the weights, or of an encoder that no exits can be put on

@@ -101,6 +101,7 @@ def _try(tokenizer: Any, where: str) -> dict[str, Sequence[int]]:
 
 
 def _check_ids(tokenizer: Any, size: int | None, model: str, where: str) -> None:
+    """Refuses a tokenizer whose ids go beyond the model's embedding."""
     if size is None:
         return
     vocabulary = tokenizer.get_vocab()
@@ -114,6 +115,7 @@ def _check_ids(tokenizer: Any, size: int | None, model: str, where: str) -> None
 
 
 def _settle_types(tokenizer: Any, model: Any, where: str) -> None:
+    """Has the tokenizer give token types where the model knows several, and refuses more than it knows."""
     unasked = "token_type_ids" in tokenizer.model_input_names
     known = token_types(model)
     if not unasked and known < 2:
@@ -132,6 +134,7 @@ def _settle_types(tokenizer: Any, model: Any, where: str) -> None:
 
 
 def _padding(tokenizer: Any, model: Any, size: int | None, argument: str, path: str) -> int:
+    """Id of the padding token, the model's own before the tokenizer's."""
     own = getattr(model.config, "pad_token_id", None)
     found = tokenizer.pad_token_id if own is None else own
     remedy = (

@@ -70,7 +70,7 @@ def teacher_logits(
     barrier()  # every rank passes the same barriers, whatever it saw: another run may finish the same folder meanwhile
     if not there:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        batches = told(loader, len(ids) // world_size) if rank == 0 else loader
+        batches = with_progress(loader, len(ids) // world_size) if rank == 0 else loader
         found, logits = _compute(tier, batches, torch.device(device))
         with atomic_write(_part(folder, rank, world_size)) as temporary:
             np.savez(temporary, sample_id=found, logits=logits)
@@ -87,7 +87,7 @@ def _part(folder: Path, rank: int, world_size: int) -> Path:
     return folder.with_name(f"{folder.name}.part{rank}of{world_size}.npz")
 
 
-def told(loader: Iterable[Mapping[str, Any]], rows: int) -> Iterator[Mapping[str, Any]]:
+def with_progress(loader: Iterable[Mapping[str, Any]], rows: int) -> Iterator[Mapping[str, Any]]:
     """The batches of a loader; every half a minute a line says how far the reading is.
 
     Args:

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datamodules.encoding import default_cache_dir
 from datamodules.scratch import scratch
 from dial.files import write_json
-from dial.machine import default_cache_dir, has_bf16, instructions, key_of
+from dial.machine import has_bf16, instructions, key_of
 from dial.tiers.backends.export import HIDDEN, NoExportError, export, quietly, raise_of_machine, reason_of
 from dial.tiers.backends.graphs import GRAPHS, Graph
 from dial.tiers.backends.names import PACKAGES
