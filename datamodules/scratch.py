@@ -83,6 +83,7 @@ def remove_scratch(folder: Path) -> None:
 
 
 def _remove_if_dead(place: Path, machine: str) -> None:
+    """Remove one scratch whose lock can be had; raises an OSError where it cannot."""
     if machine != MACHINE and place.stat().st_mtime > time.time() - ELSEWHERE:
         return
     handle = os.open(place, os.O_RDONLY if place.is_dir() else os.O_RDWR)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from transformers import AutoConfig
 
 from dial.cli import steps
 from dial.cli.main import main
@@ -420,28 +419,6 @@ def test_stages_of_dynabert_are_looked_at_before_the_first(
     teacher = str(make_tiny_bert(layers=2, num_attention_heads=2))
     words = ["recipe", str(ROOT / "configs/recipe/dynabert.yaml"), "--teacher", teacher, "--run", str(tmp_path / "x")]
     assert main([*words, *arguments, "--list"]) == 2 and message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--widths", "[0.3, 1]"), "`--widths` must divide the 4 attention heads of a layer, but 0.3 of them are 1.2"),
-        (("--model.widths", "[0.5, 1]"), "`--model.widths` must be left out, as every stage would get it"),
-        (("--swift", "0.3"), "`--swift` must divide the 4 attention heads"),
-    ],
-)
-def test_the_printed_dynabert_is_looked_at_before_its_teacher_is_trained(
-    make_tiny_bert, tmp_path, capsys, monkeypatch, arguments, message
-) -> None:
-    """Also where the network is found by its id: here a folder that the hub's reader is led to."""
-    folder, read = str(make_tiny_bert(layers=4, num_attention_heads=4)), AutoConfig.from_pretrained
-    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda path, **kwargs: read(folder, **kwargs))
-    monkeypatch.setattr("dial.tiers.places.check_place", lambda path, argument: path)
-    words = ["recipe", str(ROOT / "configs/paper/dynabert.yaml"), "--row", "bert-base", "--run", str(tmp_path / "x")]
-    assert main([*words, "--list"]) == 0
-    assert "width: 0.5, depth: 0.25}" in capsys.readouterr().out
-    assert main([*words, *arguments]) == 2 and message in capsys.readouterr().err
-    assert not (tmp_path / "x").exists()
 
 
 def test_each_stage_of_dynabert_has_its_own_depths(make_tiny_bert, tmp_path, capsys) -> None:

@@ -183,7 +183,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
     tokenizer = mpnet_tokenizer()
     sizes = {"hidden_size": 144, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 320}
     torch.manual_seed(0)
-    config = MPNetConfig(vocab_size=len(tokenizer), max_position_embeddings=140, pad_token_id=1, **sizes)
+    config = MPNetConfig(vocab_size=160, max_position_embeddings=140, pad_token_id=1, **sizes)
     MPNetModel(config).save_pretrained(place / UNPACKED / SUPER)
     tokenizer.model_max_length = 130
     tokenizer.save_pretrained(place / UNPACKED / SUPER)
