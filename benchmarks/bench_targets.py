@@ -9,7 +9,7 @@ instructions capped to AVX-512 VNNI (a process of its own); one row at a time 10
 throughput of the model calls. The operating point is the confident one at 99 % of the Super's quality; where the run
 has no calibration rows it is chosen across folds of the test rows. What computes the tiers is chosen as `dial predict`
 chooses it; views that name another dtype keep it (--capped-run: where nothing multiplies in bf16, a cascade whose last
-tier is the Super in int8, with a target that makes up for what int8 loses).
+tier is the Super in int8, with a target that makes up for what int8 loses; in batches only).
 
 All contenders take turns on the same rows, grouped by length; what they read is tokenised before. With one thread, the
 default, ratios are of processor time, which other processes disturb less; with more of the time on the wall.
@@ -86,16 +86,26 @@ class Bench:
     """
 
     def __init__(self, classifier: AdaptiveClassifier, reference: AdaptiveClassifier, units: Sequence[Any]) -> None:
-        self.classifier, self.units = classifier, list(units)
+        self.units = list(units)
         self.super: Tier = reference.network.tiers[-1]
         self.chosen = reference.take_fastest(lambda: self.units[:FAST])
         self.own = self.chosen if classifier is reference else classifier.take_fastest(lambda: self.units[:FAST])
-        self.tiers: list[Tier] = list(classifier.network.tiers)
-        self.parts = [tier.parts for tier in self.tiers]
-        self.tokens = [tier.tokeniser()(self.units) for tier in self.tiers]
         self.whole = self.super.tokeniser()(self.units)
         self.place = {unit: i for i, unit in enumerate(self.units)}
         self.seen: dict[str, Agreement] = {}
+        self.parts = {tier: tier.parts for each in (reference, classifier) for tier in each.network.tiers}
+        self.use(reference)
+
+    def use(self, classifier: AdaptiveClassifier) -> None:
+        """Have a cascade take part from now on."""
+        self.classifier, self.tiers = classifier, list(classifier.network.tiers)
+        self.tokens = [tier.tokeniser()(self.units) for tier in self.tiers]
+        for tier in self.tiers:
+            tier.compute_with(self.parts[tier])
+
+    def computed_by(self) -> dict[str, str]:
+        """What computes the cascade's tiers."""
+        return {t.name: t.computed_by if t.parts is not None else f"torch {t.view.dtype}" for t in self.tiers}
 
     def lines(self) -> list[str]:
         """What computes the tiers, and why."""
@@ -127,8 +137,8 @@ class Bench:
         by_name = {tier.name: sizes[index > 0] for index, tier in enumerate(self.tiers)}
 
         def run() -> list[Any]:
-            for tier, parts in zip(self.tiers, self.parts, strict=True):
-                tier.compute_with(parts)
+            for tier in self.tiers:
+                tier.compute_with(self.parts[tier])
             executor = Executor(self.classifier.network, rule, by_name)
             for tokeniser, cached in zip(executor._tokenisers, self.tokens, strict=True):
                 tokeniser._fast = lambda some, cached=cached: [cached[self.place[unit]] for unit in some]  # type: ignore
@@ -294,17 +304,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     print("\n".join(bench.lines()), flush=True)
     chosen = str(bench.chosen.choices[bench.super.name].route) if bench.chosen and bench.chosen.taken else str(TORCH)
     clock = 1 if options.threads == 1 else 0
-    result: dict[str, Any] = {"routes": bench.lines(), "computed_by": {t.name: t.computed_by for t in bench.tiers}}
+    result: dict[str, Any] = {"routes": bench.lines(), "computed_by": {}}
     with tempfile.TemporaryDirectory() as scratch:
-        for kind, sizes, wanted in (
-            ("batches", options.batch_sizes, options.timed),
-            ("single", [1, 1], options.timed_single),
+        for kind, sizes, wanted, cascade in (
+            ("single", [1, 1], options.timed_single, reference),
+            ("batches", options.batch_sizes, options.timed, classifier),
         ):
+            bench.use(cascade)
+            result["computed_by"][kind] = bench.computed_by()
             contenders = bench.contenders(sizes, wanted, Path(scratch))
             spent = in_turns_of(contenders, options.turns)
             result[kind] = summary(contenders, spent, clock)
             result[f"{kind}_alone"] = alone_against_hand(contenders, spent, chosen, clock)
             print(f"{kind} done", flush=True)
+    bench.use(classifier)
     answers = bench.cascade(options.batch_sizes, range(len(units)))()
     table = load_table(Path(options.run) / "sweep" / "stages.parquet").of_split(data.test_roles()[0])
     result["quality"] = quality(bench, answers, table, rows.sample_id[: len(units)])

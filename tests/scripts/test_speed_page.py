@@ -38,6 +38,7 @@ def run(batches: float, single: float) -> dict[str, Any]:
     }
     return {
         **kinds, "batches_alone": alone(1.01), "single_alone": alone(1.2), "routes": ["swift is computed by torch"],
+        "computed_by": {"batches": {"swift": "torch bfloat16", "super": "torch int8"}},
         "file_to_file": {"of_model_calls": {"wall": 0.8, "processor": 0.93}, "rows_per_second": 700.0, "rows": 100},
         "quality": {"kept": 0.995, "accuracy": 0.9, "shares": {"swift": 0.2, "super": 0.8}, "rows": 872},
     }  # fmt: skip
@@ -79,6 +80,10 @@ def test_targets_are_compared_with_what_was_measured(results: Path) -> None:
     assert "takes 1.200 [1.000, 1.100] of the time of openvino bfloat16 by hand, target 1.05: missed." in text
     assert "93.0 % of the throughput of its model calls (700 rows/s from file to file), target 90 %: met." in text
     assert "99.5 % of the Super's quality is kept (swift 20 %, super 80 %)." in text
+    assert (
+        "- capped to CAP, in batches: the cascade's tiers are computed: swift by torch bfloat16, super by torch int8."
+        in text
+    )
     assert "P, 1 thread, torch T; avx512_bf16" in text
 
 
