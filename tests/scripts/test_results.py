@@ -15,7 +15,7 @@ TABLES = 64  # 3 + 12 + 1 + 4 of SST-2, 6 + 6 + 1 each of CoLA, MRPC and RTE, 4 
 # 4 + 2 of SST-2 and MRPC, 4 of CoLA and RTE, 6 of Multi30k, 2 of WMT16 and phonemes
 WRITTEN, WITHOUT_CALIBRATION = 6 + 4 + 6 + 4 + 6 + 2 + 2, 5
 BASE = 7 + 9 + 2 + 2  # with a base-size Super, of SST-2, MRPC, CoLA and RTE
-SPANS, LENGTHS = 2, 3 + 3  # of SQuAD; of SST-2 and MRPC
+SPANS, LENGTHS = 3, 3 + 3  # of SQuAD; of SST-2 and MRPC
 TABLES += WRITTEN + WITHOUT_CALIBRATION + BASE + SPANS + LENGTHS
 SWEEPS = 2 * TABLES - WITHOUT_CALIBRATION
 
