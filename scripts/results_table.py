@@ -35,7 +35,7 @@ from scripts.markdown import fill, grid
 from scripts.results_steps import ROOT
 
 HEADLINE = "crossfit", 0.99  # the reading and the target that the README states
-TEXTS, PRINTED = "text_to_text.json", "e_lang_t5.json"
+TEXTS = "text_to_text.json"
 METHODS = (
     # method, task, cascade or model, score, config or recipe, page
     ("E-LANG: energy of the Swift", "sst2", "bilstm-distilled", "energy", "configs/model/cascade.yaml", "cascades"),
@@ -70,9 +70,8 @@ def collect(runs: Path, results: Path) -> None:
     if texts["cascades"]:
         write_json(results / TEXTS, texts)
         text_figures.draw(results)
-        printed = json.loads((ROOT / "results" / PRINTED).read_text())
         for task in {record["task"] for record in texts["cascades"]} & text_figures.PUBLISHED.keys():
-            points = pd.DataFrame(text_collect.printed_points(printed, text_figures.PUBLISHED[task]))
+            points = pd.DataFrame(text_collect.printed_points(text_figures.PUBLISHED[task]))
             with atomic_write(results / task / "e_lang.csv") as temporary:
                 points.to_csv(temporary, index=False, float_format="%.6g")
     base_collect.keep(runs, results)
@@ -101,8 +100,7 @@ def write(results: Path, data: str, models: str, readme: Path | None = None) -> 
     fill(results / "time.md", time_page.tables(time_page.collect(results), data, models))
     texts = json.loads((results / TEXTS).read_text()) if (results / TEXTS).is_file() else None
     if texts is not None:
-        paper = json.loads((results / PRINTED).read_text())
-        fill(results / "text_to_text.md", text_page.tables(texts, paper, data, models))
+        fill(results / "text_to_text.md", text_page.tables(texts, data, models))
     base = {name: frame for name in base_collect.FILES if (frame := kept(results / name)) is not None}
     if len(base) == len(base_collect.FILES):
         fill(results / "base_size.md", base_page.tables(base, data, models))

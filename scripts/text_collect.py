@@ -22,6 +22,7 @@ from dial.tradeoff.calibration import Chooser
 from dial.tradeoff.curve import normalised_area
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import Taken, metric_of, quality_of
+from scripts.e_lang_printed import printed_tables
 from scripts.results_base_plan import BaseCell
 from scripts.results_cell import crossfit_of, sweep_of, table_of
 from scripts.results_text_plan import ENCODER, TASKS, TextCell
@@ -149,17 +150,17 @@ def cascade(summary: Mapping[str, Any], held_out: Mapping[str, Any] | None, tabl
     return record
 
 
-def printed_points(paper: Mapping[str, Any], task: str) -> list[dict[str, Any]]:
+def printed_points(task: str) -> list[dict[str, Any]]:
     """What E-LANG prints of a task, as `dial compare --points` reads it; its FLOPs are on an axis of their own.
 
     Args:
-        paper: content of `e_lang_t5.json`.
         task: among the printed ones.
     """
+    paper = printed_tables()
     first, position = paper["table1"], paper["tasks"].index(task)
     rows = {
         "E-LANG's Super": (paper["super_flops"], first["super_accuracy"][position]),
-        "E-LANG's Swift": (paper["swift_flops"]["large"], first["swift_accuracy"][position]),
+        "E-LANG's Swift": (paper["swift_flops"], first["swift_accuracy"][position]),
         "E-LANG": (first["flops"][position], first["accuracy"][position]),
     }
     for table, left_out in (("table2", ("super", "energy")), ("table3", ("super", "swift", "cascade"))):

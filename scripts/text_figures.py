@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from dial.tradeoff.curve import Curve
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import quality_at
 from dial.tradeoff.thinning import thin
-from scripts.results_steps import ROOT
+from scripts.e_lang_printed import printed_tables
 from scripts.text_collect import cells, reported_rows, tested
 
 PANEL = (4.4, 3.7)  # inches
@@ -27,7 +26,6 @@ DRAWN_POINTS = 500
 NAMES = {"layers2": "2 layers", "layers4": "4 layers", "three": "2, then 4 layers", "encoder2": "2 layers of MiniLM"}
 SIZES = ("layers2", "layers4", "three", "encoder2", "tiny", "small")
 DISTILLED = ("layers2", "layers2-distilled", "layers4", "layers4-distilled")
-PRINTED = ROOT / "results/e_lang_t5.json"
 PUBLISHED = {
     "text_sst2": "sst2", "text_cola": "cola", "text_mrpc": "mrpc", "text_rte": "rte", "text_cb": "cb",
     "text_copa": "copa", "text_wic": "wic", "text_wsc": "wsc", "text_multirc": "multirc", "wmt16_en_ro": "wmt16_en_ro",
@@ -136,7 +134,7 @@ def printed_point(task: str) -> tuple[float, float] | None:
     """
     if task not in PUBLISHED:
         return None
-    paper = json.loads(PRINTED.read_text())
+    paper = printed_tables()
     position, table = paper["tasks"].index(PUBLISHED[task]), paper["table1"]
     quality = table["accuracy"][position] / table["super_accuracy"][position]
     return table["flops"][position] / paper["super_flops"], quality

@@ -129,7 +129,11 @@ def test_one_tier_answers_a_data_set(dial, run: Path, data, tmp_path: Path) -> N
 def test_rows_that_cannot_be_read_are_told_and_those_before_are_kept(dial, run: Path, tmp_path: Path) -> None:
     point = ("--threshold", "0.2", "--score", "softmax")
     for broken, message in (
-        ({"question": "who " * 30, "context": "the king"}, "row 2 has a question of 30 tokens"),
+        (
+            {"question": "who " * 30, "context": "the king"},
+            "rows.jsonl, line 3: has a question of 30 tokens, but windows of 24 tokens that share 6 leave room for 14; "
+            "mend it, or leave such rows out",
+        ),
         (
             {"question": "who", "context": " "},
             "rows.jsonl, line 3: has an empty context; mend it, or leave such rows out",
@@ -140,10 +144,10 @@ def test_rows_that_cannot_be_read_are_told_and_those_before_are_kept(dial, run: 
         some.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
         error = dial("predict", run, tmp_path / "rows.jsonl", "--out", out, *point).error
         assert message in error and len(out.read_text().splitlines()) == 2
-    out = tmp_path / "skipped.jsonl"
-    text = dial("predict", run, tmp_path / "rows.jsonl", "--out", out, *point, "--on-error=skip").ok()
-    numbers = [json.loads(line)["row"] for line in out.read_text().splitlines()]
-    assert numbers == [0, 1, *range(3, len(TEST) + 1)] and "1 rows are no text and were left out" in text
+        out = out.with_name(f"skipped-{out.name}")
+        text = dial("predict", run, tmp_path / "rows.jsonl", "--out", out, *point, "--on-error=skip").ok()
+        numbers = [json.loads(line)["row"] for line in out.read_text().splitlines()]
+        assert numbers == [0, 1, *range(3, len(TEST) + 1)] and "1 rows are no text and were left out" in text
     (tmp_path / "texts.txt").write_text("who won\n")
     error = dial("predict", run, tmp_path / "texts.txt", "--out", tmp_path / "x.jsonl", *point).error
     assert "row 0 is a single text, but spans are read from a question and its context" in error
