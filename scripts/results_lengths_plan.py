@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from dial.cli.steps import Step
 from scripts.results_cell import Cell
@@ -16,14 +17,22 @@ LENGTH_DROP = "0.5"
 """Of the search's first generation, whose shortest configuration is below every share that is asked for."""
 
 
-def lengths_steps(cell: Cell) -> Iterator[Step]:
-    """Train the Super of a task with dropped tokens, search for lengths, then test each share in front of the Super."""
-    arguments = ("--model.path", cell.tier("super"))
-    yield cell.fit("adaptive", "length_adaptive", arguments, EPOCHS[cell.task])
-    yield search(cell, f"{cell.data}/glue/{cell.task}/train.parquet", COLUMNS[cell.task], 500)
-    for share in SHARES:
-        first = f"{{path: {cell.tier('adaptive')}, lengths: {share}}}"
-        yield from cell.test(named(share), cell.cascade(first, cell.tier("super")))
+@dataclass(frozen=True)
+class LengthsCell(Cell):
+    """A task of GLUE whose Super, MiniLM-L6, learns to do without tokens."""
+
+    def steps(self) -> Iterator[Step]:
+        """Train the Super with dropped tokens, search for lengths, then test each share in front of the Super."""
+        whole = self.tier("super")
+        yield self.fit("adaptive", "length_adaptive", ("--model.path", whole), EPOCHS[self.task])
+        yield search(self, f"{self.data}/glue/{self.task}/train.parquet", COLUMNS[self.task], 500)
+        for share in SHARES:
+            yield from self.test(named(share), self.cascade(shorter(self, share), whole))
+
+
+def shorter(cell: Cell, share: str) -> str:
+    """Spec of a task's `adaptive` model within a share of its MACs."""
+    return f"{{path: {cell.tier('adaptive')}, lengths: {share}}}"
 
 
 def search(cell: Cell, file: str, columns: Sequence[str], rows: int) -> Step:

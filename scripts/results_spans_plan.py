@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dial.cli.steps import Step
 from scripts.results_base_plan import RATE, UNPACKED
 from scripts.results_cell import Cell
-from scripts.results_lengths_plan import named, search
+from scripts.results_lengths_plan import named, search, shorter
 from scripts.results_steps import Measured
 
 WINDOW, EPOCHS = 256, 1
@@ -58,12 +58,8 @@ class SpanCell(Cell):
         yield search(self, f"{self.folder_of_data}/train.parquet", (), 200)
         yield from self.test("cascade-student", self.cascade(student, whole))
         for share in SHARES:
-            yield from self.test(named(share), self.cascade(self.shorter(share), whole))
+            yield from self.test(named(share), self.cascade(shorter(self, share), whole))
         yield from self.timed()
-
-    def shorter(self, share: str) -> str:
-        """Spec of the length-adaptive student within a share of its MACs."""
-        return f"{{path: {self.tier('adaptive')}, lengths: {share}}}"
 
     def trained(self, name: str, config: str, arguments: tuple[str, ...]) -> Step:
         """Train one model."""
@@ -77,7 +73,7 @@ class SpanCell(Cell):
     def timed(self) -> Iterator[Step]:
         """One cascade on the clock at the points of its calibration questions; nothing else should run meanwhile."""
         run = f"{self.folder}/study"
-        tiers = self.cascade(self.shorter(TIMED), self.tier("super"))
+        tiers = self.cascade(shorter(self, TIMED), self.tier("super"))
         rows = ("--data.max_rows.test", str(TIMED_ROWS), "--study.rows", str(TIMED_ROWS), "--study.repeats", "3")
         yield Step(f"{self.prefix}/study", f"{run}/study/study.json", ("dial", "test", *tiers, *rows, "--run", run))
         keep = ("python", "scripts/store_results.py", run)

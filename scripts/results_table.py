@@ -26,6 +26,8 @@ from scripts import (
     cascades_page,
     dynabert_page,
     exits_page,
+    reading_collect,
+    reading_page,
     text_collect,
     text_figures,
     text_page,
@@ -75,6 +77,7 @@ def collect(runs: Path, results: Path) -> None:
             with atomic_write(results / task / "e_lang.csv") as temporary:
                 points.to_csv(temporary, index=False, float_format="%.6g")
     base_collect.keep(runs, results)
+    reading_collect.keep(runs, results)
 
 
 def write(results: Path, data: str, models: str, readme: Path | None = None) -> None:
@@ -104,8 +107,15 @@ def write(results: Path, data: str, models: str, readme: Path | None = None) -> 
     base = {name: frame for name in base_collect.FILES if (frame := kept(results / name)) is not None}
     if len(base) == len(base_collect.FILES):
         fill(results / "base_size.md", base_page.tables(base, data, models))
+    reading = {
+        name: frame if (frame := kept(results / name)) is not None else pd.DataFrame() for name in reading_collect.FILES
+    }
+    if (results / "reading.md").is_file():
+        study = reading_collect.kept_study(results)
+        drawn = [name for name in reading_page.FIGURES if (results / name).is_file()]
+        fill(results / "reading.md", reading_page.tables(reading, study, drawn, data, models))
     if readme is not None and cascades is not None and exits is not None:
-        fill(readme, {"methods": method_table(cascades, exits, texts)})
+        fill(readme, {"methods": method_table(cascades, exits, texts, reading[reading_collect.FILES[0]])})
 
 
 def kept(path: Path) -> pd.DataFrame | None:
@@ -113,13 +123,19 @@ def kept(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
-def method_table(cascades: pd.DataFrame, exits: pd.DataFrame, texts: Mapping[str, Any] | None = None) -> str:
+def method_table(
+    cascades: pd.DataFrame,
+    exits: pd.DataFrame,
+    texts: Mapping[str, Any] | None = None,
+    reading: pd.DataFrame | None = None,
+) -> str:
     """Each method with its config, and its speed-up in FLOPs on one task at one reading.
 
     Args:
         cascades: points of cascades of classifiers.
         exits: points of models with exits.
         texts: from :func:`scripts.text_collect.collect`.
+        reading: points of :func:`scripts.reading_collect.collect`.
     """
     kind, target = HEADLINE
     rows = []
@@ -132,6 +148,7 @@ def method_table(cascades: pd.DataFrame, exits: pd.DataFrame, texts: Mapping[str
         rows.append([method, f"`{command} {'' if 'recipe' in config else '--config '}{config}`", task, value])
         rows[-1].append(f"[results/{page}.md](results/{page}.md)")
     rows += text_page.methods(texts or {"cascades": []}, target)
+    rows += reading_page.methods(pd.DataFrame() if reading is None else reading, f"{kind}_confident", target)
     head = ["method", "command", "task", f"speed-up in FLOPs at {100 * target:g} %, {kind} (kept)", "more"]
     return grid(head, rows)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from dial.cli.steps import Step
 from dial.files import plain
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
@@ -23,7 +24,6 @@ from dial.tradeoff.curve import normalised_area
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import Taken, metric_of, quality_of
 from scripts.e_lang_printed import printed_tables
-from scripts.results_base_plan import BaseCell
 from scripts.results_cell import crossfit_of, sweep_of, table_of
 from scripts.results_text_plan import ENCODER, TASKS, TextCell
 
@@ -42,7 +42,17 @@ COMPARED = (
     ("sizes", "tiny", "small"),
 )
 """What is asked, and two cascades; the second is the one that is to be better."""
-Planned = TextCell | BaseCell
+
+
+class Planned(Protocol):
+    """A task and the steps that train and test it."""
+
+    @property
+    def prefix(self) -> str:
+        """See :class:`scripts.results_cell.Cell`."""
+
+    def steps(self) -> Iterator[Step]:
+        """In order."""
 
 
 def cells(runs: str = "runs/results") -> Iterator[TextCell]:

@@ -43,12 +43,14 @@ class Look:
         names: of the cascades in the legend.
         size: of a panel, in inches.
         lowest: quality at the foot of a panel where curves go below it, as a share of the Super's.
+        alone: cascades whose first tiers are one model that drops more or fewer tokens; a line joins these alone.
     """
 
     score: str = "energy"
     names: Mapping[str, str] = field(default_factory=lambda: NAMES)
     size: tuple[float, float] = PANEL
     lowest: float = -math.inf
+    alone: Sequence[str] = ()
 
 
 def draw(results: Path) -> list[Path]:
@@ -107,11 +109,17 @@ def _curves_panel(
 ) -> None:
     first = next(iter(runs.values()))
     metric = first.metrics[0]
+    joined: list[tuple[float, float]] = []
     for colour, (name, table) in zip(style.colours(len(runs)), runs.items(), strict=True):
         _line(axis, curve(table, look.score), color=colour, linewidth=1.8, label=_label(name, look.names))
         share = float(table.macs[:, 0].mean() / table.macs_reference.mean())
         place = 100 * share, 100 * quality_at(table, metric, _all(table, 0))
         axis.plot(*place, "o", color=colour, markersize=5, zorder=5)
+        joined += [place] if name in look.alone else []
+    if len(joined) > 1:
+        axis.plot(
+            *zip(*sorted(joined), strict=True), ":", color=style.INK, linewidth=1.4, label="tokens dropped, alone"
+        )
     _line(axis, curve(first, "random"), color=style.RANDOM, linewidth=1.2, linestyle="--", label="random")
     _line(axis, Oracle().curve(first), color=style.ORACLE, linewidth=1.0, linestyle="-.", label="oracle")
     best = 100 * quality_at(first, metric, _all(first, len(first.stages) - 1))

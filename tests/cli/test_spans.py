@@ -9,6 +9,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from dial.costs.functions import ModelCosts
+from dial.stages.parquet import load_table, save_slim
+from scripts.results_cell import crossfit_of, sweep_of
+from scripts.store_results import keep_study, without_texts
 from tests.cli.conftest import QUIET, ROOT
 from tests.squad_files import TEST, write
 from tests.tiers.readers import STRIDE, WINDOW, save_reader
@@ -88,6 +92,28 @@ def test_a_table_without_texts_gives_the_same_points(dial, run: Path, tmp_path: 
     for one, other in zip(first["splits"]["test"]["points"], again["splits"]["test"]["points"], strict=True):
         for name in ("score", "kind", "target", "quality", "macs", "shares"):
             assert one[name] == other[name]
+
+
+def test_the_page_of_results_tells_of_a_run(dial, run: Path, tmp_path: Path) -> None:
+    """From its table, sweeps and study, as `make results` keeps them."""
+    from scripts import reading_collect, reading_page
+
+    path = tmp_path / "results/squad/seed0-cascade-student.parquet"
+    costs = ModelCosts.load(run / "sweep/costs.json")
+    save_slim(without_texts(load_table(run / "sweep/stages.parquet")), path, costs)
+    for kind, folder in (("split", sweep_of), ("crossfit", crossfit_of)):
+        out = folder(f"{tmp_path}/runs/squad/seed0", "cascade-student")
+        dial("sweep", path, "--calibration", kind, "--bootstrap", "100", "--out", out).ok()
+    points, tiers = reading_collect.collect(tmp_path / "runs", tmp_path / "results").values()
+    study = keep_study(run, tmp_path / "results/squad")
+    assert study.name == "cascade.json" and not (tmp_path / "results/squad/study.png").exists()
+    table = pd.read_parquet(run / "sweep/stages.parquet")
+    exact = 100 * table[table["split"] == "test"]["stat_squad_em_swift"].mean()
+    told = reading_page.question_tiers(tiers)
+    assert "60 questions about 20 paragraphs" in told and f"| student | {exact:.1f} | " in told
+    assert reading_page.table_2(points).count("×") >= 6 and "crossfit" in reading_page.speedups(points, 0.99)
+    told = reading_page.time_table(json.loads(study.read_text()))
+    assert "| cascade at 90 % | " in told and "| swift | " in told
 
 
 def test_a_file_of_questions_is_answered_as_in_the_table(dial, run: Path, tmp_path: Path) -> None:

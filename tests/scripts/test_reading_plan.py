@@ -12,13 +12,12 @@ from dial.models import build_word_tokenizer
 from dial.models.lengths import Lengths
 from dial.tiers.tier import Tier, View
 from scripts import results_lengths_plan, results_spans_plan
-from scripts.results_cell import Cell
-from scripts.results_lengths_plan import COLUMNS, LENGTH_DROP, lengths_steps
+from scripts.results_lengths_plan import COLUMNS, LENGTH_DROP, LengthsCell
 from scripts.results_spans_plan import SpanCell, plan
 from scripts.results_steps import ROOT
 from tests.scripts.test_text_results import parse
 
-STEPS = [*plan("data", "models"), *(step for task in COLUMNS for step in lengths_steps(Cell(task)))]
+STEPS = [*plan("data", "models"), *(step for task in COLUMNS for step in LengthsCell(task).steps())]
 LAYERS = 6
 
 
