@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datamodules.base import SequenceDataModule
     from datamodules.benchmarks_as_text import GLUEAsTextDataModule, SuperGLUEAsTextDataModule
+    from datamodules.first_or_last import FirstOrLastDataModule
     from datamodules.glue import GLUEDataModule
     from datamodules.graded import GradedSentimentDataModule
     from datamodules.number_words import NumberWordsDataModule
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from datamodules.translation import TranslationDataModule
 
 __all__ = [
+    "FirstOrLastDataModule",
     "GLUEAsTextDataModule",
     "GLUEDataModule",
     "GradedSentimentDataModule",
@@ -35,6 +37,7 @@ _HOMES = {
     "SuperGLUEAsTextDataModule": "benchmarks_as_text",
     "SuperGLUEDataModule": "superglue",
     "TranslationDataModule": "translation",
+    "FirstOrLastDataModule": "first_or_last",
     "GLUEDataModule": "glue",
     "GradedSentimentDataModule": "graded",
     "NumberWordsDataModule": "number_words",

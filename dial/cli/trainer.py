@@ -54,7 +54,7 @@ lightning_modules.Seq2SeqDistillation, lightning_modules.SizedAdamW  # noqa: B01
 lightning_modules.LengthAdaptive, lightning_modules.TransformerDistillation, lightning_modules.DynaBERT  # noqa: B018
 lightning_modules.LengthAdaptiveSpanQA, lightning_modules.SpanDistillation, lightning_modules.SpanQA  # noqa: B018
 datamodules.GLUEDataModule, datamodules.GradedSentimentDataModule, datamodules.TextDataModule  # noqa: B018
-datamodules.GLUEAsTextDataModule, datamodules.NumberWordsDataModule  # noqa: B018
+datamodules.FirstOrLastDataModule, datamodules.GLUEAsTextDataModule, datamodules.NumberWordsDataModule  # noqa: B018
 datamodules.SuperGLUEAsTextDataModule, datamodules.SuperGLUEDataModule, datamodules.TextToTextDataModule  # noqa: B018
 datamodules.QuestionsDataModule, datamodules.SQuADDataModule, datamodules.TranslationDataModule  # noqa: B018
 
