@@ -1,6 +1,6 @@
 """The built-in questions: what of its kind came first or last. The more there are of the kind, the harder."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,22 @@ KINDS = {
 }
 OTHERS = (2, 6)
 """Words of other kinds in a context, at least and at most."""
+
+
+class Drawn(NamedTuple):
+    """One row.
+
+    Attributes:
+        question: what is asked.
+        context: list of words.
+        answer: one of them.
+        level: words of the kind that is asked for.
+    """
+
+    question: str
+    context: str
+    answer: str
+    level: int
 
 
 class FirstOrLastDataModule(QuestionAnswering):
@@ -67,14 +83,13 @@ class FirstOrLastDataModule(QuestionAnswering):
         start = sum(size for name, size in self.sizes.items() if ROLES.index(name) < ROLES.index(role))
         ids = np.arange(start, start + self.sizes[role], dtype=np.int64)
         drawn = [self._draw(row) for row in ids.tolist()]
-        questions, contexts, answers = ([each[part] for each in drawn] for part in range(3))
+        contexts, answers = [each.context for each in drawn], [each.answer for each in drawn]
         starts = [context.index(answer) for context, answer in zip(contexts, answers, strict=True)]
         spans = np.array([(at, at + len(answer)) for at, answer in zip(starts, answers, strict=True)], np.int64)
         label, targets = np.arange(len(ids), dtype=np.int64), [(answer,) for answer in answers]
-        return Rows(questions, contexts, label, ids, None, targets, spans=spans)
+        return Rows([each.question for each in drawn], contexts, label, ids, None, targets, spans=spans)
 
-    def _draw(self, row: int) -> tuple[str, str, str, int]:
-        """Question, context, answer, and level of a row."""
+    def _draw(self, row: int) -> "Drawn":
         random = np.random.default_rng([self.data_seed, row])
         level = int(random.choice(LEVELS, p=np.array(self.shares) / sum(self.shares)))
         kind = str(random.choice(list(KINDS)))
@@ -85,8 +100,8 @@ class FirstOrLastDataModule(QuestionAnswering):
         end = str(random.choice(["first", "last"]))
         placed = [word for word in words if word in own]
         answer = placed[0 if end == "first" else -1]
-        return f"which {kind} came {end}", f"first {', then '.join(words)}.", answer, level
+        return Drawn(f"which {kind} came {end}", f"first {', then '.join(words)}.", answer, level)
 
     def levels(self, role: str) -> dict[int, int]:
         """``sample_id`` -> words of the kind, 1 to 3, of a role's rows."""
-        return {sample_id: self._draw(sample_id)[3] for sample_id in self.sample_ids(role).tolist()}
+        return {sample_id: self._draw(sample_id).level for sample_id in self.sample_ids(role).tolist()}

@@ -99,7 +99,7 @@ def question_tiers(tiers: pd.DataFrame) -> str:
     """Exact match, F1 and cost of each model alone on SQuAD, the Super last."""
     if tiers.empty:
         return NOT_YET
-    rows = {}
+    rows: dict[str, list[str]] = {}
     for _, tier in tiers.iterrows():
         name = SUPER[QUESTIONS] if tier.tier == "super" else NAMES[tier.run]
         cells = [name, percent(tier.squad_em), f"{percent(tier.token_f1)} [{percent(tier.low)}, {percent(tier.high)}]"]
@@ -175,7 +175,7 @@ def dropped_tiers(tiers: pd.DataFrame) -> str:
     """Quality and cost of the models that drop tokens, alone, beside their Super, and what E-LANG prints."""
     if tiers.empty:
         return NOT_YET
-    rows = {}
+    rows: dict[tuple[str, str], list[str]] = {}
     for _, tier in tiers.iterrows():
         name = "the Super" if tier.tier == "super" else NAMES[tier.run]
         quality = f"{percent(tier[tier.metric])} [{percent(tier.low)}, {percent(tier.high)}]"
