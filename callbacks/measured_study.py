@@ -17,6 +17,7 @@ from dial.files import plain, read_json
 from dial.inference.operating_point import Sweep
 from dial.inference.run import load_network
 from dial.inference.staged import StagedModel
+from dial.spelling import spelt
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.stages.task import task_of
@@ -62,10 +63,8 @@ class MeasuredStudy(Callback):
         self._other: tuple[StagedModel, StageTable] | None = None
         self._models: dict[str, Any] = {}
         if rows:
-            try:
+            with spelt({each.name: f"study.{each.name}" for each in dataclasses.fields(StudySettings)}):
                 self.settings = StudySettings(rows, repeats, tuple(targets), pad_to, score, compiled=compiled)
-            except ValueError as error:
-                raise ValueError(str(error).replace("`", "`study.", 1)) from error
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be measured, before any model runs."""
@@ -118,27 +117,23 @@ class MeasuredStudy(Callback):
         network = staged(pl_module).network
         folder = self._folder(trainer)
         about = {"partial": is_partial(trainer), "models": self._models}
-        measure = self._measure_writers if network.writes else self._measure
-        text = measure(network, table, split, units_of(data, network, split), data.cache_dir, folder, about)
-        print(text)
+        given = network, table, split, units_of(data, network, split), self.settings, data.cache_dir
+        print((self._measure_writers if network.writes else self._measure)(given, folder, about))
         print(f"written to {folder}")
 
-    def _measure(
-        self,
-        network: StagedModel,
-        table: StageTable,
-        split: str,
-        units: dict[int, Any],
-        cache_dir: str,
-        folder: Path,
-        about: dict[str, Any],
-    ) -> str:
-        """Measure tiers that answer by their outputs, write, and say what came out."""
+    def _measure(self, given: tuple[Any, ...], folder: Path, about: dict[str, Any]) -> str:
+        """Measure tiers that answer by their outputs, write, and say what came out.
+
+        Args:
+            given: what both kinds of studies take first: network, table, split, units, settings, cache.
+            folder: where to write.
+            about: what the results say beside what was measured.
+        """
         from dial.study.report import render, write_study
         from dial.study.study import Study
 
         assert self.settings is not None
-        study = Study(network, table, split, units, self.settings, cache_dir, self._other)
+        study = Study(*given, exits=self._other)
         count = len(study.sampled)
         print(f"study: {count} rows, {self.settings.repeats} repetitions, {len(study.contenders)} models", flush=True)
         results = study.run(lambda text: print(text, flush=True)) | about
@@ -148,21 +143,12 @@ class MeasuredStudy(Callback):
         write_study(folder, results)
         return render(results)
 
-    def _measure_writers(
-        self,
-        network: StagedModel,
-        table: StageTable,
-        split: str,
-        units: dict[int, Any],
-        cache_dir: str,
-        folder: Path,
-        about: dict[str, Any],
-    ) -> str:
+    def _measure_writers(self, given: tuple[Any, ...], folder: Path, about: dict[str, Any]) -> str:
         """The same of a cascade with tiers that write."""
         from dial.study.written import WrittenStudy, render_written, write_written_study
 
         assert self.settings is not None
-        study = WrittenStudy(network, table, split, units, self.settings, cache_dir)
+        study = WrittenStudy(*given)
         print(f"study: {len(study.units)} rows, {self.settings.repeats} repetitions", flush=True)
         results = study.run(lambda text: print(text, flush=True)) | about
         write_written_study(folder, results)
@@ -206,10 +192,8 @@ class MeasuredStudy(Callback):
             ValueError: it is none, or was tested on other labels or rows, or its tier is not found.
         """
         assert self.exits is not None
-        try:
+        with spelt({"run": "study.exits"}):
             sweep = Sweep(self.exits)
-        except ValueError as error:
-            raise ValueError(str(error).replace("`run`", "`study.exits`", 1)) from error
         if len(sweep.settings["tiers"]) > 1 or len(sweep.stages) < 2:
             raise ValueError(
                 f"`study.exits` must be a run of one model with several exits, but {self.exits} has the stages "

@@ -89,7 +89,8 @@ class FirstOrLastDataModule(QuestionAnswering):
         label, targets = np.arange(len(ids), dtype=np.int64), [(answer,) for answer in answers]
         return Rows([each.question for each in drawn], contexts, label, ids, None, targets, spans=spans)
 
-    def _draw(self, row: int) -> "Drawn":
+    def _draw(self, row: int) -> Drawn:
+        """The same for a row whatever the sizes of the roles."""
         random = np.random.default_rng([self.data_seed, row])
         level = int(random.choice(LEVELS, p=np.array(self.shares) / sum(self.shares)))
         kind = str(random.choice(list(KINDS)))

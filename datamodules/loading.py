@@ -128,6 +128,7 @@ class EpochSampler(Sampler[int]):
         return iter(share(self._order(), self.batch_size, self.rank, self.world_size).tolist())
 
     def _order(self) -> np.ndarray:
+        """Order of an epoch: within shuffled stretches by length, their batches shuffled again."""
         generator = np.random.default_rng((self.seed, self.epoch))
         shuffled = generator.permutation(len(self.lengths))
         size = self.batch_size * self.world_size

@@ -1,8 +1,6 @@
 """What data modules share whose rows are questions that a span of their context answers."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.encoding import CHUNK, ArrayFile, Tokens, move
+from datamodules.encoding import CHUNK, ArrayFile, Tokens
 from datamodules.loading import EncodedRows
 from datamodules.row_tokens import Padding, UnreadableRowError
 from datamodules.rows import Rows
+from datamodules.scratch import move, scratch
 from datamodules.text_to_text import TRAINED, TextToText
 from datamodules.windows import QuestionTokens, WindowTokeniser, answer_tokens, window_batch
 
@@ -161,12 +160,9 @@ def encode_windows(rows: Rows, tokeniser: WindowTokeniser, key: str, cache_dir: 
     folder = Path(cache_dir) / "encodings" / f"windows{VERSION}-{rows.fingerprint}-{key}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            _write(scratch, rows, tokeniser, role)
-            move(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with scratch(folder, folder=True) as place:
+            _write(place, rows, tokeniser, role)
+            move(place, folder)
     columns = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
     columns.setdefault("types", None)  # type: ignore[arg-type]
     return StoredWindows(**columns, padding=Padding.of(tokeniser.tokenizer), truncated=0, max_length=None)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dial.cli.steps import Step
-from scripts.results_base_plan import RATE, UNPACKED
+from scripts.results_base_tasks import RATE
 from scripts.results_cell import Cell
+from scripts.results_general_plan import UNPACKED
 from scripts.results_lengths_plan import named, search, shorter
 from scripts.results_steps import Measured
 

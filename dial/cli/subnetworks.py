@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from dial.cli.steps import options
+from dial.spelling import spelt
 
 
 def check_stages(network: str, values: Mapping[str, str | list[str]]) -> None:
@@ -49,14 +50,9 @@ def check_stages(network: str, values: Mapping[str, str | list[str]]) -> None:
             model = AutoModel.from_config(config)
     except ValueError:  # of no architecture that can be trained so, as the first step will say
         return
-    try:
+    with spelt({"widths": "--widths", "depths": "--depths", "width": "--swift"}):
         check_subnetworks(model, widths, depths, "s")
-    except ValueError as error:
-        raise ValueError(str(error).replace("`widths`", "`--widths`").replace("`depths`", "`--depths`")) from error
-    try:
         check_subnetworks(model, [swift], [1])
-    except ValueError as error:
-        raise ValueError(str(error).replace("`width`", "`--swift`")) from error
 
 
 def _shares(name: str, text: str) -> list[Any]:

@@ -204,13 +204,22 @@ def fit_cost(count: Callable[[int], int], lengths: Iterable[int]) -> CostFunctio
     return CostFunction(counts={length: counted(length) for length in distinct})
 
 
-def _quadratic(points: Sequence[tuple[int, int]]) -> tuple[Fraction, Fraction, Fraction] | None:
-    """Exact (a, b, c) through three points, by divided differences; None where some length would give half a MAC."""
+def parabola(points: Sequence[tuple[int, int | Fraction]]) -> tuple[Fraction, Fraction, Fraction]:
+    """Exact ``(a, b, c)`` of ``a + b x + c x^2`` through three points, by divided differences.
+
+    >>> [int(value) for value in parabola([(1, 6), (2, 11), (3, 18)])]
+    [3, 2, 1]
+    """
     (x0, y0), (x1, y1), (x2, y2) = points
-    first, second = Fraction(y1 - y0, x1 - x0), Fraction(y2 - y1, x2 - x1)
+    first, second = Fraction(y1 - y0) / (x1 - x0), Fraction(y2 - y1) / (x2 - x1)
     c = (second - first) / (x2 - x0)
     b = first - c * (x0 + x1)
-    a = y0 - x0 * (b + x0 * c)
+    return y0 - x0 * (b + x0 * c), b, c
+
+
+def _quadratic(points: Sequence[tuple[int, int]]) -> tuple[Fraction, Fraction, Fraction] | None:
+    """The parabola through three points; None where some length would give half a MAC."""
+    a, b, c = parabola(points)
     whole = all(value.denominator == 1 for value in (a, b + c, 2 * c))  # so it is whole at every length
     return (a, b, c) if whole else None
 

@@ -76,7 +76,7 @@ class AttentionScores:
         """Scores ``(B, A, T, T)``, query by key, of a watched layer in the last pass, with their gradient."""
         seen = self._seen[number]
         query, key = (seen[name].unflatten(-1, (self.heads(number), -1)).transpose(1, 2) for name in ("query", "key"))
-        scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
         return scores + seen[BIAS] if BIAS in seen else scores
 
 

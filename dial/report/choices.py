@@ -115,6 +115,7 @@ class Choices:
             yield Choice(rule, kind, point, taken, points)
 
     def _recipes(self, chooser: Chooser) -> Iterator[tuple[str, Recipe]]:
+        """Kinds of points with the function that chooses one, which folds call again."""
         for target in self.settings.targets:
             yield "expected", partial(Chooser.expected, target=target)
             yield "confident", partial(Chooser.confident, target=target, confidence=self.settings.confidence)

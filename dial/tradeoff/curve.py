@@ -316,6 +316,7 @@ class EventCurve(Curve):
         return evaluate
 
     def _quality(self, metric: Metric) -> np.ndarray:
+        """Of whole groups, right where none of their rows is wrong; sums of rows do for every other metric."""
         if not isinstance(metric, GroupAccuracy):
             return super()._quality(metric)
         events, rows = self.events, np.arange(len(self.table))
