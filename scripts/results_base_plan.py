@@ -133,9 +133,9 @@ class BaseCell(Cell):
         run = f"{self.folder}/study"
         pair = self.cascade(self.tier("glove"), self.whole)
         study = ("--study.rows", str(TIMED_ROWS), "--study.exits", f"{self.folder}/exits-deebert")
-        yield Step(f"{self.prefix}/study", f"{run}/study/study.json", ("dial", "test", *pair, *study, "--run", run))
+        yield Step(f"{self.prefix}/clock", f"{run}/study/study.json", ("dial", "test", *pair, *study, "--run", run))
         keep = ("python", "scripts/store_results.py", run)
-        yield Measured(f"{self.prefix}/study/kept", f"results/{self.task}/study.json", keep)
+        yield Measured(f"{self.prefix}/clock/kept", f"results/{self.task}/study.json", keep)
 
     @property
     def fewer(self) -> tuple[str, ...]:
@@ -176,9 +176,8 @@ class BaseCell(Cell):
         taught = ("--model.teacher", teacher) if teacher else ()
         texts = ("--data.augmentation", self.texts(fit.augmentation)) if fit.augmentation else ()
         rate = (*RATE, fit.rate) if fit.rate else ()
-        return self.trained(
-            name, fit.config, (*arguments, *taught, *texts, *rate), fit.longer * self.about.swift_epochs
-        )
+        epochs = max(1, round(fit.longer * self.about.swift_epochs))
+        return self.trained(name, fit.config, (*arguments, *taught, *texts, *rate), epochs)
 
     def texts(self, augmentation: str) -> str:
         """File of new texts, which all seeds share."""

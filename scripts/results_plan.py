@@ -186,7 +186,7 @@ METHODS = (
 
 def score_of(task: str) -> str:
     """What decides when a row of a task exits."""
-    return SCORES.get(task, "entropy")
+    return SCORES.get(task.removeprefix("base_"), "entropy")
 
 
 def tested_runs(task: str) -> dict[str, tuple[str, ...]]:

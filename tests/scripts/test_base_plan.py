@@ -1,10 +1,9 @@
-"""The steps for a base-size Super: each row that is asked for has one, and each command works on tiny models."""
+"""The steps for a base-size Super: every row that is asked for has one, and each command runs on tiny models."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,17 +14,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertModel, MPNetConfig, MPNetModel
 
 from dial.cli.steps import Step
 from scripts import qnli_from_squad, training_texts
 from scripts.results_base_plan import BaseCell, plan
 from scripts.results_base_tasks import SWIFTS, TASKS
 from scripts.results_general_plan import SUPER, UNPACKED
+from tests.cli.conftest import ROOT
 from tests.cli.conftest import dial as dial
 from tests.cli.glue_files import write_task
 from tests.conftest import WORDS
-from tests.tiers.mpnet import write_mpnet
+from tests.tiers.mpnet import mpnet_tokenizer
 
 ABOUT = {task.name: task for task in TASKS}
 
@@ -50,9 +50,8 @@ def test_every_task_has_a_super_and_small_tasks_three_seeds_of_first_tiers() -> 
         if re.fullmatch(r"base_\w+/seed[12]/cascade-[\w-]+", name):  # the Super of the first seed, a tier of its own
             task, seed, _ = name.split("/")
             first, second = after(step, "--model.tiers").strip("[]").split(", ")
-            assert (
-                first.startswith(f"runs/results/{task}/{seed}/") and second == f"runs/results/{task}/seed0/super/tier"
-            )
+            assert first.startswith(f"runs/results/{task}/{seed}/")
+            assert second == f"runs/results/{task}/seed0/super/tier"
 
 
 def test_every_first_tier_comes_as_it_is_called() -> None:
@@ -94,9 +93,13 @@ def test_cost_eff_stands_beside_small_models_with_exits_on_the_same_rows() -> No
             command = made[f"{at}/{name}"].command
             assert ("--data.max_rows.train" in command) == (rows is not None)
             assert rows is None or after(made[f"{at}/{name}"], "--data.max_rows.train") == rows
-    assert {
-        f"base_mrpc/seed0/exits-costeff-8x-{what}" for what in ("no-hidden", "no-logits", "two-stage")
-    } <= made.keys()
+    left_out = ("no-hidden", "no-logits", "two-stage")
+    assert {f"base_mrpc/seed0/exits-costeff-8x-{what}" for what in left_out} <= made.keys()
+
+
+def test_every_training_has_a_whole_number_of_epochs() -> None:
+    fits = [step for step in steps().values() if "--trainer.max_epochs" in step.command]
+    assert fits and all(int(after(step, "--trainer.max_epochs")) >= 1 for step in fits)
 
 
 def test_what_is_cheap_comes_first() -> None:
@@ -156,7 +159,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
     """A folder with `data`, `models` and the unpacked models, all tiny."""
     place = tmp_path_factory.mktemp("base")
     for task in ABOUT:
-        write_task(place / "data/glue", task, train=120, test=40)
+        write_task(place / "data/glue", task, train=400, test=40)
     one, two = "good film but dull plot", "the bad cast is not great"
     context = f"{one.capitalize()}. {two.capitalize()}. It was fine."
     write_squad(place / "data", [(context, f"what is {word} ?", "cast") for word in WORDS])
@@ -181,9 +184,14 @@ def places(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
         torch.manual_seed(0)
         kind(BertConfig(**sizes, **more, intermediate_size=32)).save_pretrained(place / name)
         tiny_tokenizer.save_pretrained(place / name)
-    # Wide enough for COST-EFF's sizes: 2 heads, 256 neurons, rank 128.
+    # Wide enough for COST-EFF's sizes: 2 heads, 256 neurons, rank 128; and as long as what is read.
+    tokenizer = mpnet_tokenizer()
     sizes = {"hidden_size": 144, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 320}
-    write_mpnet(place / UNPACKED / SUPER, head=False, **sizes)
+    torch.manual_seed(0)
+    config = MPNetConfig(vocab_size=160, max_position_embeddings=140, pad_token_id=1, **sizes)
+    MPNetModel(config).save_pretrained(place / UNPACKED / SUPER)
+    tokenizer.model_max_length = 130
+    tokenizer.save_pretrained(place / UNPACKED / SUPER)
     return place
 
 
@@ -195,10 +203,7 @@ def run_step(step: Step, place: Path, dial: Callable) -> None:
     """Do a step in a folder, the fits for one epoch of two batches."""
     words = [word.replace("runs/", f"{place}/runs/") for word in step.command]
     if words[0] == "python":
-        path = os.environ.get("PYTHONPATH", "")
-        subprocess.run(
-            [sys.executable, *words[1:]], check=True, env={**os.environ, "PYTHONPATH": path}, capture_output=True
-        )
+        subprocess.run([sys.executable, *words[1:]], check=True, cwd=ROOT, capture_output=True)
     else:
         if words[1] == "fit":
             words[words.index("--trainer.max_epochs") + 1] = "1"
@@ -215,6 +220,15 @@ def run_step(step: Step, place: Path, dial: Callable) -> None:
     assert (place / step.result).is_file(), step.name
 
 
+DONE = (
+    *("qnli", "texts", "4l", "12l", "super", "l6", "l6-own", "glove-other", "distilbert", "augment-tang"),
+    *("augment-tinybert", "glove-tang", "4l-layers", "4l-random-layers", "4l-augmented-layers", "dynabert-width"),
+    *("dynabert", "cascade-w25", "ta", "slender-8x", "costeff-8x", "costeff-8x-two-stage", "exits-costeff-8x"),
+    *("small", "small-deebert", "small-pabee", "berxit", "exits-berxit"),
+)
+"""One of each kind. Tables and sweeps are as those of other tasks; what is measured on the clock takes minutes."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("task", ["mrpc", "qnli", "stsb"])
@@ -224,15 +238,10 @@ def test_every_command_does_its_work(places: Path, dial: Callable, task: str) ->
     done = [step for step in plan(f"{places}/data", f"{places}/models") if step.name.startswith(tuple(wanted))]
     for step in done:
         name = step.name.rsplit("/", 1)[-1]
-        derived = name in ("table", "sweep", "crossfit", "kept", "study")
-        if (places / step.result).is_file() or (derived and name != "study"):
-            continue
-        if name == "study":  # what is measured takes minutes; its cascade and its model with exits were tested
-            continue
-        run_step(step, places, dial)
-    cards = {
-        step.name: json.loads((places / step.result).read_text()) for step in done if step.result.endswith("card.json")
-    }
+        if name in DONE and not (places / step.result).is_file():
+            run_step(step, places, dial)
+    fits = [step for step in done if step.result.endswith("card.json") and step.name.rsplit("/", 1)[-1] in DONE]
+    cards = {step.name: json.loads((places / step.result).read_text()) for step in fits}
     assert all(card["finished"] for card in cards.values())
     if task == "mrpc":
         compression = cards["base_mrpc/seed0/slender-8x"]["compression"]
