@@ -21,10 +21,10 @@ from dial.spelling import spelt
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.stages.task import task_of
-from dial.study.report import FILES
+from dial.study.report import FILES, render, write_study
 from dial.study.rivals import check_names
-from dial.study.study import StudySettings
-from dial.study.written import NO_SCORE
+from dial.study.study import Study, StudySettings
+from dial.study.written import NO_SCORE, WrittenStudy, render_written, write_written_study
 from lightning_modules.base import StagedModule
 
 
@@ -118,24 +118,16 @@ class MeasuredStudy(Callback):
         folder = self._folder(trainer)
         about = {"partial": is_partial(trainer), "models": self._models}
         given = network, table, split, units_of(data, network, split), self.settings, data.cache_dir
-        print((self._measure_writers if network.writes else self._measure)(given, folder, about))
+        if network.writes:
+            print(self._measure_writers(WrittenStudy(*given), folder, about))
+        else:
+            print(self._measure(Study(*given, exits=self._other), folder, about))
         print(f"written to {folder}")
 
-    def _measure(self, given: tuple[Any, ...], folder: Path, about: dict[str, Any]) -> str:
-        """Measure tiers that answer by their outputs, write, and say what came out.
-
-        Args:
-            given: what both kinds of studies take first: network, table, split, units, settings, cache.
-            folder: where to write.
-            about: what the results say beside what was measured.
-        """
-        from dial.study.report import render, write_study
-        from dial.study.study import Study
-
-        assert self.settings is not None
-        study = Study(*given, exits=self._other)
+    def _measure(self, study: Study, folder: Path, about: dict[str, Any]) -> str:
+        """Measure tiers that answer by their outputs, write that and ``about``, and say what came out."""
         count = len(study.sampled)
-        print(f"study: {count} rows, {self.settings.repeats} repetitions, {len(study.contenders)} models", flush=True)
+        print(f"study: {count} rows, {study.settings.repeats} repetitions, {len(study.contenders)} models", flush=True)
         results = study.run(lambda text: print(text, flush=True)) | about
         assert study.times is not None
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,13 +135,9 @@ class MeasuredStudy(Callback):
         write_study(folder, results)
         return render(results)
 
-    def _measure_writers(self, given: tuple[Any, ...], folder: Path, about: dict[str, Any]) -> str:
+    def _measure_writers(self, study: WrittenStudy, folder: Path, about: dict[str, Any]) -> str:
         """The same of a cascade with tiers that write."""
-        from dial.study.written import WrittenStudy, render_written, write_written_study
-
-        assert self.settings is not None
-        study = WrittenStudy(*given)
-        print(f"study: {len(study.units)} rows, {self.settings.repeats} repetitions", flush=True)
+        print(f"study: {len(study.units)} rows, {study.settings.repeats} repetitions", flush=True)
         results = study.run(lambda text: print(text, flush=True)) | about
         write_written_study(folder, results)
         return render_written(results)

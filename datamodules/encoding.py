@@ -11,7 +11,7 @@ import numpy as np
 
 from datamodules.row_tokens import Padding, RowTokeniser
 from datamodules.rows import Rows
-from datamodules.scratch import move, scratch
+from datamodules.scratch import made_once
 
 VERSION = 2
 CHUNK = 4096  # rows per call of the tokenizer: enough for its threads, little to hold as Python lists
@@ -77,10 +77,8 @@ def encode(
         / f"v{VERSION}-{rows.fingerprint}-{key}{f'-target-{max_length}' if target else ''}"
     )
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with scratch(folder, folder=True) as place:
+        with made_once(folder) as place:
             _write(place, rows, RowTokeniser(tokenizer, max_length, target))
-            move(place, folder)
     return _load(folder, tokenizer)
 
 

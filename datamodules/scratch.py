@@ -61,13 +61,17 @@ def scratch(path: Path, folder: bool = False) -> Iterator[Path]:
             os.close(lock)
 
 
-def move(place: Path, path: Path) -> None:
-    """Put a finished folder into its place, unless another process did, with the same content."""
-    try:
-        place.rename(path)
-    except OSError:
-        if not path.exists():
-            raise
+@contextlib.contextmanager
+def made_once(folder: Path) -> Iterator[Path]:
+    """Give a scratch folder that takes the place of ``folder`` when the block ends, unless somebody was quicker."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(folder, folder=True) as place:
+        yield place
+        try:
+            place.rename(folder)
+        except OSError:
+            if not folder.exists():  # otherwise another process made it, with the same content
+                raise
 
 
 def remove_scratch(folder: Path) -> None:
@@ -83,7 +87,7 @@ def remove_scratch(folder: Path) -> None:
 
 
 def _remove_if_dead(place: Path, machine: str) -> None:
-    """Remove one scratch whose lock can be had; raises an OSError where it cannot."""
+    """Remove it where its lock is free; where that cannot be told, since another machine made it, only if it is old."""
     if machine != MACHINE and place.stat().st_mtime > time.time() - ELSEWHERE:
         return
     handle = os.open(place, os.O_RDONLY if place.is_dir() else os.O_RDWR)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from dial.costs.functions import parabola
+from dial.costs.fitting import parabola
 from dial.costs.macs import count_macs
 from dial.models.lengths import Lengths
 from dial.tiers.model_inputs import longest

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from datamodules.scratch import move, scratch
+from datamodules.scratch import made_once
 from dial.files import atomic_write
 from dial.tiers.backends.comparison import Comparison
 from dial.tiers.tier import Tier
@@ -148,8 +148,7 @@ def _join(folder: Path, parts: list[Path], ids: np.ndarray, about: dict[str, Any
             f"`teacher` must give finite logits, but it does not for {len(broken)} rows, first sample_id {broken[0]}; "
             "check its weights, or load it in float32."
         )
-    with scratch(folder, folder=True) as place:
+    with made_once(folder) as place:
         np.save(place / "sample_id.npy", found[kept])
         np.save(place / "logits.npy", logits[kept].astype(np.float32))
         (place / "about.json").write_text(json.dumps(about, indent=2) + "\n")
-        move(place, folder)

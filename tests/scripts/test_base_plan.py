@@ -97,9 +97,9 @@ def test_cost_eff_stands_beside_small_models_with_exits_on_the_same_rows() -> No
     assert {f"base_mrpc/seed0/exits-costeff-8x-{what}" for what in left_out} <= made.keys()
 
 
-def test_epochs_are_whole_numbers() -> None:
-    fits = [step for step in steps().values() if step.command[:2] == ("dial", "fit")]
-    assert all(re.fullmatch(r"[1-9]\d*", after(step, "--trainer.max_epochs")) for step in fits)
+def test_every_training_has_a_whole_number_of_epochs() -> None:
+    fits = [step for step in steps().values() if "--trainer.max_epochs" in step.command]
+    assert fits and all(int(after(step, "--trainer.max_epochs")) >= 1 for step in fits)
 
 
 def test_what_is_cheap_comes_first() -> None:
