@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from datamodules.base import SequenceDataModule as SequenceDataModule
     from datamodules.benchmarks_as_text import GLUEAsTextDataModule as GLUEAsTextDataModule
     from datamodules.benchmarks_as_text import SuperGLUEAsTextDataModule as SuperGLUEAsTextDataModule
+    from datamodules.first_or_last import FirstOrLastDataModule as FirstOrLastDataModule
     from datamodules.glue import GLUEDataModule as GLUEDataModule
     from datamodules.graded import GradedSentimentDataModule as GradedSentimentDataModule
     from datamodules.number_words import NumberWordsDataModule as NumberWordsDataModule
@@ -22,6 +23,7 @@ _HOMES = {
     "SuperGLUEAsTextDataModule": "benchmarks_as_text",
     "SuperGLUEDataModule": "superglue",
     "TranslationDataModule": "translation",
+    "FirstOrLastDataModule": "first_or_last",
     "GLUEDataModule": "glue",
     "GradedSentimentDataModule": "graded",
     "NumberWordsDataModule": "number_words",

@@ -156,7 +156,7 @@ class StagedModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``validation/<metric>``, and ``validation/quality`` for the primary one, which checkpoints monitor."""
-        table = self.quality_of_exits(each_once(self.validation_rows.gather()[""]))
+        table = self.quality_of_validation()
         chosen = {name: self.choose(values) for name, values in table.items()}
         logged = {f"validation/{name}": value for name, value in chosen.items()}
         logged["validation/quality"] = next(iter(chosen.values()))
@@ -180,6 +180,10 @@ class StagedModule(LightningModule):
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for line in lines:
                 self.print(f"epoch {self.current_epoch}: {line}")
+
+    def quality_of_validation(self) -> dict[str, list[float]]:
+        """Each metric of each exit's answers to the validation rows, from all processes."""
+        return self.quality_of_exits(each_once(self.validation_rows.gather()[""]))
 
     def quality_of_exits(self, rows: Rows) -> dict[str, list[float]]:
         """Each metric of each exit's answers.

@@ -16,7 +16,20 @@ from lightning_modules.classifier import Classifier
 from lightning_modules.span_qa import SpanQA
 
 
-class LengthAdaptive(Classifier):
+class ValidatedAtBothEnds:
+    """Validation of a model with most tokens dropped and with none."""
+
+    @property
+    def exit_names(self) -> list[str]:
+        """What is told at the end of an epoch: the model that drops most, and the one that drops nothing."""
+        return ["shortest", "whole"]
+
+    def choose(self, values: list[float]) -> float:
+        """The mean of both, by which checkpoints are chosen."""
+        return sum(values) / len(values)
+
+
+class LengthAdaptive(ValidatedAtBothEnds, Classifier):
     """One sequence classifier (or regressor) that is trained to do without tokens (Kim and Cho 2021, section 3).
 
     At every step the model with all tokens learns the labels, and models that drop tokens learn its predictions
@@ -54,11 +67,6 @@ class LengthAdaptive(Classifier):
             losses.append(in_place_distillation(self.logits_with(lengths, batch), logits, self.task))
         return self.log_loss(torch.stack(losses).mean(), batch)
 
-    @property
-    def exit_names(self) -> list[str]:
-        """What is told at the end of an epoch: the model that drops most, and the one that drops nothing."""
-        return ["shortest", "whole"]
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the outputs of both."""
         both = torch.stack(
@@ -66,12 +74,8 @@ class LengthAdaptive(Classifier):
         )
         self.validation_rows.add({"sample_id": batch["sample_id"], "label": batch["label"], "logits": both})
 
-    def choose(self, values: list[float]) -> float:
-        """The mean of both, by which checkpoints are chosen."""
-        return sum(values) / len(values)
 
-
-class LengthAdaptiveSpanQA(SpanQA):
+class LengthAdaptiveSpanQA(ValidatedAtBothEnds, SpanQA):
     """One reader of spans that is trained to do without tokens, as :class:`LengthAdaptive` is.
 
     Dropped tokens come back before the head with the last state that they had (drop-and-restore), so that they may be
@@ -99,6 +103,12 @@ class LengthAdaptiveSpanQA(SpanQA):
             with self.tier.at_lengths(lengths):
                 losses.append(span_distillation(self._logits(encoding), whole.detach(), 1.0))
         return torch.stack(losses).mean()
+
+    def validated(self, batch: Batch) -> list[list[str]]:
+        """Answers of both."""
+        with self.tier.at_lengths(self.length_drop.shortest):
+            shortest = super().validated(batch)
+        return shortest + super().validated(batch)
 
 
 def _length_drop(tier: Tier, length_drop: float, drawn: int) -> LengthDrop:

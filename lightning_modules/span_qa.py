@@ -96,27 +96,23 @@ class SpanQA(TierModule):
         return masked(self.reader.token_logits(encoding), encoding["starts"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep each row's answer."""
-        encoding = batch["encodings"][self.tier.encoding_key]
-        rows = torch.arange(len(batch["label"]), device=self.device)
-        texts = self.reader.write(encoding, rows).texts
-        kept = {"sample_id": batch["sample_id"], "label": batch["label"], "texts": np.array(texts, dtype=object)}
-        self.validation_rows.add(kept)
+        """Keep each row's answers."""
+        texts = np.array(self.validated(batch), dtype=object).T  # (B, E)
+        self.validation_rows.add({"sample_id": batch["sample_id"], "label": batch["label"], "texts": texts})
 
-    def quality_of_validation(self) -> dict[str, float]:
-        """Each metric of the answers to validation rows, from all processes."""
+    def validated(self, batch: Batch) -> list[list[str]]:
+        """Texts that answer a batch of validation rows, of each of what :attr:`exit_names` names; or of the model."""
+        encoding = batch["encodings"][self.tier.encoding_key]
+        return [self.reader.write(encoding, torch.arange(len(batch["label"]), device=self.device)).texts]
+
+    def quality_of_validation(self) -> dict[str, list[float]]:
+        """See :class:`~lightning_modules.base.StagedModule`."""
         rows = self.validation_rows.gather()[""]
         kept, _, _ = distinct(rows["sample_id"], None)
         known = self.data.references("validation")
-        references = [known[position] for position in rows["label"][kept].tolist()]
-        return {name: evaluate(name, references, rows["texts"][kept]) for name in self.metrics_of_rows}  # type: ignore[arg-type]
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``validation/<metric>``, and ``validation/quality`` for the primary one, which checkpoints monitor."""
-        values = self.quality_of_validation()
-        logged = {f"validation/{name}": value for name, value in values.items()}
-        logged["validation/quality"] = next(iter(values.values()))
-        self.tell_quality(logged, [", ".join(f"validation/{name} {100 * value:.2f}" for name, value in values.items())])
+        references: Any = [known[position] for position in rows["label"][kept].tolist()]
+        columns = rows["texts"][kept].T
+        return {name: [evaluate(name, references, column) for column in columns] for name in self.metrics_of_rows}
 
 
 class SpanDistillation(SpanQA):

@@ -7,7 +7,7 @@ interval.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from dial.stages.table import StageTable
 from scripts import cascades_page, exits_page
 from scripts.results_base_plan import BaseCell
 from scripts.results_base_tasks import TASKS
-from scripts.results_cell import LOSSES_LEFT_OUT, crossfit_of, sweep_of
+from scripts.results_cell import LOSSES_LEFT_OUT, Cell, crossfit_of, sweep_of
 from scripts.text_collect import cascades_of, compared, reported_rows, tested
 from scripts.text_figures import Look, curves_figure
 
@@ -123,11 +123,11 @@ def collect(runs: Path, results: Path) -> Frames:
         stored = tested(results, cell)
         for name in (name for name in NAMES if name in stored):
             run = name if name.startswith("exits-") else f"cascade-{name}"
-            calibrated, folds = _summaries(cell, run)
+            calibrated, folds = summaries(cell, run)
             if calibrated is None or folds is None:
                 continue
             place = {"task": cell.task, "run": name}
-            points += [place | row for row in _points(calibrated, folds)]
+            points += [place | row for row in readings(calibrated, folds)]
             if name.startswith("exits-"):
                 exits += exits_page.read(cell, name, name.removeprefix("exits-"))
             else:
@@ -148,7 +148,7 @@ def collect_seeds(runs: Path, results: Path) -> pd.DataFrame:
     for cell in cells(str(runs)):
         for seeded in (replace(cell, seed=seed) for seed in (cell.seed, *cell.about.seeds) if cell.about.seeds):
             for run in tested(results, seeded):
-                folds = None if run.startswith("exits-") else _summaries(seeded, f"cascade-{run}")[1]
+                folds = None if run.startswith("exits-") else summaries(seeded, f"cascade-{run}")[1]
                 for row in cascades_page.points(folds, {}, "", TARGETS, SCORES, CHOSEN) if folds else ():
                     if (row["score"], row["target"], row["kind"]) == (ROUTED, 0.99, "expected"):
                         shown = {name: row[name] for name in ("metric", "swift_quality", "speedup", "kept", "held")}
@@ -175,15 +175,24 @@ def keep(runs: Path, results: Path) -> None:
     draw(results)
 
 
-def _summaries(cell: BaseCell, run: str) -> list[dict[str, Any] | None]:
+def summaries(cell: Cell, run: str) -> list[dict[str, Any] | None]:
     """A run's sweeps with calibration rows and across folds; None for one that was not swept."""
     paths = [Path(of(cell.folder, run), "summary.json") for of in (sweep_of, crossfit_of)]
     return [json.loads(path.read_text()) if path.is_file() else None for path in paths]
 
 
-def _points(calibrated: Mapping[str, Any], folds: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    yield from cascades_page.points(calibrated, {}, "", TARGETS, SCORES, CHOSEN)
-    for row in cascades_page.points(folds, {}, "", TARGETS, SCORES, CHOSEN):
+def readings(
+    calibrated: Mapping[str, Any], folds: Mapping[str, Any], scores: Sequence[str] = SCORES
+) -> Iterator[dict[str, Any]]:
+    """Flat rows of all operating points: of the sweep with calibration rows, then, as `crossfit_*`, across folds.
+
+    Args:
+        calibrated: summary of the one.
+        folds: summary of the other.
+        scores: to show.
+    """
+    yield from cascades_page.points(calibrated, {}, "", TARGETS, scores, CHOSEN)
+    for row in cascades_page.points(folds, {}, "", TARGETS, scores, CHOSEN):
         if row["kind"] != "in_sample":
             yield row | {"kind": f"crossfit_{row['kind']}"}
 

@@ -193,13 +193,25 @@ def table_2(points: pd.DataFrame, kind: str, printed: bool = False) -> str:
     return grid(["task", "first tier", *(f"{m} at {100 * t:g} %" for t in BELOW for m in methods)], rows)
 
 
-def speedup_table(points: pd.DataFrame, target: float, scores: Sequence[str] = (ROUTED, "random")) -> str:
-    """Speed-ups at one target, by every reading."""
+def speedup_table(
+    points: pd.DataFrame,
+    target: float,
+    scores: Sequence[str] = (ROUTED, "random"),
+    names: Mapping[str, str] = NAMES,
+) -> str:
+    """Speed-ups at one target, by every reading.
+
+    Args:
+        points: of all runs.
+        target: share of the Super's quality.
+        scores: that decide.
+        names: of what stands before the Super.
+    """
     rows = []
     for task, run in runs_of(points):
         for score in (ROUTED,) if run.startswith("exits-") else scores:
             cells = [saved(point_of(points, (task, run), kind, target, score)) for kind in KINDS]
-            rows.append([task_of(task), NAMES[run], score, *cells])
+            rows.append([task_of(task), names[run], score, *cells])
     return grid(["task", "before, or in, the Super", "score", *KINDS.values()], rows)
 
 

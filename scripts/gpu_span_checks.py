@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,7 @@ from scripts.gpu_bench import SMALL, Bench, Seen, check
 from scripts.gpu_checks import DTYPES, NOISE, dial
 
 FREE = ["*"]
-PEOPLE = "ann bob cleo dan eve finn gail hugo ida jack".split()
-THINGS = "apples boats clouds drums eggs flutes gates hats inks jars".split()
-Question = tuple[str, str, str]
-
-
-def questions(rows: int, seed: int) -> list[Question]:
-    """Who likes what, asked of one of several: question, context and answer."""
-    random, found = np.random.default_rng(seed), []
-    for _ in range(rows):
-        people = random.choice(PEOPLE, size=random.integers(2, 9), replace=False)
-        things = random.choice(THINGS, size=len(people))
-        context = " ".join(f"{who} likes {what}." for who, what in zip(people, things, strict=True))
-        asked = int(random.integers(len(people)))
-        found.append((f"what does {people[asked]} like", context, str(things[asked])))
-    return found
+DATA = "configs/data/demo_questions.yaml"
 
 
 def trained(bench: Bench) -> Path:
@@ -38,9 +23,6 @@ def trained(bench: Bench) -> Path:
     if (runs / "swift/tier/card.json").is_file():
         return runs
     runs.mkdir(exist_ok=True)
-    for role, rows in (("train", 640), ("test", 64)):
-        with (runs / f"{role}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("question", "context", "answer"), *questions(rows, rows)])
     tokenizer = AutoTokenizer.from_pretrained(bench.tokenizer)
     for name, layers in (("swift", 1), ("super", 2)):
         settings = {key: value for key, value in SMALL.items() if key != "model_type"}
@@ -48,9 +30,9 @@ def trained(bench: Bench) -> Path:
         config = BertConfig(vocab_size=len(tokenizer), num_hidden_layers=layers, pad_token_id=0, **settings)
         BertForQuestionAnswering(config).save_pretrained(runs / f"start-{name}")
         tokenizer.save_pretrained(runs / f"start-{name}")
-    files = [f"--data.{role}_file={runs}/{role}.csv" for role in ("train", "test")]
+    sizes = [f"--data.{role}_rows={rows}" for role, rows in (("train", 640), ("validation", 64), ("test", 64))]
     device = f"--trainer.accelerator={'gpu' if bench.cuda else 'cpu'}"
-    common = ["--data=configs/data/questions.yaml", *files, device, "--trainer.precision=bf16-mixed"]
+    common = [f"--data={DATA}", *sizes, device, "--trainer.precision=bf16-mixed"]
     common += ["--model.max_length=40", "--model.stride=8", "--trainer.max_epochs=3"]
     common.append("--model.optimizer.init_args.lr=1e-3")
     start, teacher = "--model.path={0}/start-{1}".format, f"--model.teacher={runs}/super/tier"
@@ -63,12 +45,13 @@ def trained(bench: Bench) -> Path:
 @check("answers by spans", packages=("jsonargparse", "fvcore"))
 def answers_by_spans(bench: Bench) -> Seen:
     """Readers trained on the device answer there as on the CPU, and in any batch as in one by one, in bf16 as well."""
+    from datamodules import FirstOrLastDataModule
     from dial.inference.executor import Executor
     from dial.inference.staged import StagedModel
     from dial.tiers.loading import load_tier
     from dial.tradeoff.rules import rule_named
 
-    runs, units = trained(bench), [row[:2] for row in questions(bench.few(256), 7)]
+    runs, units = trained(bench), list(FirstOrLastDataModule(test_rows=bench.few(256)).rows("test").units())
     figures, wrong = {}, []
     for dtype in DTYPES:
         views = [(name, {"path": str(runs / name / "tier"), "dtype": dtype}) for name in ("swift", "super")]

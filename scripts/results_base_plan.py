@@ -162,15 +162,9 @@ class BaseCell(Cell):
 
     def swift(self, name: str, fit: BaseFit) -> Step:
         """Train a first tier, or what leads to one."""
-        folders = {
-            "models": self.models,
-            "data": self.data,
-            "unpacked": UNPACKED,
-            "general": GENERAL,
-            "super": self.whole,
-        }
+        folders = {"models": self.models, "data": self.data, "unpacked": UNPACKED, "general": GENERAL}
         arguments = fit.arguments
-        for key, folder in (folders | {"folder": self.folder}).items():
+        for key, folder in (folders | {"folder": self.folder, "super": self.whole}).items():
             arguments = tuple(word.replace(f"{{{key}}}", folder) for word in arguments)
         teacher = self.whole if fit.teacher == "super" else fit.teacher and self.tier(fit.teacher)
         taught = ("--model.teacher", teacher) if teacher else ()

@@ -40,7 +40,7 @@ def plan(data: str, models: str) -> Iterator[Step]:
     for task in results_dynabert_plan.TASKS:
         yield from results_dynabert_plan.dynabert_steps(Cell(task, data=data, models=models))
     for task in results_lengths_plan.COLUMNS:
-        yield from results_lengths_plan.lengths_steps(Cell(task, data=data, models=models))
+        yield from results_lengths_plan.LengthsCell(task, data=data, models=models).steps()
     yield from results_text_plan.plan(data, models)
     yield from results_base_plan.plan(data, models)
     yield from results_spans_plan.plan(data, models)

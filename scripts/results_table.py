@@ -26,6 +26,8 @@ from scripts import (
     cascades_page,
     dynabert_page,
     exits_page,
+    reading_collect,
+    reading_page,
     speed_page,
     text_collect,
     text_figures,
@@ -36,7 +38,7 @@ from scripts.markdown import fill, grid
 from scripts.results_steps import ROOT
 
 HEADLINE = "crossfit", 0.99  # the reading and the target that the README states
-TEXTS, PRINTED = "text_to_text.json", "e_lang_t5.json"
+TEXTS = "text_to_text.json"
 METHODS = (
     # method, task, cascade or model, score, config or recipe, page
     ("E-LANG: energy of the Swift", "sst2", "bilstm-distilled", "energy", "configs/model/cascade.yaml", "cascades"),
@@ -71,12 +73,12 @@ def collect(runs: Path, results: Path) -> None:
     if texts["cascades"]:
         write_json(results / TEXTS, texts)
         text_figures.draw(results)
-        printed = json.loads((ROOT / "results" / PRINTED).read_text())
         for task in {record["task"] for record in texts["cascades"]} & text_figures.PUBLISHED.keys():
-            points = pd.DataFrame(text_collect.printed_points(printed, text_figures.PUBLISHED[task]))
+            points = pd.DataFrame(text_collect.printed_points(text_figures.PUBLISHED[task]))
             with atomic_write(results / task / "e_lang.csv") as temporary:
                 points.to_csv(temporary, index=False, float_format="%.6g")
     base_collect.keep(runs, results)
+    reading_collect.keep(runs, results)
 
 
 def write(results: Path, data: str, models: str, readme: Path | None = None) -> None:
@@ -103,15 +105,21 @@ def write(results: Path, data: str, models: str, readme: Path | None = None) -> 
     fill(results / "time.md", speed_page.tables(results, data))
     texts = json.loads((results / TEXTS).read_text()) if (results / TEXTS).is_file() else None
     if texts is not None:
-        paper = json.loads((results / PRINTED).read_text())
-        fill(results / "text_to_text.md", text_page.tables(texts, paper, data, models))
+        fill(results / "text_to_text.md", text_page.tables(texts, data, models))
     base = {name: frame for name in base_collect.FILES if (frame := kept(results / name)) is not None}
     if len(base) == len(base_collect.FILES):
         seeds = kept(results / base_collect.SEEDS)
         base |= {} if seeds is None else {base_collect.SEEDS: seeds}
         fill(results / "base_size.md", base_page.tables(base, data, models, base_collect.studies(results)))
+    reading = {
+        name: frame if (frame := kept(results / name)) is not None else pd.DataFrame() for name in reading_collect.FILES
+    }
+    if (results / "reading.md").is_file():
+        study = reading_collect.kept_study(results)
+        drawn = [name for name in reading_page.FIGURES if (results / name).is_file()]
+        fill(results / "reading.md", reading_page.tables(reading, study, drawn, data, models))
     if readme is not None and cascades is not None and exits is not None:
-        fill(readme, {"methods": method_table(cascades, exits, texts)})
+        fill(readme, {"methods": method_table(cascades, exits, texts, reading[reading_collect.FILES[0]])})
 
 
 def kept(path: Path) -> pd.DataFrame | None:
@@ -119,13 +127,19 @@ def kept(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
-def method_table(cascades: pd.DataFrame, exits: pd.DataFrame, texts: Mapping[str, Any] | None = None) -> str:
+def method_table(
+    cascades: pd.DataFrame,
+    exits: pd.DataFrame,
+    texts: Mapping[str, Any] | None = None,
+    reading: pd.DataFrame | None = None,
+) -> str:
     """Each method with its config, and its speed-up in FLOPs on one task at one reading.
 
     Args:
         cascades: points of cascades of classifiers.
         exits: points of models with exits.
         texts: from :func:`scripts.text_collect.collect`.
+        reading: points of :func:`scripts.reading_collect.collect`.
     """
     kind, target = HEADLINE
     rows = []
@@ -138,6 +152,7 @@ def method_table(cascades: pd.DataFrame, exits: pd.DataFrame, texts: Mapping[str
         rows.append([method, f"`{command} {'' if 'recipe' in config else '--config '}{config}`", task, value])
         rows[-1].append(f"[results/{page}.md](results/{page}.md)")
     rows += text_page.methods(texts or {"cascades": []}, target)
+    rows += reading_page.methods(pd.DataFrame() if reading is None else reading, f"{kind}_confident", target)
     head = ["method", "command", "task", f"speed-up in FLOPs at {100 * target:g} %, {kind} (kept)", "more"]
     return grid(head, rows)
 

@@ -93,8 +93,8 @@ def keep_study(run: Path, out: Path) -> Path:
     qualities = {stage["name"]: stage["quality"][metric] for stage in split["stages"]}
     path = out / f"{run.name}.json"
     write_json(path, {**study, "qualities": qualities})
-    if run.name == "study":
-        shutil.copyfile(run / "study/study.png", out / "study.png")
+    if run.name == "study" and (figure := run / "study/study.png").is_file():  # tiers that write have none
+        shutil.copyfile(figure, out / "study.png")
     return path
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from dial.cli.steps import Step
 from dial.files import plain
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
@@ -22,7 +23,7 @@ from dial.tradeoff.calibration import Chooser
 from dial.tradeoff.curve import normalised_area
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import Taken, metric_of, quality_of
-from scripts.results_base_plan import BaseCell
+from scripts.e_lang_printed import printed_tables
 from scripts.results_cell import crossfit_of, sweep_of, table_of
 from scripts.results_text_plan import ENCODER, TASKS, TextCell
 
@@ -41,7 +42,17 @@ COMPARED = (
     ("sizes", "tiny", "small"),
 )
 """What is asked, and two cascades; the second is the one that is to be better."""
-Planned = TextCell | BaseCell
+
+
+class Planned(Protocol):
+    """A task and the steps that train and test it."""
+
+    @property
+    def prefix(self) -> str:
+        """See :class:`scripts.results_cell.Cell`."""
+
+    def steps(self) -> Iterator[Step]:
+        """In order."""
 
 
 def cells(runs: str = "runs/results") -> Iterator[TextCell]:
@@ -149,17 +160,17 @@ def cascade(summary: Mapping[str, Any], held_out: Mapping[str, Any] | None, tabl
     return record
 
 
-def printed_points(paper: Mapping[str, Any], task: str) -> list[dict[str, Any]]:
+def printed_points(task: str) -> list[dict[str, Any]]:
     """What E-LANG prints of a task, as `dial compare --points` reads it; its FLOPs are on an axis of their own.
 
     Args:
-        paper: content of `e_lang_t5.json`.
         task: among the printed ones.
     """
+    paper = printed_tables()
     first, position = paper["table1"], paper["tasks"].index(task)
     rows = {
         "E-LANG's Super": (paper["super_flops"], first["super_accuracy"][position]),
-        "E-LANG's Swift": (paper["swift_flops"]["large"], first["swift_accuracy"][position]),
+        "E-LANG's Swift": (paper["swift_flops"], first["swift_accuracy"][position]),
         "E-LANG": (first["flops"][position], first["accuracy"][position]),
     }
     for table, left_out in (("table2", ("super", "energy")), ("table3", ("super", "swift", "cascade"))):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from dial.tradeoff.curve import Curve
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import quality_at
 from dial.tradeoff.thinning import thin
-from scripts.results_steps import ROOT
+from scripts.e_lang_printed import printed_tables
 from scripts.text_collect import cells, reported_rows, tested
 
 PANEL = (4.4, 3.7)  # inches
@@ -27,7 +26,6 @@ DRAWN_POINTS = 500
 NAMES = {"layers2": "2 layers", "layers4": "4 layers", "three": "2, then 4 layers", "encoder2": "2 layers of MiniLM"}
 SIZES = ("layers2", "layers4", "three", "encoder2", "tiny", "small")
 DISTILLED = ("layers2", "layers2-distilled", "layers4", "layers4-distilled")
-PRINTED = ROOT / "results/e_lang_t5.json"
 PUBLISHED = {
     "text_sst2": "sst2", "text_cola": "cola", "text_mrpc": "mrpc", "text_rte": "rte", "text_cb": "cb",
     "text_copa": "copa", "text_wic": "wic", "text_wsc": "wsc", "text_multirc": "multirc", "wmt16_en_ro": "wmt16_en_ro",
@@ -45,12 +43,14 @@ class Look:
         names: of the cascades in the legend.
         size: of a panel, in inches.
         lowest: quality at the foot of a panel where curves go below it, as a share of the Super's.
+        alone: cascades whose first tiers are one model that drops more or fewer tokens; a line joins these alone.
     """
 
     score: str = "energy"
     names: Mapping[str, str] = field(default_factory=lambda: NAMES)
     size: tuple[float, float] = PANEL
     lowest: float = -math.inf
+    alone: Sequence[str] = ()
 
 
 def draw(results: Path) -> list[Path]:
@@ -110,11 +110,17 @@ def _curves_panel(
     """Trade-off curves of one task beside random routing, the oracle and the printed point."""
     first = next(iter(runs.values()))
     metric = first.metrics[0]
+    joined: list[tuple[float, float]] = []
     for colour, (name, table) in zip(style.colours(len(runs)), runs.items(), strict=True):
         _line(axis, curve(table, look.score), color=colour, linewidth=1.8, label=_label(name, look.names))
         share = float(table.macs[:, 0].mean() / table.macs_reference.mean())
         place = 100 * share, 100 * quality_at(table, metric, _all(table, 0))
         axis.plot(*place, "o", color=colour, markersize=5, zorder=5)
+        joined += [place] if name in look.alone else []
+    if len(joined) > 1:
+        axis.plot(
+            *zip(*sorted(joined), strict=True), ":", color=style.INK, linewidth=1.4, label="tokens dropped, alone"
+        )
     _line(axis, curve(first, "random"), color=style.RANDOM, linewidth=1.2, linestyle="--", label="random")
     _line(axis, Oracle().curve(first), color=style.ORACLE, linewidth=1.0, linestyle="-.", label="oracle")
     best = 100 * quality_at(first, metric, _all(first, len(first.stages) - 1))
@@ -137,7 +143,7 @@ def printed_point(task: str) -> tuple[float, float] | None:
     """
     if task not in PUBLISHED:
         return None
-    paper = json.loads(PRINTED.read_text())
+    paper = printed_tables()
     position, table = paper["tasks"].index(PUBLISHED[task]), paper["table1"]
     quality = table["accuracy"][position] / table["super_accuracy"][position]
     return table["flops"][position] / paper["super_flops"], quality

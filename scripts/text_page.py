@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
+from scripts.e_lang_printed import printed_tables
 from scripts.markdown import code, grid
 from scripts.results_steps import chain
 from scripts.results_text_plan import HEADS, SCORES, TASKS, plan
@@ -17,17 +18,15 @@ QUESTIONS = {"swift": "quality of the Swift, points", "area": "normalised area",
 Record = Mapping[str, Any]
 
 
-def tables(found: Record, paper: Record, data: str, models: str) -> dict[str, str]:
+def tables(found: Record, data: str, models: str) -> dict[str, str]:
     """What the page shows, by the name of its place.
 
     Args:
         found: from :func:`scripts.text_collect.collect`.
-        paper: content of `e_lang_t5.json`.
         data: as for `make results`.
         models: as for `make results`.
     """
-    cascades = found["cascades"]
-    compared = found["comparisons"]
+    cascades, compared, paper = found["cascades"], found["comparisons"], printed_tables()
     return {
         "text-missing": missing_text(found["missing"]),
         "text-tiers": tier_table(cascades),
@@ -179,7 +178,7 @@ def table_1(cascades: Sequence[Record], paper: Record) -> str:
         if name in paper["tasks"]:
             n = paper["tasks"].index(name)
             cells.append(f"{printed['swift_accuracy'][n]} → {printed['super_accuracy'][n]}")
-            cells.append(f"{printed['speedup_flops'][n]}× ({printed['accuracy'][n]}, {printed['swift_ratio'][n]} %)")
+            cells.append(f"{printed['speedup_flops'][n]}× ({printed['accuracy'][n]}, {printed['swift_ratio'][n]:g} %)")
             cells.append(f"{printed['speedup_time'][n]}×")
         rows.append([*cells, *["–"] * (11 - len(cells))])
     head = ["task", "metric", "Swift, %", "Super, %", "Swift ratio, %", "in-sample, 100 %", "crossing"]

@@ -121,17 +121,20 @@ def test_energy_head_compares_energies_with_what_is_written(monkeypatch: pytest.
 def test_dropped_tokens_shows_what_goes_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    small = {"TRAIN_ROWS": 640, "SEARCH_ROWS": 40, "TEST_ROWS": 80, "EPOCHS": 1, "POPULATION": 4, "GENERATIONS": 2}
-    names, values = run(notebook("dropped_tokens", monkeypatch), small)
+    small = {"TRAIN_ROWS": 640, "SEARCH_ROWS": 40, "TEST_ROWS": 80, "POPULATION": 4, "GENERATIONS": 2}
+    names, values = run(notebook("dropped_tokens", monkeypatch), {**small, "EPOCHS": 1, "ADAPTIVE_EPOCHS": 1})
     figures = [value for value in values if isinstance(value, matplotlib.figure.Figure)]
     assert len(figures) == 3
-    longest = names["sentences"][names["longest"]]
+    question, context = names["asked"].loc[names["longest"], ["question", "context"]]
     kept, shown = names["short"].lengths, figures[1].axes[0].images[0].get_array()
     tokens = shown.shape[1]
-    assert tokens == len(names["short"].tokenizer(longest)["input_ids"]) and shown.shape[0] == 4
+    assert tokens == len(names["short"].tokenizer(question, context)["input_ids"]) and shown.shape[0] == 3
     assert (shown == 1.0).sum(axis=1).tolist() == kept.kept([tokens])[:, 0].tolist()
     assert names["front"].macs.is_monotonic_increasing and names["front"].quality.is_monotonic_increasing
-    assert values[-1].index.name == "level" and 0.15 < names["frame"].deferred.mean() < 0.3
+    frame, right = names["frame"], names["right"]
+    assert values[-1].index.name == "level" and 0.15 < frame.deferred.mean() < 0.3
+    assert (right.cascade[frame.deferred] == right.whole[frame.deferred]).all()
+    assert all(row.short in row.context for row in frame.itertuples())
     plt.close("all")
 
 

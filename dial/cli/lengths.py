@@ -70,7 +70,8 @@ class LengthsCommand(Command):
             *(self.population, self.generations, self.mutation, self.length_drop, self.seed),
         )
         units, label, about = self._rows(tier)
-        about |= {"tier": tier.fingerprint, "weights": weights_digest(tier.model), **asdict(search)}
+        about |= {"tier": tier.fingerprint, "weights": weights_digest(tier.model), "max_length": tier.max_length}
+        about |= asdict(search)
         del about["generations"]  # a search may go on for more of them
         generation, done = self._earlier(about)
         if generation > self.generations:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from copy import deepcopy
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -43,16 +44,23 @@ def choose_backends(classifier: AdaptiveClassifier, source: TextFile, output: Ou
 
 
 def leave_out_unreadable(classifier: AdaptiveClassifier, source: TextFile) -> None:
-    """Have rows with an empty question or context count as broken, where tiers answer by spans.
+    """Have rows count as broken that no window can hold, or without a question or context, where tiers answer by spans.
 
     Args:
         classifier: whose tiers read questions with contexts, or do not.
         source: of the rows; a single text is no fault of one row, and is refused when it is read.
     """
-    if any(tier.window is not None for tier in classifier.network.tiers) and len(source.columns) == 2:
-        from datamodules.windows import form_problem
+    readers = {tier.encoding_key: tier for tier in classifier.network.tiers if tier.window is not None}
+    if not readers or len(source.columns) != 2:
+        return
+    # Of their own: rows are looked at in the thread that reads ahead, while the tiers' may be at work.
+    tokenisers = [deepcopy(tier.tokeniser()) for tier in readers.values()]
 
-        source.unit_problem = lambda unit: form_problem(unit).partition(";")[0]  # the remedy is the command's own
+    def problem(unit: Any) -> str:
+        found = (tokeniser.problems([unit])[0] for tokeniser in tokenisers)
+        return next(filter(None, found), "").partition(";")[0]  # the remedy is the command's own
+
+    source.unit_problem = problem
 
 
 def _computed_by(classifier: AdaptiveClassifier) -> dict[str, str]:

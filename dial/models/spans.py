@@ -81,10 +81,11 @@ def find_spans(
 ) -> Spans:
     r"""The best answers to each row, and how sure they are.
 
-    With :math:`p` a window's probability of a span: ``softmax`` is that of the answer, ``margin`` what it is above that
-    of the next one, ``energy`` :math:`T \log \sum_i e^{s_i / T} + T \log \sum_j e^{e_j / T}` of the answer's window
-    (E-LANG, Eq. 3, with pairs of a start and an end as classes), and ``no_answer_gap`` by how much the best span is
-    worth more than "no answer" in the window where that is worth least; where "no answer" may be the answer, its size.
+    With :math:`p` a window's probability of a span, of all tokens that begin where it begins times all that end where
+    it ends: ``softmax`` is that of the answer, ``margin`` what it is above that of the next one, ``energy``
+    :math:`T \log \sum_i e^{s_i / T} + T \log \sum_j e^{e_j / T}` of the answer's window (E-LANG, Eq. 3, with pairs of a
+    start and an end as classes), and ``no_answer_gap`` by how much the best span is worth more than "no answer" in the
+    window where that is worth least; where "no answer" may be the answer, its size.
 
     Args:
         logits: ``(W, T, 2)`` of start and end, finite.
@@ -101,7 +102,7 @@ def find_spans(
     energy = (torch.logsumexp(masked(logits, starts).double() / temperature, dim=1) * temperature).sum(dim=1)
     values, first, last = _best_of_windows(logits, starts, ends, max_tokens, count)
     window = torch.arange(len(logits), device=logits.device).unsqueeze(1)
-    chance = (log_p[window, first, 0] + log_p[window, last, 1]).exp()
+    chance = _at_place(log_p[..., 0], starts, first) * _at_place(log_p[..., 1], ends, last)
     nothing = logits[:, NO_ANSWER].double().sum(dim=1)
     no_chance = log_p[:, NO_ANSWER].sum(dim=1).exp()
     # One copy from the device for all that is needed of it: what follows is a handful of numbers for each row.
@@ -136,6 +137,18 @@ def _best_of_windows(
     best, place = sums.flatten(1).topk(min(count, length * lengths), dim=1)
     first = place // lengths
     return best, first, (first + place % lengths).clamp(max=length - 1)
+
+
+def _at_place(log_p: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
+    """Probability ``(W, K)`` of the places of some tokens: of all tokens of the window that share them.
+
+    Args:
+        log_p: ``(W, T)`` of each token.
+        places: ``(W, T)`` character of each token, -1 for those outside the context.
+        tokens: ``(W, K)``.
+    """
+    alike = places.gather(1, tokens).unsqueeze(2) == places.unsqueeze(1)  # (W, K, T)
+    return log_p.unsqueeze(1).masked_fill(~alike, -torch.inf).logsumexp(dim=2).exp()
 
 
 def _most_alike(places: Tensor) -> Tensor:

@@ -98,16 +98,17 @@ def _read(file: Path, argument: str) -> dict[str, Any]:
     return content
 
 
-def read_front(path: str, argument: str, model: Any = None) -> list[Individual]:
+def read_front(path: str, argument: str, model: Any = None, max_length: int | None = None) -> list[Individual]:
     """The front that lies in a tier's folder, cheapest first.
 
     Args:
         path: the folder.
         argument: how the user calls it.
         model: whose MACs the shares are of; a front that does not say its weights is taken for any.
+        max_length: tokens that it reads at once; likewise.
 
     Raises:
-        ValueError: there is none, it cannot be read, or it was found for other weights; names ``argument``.
+        ValueError: there is none, it cannot be read, or it was found for other weights or lengths; names ``argument``.
     """
     file = Path(path).expanduser() / FILE
     if not file.is_file():
@@ -119,10 +120,16 @@ def read_front(path: str, argument: str, model: Any = None) -> list[Individual]:
             f"`{argument}`: `lengths` is a share of the MACs of the model that was searched, but the front in {file} "
             f"is of other weights than those asked for (trained on, or cut by layers, width or depth); {REMEDY}."
         )
+    longest = content["search"].get("max_length")
+    if None not in (max_length, longest) and longest != max_length:
+        raise ValueError(
+            f"`{argument}`: `lengths` is a share of the MACs of rows of at most {longest} tokens, which the front in "
+            f"{file} is of, but `max_length` is {max_length}; leave one of them out, or write the lengths out."
+        )
     return [Individual.parse(value) for value in content["front"]]
 
 
-def lengths_of(view: View, path: str, argument: str, model: Any = None) -> Lengths:
+def lengths_of(view: View, path: str, argument: str, model: Any = None, max_length: int | None = None) -> Lengths:
     """The configuration that a view asks for: its own, or the best on the front within its share of the MACs.
 
     Args:
@@ -130,14 +137,15 @@ def lengths_of(view: View, path: str, argument: str, model: Any = None) -> Lengt
         path: folder of the tier.
         argument: how the user calls it.
         model: as loaded, which a front has to be of.
+        max_length: tokens that the tier reads at once, likewise.
 
     Raises:
-        ValueError: no front, one of other weights, or nothing on it that is so cheap; names ``argument``.
+        ValueError: no front, one of other weights or lengths, or nothing on it that is so cheap; names ``argument``.
     """
     if isinstance(view.lengths, list):
         return Lengths.parse(view.lengths)
     assert view.lengths is not None
-    front = read_front(path, argument, model)
+    front = read_front(path, argument, model, max_length)
     within = [one for one in front if one.macs <= view.lengths + 1e-9]
     if not within:
         raise ValueError(

@@ -203,7 +203,7 @@ def load_tier(
     tier = kind(name, view, model, tokenizer, max_length, label_names, order, assumed, card=read_card(path))
     tier.train(train)
     if view.lengths is not None:
-        tier.drop_tokens(lengths_of(view, path, argument, model), argument)
+        tier.drop_tokens(lengths_of(view, path, argument, model, max_length), argument)
     settle(tier, argument)  # in float32, whose noise is small
     backend: str = "torch" if view.lengths is not None else view.backend  # no other drops tokens
     if backend == "auto":

@@ -87,7 +87,7 @@ def load_span_tier(
     _check_room(tier, argument)
     tier.train(train)
     if view.lengths is not None:
-        tier.drop_tokens(lengths_of(view, path, argument, model), argument)
+        tier.drop_tokens(lengths_of(view, path, argument, model, max_length), argument)
     settle(tier, argument)
     check_padding(tier, argument, tokenizer.padding_side != "right")
     cast_encoder(model, view.dtype, argument)
@@ -96,11 +96,14 @@ def load_span_tier(
 
 def _check_room(tier: SpanTier, argument: str) -> None:
     """Refuse windows that leave no room for a question."""
-    if (room := tier.tokeniser().room) < 1:
+    tokeniser = tier.tokeniser()
+    if (room := tokeniser.room) < 1:
         where = "" if argument == "path" else f"`{argument}`: "  # of one model it is an argument beside the path
+        most, least = tier.stride + room - 1, tokeniser.max_length + 1 - room
+        lower = f"give at most {most}, or " if most > 0 else ""
         raise ValueError(
             f"{where}`stride` must leave room in windows of {tier.max_length} tokens for a question, but got "
-            f"{tier.stride}; give at most {tier.stride + room - 1}, or raise `max_length`."
+            f"{tier.stride}; {lower}raise `max_length` to at least {least}."
         )
 
 

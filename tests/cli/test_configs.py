@@ -36,7 +36,7 @@ PAIRS = {
     "multi30k_en_de": ("en", "de"),
 }
 """Configurations of pairs of columns."""
-QUESTIONS = ("squad", "squad_v2", "questions")
+QUESTIONS = ("squad", "squad_v2", "questions", "demo_questions")
 SPANS = ("span", "span_distil", "length_adaptive_span")
 ALIKE = {
     *(f"text_{task}" for task in ("cola", "sst2", "mrpc", "qqp", "qnli", "mnli", "wnli", "boolq", "cb", "copa", "wic")),
@@ -133,6 +133,8 @@ def options_of(name: str, task: str, folder: Path) -> list[str]:
         sentences(40, 1).to_csv(folder / "test.csv", index=False)
         options = [f"--data.{role}_file={folder}/{role}.csv" for role in ("train", "test")]
         return [*options, "--data.text_column=sentence", "--data.label_names=[negative, positive]"]
+    if name in ("demo", "demo_text", "demo_questions"):
+        return [*NUMBERS]
     if name in QUESTIONS:
         write_questions(folder, "2.0" if name == "squad_v2" else "parquet")
         if name != "questions":
@@ -145,8 +147,6 @@ def options_of(name: str, task: str, folder: Path) -> list[str]:
         for role, count in (("train", 120), ("test", 40)):
             (folder / f"{role}.txt").write_text("\n".join(sentences(count, 0)["sentence"]) + "\n")
         return [f"--data.{role}_file={folder}/{role}.txt" for role in ("train", "test")]
-    if name in ("demo", "demo_text"):
-        return [*NUMBERS]
     if task in SUPERGLUE and (task != "rte" or "superglue" in name):
         return [f"--data.source={write_hub(folder, task, {'train': 480, 'validation': 42})}"]
     return [f"--data.source={write_task(folder, task)}"]

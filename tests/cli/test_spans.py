@@ -9,6 +9,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from dial.costs.functions import ModelCosts
+from dial.stages.parquet import load_table, save_slim
+from scripts.results_cell import crossfit_of, sweep_of
+from scripts.store_results import keep_study, without_texts
 from tests.cli.conftest import QUIET, ROOT
 from tests.squad_files import TEST, write
 from tests.tiers.readers import STRIDE, WINDOW, save_reader
@@ -90,6 +94,28 @@ def test_a_table_without_texts_gives_the_same_points(dial, run: Path, tmp_path: 
             assert one[name] == other[name]
 
 
+def test_the_page_of_results_tells_of_a_run(dial, run: Path, tmp_path: Path) -> None:
+    """From its table, sweeps and study, as `make results` keeps them."""
+    from scripts import reading_collect, reading_page
+
+    path = tmp_path / "results/squad/seed0-cascade-student.parquet"
+    costs = ModelCosts.load(run / "sweep/costs.json")
+    save_slim(without_texts(load_table(run / "sweep/stages.parquet")), path, costs)
+    for kind, folder in (("split", sweep_of), ("crossfit", crossfit_of)):
+        out = folder(f"{tmp_path}/runs/squad/seed0", "cascade-student")
+        dial("sweep", path, "--calibration", kind, "--bootstrap", "100", "--out", out).ok()
+    points, tiers = reading_collect.collect(tmp_path / "runs", tmp_path / "results").values()
+    study = keep_study(run, tmp_path / "results/squad")
+    assert study.name == "cascade.json" and not (tmp_path / "results/squad/study.png").exists()
+    table = pd.read_parquet(run / "sweep/stages.parquet")
+    exact = 100 * table[table["split"] == "test"]["stat_squad_em_swift"].mean()
+    told = reading_page.question_tiers(tiers)
+    assert "60 questions about 20 paragraphs" in told and f"| student | {exact:.1f} | " in told
+    assert reading_page.table_2(points).count("×") >= 6 and "crossfit" in reading_page.speedups(points, 0.99)
+    told = reading_page.time_table(json.loads(study.read_text()))
+    assert "| cascade at 90 % | " in told and "| swift | " in told
+
+
 def test_a_file_of_questions_is_answered_as_in_the_table(dial, run: Path, tmp_path: Path) -> None:
     rows = pd.DataFrame(TEST)[["question", "context"]]
     rows.to_csv(tmp_path / "questions.csv", index=False)
@@ -129,7 +155,11 @@ def test_one_tier_answers_a_data_set(dial, run: Path, data, tmp_path: Path) -> N
 def test_rows_that_cannot_be_read_are_told_and_those_before_are_kept(dial, run: Path, tmp_path: Path) -> None:
     point = ("--threshold", "0.2", "--score", "softmax")
     for broken, message in (
-        ({"question": "who " * 30, "context": "the king"}, "row 2 has a question of 30 tokens"),
+        (
+            {"question": "who " * 30, "context": "the king"},
+            "rows.jsonl, line 3: has a question of 30 tokens, but windows of 24 tokens that share 6 leave room for 14; "
+            "mend it, or leave such rows out",
+        ),
         (
             {"question": "who", "context": " "},
             "rows.jsonl, line 3: has an empty context; mend it, or leave such rows out",
@@ -140,10 +170,10 @@ def test_rows_that_cannot_be_read_are_told_and_those_before_are_kept(dial, run: 
         some.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
         error = dial("predict", run, tmp_path / "rows.jsonl", "--out", out, *point).error
         assert message in error and len(out.read_text().splitlines()) == 2
-    out = tmp_path / "skipped.jsonl"
-    text = dial("predict", run, tmp_path / "rows.jsonl", "--out", out, *point, "--on-error=skip").ok()
-    numbers = [json.loads(line)["row"] for line in out.read_text().splitlines()]
-    assert numbers == [0, 1, *range(3, len(TEST) + 1)] and "1 rows are no text and were left out" in text
+        out = out.with_name(f"skipped-{out.name}")
+        text = dial("predict", run, tmp_path / "rows.jsonl", "--out", out, *point, "--on-error=skip").ok()
+        numbers = [json.loads(line)["row"] for line in out.read_text().splitlines()]
+        assert numbers == [0, 1, *range(3, len(TEST) + 1)] and "1 rows are no text and were left out" in text
     (tmp_path / "texts.txt").write_text("who won\n")
     error = dial("predict", run, tmp_path / "texts.txt", "--out", tmp_path / "x.jsonl", *point).error
     assert "row 0 is a single text, but spans are read from a question and its context" in error

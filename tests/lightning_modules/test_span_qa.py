@@ -14,8 +14,9 @@ from lightning.pytorch import Trainer
 
 from datamodules import SQuADDataModule
 from datamodules.windows import OUTSIDE
+from dial.models.lengths import Lengths
 from dial.tiers.loading import load_tier, save_tier
-from lightning_modules import SpanDistillation, SpanQA
+from lightning_modules import LengthAdaptiveSpanQA, SpanDistillation, SpanQA
 from tests.squad_files import ROWS, TEST, asked, write
 from tests.tiers.readers import STRIDE, WINDOW, WORDS, model, save_reader, tokenizer
 
@@ -129,6 +130,26 @@ def test_validation_is_of_each_row_s_answer(source: Path, folder: Path, tmp_path
             text = tier.write(tokeniser.collate(tokeniser([unit])), torch.tensor([0])).texts[0]
         right.append(text.lower() in [target.lower() for target in targets])
     assert found["validation/squad_em"] == pytest.approx(np.mean(right))
+
+
+def test_one_that_drops_tokens_is_validated_with_most_dropped_and_with_none(
+    source: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, data = module_of(folder, LengthAdaptiveSpanQA, length_drop=0.6, drawn=0), data_of(source, tmp_path)
+    found = fit(module, data, tmp_path, limit_val_batches=1.0, val_check_interval=1).callback_metrics
+    rows, tier = data.rows("validation"), module.reader.eval()
+    tokeniser, right = tier.tokeniser(), {}
+    for name, lengths in (("shortest", Lengths((0.4, 0.16))), ("whole", None)):
+        answers = []
+        with torch.no_grad(), tier.at_lengths(lengths):
+            for unit in rows.units():
+                answers += tier.write(tokeniser.collate(tokeniser([unit])), torch.tensor([0])).texts
+        pairs = zip(answers, rows.targets, strict=True)
+        right[name] = np.mean([text.lower() in map(str.lower, targets) for text, targets in pairs])
+        assert found[f"validation/squad_em/{name}"] == pytest.approx(right[name])
+    assert right["shortest"] != right["whole"]
+    assert found["validation/squad_em"] == pytest.approx(sum(right.values()) / 2)
+    assert found["validation/quality"] == found["validation/token_f1"] and "(shortest " in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -32,9 +32,14 @@ def naive(batch, logits, no_answer: bool, temperature: float):
         sums = [sum(math.exp(logits[window][t][side] / temperature) for t in [0, *tokens]) for side in (0, 1)]
         energies[window] = temperature * (math.log(sums[0]) + math.log(sums[1]))
 
-        def chance(i: int, j: int, window: int = window, sums: list[float] = sums) -> float:
-            one, other = logits[window][i][0] / temperature, logits[window][j][1] / temperature
-            return math.exp(one) / sums[0] * math.exp(other) / sums[1]
+        def chance(i: int, j: int, window: int = window, sums: list[float] = sums, places=(starts, ends)) -> float:
+            both = 1.0
+            for side, token in enumerate((i, j)):
+                alike = [t for t, place in enumerate(places[side]) if place == places[side][token] != OUTSIDE] or [
+                    token
+                ]
+                both *= sum(math.exp(logits[window][t][side] / temperature) for t in alike) / sums[side]
+            return both
 
         for i in tokens:
             for j in tokens:
@@ -132,7 +137,7 @@ def test_tokens_of_one_character_are_one_place_whatever_the_count(count: int) ->
     found = find_spans(logits, starts, ends, torch.tensor([0]), 30, False, count=count)
     total = 3 + 4 * math.exp(3)  # the first token, two others, and four of the character
     assert found.candidates[0][0].span == (2, 3)
-    best, other = (math.exp(3) / total) ** 2, math.exp(3) / total / total
+    best, other = (4 * math.exp(3) / total) ** 2, 4 * math.exp(3) / total / total
     assert found.scores["softmax"][0] == pytest.approx(best)
     assert found.scores["margin"][0] == pytest.approx(best - other)
     places = {(0, 1), (2, 3), (4, 6), (0, 3), (0, 6), (2, 6)}

@@ -208,6 +208,7 @@ def run_step(step: Step, place: Path, dial: Callable) -> None:
         if words[1] == "fit":
             words[words.index("--trainer.max_epochs") + 1] = "1"
             words += [*SHORT, f"--data.cache_dir={place}/cache"]
+            words += ["--slenderise.prunings", "1"] if "configs/model/slenderise.yaml" in words else []
         elif words[1] == "test":
             words += [*SHORT[:3], f"--data.cache_dir={place}/cache", "--sweep.bootstrap=100"]
         elif words[1] == "augment":

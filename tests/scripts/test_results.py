@@ -17,7 +17,7 @@ WRITTEN, WITHOUT_CALIBRATION = 6 + 4 + 6 + 4 + 6 + 2 + 2, 5
 # With a base-size Super: first tiers of three seeds of RTE, CoLA and MRPC, of one of QNLI and SST-2; three tiers and
 # DeeBERT; students; an exit in a number; COST-EFF, small rivals, and what is left out of it on MRPC.
 BASE = 3 * (4 + 4 + 7) + 4 + 7 + 2 * 2 + 2 * 6 + 1 + 2 * 5 + 3
-SPANS, LENGTHS = 2, 3 + 3  # of SQuAD; of SST-2 and MRPC
+SPANS, LENGTHS = 3, 3 + 3  # of SQuAD; of SST-2 and MRPC
 TABLES += WRITTEN + WITHOUT_CALIBRATION + BASE + SPANS + LENGTHS
 SWEEPS = 2 * TABLES - WITHOUT_CALIBRATION
 

@@ -20,13 +20,14 @@ from dial.files import write_json
 from dial.stages.parquet import load_table, save_table
 from dial.tradeoff.rules import Threshold, curve
 from scripts import store_results, text_collect, text_figures, text_page
+from scripts.e_lang_printed import printed_tables
 from scripts.results_cell import crossfit_of
 from scripts.results_steps import ROOT, chain
 from scripts.results_text_plan import HEADS, plan
 from tests.scripts.written import cascade_table
 
 STEPS = list(plan("data", "models"))
-PAPER = json.loads((ROOT / "results/e_lang_t5.json").read_text())
+PAPER = printed_tables()
 MADE = {"text_cola": ("layers2", "layers2-distilled"), "multi30k": ("layers2", "layers2-bag")}
 
 
@@ -185,7 +186,7 @@ def test_pairs_are_compared_on_the_same_rows(made: Path) -> None:
 
 def test_the_page_shows_what_there_is_and_names_what_is_not(made: Path) -> None:
     found = text_collect.collect(made / "runs", made / "results")
-    shown = text_page.tables(found, PAPER, "data", "models")
+    shown = text_page.tables(found, "data", "models")
     for name in shown:
         assert f"<!-- {name} -->" in (ROOT / "results/text_to_text.md").read_text()
     assert "the sweep of cascade-layers2-bag)" in shown["text-missing"] and "text_cb (layers2)" in shown["text-missing"]
@@ -194,7 +195,7 @@ def test_the_page_shows_what_there_is_and_names_what_is_not(made: Path) -> None:
     assert shown["text-scores"].splitlines()[0].endswith("of 3 cascades.")
     assert shown["text-tiers"].count("| Super |") == 2 and "layers2-bag" not in shown["text-tiers"]
     assert "| multi30k | layers2 | layers2-bag | +0.0 [+0.0, +0.0] |" in shown["text-heads"]
-    empty = text_page.tables({"cascades": [], "comparisons": [], "missing": []}, PAPER, "data", "models")
+    empty = text_page.tables({"cascades": [], "comparisons": [], "missing": []}, "data", "models")
     assert "Not trained yet" in empty["text-tiers"] and "All cascades" in empty["text-missing"]
     (free,) = text_page.methods(found, 0.99)  # SST-2 was not tested
     assert free[2] == "multi30k" and free[3].endswith("%)")
@@ -221,14 +222,14 @@ def test_a_printed_point_is_a_share_of_its_own_super() -> None:
 
 
 def test_what_is_printed_can_be_laid_over_runs(tmp_path: Path) -> None:
-    points = text_collect.printed_points(PAPER, "sst2")
+    points = text_collect.printed_points("sst2")
     (tmp_path / "points.json").write_text(json.dumps(points))
     read = {point.name: (point.flops, point.quality) for point in read_points(tmp_path / "points.json")}
     assert read["E-LANG"] == (pytest.approx(29.5e11), 0.966) and read["E-LANG's Super"] == (87e11, 0.966)
     assert read["E-LANG: energy, Swift small"] == (47e11, 0.966) and read["E-LANG: swift, distilled"][
         1
     ] == pytest.approx(0.957)
-    assert len(read) == 3 + 6 + 2 and len(text_collect.printed_points(PAPER, "copa")) == 3
+    assert len(read) == 3 + 6 + 2 and len(text_collect.printed_points("copa")) == 3
 
 
 def test_counts_of_better_and_worse() -> None:

@@ -98,6 +98,17 @@ def test_a_front_of_other_weights_is_refused(folder: Path, make_tiny_bert: Calla
     (folder / "lengths.json").unlink()
 
 
+def test_a_front_of_rows_of_another_length_is_refused(folder: Path) -> None:
+    found = [Individual(Lengths((0.5, 0.2, 0.1)), 0.3, 0.7)]
+    write_search(folder, found, {"max_length": 32}, 0)
+    assert load({"path": str(folder), "lengths": 0.5}).lengths == found[0].lengths
+    assert load({"path": str(folder), "lengths": [0.5, 0.2, 0.1], "max_length": 16}).max_length == 16
+    with pytest.raises(ValueError, match=r"rows of at most 32 tokens, .* but `max_length` is 16; leave one") as error:
+        load({"path": str(folder), "lengths": 0.5, "max_length": 16})
+    assert str(error.value).startswith("`tiers[0]`: `lengths`") and "\n" not in str(error.value)
+    (folder / "lengths.json").unlink()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

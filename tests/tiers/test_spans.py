@@ -214,6 +214,8 @@ def test_what_is_no_tier_of_spans_is_refused(
             load({"path": path, "stride": 4}, names)
     with pytest.raises(ValueError, match=r"`tiers\[0\]`: `stride` must leave room .* give at most 19"):
         load({"path": str(folder), "stride": 20})
+    with pytest.raises(ValueError, match=r"for a question, but got 1; raise `max_length` to at least 6"):
+        load({"path": str(folder), "max_length": 5})
     monkeypatch.setattr("dial.tiers.backends.names.missing_package", lambda backend: None)  # refused with it, too
     with pytest.raises(ValueError, match=r"`tiers\[0\]`: `backend` must be torch for a tier of spans"):
         load({"path": str(folder), "backend": "openvino"})
