@@ -341,10 +341,12 @@ class StageTable:
         A table of somebody else's does not say what a stage shares with the one before it. There all that is known is
         the cost of the last tier alone, ``macs_reference``, for rows that go to it at once.
         """
+        if not left_out:
+            return self.macs
         names = [stage.tier for stage in self.stages]
         macs = self.macs.copy()
         if self.settings.get("foreign"):
-            if left_out and set(left_out) == set(names[:-1]) - {names[-1]}:
+            if set(left_out) == set(names[:-1]) - {names[-1]}:
                 macs[:, -1] = np.minimum(macs[:, -1], self.macs_reference)
             return macs
         for tier in left_out:

@@ -1,9 +1,10 @@
 """Choosing operating points on calibration rows: for a target, for a budget, at the crossing of two densities."""
 
-import hashlib
+import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,8 @@ Key = TypeVar("Key", bound=Hashable)
 NOTHING_TO_KEEP = "only the Super qualifies; its quality is not above zero, so there is nothing to keep"
 SEARCHED = 4096
 """Rows that a search for one threshold per stage looks at, where there are more."""
+AT_ONCE = 2**16
+"""Rows whose folds are found together."""
 FIRST_TESTED = 0.05
 """Share of rows that stop early at the first point that ``confident`` tests: below, nothing worth while is saved."""
 FIRST_TESTED_WITHOUT_SLACK = 0.25
@@ -226,10 +229,12 @@ Recipe = Callable[[Chooser], OperatingPoint]
 
 def folds_of(table: StageTable, folds: int) -> np.ndarray:
     """Fold of each row ``(N,)`` by a hash of its group or, without groups, its ``sample_id``: the same in every run."""
-    keys = table.sample_id if table.group is None else table.group
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    digests = [hashlib.blake2b(str(key).encode(), digest_size=8).digest() for key in distinct.tolist()]
-    return np.array([int.from_bytes(digest, "little") % folds for digest in digests])[inverse]
+    keys, inverse = (table.sample_id, None) if table.group is None else np.unique(table.group, return_inverse=True)
+    part = np.empty(len(keys), np.min_scalar_type(folds))
+    for begin in range(0, len(keys), AT_ONCE):
+        digests = (blake2b(str(key).encode(), digest_size=8).digest() for key in keys[begin : begin + AT_ONCE].tolist())
+        part[begin : begin + AT_ONCE] = np.frombuffer(b"".join(digests), "<u8") % folds
+    return part if inverse is None else part[inverse]
 
 
 def crossfit(
@@ -255,17 +260,17 @@ def crossfit(
             return {}
         raise ValueError(f"`folds` must leave rows in every fold, but got {folds} for {len(fold)} rows; use fewer.")
     points: dict[Key, list[OperatingPoint]] = {key: [] for key in wanted}
-    parts: dict[Key, list[tuple[np.ndarray, Taken]]] = {key: [] for key in wanted}
+    parts: dict[Key, list[Taken]] = {key: [] for key in wanted}
     for k in range(folds):
-        mask = fold == k
         rows = others = chooser = None  # those of the fold before, which are as large, go first
-        rows, others = table.take(mask), table.take(~mask)
+        rows, others = table.fold(fold == k), table.fold(fold != k)
         for key, (rule, choose) in wanted.items():
             if chooser is None or chooser.rule != rule:  # those of one rule come together
                 chooser = Chooser(others, rule)
             points[key].append(choose(chooser))
-            parts[key].append((mask, points[key][-1].rule.taken(rows)))
-    return {key: (Taken.joined(table, parts.pop(key)), tuple(points[key])) for key in wanted}
+            # What is done with the fold's rows is kept, their table is not.
+            parts[key].append(dataclasses.replace(points[key][-1].rule.taken(rows), table=table))
+    return {key: (Taken.joined(table, fold, parts.pop(key)), tuple(points[key])) for key in wanted}
 
 
 def _cheapest(allowed: np.ndarray, macs: np.ndarray, quality: np.ndarray | None = None) -> int:
