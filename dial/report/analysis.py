@@ -13,10 +13,11 @@ from dial.report.exits import SimpleInstances
 from dial.report.remarks import contradictions, worthless_stages, written_answers
 from dial.report.settings import SweepSettings
 from dial.stages.table import StageTable
+from dial.tradeoff.area import normalised_area
 from dial.tradeoff.bootstrap import Interval, Resampled, bootstrap, percentile_interval
 from dial.tradeoff.bounds import kept_interval
 from dial.tradeoff.calibration import Chooser
-from dial.tradeoff.curve import Curve, normalised_area
+from dial.tradeoff.curve import Curve
 from dial.tradeoff.rules import Oracle, Rule, Threshold
 from dial.tradeoff.shift import differences, sentence, visits_of
 from dial.tradeoff.taken import Taken, metric_of, quality_of, super_alone

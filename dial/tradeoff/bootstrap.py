@@ -9,7 +9,8 @@ import numpy as np
 
 from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import ROUNDING, Curve, area_to
+from dial.tradeoff.area import ROUNDING, area_to
+from dial.tradeoff.curve import Curve
 from dial.tradeoff.taken import Taken, row_statistics, summed, super_alone, units_of
 
 CHUNK = 1_500_000  # weights held at once

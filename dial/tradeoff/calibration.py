@@ -40,10 +40,13 @@ class Chooser:
     Attributes:
         table: calibration rows; what is kept is their first metric.
         rule: whose values are chosen.
+        before: of another rule on the same rows; where it moves them in the same order, what it knows is not computed
+            again.
     """
 
     table: StageTable
     rule: Rule
+    before: "Chooser | None" = None
 
     @cached_property
     def measured(self) -> Metric:
@@ -53,9 +56,13 @@ class Chooser:
     @cached_property
     def curve(self) -> Curve:
         """All points of the dial on the calibration rows."""
-        return self.rule.curve(self.table)
+        curve = self.rule.curve(self.table)
+        if self.before is not None:
+            curve = curve.like(self.before.curve)
+            object.__setattr__(self, "before", None)  # curves are large, and this one is needed no more
+        return curve
 
-    @cached_property
+    @property
     def statistics(self) -> np.ndarray:
         """``(N, S, K)``."""
         return row_statistics(self.table, self.measured)
@@ -76,9 +83,13 @@ class Chooser:
         """Whether the Super's quality is not above zero, so that any share of it is kept by anything."""
         return not self.quality[-1] > 0
 
-    @cached_property
+    @property
     def macs(self) -> np.ndarray:
         """Mean cost at each point ``(P,)``; at the last, where no row may stop early, that of the Super alone."""
+        macs: np.ndarray = self.curve.kept("macs with the Super alone", self._macs)
+        return macs
+
+    def _macs(self) -> np.ndarray:
         macs = self.curve.macs.copy()
         macs[-1] = super_alone(self.table).macs.mean()
         return macs
@@ -150,9 +161,10 @@ class Chooser:
     def _super(self, target: float, margin: np.ndarray, note: str, **more: Any) -> OperatingPoint:
         return self._point(len(self.macs) - 1, "confident", target, margin_bound=float(margin[-1]), note=note, **more)
 
-    @cached_property
+    @property
     def _margins(self) -> Margins:
-        return Margins(self.curve, self.statistics, self.measured)
+        margins: Margins = self.curve.kept("margins", lambda: Margins(self.curve, self.statistics, self.measured))
+        return margins
 
     def budget(self, macs: float) -> OperatingPoint:
         """Best quality at no more than ``macs`` per row on average, the cheaper of equals.
@@ -187,16 +199,19 @@ class Chooser:
         scores = self.rule.values(self.table)
         return [densities(scores[:, s], right[:, s]) for s in range(scores.shape[1] - 1)]
 
-    def crossing(self) -> OperatingPoint | str:
-        """The point at E-LANG's crossing, or why there is none."""
+    def crossing_thresholds(self) -> list[float] | str:
+        """E-LANG's crossing at each stage but the last, or why there is none."""
         missing = [
             f"{stage.name}: {d.status}"
             for stage, d in zip(self.table.stages, self.crossings, strict=False)
             if d.threshold is None
         ]
-        if missing:
-            return "; ".join(missing)
-        return self.at([d.threshold for d in self.crossings if d.threshold is not None], "crossing", None)
+        return "; ".join(missing) or [d.threshold for d in self.crossings if d.threshold is not None]
+
+    def crossing(self) -> OperatingPoint | str:
+        """The point at E-LANG's crossing, or why there is none."""
+        thresholds = self.crossing_thresholds()
+        return thresholds if isinstance(thresholds, str) else self.at(thresholds, "crossing", None)
 
     def fixed(self, threshold: float) -> OperatingPoint:
         """The operating point with the same given threshold at all stages."""
@@ -266,7 +281,7 @@ def crossfit(
         rows, others = table.fold(fold == k), table.fold(fold != k)
         for key, (rule, choose) in wanted.items():
             if chooser is None or chooser.rule != rule:  # those of one rule come together
-                chooser = Chooser(others, rule)
+                chooser = Chooser(others, rule, chooser)
             points[key].append(choose(chooser))
             # What is done with the fold's rows is kept, their table is not.
             parts[key].append(dataclasses.replace(points[key][-1].rule.taken(rows), table=table))
