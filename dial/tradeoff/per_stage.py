@@ -106,10 +106,8 @@ def thresholds_between(values: np.ndarray, stays: np.ndarray) -> np.ndarray | No
     above = np.where(stays, values, np.inf).min(axis=0)
     if not (below < above).all():
         return None
-    ends = [
-        -np.inf if low == -np.inf else midway(np.array([low, high]))[1] for low, high in zip(below, above, strict=True)
-    ]
-    return np.where(above == np.inf, np.inf, ends)
+    middle = [midway(np.array(ends))[1] for ends in zip(below, above, strict=True)]
+    return np.where(below == -np.inf, -np.inf, np.where(above == np.inf, np.inf, middle))
 
 
 def _searched(chooser: Chooser, target: float, shared: OperatingPoint) -> np.ndarray:
