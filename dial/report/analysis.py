@@ -110,10 +110,10 @@ class Analysis:
 
     @cached_property
     def _resampled(self) -> Resampled:
+        decisions = {choice.key: choice.taken for choice in self._chosen}  # folds come before the curves of all rows
         own = {**self._own.choosers, ORACLE.key: self._oracle}
         curves = {f"in_sample/{key}": chooser.curve for key, chooser in own.items()} | self._curves
         curves |= {"random": curves[RANDOM.key], "oracle": curves[ORACLE.key]}
-        decisions = {choice.key: choice.taken for choice in self._chosen}
         decisions |= {choice.key: choice.taken for choice in self._in_sample}
         decisions |= {f"stage/{s}": Taken.all_at(self.rows, s) for s in range(self.last + 1)}
         settings = self.settings

@@ -195,7 +195,7 @@ class Margins:
     """
 
     def __init__(self, curve: Curve, statistics: np.ndarray, metric: Metric) -> None:
-        self.curve, self.statistics, self.metric = curve, statistics, metric
+        self.statistics, self.metric = statistics, metric
         self.units = units_of(curve.table)
         self.groups = None if curve.table.group is None else int(self.units.max()) + 1
         self.few = statistics.shape[2] <= MANY_SUMS
@@ -203,6 +203,7 @@ class Margins:
         grid = count if count <= MANY_POINTS else MANY_POINTS // 4
         grid = grid if self.few else min(grid, GRID)
         self.points = np.unique(np.linspace(0, count - 1, grid).round().astype(np.int64))
+        self.curve = curve.take(self.points)  # a curve that held what holds it would outlive its use
         self.sums = curve.sums(statistics)[self.points]
         self.quality = metric.value(self.sums)
 
@@ -226,11 +227,11 @@ class Margins:
     def _unit_by_unit(self, here: np.ndarray, there: np.ndarray) -> np.ndarray:
         fixed = self.statistics[:, -1] @ there
         influences = (
-            np.bincount(self.units, weights=self.curve.picked(self.statistics, p) @ g - fixed)
-            for p, g in zip(self.points, here, strict=True)
+            np.bincount(self.units, weights=self.curve.picked(self.statistics, point) @ g - fixed)
+            for point, g in enumerate(here)
         )
         return np.array([np.square(influence).sum() for influence in influences])
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.curve.take(self.points).moments(self.statistics, self.units)
+        return self.curve.moments(self.statistics, self.units)

@@ -323,34 +323,40 @@ class EventCurve(Curve):
         constant and cost goes up: no target has its cheapest point, and no area its bend, anywhere else. A tenth of the
         points or so is left.
         """
-        events, applied, macs = self.events, self.applied, self.table.macs
-        change = statistics[events.row, events.after] - statistics[events.row, events.before]
-        cost = macs[events.row, events.after] - macs[events.row, events.before]
-        point = np.repeat(np.arange(1, len(applied)), np.diff(applied))
+        events, applied = self.events, self.applied
+        count, sizes = int(units.max()) + 1, np.bincount(units)
+        columns = [np.ascontiguousarray(values) for values in (*np.moveaxis(statistics, -1, 0), self.table.macs)]
+        point = np.repeat(np.arange(1, len(applied), dtype=np.int32), np.diff(applied))
         if points is None:
-            matters = (np.abs(change).max(axis=1, initial=0) > 0) | (cost < 0)
+            changes = [self._changes(column) for column in columns]
+            matters = np.any([change != 0 for change in changes[:-1]], axis=0) | (changes[-1] < 0)
             reached = np.unique(point[matters])  # by a step that changes something
             points = np.concatenate([[0], reached - 1, reached, [len(applied) - 1]])
-        kept = np.unique(points).astype(np.int64)
-        rows, count = np.arange(len(statistics)), int(units.max()) + 1
-        index = (
-            np.concatenate([np.zeros(len(rows), np.int64), np.searchsorted(kept, point)]),
-            np.concatenate([units, units[events.row]]),
-        )
+        nodes = np.unique(points).astype(np.int64)
+        node, unit = np.searchsorted(nodes, point), units[events.row]
+        del point
 
-        def matrix(first: np.ndarray, changes: np.ndarray) -> csr_array | np.ndarray:
-            values, shape = np.concatenate([first, changes]), (len(kept), count)
-            if len(kept) * count < 4 * len(values):  # hardly an entry would be zero
-                return np.bincount(index[0] * count + index[1], values, len(kept) * count).reshape(shape)
-            used = values != 0
-            return csr_array((values[used], (index[0][used], index[1][used])), shape=shape)
+        def matrix(column: np.ndarray) -> csr_array | np.ndarray:
+            """Sums of each unit at the first node, and their changes up to each other one, ``(M, U)``."""
+            start = np.arange(0, column.size, column.shape[1])
+            start += events.start
+            first, change = np.bincount(units, column.reshape(-1)[start], count), self._changes(column)
+            used = np.flatnonzero(change)
+            if 2 * len(used) > len(nodes) * count:  # hardly an entry would be zero
+                whole = np.bincount(node * count + unit, change, len(nodes) * count).reshape(len(nodes), count)
+                whole[0] += first
+                return whole
+            places = (
+                np.concatenate([np.zeros(count, np.int64), node[used]]),
+                np.concatenate([np.arange(count), unit[used]]),
+            )
+            return csr_array((np.concatenate([first, change[used]]), places), shape=(len(nodes), count))
 
-        columns = [matrix(statistics[rows, events.start, k], change[:, k]) for k in range(change.shape[1])]
-        costs, sizes = matrix(macs[rows, events.start], cost), np.bincount(units)
+        *sums, costs = map(matrix, columns)
 
         def evaluate(metric: Metric, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            sums = np.stack([np.cumsum(column @ weights, axis=0) for column in columns], axis=-1)
-            return metric.value(sums), np.cumsum(costs @ weights, axis=0) / (sizes @ weights)
+            along = np.stack([np.cumsum(column @ weights, axis=0) for column in sums], axis=-1)
+            return metric.value(along), np.cumsum(costs @ weights, axis=0) / (sizes @ weights)
 
         return evaluate
 
