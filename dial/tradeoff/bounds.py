@@ -4,8 +4,7 @@ import math
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from dial.stages.metrics.base import Mean, Metric, divide
 from dial.stages.metrics.texts import TextMetric
@@ -52,9 +51,9 @@ def allowance(
     variance: np.ndarray | float, loss: np.ndarray | float, confidence: float, units: int | None = None
 ) -> np.ndarray:
     """How far below its estimate the margin may be; arguments as for :func:`lower_bound`."""
-    z = norm.ppf(confidence)
+    z = ndtri(confidence)
     if units is not None:
-        z, variance = student.ppf(confidence, max(units - 1, 1)), variance * units / max(units - 1, 1)
+        z, variance = stdtrit(max(units - 1, 1), confidence), variance * units / max(units - 1, 1)
     distance: np.ndarray = (z**2 + 2) / 3 * loss + z * np.sqrt(variance + np.square(loss))
     return distance
 
@@ -71,7 +70,7 @@ def rows_needed(margin: float, variance: float, loss: float, rows: int, confiden
     """
     if margin <= 0:
         return None
-    z, spread, unit = norm.ppf(confidence), variance * rows, loss * rows
+    z, spread, unit = ndtri(confidence), variance * rows, loss * rows
     # In n rows: n·margin − shift ≥ z·sqrt(n·spread + unit²). Squared it is a quadratic in n; the larger root counts.
     shift = (z**2 + 2) / 3 * unit
     a, b, c = margin**2, -(2 * margin * shift + z**2 * spread), shift**2 - (z * unit) ** 2

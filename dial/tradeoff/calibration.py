@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
@@ -138,7 +138,7 @@ class Chooser:
 
     def _first_tested(self, tested: np.ndarray, target: float, confidence: float, loss: np.ndarray) -> int | None:
         """Which of the points ``(T,)`` is tested first, chosen without looking at any answer; None if none is."""
-        z = norm.ppf(confidence)
+        z = ndtri(confidence)
         # What the target allows to be lost against what no sample of this size can rule out.
         slack = 1 - target >= ((z**2 + 2) / 3 + z) * float(loss[-1])
         early, macs = self.curve.early[tested], self.macs[tested]

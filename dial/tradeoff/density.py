@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-from scipy.stats import gaussian_kde
 
 GRID = 1024
 MANY_ROWS = 8192
@@ -75,8 +74,8 @@ def _density(score: np.ndarray, width: float, grid: np.ndarray) -> np.ndarray:
     goes over the bins.
     """
     if len(score) <= MANY_ROWS:
-        density: np.ndarray = gaussian_kde(score)(grid)
-        return density
+        total = [np.exp(-0.5 * ((point - score) / width) ** 2).sum() for point in grid]
+        return np.array(total) / (len(score) * width * np.sqrt(2 * np.pi))
     step = grid[1] - grid[0]
     finer = int(np.clip(np.ceil(FINER[0] * step / width), *FINER))
     places = np.rint((score - grid[0]) * (finer / step)).astype(np.int32)

@@ -17,6 +17,7 @@ from dial.tradeoff.threshold import Threshold
 ROUNDS = 20
 STARTS = 24  # in all, shared among the stages
 DESCENTS = 4  # from the best shared dial, and from so many of the others that cost least
+AGAIN = 2  # cheapest ends that a search on fewer rows goes on from
 MENDED = 1  # rounds over all rows after a search on fewer
 STEPS = 9  # from what was found on fewer rows to the best shared dial
 TOLERANCE = 1e-12  # of the quality asked for
@@ -121,7 +122,7 @@ def _searched(chooser: Chooser, target: float, shared: OperatingPoint) -> np.nda
         everything = _Problem(levels, chooser.measured, target)
         # What just suffices on all rows is to suffice on the drawn ones: few rows are off by more than a search wins.
         drawn.least = everything.least + drawn.quality(found) - everything.quality(found)
-        again = min((drawn.descend(levels, ROUNDS) for _, levels in ends), key=_cost)
+        again = min((drawn.descend(levels, ROUNDS) for _, levels in ends[:AGAIN]), key=_cost)
         found = everything.mend([again[1], found], start)
     return np.array([t[level] for t, level in zip(levels.thresholds, found, strict=True)])
 
