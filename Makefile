@@ -51,8 +51,8 @@ test: $(STAMP)  ## quick tests and the examples in docstrings, in two processes
 test-slow: $(STAMP)  ## tests that train or start several processes
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
 
-BACKEND_TESTS := tests/tiers/test_backends.py tests/tiers/test_choice.py tests/tiers/test_comparison.py \
-	tests/study/test_rivals.py tests/cli/test_preparation.py
+BACKEND_TESTS := tests/tiers/test_backends.py tests/tiers/test_exports.py tests/tiers/test_choice.py \
+	tests/tiers/test_comparison.py tests/study/test_rivals.py tests/cli/test_preparation.py
 
 backends: $(STAMP)  ## add OpenVINO and onnxruntime (110 MB to download) to .venv and run their tests
 	$(PIP) -e '.[openvino,onnxruntime]'

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, PretrainedConfig
 
-from dial.costs.functions import ModelCosts, fit_cost
+from dial.costs.fitting import fit_cost
+from dial.costs.functions import ModelCosts
 from dial.costs.macs import count_macs
 from dial.models.bilstm import BiLSTMConfig
 from dial.stages.stage import Stage

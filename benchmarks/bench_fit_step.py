@@ -57,6 +57,7 @@ class BareLoop:
 
     @staticmethod
     def _batches(data: Any) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Batches as a bare loop would make them, of the rows and in the order of the data module."""
         rows = data.encoded("train")
         tokens = next(iter(rows.tokens.values()))
         examples = [
@@ -80,6 +81,7 @@ class BareLoop:
         torch.use_deterministic_algorithms(deterministic)
 
     def _step(self) -> None:
+        """One optimiser step of the bare loop."""
         ids, mask, label = next(self.batches)
         self.shape = ids.shape
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):

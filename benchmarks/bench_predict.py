@@ -83,6 +83,7 @@ class Recorder:
         tier.run = self._record
 
     def _record(self, encoding: dict[str, torch.Tensor], go_on: Any, **more: Any) -> None:
+        """Runs the model, and notes what it was given and what the rule answered, to be run again alone."""
         kept: list[Any] = []
 
         def ask(*arguments: Any) -> Any:

@@ -49,6 +49,7 @@ def evaluation(questions: str, tokenizer: str, max_length: int) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def search() -> list[str]:
+        """Answers of all rows by the search alone, over random logits of the batches' shapes."""
         texts = [""] * len(tokens)
         for start in range(0, len(order), BATCH):
             some = order[start : start + BATCH].tolist()

@@ -42,6 +42,7 @@ class BareLoop:
 
     @staticmethod
     def _batches(data: Any) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Batches as a bare loop would make them, long rows first."""
         for role in data.test_splits:
             tokens = next(iter(data.encoded(role).tokens.values()))
             bounds = zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)

@@ -17,13 +17,14 @@ from dial.files import plain, read_json
 from dial.inference.operating_point import Sweep
 from dial.inference.run import load_network
 from dial.inference.staged import StagedModel
+from dial.spelling import spelt
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.stages.task import task_of
-from dial.study.report import FILES
+from dial.study.report import FILES, render, write_study
 from dial.study.rivals import check_names
-from dial.study.study import StudySettings
-from dial.study.written import NO_SCORE
+from dial.study.study import Study, StudySettings
+from dial.study.written import NO_SCORE, WrittenStudy, render_written, write_written_study
 from lightning_modules.base import StagedModule
 
 
@@ -62,10 +63,8 @@ class MeasuredStudy(Callback):
         self._other: tuple[StagedModel, StageTable] | None = None
         self._models: dict[str, Any] = {}
         if rows:
-            try:
+            with spelt({each.name: f"study.{each.name}" for each in dataclasses.fields(StudySettings)}):
                 self.settings = StudySettings(rows, repeats, tuple(targets), pad_to, score, compiled=compiled)
-            except ValueError as error:
-                raise ValueError(str(error).replace("`", "`study.", 1)) from error
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be measured, before any model runs."""
@@ -118,29 +117,17 @@ class MeasuredStudy(Callback):
         network = staged(pl_module).network
         folder = self._folder(trainer)
         about = {"partial": is_partial(trainer), "models": self._models}
-        measure = self._measure_writers if network.writes else self._measure
-        text = measure(network, table, split, units_of(data, network, split), data.cache_dir, folder, about)
-        print(text)
+        given = network, table, split, units_of(data, network, split), self.settings, data.cache_dir
+        if network.writes:
+            print(self._measure_writers(WrittenStudy(*given), folder, about))
+        else:
+            print(self._measure(Study(*given, exits=self._other), folder, about))
         print(f"written to {folder}")
 
-    def _measure(
-        self,
-        network: StagedModel,
-        table: StageTable,
-        split: str,
-        units: dict[int, Any],
-        cache_dir: str,
-        folder: Path,
-        about: dict[str, Any],
-    ) -> str:
-        """Measure tiers that answer by their outputs, write, and say what came out."""
-        from dial.study.report import render, write_study
-        from dial.study.study import Study
-
-        assert self.settings is not None
-        study = Study(network, table, split, units, self.settings, cache_dir, self._other)
+    def _measure(self, study: Study, folder: Path, about: dict[str, Any]) -> str:
+        """Measure tiers that answer by their outputs, write that and ``about``, and say what came out."""
         count = len(study.sampled)
-        print(f"study: {count} rows, {self.settings.repeats} repetitions, {len(study.contenders)} models", flush=True)
+        print(f"study: {count} rows, {study.settings.repeats} repetitions, {len(study.contenders)} models", flush=True)
         results = study.run(lambda text: print(text, flush=True)) | about
         assert study.times is not None
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,22 +135,9 @@ class MeasuredStudy(Callback):
         write_study(folder, results)
         return render(results)
 
-    def _measure_writers(
-        self,
-        network: StagedModel,
-        table: StageTable,
-        split: str,
-        units: dict[int, Any],
-        cache_dir: str,
-        folder: Path,
-        about: dict[str, Any],
-    ) -> str:
+    def _measure_writers(self, study: WrittenStudy, folder: Path, about: dict[str, Any]) -> str:
         """The same of a cascade with tiers that write."""
-        from dial.study.written import WrittenStudy, render_written, write_written_study
-
-        assert self.settings is not None
-        study = WrittenStudy(network, table, split, units, self.settings, cache_dir)
-        print(f"study: {len(study.units)} rows, {self.settings.repeats} repetitions", flush=True)
+        print(f"study: {len(study.units)} rows, {study.settings.repeats} repetitions", flush=True)
         results = study.run(lambda text: print(text, flush=True)) | about
         write_written_study(folder, results)
         return render_written(results)
@@ -206,10 +180,8 @@ class MeasuredStudy(Callback):
             ValueError: it is none, or was tested on other labels or rows, or its tier is not found.
         """
         assert self.exits is not None
-        try:
+        with spelt({"run": "study.exits"}):
             sweep = Sweep(self.exits)
-        except ValueError as error:
-            raise ValueError(str(error).replace("`run`", "`study.exits`", 1)) from error
         if len(sweep.settings["tiers"]) > 1 or len(sweep.stages) < 2:
             raise ValueError(
                 f"`study.exits` must be a run of one model with several exits, but {self.exits} has the stages "

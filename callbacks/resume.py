@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.checkpoints import LAST, write_whole
 from callbacks.ending import validates_at_end
 from lightning_modules.rows import gather
-from lightning_modules.training import TierModule
+from lightning_modules.training import TierModule, stopped_early
 
 ROLES = ("train", "validation")
 
@@ -72,7 +72,7 @@ class Resume(Callback):
         every_n_steps: optimiser steps between two checkpoints.
 
     Attributes:
-        wanted: tells whether there is reason to save now, such as a signal that ends the run.
+        save_now: tells whether there is reason to save now, such as a signal that ends the run.
         saved_at: step of the newest checkpoint; None before the training has started.
     """
 
@@ -82,7 +82,7 @@ class Resume(Callback):
         if every_n_steps < 1:
             raise ValueError(f"`resume.every_n_steps` must be at least 1, but got {every_n_steps}.")
         self.every_n_steps = every_n_steps
-        self.wanted: Callable[[], bool] = lambda: False
+        self.save_now: Callable[[], bool] = lambda: False
         self.saved_at, self._step = None, 0
         self._pending: dict[str, Any] | None = None
         self._stopped_early = False
@@ -113,7 +113,7 @@ class Resume(Callback):
         every = trainer.val_check_batch or math.inf
         validates = trainer.is_last_batch or (batch_idx + 1) % every == 0 or validates_at_end(trainer)
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by a connector
-        due = step - (self.saved_at or 0) >= self.every_n_steps or self.wanted()
+        due = step - (self.saved_at or 0) >= self.every_n_steps or self.save_now()
         if not due or not stepped or validates or trial:
             return
         trainer.save_checkpoint(self.folder(trainer) / LAST)
@@ -176,12 +176,6 @@ class Resume(Callback):
         states, self._pending = self._pending["random"], None
         if len(states) == trainer.world_size:  # another number of processes cannot go on bit by bit anyway
             set_random_state(states[trainer.global_rank])
-
-
-def stopped_early(trainer: Trainer) -> bool:
-    """Whether early stopping ended a fit."""
-    stoppers = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
-    return any(c.wait_count >= c.patience for c in stoppers)
 
 
 def is_through(trainer: Trainer) -> bool:

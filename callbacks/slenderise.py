@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from inspect import signature
 from typing import Any, Literal
 
@@ -21,27 +18,15 @@ from dial.models.slender.encoder import try_cut
 from dial.models.slender.importance import HeadWeights, TaylorImportance, Variant, choose
 from dial.models.slender.plan import Course, Schedule, Sizes, Target, to_steps
 from dial.models.slender.structures import Kind, attach_masks, has_masks, masks, set_masks, structures
+from dial.spelling import spelt
 from lightning_modules.rows import gather
 from lightning_modules.training import start_choosing, training_steps
 
 TARGETS = ("compression", "heads", "intermediate", "embedding_rank")
-ARGUMENTS = "compression|heads|intermediate|embedding_rank|rank|start|stop|prunings|window"
-
-
-@contextmanager
-def as_typed() -> Iterator[None]:
-    """Let errors inside call the arguments as the command line does.
-
-    >>> with as_typed():
-    ...     raise ValueError("`heads` must be at least 1, but got 0.")
-    Traceback (most recent call last):
-    ValueError: `slenderise.heads` must be at least 1, but got 0.
-    """
-    try:
-        yield
-    except ValueError as error:
-        text = re.sub(rf"`({ARGUMENTS})`", r"`slenderise.\1`", str(error))
-        raise ValueError(text.replace("slenderise.rank", "slenderise.embedding_rank")) from error
+TYPED = {name: f"slenderise.{name}" for name in (*TARGETS, "start", "stop", "prunings", "window")} | {
+    "rank": "slenderise.embedding_rank"
+}
+"""Arguments in errors, as they are typed."""
 
 
 def check_settings(
@@ -250,7 +235,7 @@ class Slenderise(Callback):
         if stage != "fit" or not self.active or self._target is not None:
             return
         model = model_of(pl_module)
-        with as_typed():
+        with spelt(TYPED):
             self._target = self._find_target(Sizes(model))
             if self._target.rank is not None:
                 factorise(model, self._target.rank)
@@ -259,6 +244,7 @@ class Slenderise(Callback):
         self._hook = pl_module.register_load_state_dict_pre_hook(check_weights)
 
     def _find_target(self, sizes: Sizes) -> Target:
+        """How many heads, neurons and ranks stay, from the factor or from the sizes that were given."""
         self._full = dict(sizes.count)
         if self.compression is not None:
             return sizes.target(self.compression)
@@ -279,7 +265,7 @@ class Slenderise(Callback):
             self._schedule = None  # everything at once, on the first batch
         else:
             total = training_steps(trainer)
-            with as_typed():
+            with spelt(TYPED):
                 steps = (to_steps(self.start, total, "start"), to_steps(self.stop, total, "stop"))
                 self._schedule = Schedule(*steps, self.prunings, self.course)
                 check_encoder_trains(self._schedule.stop, getattr(pl_module, "encoder_ends", total))
@@ -331,6 +317,7 @@ class Slenderise(Callback):
                 part.training = True
 
     def _prune(self, trainer: Trainer, module: LightningModule) -> None:
+        """Takes the least important structures of every kind, and starts importance anew."""
         assert self._importance is not None
         model, values = model_of(module), self._everywhere(self._importance)
         axes, alive = structures(model), masks(model)

@@ -16,6 +16,7 @@ from dial.costs.counting import check_countable, network_costs
 from dial.costs.functions import Length, ModelCosts, macs_of
 from dial.report.configuration import check_folder, configuration_of, rows_fingerprint
 from dial.report.settings import SweepSettings
+from dial.spelling import spelt
 from dial.stages.scores import MODEL_SCORES
 from dial.stages.table import StageTable
 from dial.stages.task import Classification
@@ -70,20 +71,10 @@ class ThresholdSweep(Callback):
             Classification().check_score(name, "sweep.scores", given=tuple(MODEL_SCORES))
         if isinstance(length, int) and length < 1:
             raise ValueError(f"`sweep.length` must be true, padded or a number of tokens from 1, but got {length}.")
-        try:
-            self.choices = SweepSettings(
-                scores=tuple(scores or ()),
-                targets=tuple(targets),
-                confidence=confidence,
-                budgets=tuple(macs_of(str(budget)) for budget in budgets),
-                bootstrap=bootstrap,
-                seed=seed,
-                folds=folds,
-                patience=tuple(patience or ()),
-                tolerance=tolerance,
-            )
-        except ValueError as error:
-            raise ValueError(str(error).replace("`", "`sweep.", 1)) from error
+        with spelt({each.name: f"sweep.{each.name}" for each in dataclasses.fields(SweepSettings)}):
+            macs = [macs_of(str(budget)) for budget in budgets]
+            numbers: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "folds": folds, "tolerance": tolerance}
+            self.choices = SweepSettings(scores or (), targets, confidence, macs, patience=patience or (), **numbers)
         self._rows = RowGatherer()
         self._costs: ModelCosts | None = None
 

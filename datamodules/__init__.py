@@ -4,31 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from datamodules.base import SequenceDataModule
-    from datamodules.benchmarks_as_text import GLUEAsTextDataModule, SuperGLUEAsTextDataModule
-    from datamodules.glue import GLUEDataModule
-    from datamodules.graded import GradedSentimentDataModule
-    from datamodules.number_words import NumberWordsDataModule
-    from datamodules.squad import QuestionsDataModule, SQuADDataModule
-    from datamodules.superglue import SuperGLUEDataModule
-    from datamodules.text import TextDataModule
-    from datamodules.text_to_text_files import TextToTextDataModule
-    from datamodules.translation import TranslationDataModule
-
-__all__ = [
-    "GLUEAsTextDataModule",
-    "GLUEDataModule",
-    "GradedSentimentDataModule",
-    "NumberWordsDataModule",
-    "QuestionsDataModule",
-    "SQuADDataModule",
-    "SequenceDataModule",
-    "SuperGLUEAsTextDataModule",
-    "SuperGLUEDataModule",
-    "TextDataModule",
-    "TextToTextDataModule",
-    "TranslationDataModule",
-]
+    from datamodules.base import SequenceDataModule as SequenceDataModule
+    from datamodules.benchmarks_as_text import GLUEAsTextDataModule as GLUEAsTextDataModule
+    from datamodules.benchmarks_as_text import SuperGLUEAsTextDataModule as SuperGLUEAsTextDataModule
+    from datamodules.glue import GLUEDataModule as GLUEDataModule
+    from datamodules.graded import GradedSentimentDataModule as GradedSentimentDataModule
+    from datamodules.number_words import NumberWordsDataModule as NumberWordsDataModule
+    from datamodules.squad import QuestionsDataModule as QuestionsDataModule
+    from datamodules.squad import SQuADDataModule as SQuADDataModule
+    from datamodules.superglue import SuperGLUEDataModule as SuperGLUEDataModule
+    from datamodules.text import TextDataModule as TextDataModule
+    from datamodules.text_to_text_files import TextToTextDataModule as TextToTextDataModule
+    from datamodules.translation import TranslationDataModule as TranslationDataModule
 
 _HOMES = {
     "GLUEAsTextDataModule": "benchmarks_as_text",
@@ -44,6 +31,7 @@ _HOMES = {
     "TextDataModule": "text",
     "TextToTextDataModule": "text_to_text_files",
 }
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

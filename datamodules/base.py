@@ -143,6 +143,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self._rows[role]
 
     def _keep(self, role: str, rows: Rows) -> None:
+        """Keeps the rows of a role: checked, at most as many as asked for, new texts beside those of training."""
         checks.check_ids(rows, role)
         limit = self.max_rows.get(role) if isinstance(self.max_rows, dict) else self.max_rows
         rows = roles.sample(rows, limit)
@@ -157,6 +158,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return [role for role in wanted if not self.has(role)]
 
     def _cut(self) -> dict[str, Rows]:
+        """Roles cut from the training rows, by the fractions that were given or follow from their number."""
         whole = self.read("train")
         fractions = {}
         for role in self._cut_roles():

@@ -76,6 +76,7 @@ class BenchmarkDataModule(SequenceDataModule):
         return inside or [base]
 
     def _find(self, split: str) -> Path | None:
+        """The file of a split, under the names of this project, the official archive, or a clone of the hub's."""
         for folder in self._folders():
             for stem in (split, split.replace("validation", self.OFFICIAL_SPLIT)):
                 for suffix in SUFFIXES:
@@ -86,6 +87,7 @@ class BenchmarkDataModule(SequenceDataModule):
         return None
 
     def _missing(self, split: str) -> str:
+        """What to say where a split has no file, and what would help."""
         folders = " or ".join(map(str, self._folders()))
         remedy = "Add the file"
         if split == "train" and self.calibration == "split":

@@ -127,6 +127,7 @@ def role_line(role: str, rows: Rows, label_names: Sequence[str]) -> str:
 
 
 def _class_counts(label: np.ndarray, label_names: Sequence[str]) -> str:
+    """Rows by class in words, empty where no row has a label."""
     counts = np.bincount(label[label >= 0], minlength=len(label_names))
     if not counts.sum():
         return ""

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 
 from datamodules.row_tokens import Padding, RowTokeniser
 from datamodules.rows import Rows
+from datamodules.scratch import made_once
 
 VERSION = 2
 CHUNK = 4096  # rows per call of the tokenizer: enough for its threads, little to hold as Python lists
@@ -49,7 +48,7 @@ class Tokens:
 
 
 def default_cache_dir() -> Path:
-    """``$DIAL_CACHE``, else ``~/.cache/dial``."""
+    """Where what can be computed again is kept: ``$DIAL_CACHE``, else ``~/.cache/dial``."""
     return Path(os.environ.get("DIAL_CACHE", "~/.cache/dial")).expanduser()
 
 
@@ -78,26 +77,13 @@ def encode(
         / f"v{VERSION}-{rows.fingerprint}-{key}{f'-target-{max_length}' if target else ''}"
     )
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            _write(scratch, rows, RowTokeniser(tokenizer, max_length, target))
-            move(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with made_once(folder) as place:
+            _write(place, rows, RowTokeniser(tokenizer, max_length, target))
     return _load(folder, tokenizer)
 
 
-def move(scratch: Path, folder: Path) -> None:
-    """Put a finished folder into its place, unless somebody else did."""
-    try:
-        scratch.rename(folder)
-    except OSError:
-        if not folder.exists():  # otherwise somebody was quicker, with the same content
-            raise
-
-
 def _write(folder: Path, rows: Rows, tokeniser: RowTokeniser) -> None:
+    """Tokens of all rows into the folder, chunk by chunk, so that memory does not grow with the rows."""
     lengths: list[int] = []
     truncated = 0
     units = (unit if len(unit) > 1 else unit[0] for unit in rows.units())
@@ -147,6 +133,7 @@ class ArrayFile:
 
 
 def _load(folder: Path, tokenizer: Any) -> Tokens:
+    """Tokens of a folder, memory-mapped."""
     meta = json.loads((folder / "meta.json").read_text())
     types = folder / "types.npy"
     return Tokens(

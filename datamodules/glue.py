@@ -109,6 +109,7 @@ class GLUEDataModule(BenchmarkDataModule):
         return make_rows(columns, (text, text_b, "label"), self._task.label_names, where)
 
     def _read_file(self, path: Path, names: list[str]) -> Columns:
+        """Columns of a file, official ones (which differ from task to task) included."""
         texts = list(self._task.columns)
         if path.suffix != ".tsv":
             return read_columns(path, names, "source", texts)

@@ -68,6 +68,7 @@ class GradedSentimentDataModule(SequenceDataModule):
         return self._drawn[role][0]
 
     def _draw(self) -> None:
+        """Sentences of all roles out of one draw, so that no role repeats another's."""
         sentences = draw(sum(self.sizes.values()), self.shares, self.data_seed)
         start = 0
         for role, size in self.sizes.items():

@@ -139,6 +139,7 @@ class Classes:
         return self._known[key]
 
     def _find(self, value: object) -> int | None:
+        """Index of the class that a value means, by name before by number; None for no class."""
         if isinstance(value, bool | np.bool_):
             named = self._by_name.get(self._spell(str(value)))
             # Of more than two classes "true" is none: it would count as the second rating.

@@ -30,15 +30,17 @@ class EncodedRows(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        encodings = {}
-        for key, tokens in self.tokens.items():
-            span = slice(tokens.offsets[index], tokens.offsets[index + 1])
-            encodings[key] = (tokens.ids[span], None if tokens.types is None else tokens.types[span])
-        row = {"sample_id": self.rows.sample_id[index], "label": self.rows.label[index]}
-        example: dict[str, Any] = {**row, "encodings": encodings}
+        example = {"sample_id": self.rows.sample_id[index], "label": self.rows.label[index]}
+        example["encodings"] = {key: self.row(key, index) for key in self.tokens}
         if self.targets:
             example["targets"] = {key: tokens.row(index) for key, tokens in self.targets.items()}
         return example
+
+    def row(self, key: str, index: int) -> Any:
+        """What :meth:`encoding` is made of for one row: its ids and token types."""
+        tokens = self.tokens[key]
+        span = slice(tokens.offsets[index], tokens.offsets[index + 1])
+        return tokens.ids[span], None if tokens.types is None else tokens.types[span]
 
     def collate(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Stack examples, each encoding padded to its own longest row of the batch; targets are its ``labels``."""
@@ -128,6 +130,7 @@ class EpochSampler(Sampler[int]):
         return iter(share(self._order(), self.batch_size, self.rank, self.world_size).tolist())
 
     def _order(self) -> np.ndarray:
+        """Order of an epoch: within shuffled stretches by length, their batches shuffled again."""
         generator = np.random.default_rng((self.seed, self.epoch))
         shuffled = generator.permutation(len(self.lengths))
         size = self.batch_size * self.world_size

@@ -157,6 +157,7 @@ def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool)
 
 
 def _check_ids(ids: Sequence[Any], fields: Fields, where: str) -> None:
+    """Refuses ids that are missing or come twice."""
     known: set[Any] = set()
     for name in ids:
         if is_missing(name):

@@ -1,8 +1,6 @@
 """What data modules share whose rows are questions that a span of their context answers."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.encoding import CHUNK, ArrayFile, Tokens, move
+from datamodules.encoding import CHUNK, ArrayFile, Tokens
 from datamodules.loading import EncodedRows
 from datamodules.row_tokens import Padding, UnreadableRowError
 from datamodules.rows import Rows
+from datamodules.scratch import made_once
 from datamodules.text_to_text import TRAINED, TextToText
 from datamodules.windows import QuestionTokens, WindowTokeniser, answer_tokens, window_batch
 
@@ -66,18 +65,15 @@ class QuestionRows(EncodedRows):
     answers = False
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        rows, encodings = self.rows, dict[str, Any]()
-        assert rows.text_b is not None
-        for key, tokens in self.tokens.items():
-            if isinstance(tokens, StoredWindows):
-                encodings[key] = tokens.of(index, rows.text_b[index])
-            else:
-                span = slice(tokens.offsets[index], tokens.offsets[index + 1])
-                encodings[key] = (tokens.ids[span], None if tokens.types is None else tokens.types[span])
-        row = {"sample_id": rows.sample_id[index], "label": rows.label[index], "encodings": encodings}
-        if self.targets:
-            row["targets"] = {key: tokens.row(index) for key, tokens in self.targets.items()}
-        return row | {"span": None if rows.spans is None else rows.spans[index]}
+        return super().__getitem__(index) | {"span": None if self.rows.spans is None else self.rows.spans[index]}
+
+    def row(self, key: str, index: int) -> Any:
+        """See :class:`EncodedRows`; all windows where these are read."""
+        tokens = self.tokens[key]
+        if not isinstance(tokens, StoredWindows):
+            return super().row(key, index)
+        assert self.rows.text_b is not None
+        return tokens.of(index, self.rows.text_b[index])
 
     def encoding(self, key: str, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """See :class:`EncodedRows`; with the tokens of the answers where they are learnt."""
@@ -160,13 +156,8 @@ def encode_windows(rows: Rows, tokeniser: WindowTokeniser, key: str, cache_dir: 
     """
     folder = Path(cache_dir) / "encodings" / f"windows{VERSION}-{rows.fingerprint}-{key}"
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            _write(scratch, rows, tokeniser, role)
-            move(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with made_once(folder) as place:
+            _write(place, rows, tokeniser, role)
     columns = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
     columns.setdefault("types", None)  # type: ignore[arg-type]
     return StoredWindows(**columns, padding=Padding.of(tokeniser.tokenizer), truncated=0, max_length=None)

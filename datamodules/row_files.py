@@ -54,6 +54,7 @@ class _Reading(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Gives bytes that were kept of the stream before, then reads on, and keeps those for a later reader."""
         kept = self._stream.kept
         if self._place < len(kept):
             content = bytes(kept[self._place : self._place + len(buffer)])

@@ -50,12 +50,7 @@ class FieldFile(LineFile):
     """
 
     def __init__(
-        self,
-        path: Path,
-        argument: str,
-        stream: Stream | None = None,
-        header: bool = True,
-        short_rows: bool = False,
+        self, path: Path, argument: str, stream: Stream | None = None, header: bool = True, short_rows: bool = False
     ) -> None:
         self.header, self.short_rows, self.left_out = header, short_rows, 0
         super().__init__(path, argument, stream)
@@ -74,6 +69,7 @@ class FieldFile(LineFile):
         return fields if self.header else [str(i) for i in range(len(fields))]
 
     def _read(self, columns: list[str], start: int) -> Iterator[FileRow]:
+        """Rows from `start` on, numbered; those that do not fit the header carry their problem."""
         places, width = [self.names.index(name) for name in columns], len(self.names)
         records, index, self.left_out = self._records(), -1, 0
         if self.header:
@@ -102,6 +98,7 @@ class CsvFile(FieldFile):
         return ""
 
     def _records(self) -> Iterator[tuple[int, int, list[str], str]]:
+        """Records with their first and last line; broken ones with what is wrong instead of fields."""
         broken: list[int] = []
 
         def lines() -> Iterator[str]:
@@ -152,6 +149,7 @@ class JsonLinesFile(LineFile):
         return not self.names
 
     def _names(self) -> list[str]:
+        """Keys of the first object, none where it is broken, which is reported when rows are read."""
         for _, line, valid in self._lines():
             if line.lstrip().startswith("["):
                 raise ValueError(
@@ -235,6 +233,7 @@ class ParquetFile(RowFile):
                 )
 
     def _read(self, columns: list[str], start: int) -> Iterator[FileRow]:
+        """Rows from `start` on, row groups before it passed over unread."""
         index = 0
         for batch in self._batches(columns, start):
             if isinstance(batch, int):  # rows that are passed over

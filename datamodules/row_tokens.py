@@ -129,6 +129,7 @@ class RowTokeniser:
         return [RowTokens(row.ids, row.type_ids if self.typed else None, len(row.overflowing) > 0) for row in encoded]
 
     def _slow(self, units: Sequence[Unit]) -> list[RowTokens]:
+        """Tokens of units one by one, for tokenizers that are written in Python."""
         encoded = []
         for unit in units:
             # Lists of one: transformers takes a pair whose second text is empty for a single text otherwise.

@@ -1,7 +1,7 @@
 """Rows of one role as they were read: texts, labels and where each came from."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -51,14 +51,13 @@ class Rows:
 
     def take(self, indices: np.ndarray) -> "Rows":
         """Rows at ``indices (M,)``, in that order."""
-        second = None if self.text_b is None else [self.text_b[i] for i in indices]
-        group = None if self.group is None else self.group[indices]
-        targets = None if self.targets is None else [self.targets[i] for i in indices]
-        sources = None if self.sources is None else [self.sources[i] for i in indices]
-        text = [self.text[i] for i in indices]
-        block = None if self.block is None else self.block[indices]
-        spans = None if self.spans is None else self.spans[indices]
-        return Rows(text, second, self.label[indices], self.sample_id[indices], group, targets, sources, block, spans)
+
+        def chosen(column: Any) -> Any:
+            if column is None or isinstance(column, np.ndarray):
+                return None if column is None else column[indices]
+            return [column[i] for i in indices]
+
+        return Rows(*(chosen(getattr(self, each.name)) for each in fields(self)))
 
     @cached_property
     def fingerprint(self) -> str:

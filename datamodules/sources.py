@@ -134,6 +134,7 @@ class TextFile:
         return self._file.refusal(row, remedy)
 
     def _choose(self, columns: list[str], argument: str) -> list[str]:
+        """The columns of the text, or of both texts of a pair: those given, or those whose names say so."""
         if isinstance(self._file, PlainTextFile):
             if columns:
                 raise ValueError(f"`{argument}` must be left out for a plain text file, but got {', '.join(columns)}.")

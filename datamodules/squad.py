@@ -48,6 +48,7 @@ class SQuADDataModule(QuestionAnswering):
         return read_question_rows(self._find(role), SQUAD, "source", self.no_answer)
 
     def _find(self, role: str) -> Path:
+        """The file of a role, in a format of this project or as published."""
         folder, split = Path(self.source).expanduser(), SPLITS[role]
         version = "v2.0" if self.no_answer else "v1.1"
         names = [f"{split}{suffix}" for suffix in (".parquet", ".jsonl", ".csv", "-00000-of-00001.parquet", ".json")]

@@ -165,6 +165,7 @@ class SuperGLUEDataModule(BenchmarkDataModule):
         return replace(rows, block=np.array([str(idx["paragraph"]) for idx in columns["idx"]]))
 
     def _read_file(self, path: Path, names: list[str]) -> Columns:
+        """Columns of a file, official ones of MultiRC and WSC (nested) included."""
         file = open_rows(path, "source")
         if self.task == "multirc" and "passage" in file.names:
             return official_multirc(columns_of(file, ["passage", "idx"]))

@@ -117,6 +117,7 @@ class TranslationDataModule(TextToText):
         return rows_of_pairs(columns, first, [second], [ANY_TEXT], where, self.prefix)
 
     def _columns(self, role: str) -> tuple[Columns, str]:
+        """Columns of a role, from the hub or a file, with what errors call their place."""
         if self.source == "hub":
             repository, pairs = self.corpus.repository, self.corpus.configurations
             pair = "-".join(sorted(self.languages, key=lambda code: code == "en")) if pairs else None

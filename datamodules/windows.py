@@ -104,6 +104,7 @@ class WindowTokeniser:
         return found
 
     def _row(self, encoded: Any, context: str) -> QuestionTokens:
+        """A question with all windows of its context, joined as rows are kept."""
         windows = [encoded, *encoded.overflowing]
         places = [_places(window) for window in windows]
         return QuestionTokens(

@@ -1,16 +1,16 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and JSON in them."""
 
 import contextlib
-import glob
 import json
 import math
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from datamodules.scratch import scratch
 
 
 @contextlib.contextmanager
@@ -19,7 +19,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
     The replacement happens in one step and only after the data has reached the disk. If the block raises, or the disk
     is full, the temporary file is removed and an earlier ``path`` stays as it was. Missing folders are created. The
-    temporary name keeps the suffix, because writers such as matplotlib choose their format by it.
+    temporary name keeps the suffix, because writers such as matplotlib choose their format by it. What killed processes
+    left in the folder under such names is removed (see :func:`datamodules.scratch.scratch`).
 
     Example:
         >>> import tempfile
@@ -31,32 +32,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}.part{path.suffix}")
-    try:
+    with scratch(path) as temporary:
         yield temporary
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and str(error.filename) == str(temporary):
-            error.filename, error.filename2 = str(path), None  # the name that the user knows
-        raise
-
-
-def remove_scratch(path: str | Path, before: float | None = None) -> None:
-    """Remove what killed processes left half-written of a file.
-
-    Args:
-        path: as for :func:`atomic_write`.
-        before: seconds of the clock; what was touched later may be of a process that is at work, and stays.
-    """
-    path = Path(path)
-    for scratch in path.parent.glob(f".{glob.escape(path.stem)}.{12 * '[0-9a-f]'}.part{glob.escape(path.suffix)}"):
-        with contextlib.suppress(OSError):
-            if before is None or scratch.stat().st_mtime < before:
-                scratch.unlink()
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -97,11 +97,6 @@ def usable_cores() -> int:
     return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
-def default_cache_dir() -> Path:
-    """Where what was found out on this machine is kept: ``$DIAL_CACHE``, else ``~/.cache/dial``."""
-    return Path(os.environ.get("DIAL_CACHE", "~/.cache/dial")).expanduser()
-
-
 def check_device(asked: str, argument: str, others: str = "cpu") -> str:
     """The name of a device, after a look at whether it computes.
 

@@ -4,37 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lightning_modules.base import StagedModule
-    from lightning_modules.cascade import Cascade
-    from lightning_modules.classifier import Classifier
-    from lightning_modules.distillation import Distillation
-    from lightning_modules.dynabert import DynaBERT
-    from lightning_modules.energy_head import EnergyHead
-    from lightning_modules.length_adaptive import LengthAdaptive, LengthAdaptiveSpanQA
-    from lightning_modules.multi_exit import MultiExit
-    from lightning_modules.optimizers import SizedAdamW
-    from lightning_modules.seq2seq import Seq2Seq
-    from lightning_modules.seq2seq_distillation import Seq2SeqDistillation
-    from lightning_modules.span_qa import SpanDistillation, SpanQA
-    from lightning_modules.transformer_distillation import TransformerDistillation
+    from lightning_modules.base import StagedModule as StagedModule
+    from lightning_modules.cascade import Cascade as Cascade
+    from lightning_modules.classifier import Classifier as Classifier
+    from lightning_modules.distillation import Distillation as Distillation
+    from lightning_modules.dynabert import DynaBERT as DynaBERT
+    from lightning_modules.energy_head import EnergyHead as EnergyHead
+    from lightning_modules.length_adaptive import LengthAdaptive as LengthAdaptive
+    from lightning_modules.length_adaptive import LengthAdaptiveSpanQA as LengthAdaptiveSpanQA
+    from lightning_modules.multi_exit import MultiExit as MultiExit
+    from lightning_modules.optimizers import SizedAdamW as SizedAdamW
+    from lightning_modules.seq2seq import Seq2Seq as Seq2Seq
+    from lightning_modules.seq2seq_distillation import Seq2SeqDistillation as Seq2SeqDistillation
+    from lightning_modules.span_qa import SpanDistillation as SpanDistillation
+    from lightning_modules.span_qa import SpanQA as SpanQA
+    from lightning_modules.transformer_distillation import TransformerDistillation as TransformerDistillation
 
-__all__ = [
-    "Cascade",
-    "Classifier",
-    "Distillation",
-    "DynaBERT",
-    "EnergyHead",
-    "LengthAdaptive",
-    "LengthAdaptiveSpanQA",
-    "MultiExit",
-    "Seq2Seq",
-    "Seq2SeqDistillation",
-    "SizedAdamW",
-    "SpanDistillation",
-    "SpanQA",
-    "StagedModule",
-    "TransformerDistillation",
-]
 PLACES = {
     "Cascade": "cascade",
     "Classifier": "classifier",
@@ -52,6 +37,7 @@ PLACES = {
     "StagedModule": "base",
     "TransformerDistillation": "transformer_distillation",
 }
+__all__ = list(PLACES)
 
 
 def __getattr__(name: str) -> object:

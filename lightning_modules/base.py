@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -56,6 +56,11 @@ class StagedModule(LightningModule):
         self.late_scores: list[str] = []
         self._comparisons: dict[str, Comparison] = {}
         self._whole: list[Tier] = []  # tiers without weights, where ranks share these
+
+    @property
+    def data(self) -> Any:
+        """The data module of the run; None where the trainer has none."""
+        return getattr(self.trainer, "datamodule", None)
 
     @property
     def metrics_of_rows(self) -> list[str]:
@@ -123,7 +128,7 @@ class StagedModule(LightningModule):
         Raises:
             ValueError: naming the first such row.
         """
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self.data
         for tier in self.tiers_at_work:
             if tier.view.backend == "auto":
                 self.print(f"{tier.name} is computed by {tier.computed_by}")
@@ -162,10 +167,18 @@ class StagedModule(LightningModule):
             each = ", ".join(f"{exit_name} {100 * value:.2f}" for exit_name, value in exits.items())
             shown = f"{100 * chosen[name]:.2f}"
             words[name] = f"{name} {shown} ({each})" if each else f"validation/{name} {shown}"
-        # Every rank computes the same numbers from the gathered rows; sync_dist only keeps Lightning from warning.
-        self.log_dict(numbers(logged, self.device), sync_dist=True)
+        self.tell_quality(logged, words.values() if self.exit_names else [", ".join(words.values())])
+
+    def tell_quality(self, logged: Mapping[str, float], lines: Iterable[str]) -> None:
+        """Log what validation found, and print it, a line each.
+
+        Args:
+            logged: numbers that every rank computed from the rows of all.
+            lines: what is printed of them, once.
+        """
+        self.log_dict(numbers(logged, self.device), sync_dist=True)  # which only keeps Lightning from warning
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            for line in words.values() if self.exit_names else [", ".join(words.values())]:
+            for line in lines:
                 self.print(f"epoch {self.current_epoch}: {line}")
 
     def quality_of_exits(self, rows: Rows) -> dict[str, list[float]]:

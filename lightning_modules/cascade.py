@@ -65,7 +65,7 @@ class Cascade(StagedModule):
                 "`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade."
             )
         targets = {tier.name: tier.card.get("target") for tier in self.network.tiers if tier.generates}
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self.data
         check_targets_agree(targets, getattr(data, "target", None))
         allowed = getattr(data, "no_answer", None)
         for tier in self.network.tiers:

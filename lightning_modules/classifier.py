@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
 from dial.losses import task_loss
-from dial.tiers.loading import Tier, View, build_tier, load_tier, read_config
+from dial.tiers.loading import View, build_tier, load_tier, read_config
 from dial.tiers.places import check_place
 from lightning_modules.base import Batch
-from lightning_modules.training import Schedule, TierModule, check_start
+from lightning_modules.training import TierModule, check_start
 
 
 class Classifier(TierModule):
@@ -28,11 +26,7 @@ class Classifier(TierModule):
         max_length: tokens kept of each text or pair.
         embeddings: for ``config``: what the word embeddings start from: a file of word vectors (GloVe text, or parquet)
             for a word-level model, or a trained model, whose principal components are taken.
-        optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
-        warmup: share of the steps over which the learning rate rises from 0.
-        schedule: course of the learning rate after the warm-up, down to 0 unless constant.
-        label_names: see :class:`StagedModule`.
-        metrics: see :class:`StagedModule`.
+        training: see :class:`~lightning_modules.training.TierModule`.
 
     Raises:
         ValueError: an argument is outside its range, or both or neither of ``path`` and ``config`` are given.
@@ -48,42 +42,30 @@ class Classifier(TierModule):
         layers: int | None = None,
         max_length: int = 128,
         embeddings: str | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup: float = 0.1,
-        schedule: Schedule = "linear",
-        label_names: list[str] | None = None,
-        metrics: list[str] | None = None,
+        **training: Any,
     ) -> None:
-        super().__init__(label_names, metrics, optimizer, warmup, schedule)
-        self.save_hyperparameters(ignore=["optimizer"])
+        super().__init__(**training)
         check_start(path, config)
         if path is not None and (tokenizer or embeddings):
             raise ValueError(
                 f"`tokenizer` and `embeddings` are for a model from `config`, but got tokenizer={tokenizer!r}, "
                 f"embeddings={embeddings!r} with `path`, which has its own; leave them out."
             )
-        self.network = StagedModel([self._student(path, config, tokenizer, layers, max_length, embeddings)])
-        self._trained = path is not None and read_config(check_place(path, "path"), layers, self.label_names, "path")[1]
-
-    def _student(
-        self,
-        path: str | None,
-        config: dict[str, Any] | None,
-        tokenizer: str | None,
-        layers: int | None,
-        max_length: int,
-        embeddings: str | None,
-    ) -> Tier:
         if path is not None:
             view = View(path=path, layers=layers, max_length=max_length)
-            return load_tier(view, "model", self.label_names, "path", train=True)
-        assert config is not None
-        return build_tier(
-            config, tokenizer or "words", self.label_names, max_length, layers=layers, embeddings=embeddings
-        )
+            tier = load_tier(view, "model", self.label_names, "path", train=True)
+            self._trained = read_config(check_place(path, "path"), layers, self.label_names, "path")[1]
+        else:
+            assert config is not None
+            read = self._place_of(tokenizer) or "words"
+            vectors = self._place_of(embeddings)
+            tier = build_tier(config, read, self.label_names, max_length, layers=layers, embeddings=vectors)
+        self.network = StagedModel([tier])
+
+    def _place_of(self, name: str | None) -> str | None:
+        """Where a tokenizer or embeddings lie; a subclass may have names for such places."""
+        return name
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, a scalar."""
-        loss = task_loss(self(batch["encodings"])[:, -1], batch["label"], self.task)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
-        return loss
+        return self.log_loss(task_loss(self(batch["encodings"])[:, -1], batch["label"], self.task), batch)

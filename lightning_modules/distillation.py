@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dial.losses import logits_mse, soft_cross_entropy, task_loss
-from dial.tiers.tier import Tier, View
+from dial.tiers.tier import View
 from lightning_modules.base import Batch
 from lightning_modules.classifier import Classifier
 from lightning_modules.training import check_distillation, check_taught
@@ -50,25 +50,13 @@ class Distillation(Classifier):
         self.distillation_temperature = distillation_temperature
         self._load_teacher(teacher)
 
-    def _student(
-        self,
-        path: str | None,
-        config: dict[str, Any] | None,
-        tokenizer: str | None,
-        layers: int | None,
-        max_length: int,
-        embeddings: str | None,
-    ) -> Tier:
-        place = View.parse(self.hparams["teacher"], "teacher").path
-        tokenizer, embeddings = (place if value == TEACHER else value for value in (tokenizer, embeddings))
-        return super()._student(path, config, tokenizer, layers, max_length, embeddings)
+    def _place_of(self, name: str | None) -> str | None:
+        return View.parse(self.hparams["teacher"], "teacher").path if name == TEACHER else name
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, a scalar."""
         logits = self(batch["encodings"])[:, -1]
-        loss = self.prediction_loss(logits, self._teacher_of(batch, logits), batch["label"])
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
-        return loss
+        return self.log_loss(self.prediction_loss(logits, self._teacher_of(batch, logits), batch["label"]), batch)
 
     def prediction_loss(self, logits: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
         """Loss of labels and of the teacher's predictions, a scalar.

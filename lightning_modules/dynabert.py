@@ -138,11 +138,10 @@ class DynaBERT(Distillation):
 
         Heads count by their output projection, which is the gradient of the paper's mask on a head's output.
         """
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         taylor = TaylorImportance(self.tier.model, heads="output")
         modes = [(module, module.training) for module in self.tier.modules()]
         self.tier.eval()
-        for batch in data.inference_loader("validation", self.tier.encoding_key, shard=False):
+        for batch in self.data.inference_loader("validation", self.tier.encoding_key, shard=False):
             batch = self.trainer.strategy.batch_to_device(batch, self.device)
             self._label(batch, "validation")
             logits = self(batch["encodings"])[:, -1]
@@ -166,9 +165,7 @@ class DynaBERT(Distillation):
         losses = dict(self.losses_of(batch, self.chosen()))
         for subnetwork, value in losses.items():
             self.log(f"train/{subnetwork}", value.detach(), batch_size=len(batch["label"]))
-        loss = torch.stack(list(losses.values())).sum()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
-        return loss
+        return self.log_loss(torch.stack(list(losses.values())).sum(), batch)
 
     def losses_of(self, batch: Batch, subnetworks: list[Subnetwork]) -> Iterator[tuple[Subnetwork, Tensor]]:
         """Each sub-network with its loss, a scalar.

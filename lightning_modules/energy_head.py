@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from datamodules.labels import is_free_text
@@ -20,8 +19,8 @@ from dial.tiers.text_loading import check_words, load_text_tier
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
-from lightning_modules.rows import each_once, numbers
-from lightning_modules.training import Schedule, TierModule
+from lightning_modules.rows import each_once
+from lightning_modules.training import TierModule
 
 HEAD = "energy_head"  # what a checkpoint says of the head
 
@@ -46,11 +45,7 @@ class EnergyHead(TierModule):
         reading: what a head over the vocabulary learns: ``position`` m the target's piece m (cut, or padded), or each
             position the ``bag`` of all its pieces.
         apart: leave the head alone in ``tier/``, for a tier that names this folder as its ``head``, not a whole tier.
-        optimizer: maps parameter groups to an optimiser.
-        warmup: share of the steps over which the learning rate rises from 0.
-        schedule: course of the learning rate after the warm-up, down to 0 unless constant.
-        label_names: see :class:`StagedModule`.
-        metrics: see :class:`StagedModule`.
+        training: see :class:`~lightning_modules.training.TierModule`.
 
     Raises:
         ValueError: an argument is outside its range, the model is no encoder-decoder, or was trained to write something
@@ -69,14 +64,9 @@ class EnergyHead(TierModule):
         bottleneck: int | None = None,
         reading: Reading = "position",
         apart: bool = False,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup: float = 0.1,
-        schedule: Schedule = "linear",
-        label_names: list[str] | None = None,
-        metrics: list[str] | None = None,
+        **training: Any,
     ) -> None:
-        super().__init__(label_names, metrics, optimizer, warmup, schedule)
-        self.save_hyperparameters(ignore=["optimizer"])
+        super().__init__(**training)
         words = [] if is_free_text(self.label_names) else self.label_names
         kind = kind or ("classes" if words else "vocabulary")
         if kind == "classes" and not words:
@@ -88,7 +78,8 @@ class EnergyHead(TierModule):
         tier = load_text_tier(view, "model", self.label_names, "path", train=True)
         check_words(tier.card, self.label_names, path, "path")
         tier.model.requires_grad_(False)
-        tier.head, tier.apart = build_head(_config(tier, kind, words, pooling, bottleneck, reading)), apart
+        config = _config(tier, kind, words, pooling=pooling, bottleneck=bottleneck, reading=reading)
+        tier.head, tier.apart = build_head(config), apart
         self.network = StagedModel([tier])
         self._kept: dict[str, KeptStates] = {}
 
@@ -107,8 +98,7 @@ class EnergyHead(TierModule):
     def setup(self, stage: str) -> None:
         """Refuse a tier that was trained to write something else than the data holds."""
         super().setup(stage)
-        target = getattr(getattr(self.trainer, "datamodule", None), "target", None)
-        check_targets_agree({"the tier": self.tier.card.get("target")}, target, "path")
+        check_targets_agree({"the tier": self.tier.card.get("target")}, getattr(self.data, "target", None), "path")
 
     def train(self, mode: bool = True) -> EnergyHead:
         """Put the head into training mode; the encoder never is."""
@@ -126,8 +116,7 @@ class EnergyHead(TierModule):
             loss = task_loss(self._class_logits(self.tier.head, batch, "train"), batch["label"], self.task)
         else:
             loss = self._piece_losses(batch).mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["sample_id"]))
-        return loss
+        return self.log_loss(loss, batch)
 
     def _class_logits(self, head: ClassHead, batch: Batch, role: str) -> Tensor:
         """Logits ``(B, C)`` from pooled states, of which those that are not kept yet are computed."""
@@ -139,8 +128,7 @@ class EnergyHead(TierModule):
                 return head.pool(read.states, read.mask)
 
         if role not in self._kept:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            self._kept[role] = KeptStates(torch.from_numpy(np.array(data.sample_ids(role))))
+            self._kept[role] = KeptStates(torch.from_numpy(np.array(self.data.sample_ids(role))))
         return head.of_pooled(self._kept[role](batch["sample_id"], compute))
 
     def _piece_losses(self, batch: Batch) -> Tensor:
@@ -171,9 +159,7 @@ class EnergyHead(TierModule):
             return
         loss = float(each_once(self.validation_rows.gather()[""])["logits"].mean(dtype=np.float64))
         logged = {"validation/loss": loss, "validation/quality": -loss}
-        self.log_dict(numbers(logged, self.device), sync_dist=True)
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            self.print(f"epoch {self.current_epoch}: validation/loss {loss:.4f}")
+        self.tell_quality(logged, [f"validation/loss {loss:.4f}"])
 
     # ---- checkpoints, which hold the head alone ----
 
@@ -211,15 +197,8 @@ def _plain(config: HeadConfig) -> dict[str, Any]:
     return config.to_json() | {"label_words": list(config.label_words)}
 
 
-def _config(
-    tier: TextToTextTier,
-    kind: HeadKind,
-    words: list[str],
-    pooling: HeadPooling,
-    bottleneck: int | None,
-    reading: Reading,
-) -> HeadConfig:
-    """What a head for a tier is."""
+def _config(tier: TextToTextTier, kind: HeadKind, words: list[str], **shape: Any) -> HeadConfig:
+    """What a head for a tier is; ``shape`` is what :class:`HeadConfig` has of the module's arguments."""
     classes = kind == "classes"
     return HeadConfig(
         kind=kind,
@@ -228,7 +207,5 @@ def _config(
         encoder=encoder_fingerprint(encoder_of(tier.model)),
         label_words=tuple(words) if classes else (),
         vocabulary="" if classes else vocabulary_fingerprint(tier.tokenizer),
-        pooling=pooling,
-        bottleneck=bottleneck,
-        reading=reading,
+        **shape,
     )

@@ -52,9 +52,7 @@ class LengthAdaptive(Classifier):
         losses = [task_loss(logits, batch["label"], self.task)]
         for lengths in self.length_drop.of_step():
             losses.append(in_place_distillation(self.logits_with(lengths, batch), logits, self.task))
-        loss = torch.stack(losses).mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
-        return loss
+        return self.log_loss(torch.stack(losses).mean(), batch)
 
     @property
     def exit_names(self) -> list[str]:

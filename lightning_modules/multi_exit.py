@@ -10,8 +10,6 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
@@ -34,7 +32,14 @@ from dial.tiers.tier import View
 from lightning_modules.base import Batch
 from lightning_modules.policies import ExitPolicy, JointSum
 from lightning_modules.policies.policy import Parts
-from lightning_modules.training import Schedule, StagedRate, TierModule, check_distillation, check_range, start_choosing
+from lightning_modules.training import (
+    StagedRate,
+    TierModule,
+    check_distillation,
+    check_range,
+    start_choosing,
+    stopped_early,
+)
 
 
 class MultiExit(TierModule):
@@ -75,11 +80,8 @@ class MultiExit(TierModule):
             :class:`LengthAdaptive`: each exit then learns its own answer of all tokens. Default: not at all.
         certainty: learn to exit: ``joint`` as in BERxiT, or ``detached``, which leaves the encoder to the other losses.
             Default: not at all, but for a model that already does, which goes on jointly.
-        optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
-        warmup: share of the steps over which the learning rate rises from 0, in each stage of the policy.
-        schedule: course of the learning rate after the warm-up, down to 0 unless constant.
-        label_names: see :class:`StagedModule`.
-        metrics: see :class:`StagedModule`.
+        training: see :class:`~lightning_modules.training.TierModule`; the learning rate rises and falls in each stage
+            of the policy.
 
     Raises:
         ValueError: an argument is outside its range, exits and encoder do not fit, or student and teacher do not.
@@ -104,14 +106,9 @@ class MultiExit(TierModule):
         hidden_weight: float = 0.0,
         length_drop: float | None = None,
         certainty: Literal["joint", "detached"] | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup: float = 0.1,
-        schedule: Schedule = "linear",
-        label_names: list[str] | None = None,
-        metrics: list[str] | None = None,
+        **training: Any,
     ) -> None:
-        super().__init__(label_names, metrics, optimizer, warmup, schedule)
-        self.save_hyperparameters(ignore=["optimizer", "policy"])
+        super().__init__(**training)
         check_range("distillation_weight", distillation_weight, 0.0, 1.0)
         check_range("hidden_weight", hidden_weight, 0.0, float("inf"))
         if distillation_temperature <= 0:
@@ -227,9 +224,7 @@ class MultiExit(TierModule):
         Raises:
             ValueError: the policy did not come to its last stage.
         """
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        stopped = any(isinstance(c, EarlyStopping) and c.wait_count >= c.patience for c in callbacks)
-        if stopped and self._stage is not None and self._stage < len(self._ends) - 1:
+        if stopped_early(self.trainer) and self._stage is not None and self._stage < len(self._ends) - 1:
             raise ValueError(
                 f"`early_stopping.patience` must let the policy come to its stage {len(self._ends)}, which trains the "
                 f"other exits, but the fit was stopped in stage {self._stage + 1}; raise it."
@@ -261,8 +256,7 @@ class MultiExit(TierModule):
             loss = loss + self.hidden_weight * hidden
         if self._under_ddp and self.policy.frozen():
             loss = loss + 0.0 * losses.sum()  # DDP waits for a gradient of every parameter
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
-        return loss
+        return self.log_loss(loss, batch)
 
     def _with_fewer_tokens(self, losses: Tensor, whole: Tensor, encoding: Encoding) -> Tensor:
         """Mean losses ``(E,)`` of the model with all tokens, given, and of those that learn its answers with fewer."""

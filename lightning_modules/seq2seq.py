@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -17,12 +16,12 @@ from datamodules.row_tokens import RowTokeniser
 from dial.inference.staged import StagedModel
 from dial.stages.metrics.metrics import evaluate
 from dial.stages.repeats import distinct
-from dial.tiers.text_loading import build_text_tier, check_padding, load_text_tier
+from dial.tiers.batch_proof import check_padding
+from dial.tiers.text_loading import build_text_tier, load_text_tier
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
-from lightning_modules.rows import numbers
-from lightning_modules.training import Schedule, TierModule, check_start
+from lightning_modules.training import TierModule, check_start
 
 
 class Seq2Seq(TierModule):
@@ -40,11 +39,8 @@ class Seq2Seq(TierModule):
         beams: width of the search when validation generates; 1 is greedy.
         validation: ``generation`` writes answers to the validation rows and monitors the task's metrics; ``loss``
             monitors the negative loss per piece, which costs less.
-        optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
-        warmup: share of the steps over which the learning rate rises from 0.
-        schedule: course of the learning rate after the warm-up, down to 0 unless constant.
-        label_names: the label words; ``*`` alone for free text, empty for numbers. The CLI links it.
-        metrics: see :class:`~lightning_modules.base.StagedModule`.
+        training: see :class:`~lightning_modules.training.TierModule`; ``label_names`` are the label words, ``*`` alone
+            for free text, empty for numbers.
 
     Raises:
         ValueError: an argument is outside its range, both or neither of ``path`` and ``config`` are given, or the model
@@ -63,14 +59,9 @@ class Seq2Seq(TierModule):
         max_new_tokens: int | None = None,
         beams: int = 1,
         validation: Literal["generation", "loss"] = "generation",
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup: float = 0.1,
-        schedule: Schedule = "linear",
-        label_names: list[str] | None = None,
-        metrics: list[str] | None = None,
+        **training: Any,
     ) -> None:
-        super().__init__(label_names, metrics, optimizer, warmup, schedule)
-        self.save_hyperparameters(ignore=["optimizer"])
+        super().__init__(**training)
         check_start(path, config)
         if path is not None and tokenizer:
             raise ValueError(
@@ -123,7 +114,7 @@ class Seq2Seq(TierModule):
             ValueError: naming the remedy.
         """
         super().setup(stage)
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self.data
         kept, limit = getattr(data, "max_target_length", None) or 0, self.writer.generation.max_new_tokens
         if kept > limit and self.hparams["max_new_tokens"] is None:
             self.writer.limit_to(kept)
@@ -141,9 +132,7 @@ class Seq2Seq(TierModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss per piece of one batch, a scalar."""
         logits, labels = self._logits(batch)
-        loss = self.loss(logits, labels, batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(labels))
-        return loss
+        return self.log_loss(self.loss(logits, labels, batch), batch)
 
     def loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         """What is minimised, a scalar.
@@ -192,9 +181,7 @@ class Seq2Seq(TierModule):
             words += [f"validation/{name} {100 * value:.2f}" for name, value in values.items()]
             if count := int(rows["limited"].sum()):
                 words.append(f"{count:,} of {len(kept):,} answers cut off at {self.writer.generation.max_new_tokens}")
-        self.log_dict(numbers(logged, self.device), sync_dist=True)
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            self.print(f"epoch {self.current_epoch}: {', '.join(words)}")
+        self.tell_quality(logged, [", ".join(words)])
 
     def quality(self, rows: dict[str, Any]) -> dict[str, float]:
         """Each metric of the answers to validation rows.
@@ -204,7 +191,7 @@ class Seq2Seq(TierModule):
         """
         label, answers = rows["label"], rows["texts"]
         if self.task.written:
-            known = self.trainer.datamodule.references("validation")  # type: ignore[attr-defined]
+            known = self.data.references("validation")
             label = [known[position] for position in label.tolist()]
         else:
             answers = self.task.read(answers)

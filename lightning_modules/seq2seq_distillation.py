@@ -71,7 +71,7 @@ class Seq2SeqDistillation(Seq2Seq):
     def setup(self, stage: str) -> None:
         """Refuse a teacher that was trained to write something else than the data holds."""
         super().setup(stage)
-        target = getattr(getattr(self.trainer, "datamodule", None), "target", None)
+        target = getattr(self.data, "target", None)
         for teacher in self._teacher:
             check_targets_agree({"the teacher": teacher.card.get("target")}, target, "teacher")
 
@@ -87,7 +87,7 @@ class Seq2SeqDistillation(Seq2Seq):
                 )
             teacher.requires_grad_(False).to(self.device)
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         self._texts = teacher_texts(
             teacher,
             loader=data.inference_loader("train", teacher.encoding_key, shard=False),
@@ -111,6 +111,7 @@ class Seq2SeqDistillation(Seq2Seq):
         return (1 - self.distillation_weight) * task + self.distillation_weight * taught
 
     def _by_word(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy with the teacher's distribution at every target token (Kim and Rush 2016, section 3.1)."""
         teacher = self.writing_teacher
         encoding = {k: v for k, v in batch["encodings"][teacher.encoding_key].items() if k != "labels"}
         with torch.no_grad():
@@ -121,6 +122,7 @@ class Seq2SeqDistillation(Seq2Seq):
         return soft_cross_entropy(student, taught, self.distillation_temperature)
 
     def _by_sequence(self, batch: Batch) -> Tensor:
+        """Loss against what the teacher wrote; where that was cut, its end is not learned (section 3.2)."""
         texts, cut = zip(*(self._texts[row] for row in batch["sample_id"].tolist()), strict=True)
         limit = self.writer.generation.max_new_tokens
         rows = RowTokeniser(self.tier.tokenizer, limit, target=True)(texts)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from dial.inference.staged import StagedModel
@@ -20,7 +19,7 @@ from dial.tiers.span_loading import extracts, load_span_tier
 from dial.tiers.spans import SpanTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
-from lightning_modules.training import Schedule, TierModule, check_taught
+from lightning_modules.training import TierModule, check_taught
 
 
 class SpanQA(TierModule):
@@ -34,11 +33,8 @@ class SpanQA(TierModule):
         max_length: tokens of a window, question and context.
         stride: tokens that two neighbouring windows of a long context share.
         max_answer_tokens: longest span that answers.
-        optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
-        warmup: share of the steps over which the learning rate rises from 0.
-        schedule: course of the learning rate after the warm-up, down to 0 unless constant.
-        label_names: ``*`` alone, as answers are texts. The CLI links it.
-        metrics: see :class:`~lightning_modules.base.StagedModule`.
+        training: see :class:`~lightning_modules.training.TierModule`; ``label_names`` are ``*`` alone, as answers are
+            texts.
 
     Raises:
         ValueError: an argument is outside its range, or the data is not answered by texts.
@@ -53,14 +49,9 @@ class SpanQA(TierModule):
         max_length: int = 384,
         stride: int = 128,
         max_answer_tokens: int = 30,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup: float = 0.1,
-        schedule: Schedule = "linear",
-        label_names: list[str] | None = None,
-        metrics: list[str] | None = None,
+        **training: Any,
     ) -> None:
-        super().__init__(label_names, metrics, optimizer, warmup, schedule)
-        self.save_hyperparameters(ignore=["optimizer"])
+        super().__init__(**training)
         if not self.task.written:
             raise ValueError(
                 "`data` must hold questions with contexts (SQuADDataModule, QuestionsDataModule), "
@@ -84,7 +75,7 @@ class SpanQA(TierModule):
             ValueError: the data's rows are no questions with contexts.
         """
         super().setup(stage)
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = self.data
         if not hasattr(data, "no_answer"):
             raise ValueError(
                 f"`data` must hold questions with contexts, but {type(data).__name__} does not; take SQuADDataModule "
@@ -94,9 +85,7 @@ class SpanQA(TierModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of the windows of one batch, a scalar."""
-        loss = self.loss(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
-        return loss
+        return self.log_loss(self.loss(batch), batch)
 
     def loss(self, batch: Batch) -> Tensor:
         """What is minimised, a scalar."""
@@ -118,7 +107,7 @@ class SpanQA(TierModule):
         """Each metric of the answers to validation rows, from all processes."""
         rows = self.validation_rows.gather()[""]
         kept, _, _ = distinct(rows["sample_id"], None)
-        known = self.trainer.datamodule.references("validation")  # type: ignore[attr-defined]
+        known = self.data.references("validation")
         references = [known[position] for position in rows["label"][kept].tolist()]
         return {name: evaluate(name, references, rows["texts"][kept]) for name in self.metrics_of_rows}  # type: ignore[arg-type]
 
@@ -127,10 +116,7 @@ class SpanQA(TierModule):
         values = self.quality_of_validation()
         logged = {f"validation/{name}": value for name, value in values.items()}
         logged["validation/quality"] = next(iter(values.values()))
-        self.log_dict({k: torch.tensor(v, dtype=torch.float32) for k, v in logged.items()}, sync_dist=True)
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            words = ", ".join(f"validation/{name} {100 * value:.2f}" for name, value in values.items())
-            self.print(f"epoch {self.current_epoch}: {words}")
+        self.tell_quality(logged, [", ".join(f"validation/{name} {100 * value:.2f}" for name, value in values.items())])
 
 
 class SpanDistillation(SpanQA):

@@ -36,6 +36,12 @@ def start_choosing(trainer: Trainer) -> None:
             callback.wait_count, callback.best_score = 0, torch.tensor(worst(callback.mode))
 
 
+def stopped_early(trainer: Trainer) -> bool:
+    """Whether early stopping ended a fit."""
+    stoppers = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+    return any(c.wait_count >= c.patience for c in stoppers)
+
+
 def worst(mode: str) -> float:
     """The value that every other one improves on."""
     return float("inf") if mode == "min" else float("-inf")
@@ -92,17 +98,18 @@ class StagedRate:
 class TierModule(StagedModule):
     """Trains the only tier of its network, with a teacher where one is given.
 
-    A subclass sets ``network``, loads its teacher with :meth:`_load_teacher`, and has a ``training_step``.
+    A subclass sets ``network``, loads its teacher with :meth:`_load_teacher`, and has a ``training_step``. Its further
+    arguments are kept in checkpoints, but for those that are no plain values.
 
     Attributes:
         trains_head: whether what is trained is a head that decides, and not what answers.
 
     Args:
-        label_names: see :class:`StagedModule`.
-        metrics: see :class:`StagedModule`.
-        optimizer: maps parameter groups to an optimiser.
+        optimizer: maps parameter groups to an optimiser; biases and norms get no weight decay.
         warmup: share of the steps over which the learning rate rises from 0.
         schedule: course of the learning rate after the warm-up, down to 0 unless constant.
+        label_names: see :class:`StagedModule`.
+        metrics: see :class:`StagedModule`.
 
     Raises:
         ValueError: ``warmup`` is outside its range.
@@ -112,13 +119,14 @@ class TierModule(StagedModule):
 
     def __init__(
         self,
-        label_names: list[str] | None,
-        metrics: list[str] | None,
-        optimizer: OptimizerCallable,
-        warmup: float,
-        schedule: Schedule,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup: float = 0.1,
+        schedule: Schedule = "linear",
+        label_names: list[str] | None = None,
+        metrics: list[str] | None = None,
     ) -> None:
         super().__init__(label_names, metrics)
+        self.save_hyperparameters(ignore=["optimizer", "policy"])
         check_range("warmup", warmup, 0.0, 1.0)
         self.optimizer, self.warmup, self.schedule = optimizer, warmup, schedule
         self._trained = False
@@ -165,10 +173,9 @@ class TierModule(StagedModule):
 
     def on_fit_start(self) -> None:
         """Let the teacher read the training text, unless its logits lie on disk already."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not getattr(data, "labelled", True):
+        if not getattr(self.data, "labelled", True):
             self._answers = {role: self._answers_of(role, "`label_column` is none") for role in ("train", "validation")}
-        elif getattr(data, "augmentation", None) is not None:
+        elif getattr(self.data, "augmentation", None) is not None:
             self._answers = {"train": self._answers_of("train", "the texts of `--data.augmentation` have none")}
         if self._teacher:
             self._read_teacher(self._teacher.pop())
@@ -210,14 +217,13 @@ class TierModule(StagedModule):
 
     def _read_teacher(self, teacher: Tier) -> None:
         """Keep the teacher's logits of the training text, from here on without the teacher."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         ids, logits = self._logits_of(teacher, "train")
         self._teacher_ids, self._teacher_logits = torch.tensor(np.array(ids)), logits
-        data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
+        self.data.use_tokenizers(dict(self.tokenizers()))  # from here on batches need not hold the teacher's encoding
 
     def _logits_of(self, teacher: Tier, role: str) -> tuple[np.ndarray, np.ndarray]:
         """Ids ``(N,)`` and the teacher's logits ``(N, C)`` of a role's rows, from the disk where they lie there."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         return teacher_logits(
             teacher,
             loader=data.inference_loader(role, teacher.encoding_key),
@@ -273,6 +279,11 @@ class TierModule(StagedModule):
         assert self._teacher_ids is not None and self._teacher_logits is not None
         rows = torch.searchsorted(self._teacher_ids, batch["sample_id"].cpu())
         return torch.from_numpy(self._teacher_logits[rows.numpy()]).to(like)
+
+    def log_loss(self, loss: Tensor, batch: Batch) -> Tensor:
+        """The loss of a step, a scalar, which is logged as ``train/loss``."""
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
+        return loss
 
     def configure_gradient_clipping(
         self,

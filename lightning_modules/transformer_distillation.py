@@ -121,6 +121,7 @@ class TransformerDistillation(Distillation):
         return teacher.eval().requires_grad_(False)
 
     def _projections(self) -> nn.ModuleDict:
+        """Linear maps from the student's width to the teacher's, where a loss compares both."""
         own, other = (tier.model.config.hidden_size for tier in (self.tier, self._beside[0]))
         if self.weights["cosine_weight"] and own != other:
             raise ValueError(
@@ -228,8 +229,7 @@ class TransformerDistillation(Distillation):
             loss = loss + self.prediction_weight * self.prediction_loss(logits, taught.to(logits), batch["label"])
         else:
             loss = loss + 0.0 * logits.sum()  # DDP waits for a gradient of every parameter
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
-        return loss
+        return self.log_loss(loss, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """As for every classifier; the loss is the quality where the head is not trained."""

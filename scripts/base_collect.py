@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from dial.report.figures import style
 from dial.report.figures.errors import errors_figure
 from dial.stages.table import StageTable
 from scripts import cascades_page, exits_page
-from scripts.results_base_plan import TASKS, BaseCell
-from scripts.results_cell import crossfit_of, sweep_of
+from scripts.results_base_plan import BaseCell
+from scripts.results_base_tasks import TASKS
+from scripts.results_cell import LOSSES_LEFT_OUT, crossfit_of, sweep_of
 from scripts.text_collect import cascades_of, compared, reported_rows, tested
 from scripts.text_figures import Look, curves_figure
 
@@ -35,11 +37,26 @@ NAMES = {
     "tiny": "BERT-tiny",
     "l3": "MiniLM-L3",
     "l6": "MiniLM-L6",
+    "glove-tang": "BiLSTM (×12 texts)",
+    "glove-other": "BiLSTM (taught by MiniLM-L6)",
+    "4l": "4L-312",
+    "4l-random": "4L-312 (random start)",
+    "4l-augmented": "4L-312 (more texts)",
+    "l6-own": "MiniLM-L6 (labels alone)",
+    "distilbert": "MPNet's every second layer",
+    "w25": "DynaBERT of MiniLM-L6 at width 0.25",
+    "w50": "DynaBERT of MiniLM-L6 at width 0.5",
     "three": "BiLSTM, MiniLM-L6",
     "exits-deebert": "DeeBERT",
     "exits-ta": "teaching assistant",
     "exits-costeff-8x": "COST-EFF 8×",
     "exits-costeff-2x": "COST-EFF 2×",
+    "exits-costeff-8x-no-hidden": "COST-EFF 8× without hidden states",
+    "exits-costeff-8x-no-logits": "COST-EFF 8× without predictions",
+    "exits-costeff-8x-two-stage": "COST-EFF 8× in two stages",
+    "exits-small-deebert": "DeeBERT in 12 layers of 256",
+    "exits-small-pabee": "PABEE in 12 layers of 256",
+    "exits-berxit": "BERxiT",
 }
 """Of what runs before, or in, the Super, in the order that tables show."""
 LOOK = Look(ROUTED, NAMES, size=(6.0, 4.6), lowest=0.86)
@@ -57,9 +74,19 @@ COMPARED = (
     ("sizes", "l3", "l6"),
     ("three", "glove", "three"),
     ("three", "l6", "three"),
+    ("augmented", "glove", "glove-tang"),
+    ("augmented", "4l", "4l-augmented"),
+    ("general", "4l-random", "4l"),
+    ("teacher", "glove", "glove-other"),
+    ("distilled", "l6-own", "l6"),
+    ("distilled", "l6", "distilbert"),
+    *(("small", f"exits-small-{name}", "exits-costeff-8x") for name in ("deebert", "pabee")),
+    *(("left-out", f"exits-costeff-8x-{name}", "exits-costeff-8x") for name, _ in LOSSES_LEFT_OUT),
 )
 """What is asked, and two runs; the second is the one that is to be better."""
 FILES = ("base_size.csv", "base_tiers.csv", "base_pairs.csv", "base_exits.csv")
+SEEDS = "base_seeds.csv"
+"""Of first tiers of other seeds, where there are any."""
 Frames = dict[str, pd.DataFrame]
 
 
@@ -69,13 +96,14 @@ def cells(runs: str = "runs/results") -> Iterator[BaseCell]:
         yield BaseCell(f"base_{task.name}", runs=runs, about=task)
 
 
-def missing(points: pd.DataFrame) -> list[str]:
-    """What of the plan has no numbers yet.
+def missing(points: pd.DataFrame, exits: pd.DataFrame) -> list[str]:
+    """What of the plan has no numbers yet, of the first seed.
 
     Args:
         points: of what has.
+        exits: of models with exits; one in a number has no points by the scores of classes.
     """
-    known = set(zip(points.task, points.run, strict=True))
+    known = {*zip(points.task, points.run, strict=True), *zip(exits.task, "exits-" + exits.method, strict=True)}
     runs = [(cell.task, run.removeprefix("cascade-")) for cell in cells() for run in cascades_of(cell)]
     return [f"{task}: {NAMES[run]}" for task, run in runs if (task, run) not in known]
 
@@ -109,9 +137,38 @@ def collect(runs: Path, results: Path) -> Frames:
     return dict(zip(FILES, map(pd.DataFrame, (points, tiers, pairs, exits)), strict=True))
 
 
+def collect_seeds(runs: Path, results: Path) -> pd.DataFrame:
+    """Quality of the first tiers of each seed, and what their cascades save across folds at 99 %.
+
+    Args:
+        runs: folder with the sweeps.
+        results: folder of the stored tables.
+    """
+    rows: list[dict[str, Any]] = []
+    for cell in cells(str(runs)):
+        for seeded in (replace(cell, seed=seed) for seed in (cell.seed, *cell.about.seeds) if cell.about.seeds):
+            for run in tested(results, seeded):
+                folds = None if run.startswith("exits-") else _summaries(seeded, f"cascade-{run}")[1]
+                for row in cascades_page.points(folds, {}, "", TARGETS, SCORES, CHOSEN) if folds else ():
+                    if (row["score"], row["target"], row["kind"]) == (ROUTED, 0.99, "expected"):
+                        shown = {name: row[name] for name in ("metric", "swift_quality", "speedup", "kept", "held")}
+                        rows.append({"task": cell.task, "run": run, "seed": seeded.seed, **shown})
+    return pd.DataFrame(rows)
+
+
+def studies(results: Path) -> dict[str, dict[str, Any]]:
+    """What was measured on the clock, by task.
+
+    Args:
+        results: folder of the stored tables.
+    """
+    paths = {cell.task: results / cell.task / "study.json" for cell in cells()}
+    return {task: json.loads(path.read_text()) for task, path in paths.items() if path.is_file()}
+
+
 def keep(runs: Path, results: Path) -> None:
     """Write the numbers that there are, and the figures, beside the stored tables."""
-    for name, frame in collect(runs, results).items():
+    for name, frame in (collect(runs, results) | {SEEDS: collect_seeds(runs, results)}).items():
         if not frame.empty:
             with atomic_write(results / name) as temporary:
                 frame.to_csv(temporary, index=False, float_format="%.9g")

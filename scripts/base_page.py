@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from dial.costs.printed import Printed, printed_rows
-from scripts import exits_page
+from scripts import base_students_page, exits_page
 from scripts.base_collect import FILES, NAMES, ROUTED, TARGETS, missing
+from scripts.base_pairs import SIDES, SUPER, pair_table, task_of
 from scripts.markdown import code, grid
 from scripts.results_base_plan import plan
 from scripts.results_steps import Derived, chain
-from scripts.text_page import missing_text, percent, signed
+from scripts.text_page import missing_text, percent
 
 BELOW = TARGETS[1:]
-SUPER = "MPNet-base (Super)"
 KINDS = {
     "expected": "calibrated, expected",
     "confident": "calibrated, confident",
@@ -37,23 +38,23 @@ BESIDE = {
     ("TangoBERT", "3"): ("second tier", "second tier, BERT", "second tier, RoBERTa"),
 }
 """Single models that the papers print, by paper and table."""
-QUANTITIES = {"swift": "first stage, points", "area": "normalised area", "speedup-99": "speed-up at 99 %"}
-QUANTITIES |= {"speedup-98": "speed-up at 98 %", "super": "last stage, points"}
-SIDES = ("swift", "area", "speedup-99", "speedup-98")  # of two first tiers
 
 
-def tables(frames: Mapping[str, pd.DataFrame], data: str, models: str) -> dict[str, str]:
+def tables(
+    frames: Mapping[str, pd.DataFrame], data: str, models: str, studies: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, str]:
     """What the page shows, by the name of its place.
 
     Args:
-        frames: from :func:`scripts.base_collect.collect`, or as they were kept.
+        frames: from :func:`scripts.base_collect.collect`, or as they were kept, with the seeds' where there are any.
         data: as for `make results`.
         models: as for `make results`.
+        studies: what was measured on the clock, by task.
     """
     points, tiers, pairs, exits = (frames[name] for name in FILES)
     within = exits.assign(task=exits.task.map(task_of))
     return {
-        "base-missing": missing_text(missing(points)),
+        "base-missing": missing_text(missing(points, exits)),
         "base-tiers": tier_table(tiers),
         "base-published": published_table(tiers),
         "base-table2": table_2(points, "in_sample", printed=True),
@@ -70,20 +71,12 @@ def tables(frames: Mapping[str, pd.DataFrame], data: str, models: str) -> dict[s
         "base-layers": exits_page.layer_table(within),
         **{f"base-exits-{100 * target:g}": exits_page.exit_table(within, target) for target in BELOW},
         "base-last": pair_table(pairs, "last", ("super",)),
+        **base_students_page.tables(frames, studies or {}),
         "base-commands": code(commands(points, data, models)),
     }
 
 
 # ---- cells ----
-
-
-def task_of(name: str) -> str:
-    """Of GLUE.
-
-    >>> task_of("base_sst2")
-    'sst2'
-    """
-    return name.removeprefix("base_")
 
 
 def point_of(points: pd.DataFrame, run: tuple[str, str], kind: str, target: float, score: str) -> pd.Series | None:
@@ -120,16 +113,6 @@ def runs_of(points: pd.DataFrame) -> list[tuple[str, str]]:
 def cascades(points: pd.DataFrame, task: str) -> list[tuple[str, str]]:
     """Task and name of each cascade of a task."""
     return [(each, run) for each, run in runs_of(points) if each == task and not run.startswith("exits-")]
-
-
-def change(pairs: pd.DataFrame, quantity: str) -> str:
-    """Second minus first of one pair, with its interval."""
-    found = pairs[pairs.quantity == quantity]
-    if found.empty or pd.isna(found.difference.iloc[0]):
-        return "–"
-    (row,) = (row for _, row in found.iterrows())
-    scale, digits = (100.0, 1) if quantity in ("swift", "super") else (1.0, 2)
-    return signed(row.difference, None if pd.isna(row.low) else (row.low, row.high), scale, digits)
 
 
 # ---- tables ----
@@ -249,21 +232,6 @@ def per_stage_table(points: pd.DataFrame, exits: bool) -> str:
             cells = [saved(point_of(points, (task, run), kind, target, ROUTED)) for kind in PER_STAGE]
             rows.append([task_of(task), NAMES[run], f"{100 * target:g} %", *cells])
     return grid(["task", "before, or in, the Super", "target", *PER_STAGE.values()], rows)
-
-
-def pair_table(pairs: pd.DataFrame, question: str, quantities: Sequence[str]) -> str:
-    """Second minus first of every pair that answers a question, with paired intervals."""
-    chosen = pairs[pairs.question == question]
-    rows = []
-    for (task, run, first, second), part in chosen.groupby(
-        ["task", "run", "first", "second"], sort=False, dropna=False
-    ):
-        names = [NAMES.get(name, name) for name in (first, second)]
-        names[0] = SUPER if question == "last" else names[0]
-        before = [NAMES[run]] if question == "scores" else []
-        rows.append([task_of(task), *before, *names, *(change(part, quantity) for quantity in quantities)])
-    head = ["task", *(["before the Super"] if question == "scores" else []), "first", "second"]
-    return grid([*head, *(f"{QUANTITIES[name]}: change" for name in quantities)], rows)
 
 
 def commands(points: pd.DataFrame, data: str, models: str) -> list[str]:

@@ -146,6 +146,7 @@ class Bench:
         return load_tier(View(path=str(folder), dtype=dtype), name, NAMES)  # type: ignore[arg-type]
 
     def _multi_exit(self, encoder: dict[str, Any]) -> Any:
+        """A random tier with an exit after every layer, whose exits differ."""
         from transformers import AutoTokenizer
 
         from dial.models import MultiExitConfig, MultiExitForSequenceClassification

@@ -129,8 +129,8 @@ def step_memory(device: torch.device) -> tuple[float, int]:
     from torch.distributed.tensor import DTensor
     from transformers import T5Config, T5ForConditionalGeneration
 
-    from dial.costs.memory import Rows, on_meta, training_bytes
     from dial.models.sharding import recompute_layers, share
+    from scripts.memory import Rows, on_meta, training_bytes
 
     batch = Rows(rows=16, source=512, target=64)
     config = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0)

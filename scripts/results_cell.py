@@ -15,6 +15,13 @@ RATES = dict.fromkeys(("finetune", "equilibrium", "pabee", "deebert", "berxit", 
     "distil": "1e-4"
 }
 
+LOSSES_LEFT_OUT = (
+    ("no-hidden", ("--model.hidden_weight", "0")),
+    ("no-logits", ("--model.distillation_weight", "0")),
+    ("two-stage", ("--model.policy", "TwoStage")),
+)
+"""COST-EFF's Table 4: what is left out of the recovery, and arguments that do so."""
+
 
 def sweep_of(folder: str, name: str) -> str:
     """Folder of a table's sweep with thresholds from calibration rows."""

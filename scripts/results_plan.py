@@ -13,7 +13,7 @@ from scripts import (
     results_spans_plan,
     results_text_plan,
 )
-from scripts.results_cell import Cell, sweep_of
+from scripts.results_cell import LOSSES_LEFT_OUT, Cell, sweep_of
 from scripts.results_steps import Derived, Measured
 
 SEEDS = {"sst2": (0,), "cola": (0, 1, 2), "mrpc": (0, 1, 2), "rte": (0, 1, 2)}
@@ -159,11 +159,7 @@ def slender(factor: int) -> Iterator[Method]:
 def ablations(factor: int) -> Iterator[Method]:
     """COST-EFF's Table 4 (a loss left out of the recovery) and Fig. 6 (exit losses left out)."""
     first, name = f"slender-{factor}x", f"costeff-{factor}x"
-    for what, change in (
-        ("no-hidden", ("--model.hidden_weight", "0")),
-        ("no-logits", ("--model.distillation_weight", "0")),
-        ("two-stage", ("--model.policy", "TwoStage")),
-    ):
+    for what, change in LOSSES_LEFT_OUT:
         yield Method(f"{name}-{what}", "recover", first, "ta", (*RECOVERY, *change), short=True, tasks=ABLATED)
     # During slenderisation: importance under the last exit alone. Before: it starts from the single-exit model.
     for what, path, exits in (("during", "ta", "last"), ("before", "super", "all")):
@@ -190,7 +186,7 @@ METHODS = (
 
 def score_of(task: str) -> str:
     """What decides when a row of a task exits."""
-    return SCORES.get(task, "entropy")
+    return SCORES.get(task.removeprefix("base_"), "entropy")
 
 
 def tested_runs(task: str) -> dict[str, tuple[str, ...]]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dial.cli.steps import Step
-from scripts.results_base_plan import RATE, UNPACKED
+from scripts.results_base_tasks import RATE
 from scripts.results_cell import Cell
+from scripts.results_general_plan import UNPACKED
 
 WINDOW, EPOCHS = 256, 1
 SWIFTS = {"l6": 6, "l6-layers3": 3}

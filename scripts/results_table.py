@@ -105,7 +105,9 @@ def write(results: Path, data: str, models: str, readme: Path | None = None) -> 
         fill(results / "text_to_text.md", text_page.tables(texts, paper, data, models))
     base = {name: frame for name in base_collect.FILES if (frame := kept(results / name)) is not None}
     if len(base) == len(base_collect.FILES):
-        fill(results / "base_size.md", base_page.tables(base, data, models))
+        seeds = kept(results / base_collect.SEEDS)
+        base |= {} if seeds is None else {base_collect.SEEDS: seeds}
+        fill(results / "base_size.md", base_page.tables(base, data, models, base_collect.studies(results)))
     if readme is not None and cascades is not None and exits is not None:
         fill(readme, {"methods": method_table(cascades, exits, texts)})
 

@@ -107,6 +107,7 @@ def curves_figure(
 def _curves_panel(
     axis: Axes, task: str, runs: Mapping[str, StageTable], printed: tuple[float, float] | None, look: Look
 ) -> None:
+    """Trade-off curves of one task beside random routing, the oracle and the printed point."""
     first = next(iter(runs.values()))
     metric = first.metrics[0]
     for colour, (name, table) in zip(style.colours(len(runs)), runs.items(), strict=True):

@@ -13,12 +13,14 @@ import pytest
 import torch
 import yaml
 
+from dial.cli.commands import COMMANDS as PROGRAMS
 from dial.tradeoff.rule import Reached
 from dial.tradeoff.rules import curve
 from tests.stages.population import logits_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = "benchmarks|callbacks|configs|datamodules|dial|docs|lightning_modules|notebooks|results|scripts|tests"
 COMMANDS = {"fit", "validate", "test", "predict", "calibrate", "sweep", "compare", "recipe", "augment", "lengths"}
 
 
@@ -39,12 +41,18 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page: Path) -> None:
-    named = re.findall(
-        r"(?<![\w/.])(?:configs|scripts|tests|dial|callbacks|datamodules|lightning_modules)/[\w/.-]+\.(?:yaml|py|sh)",
-        page.read_text(),
-    )
+    named = re.findall(rf"(?<![\w/.])(?:{FOLDERS})/[\w/.-]+\.(?:yaml|py|sh|md|ipynb|csv|png)", page.read_text())
     worked_through = {"dial/losses/smoothed.py", "lightning_modules/smoothed.py", "configs/model/smoothed.yaml"}
     assert not [name for name in named if name not in worked_through and not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_that_are_named_exist(page: Path) -> None:
+    """In sentences, too: of `dial`, and targets of `make`."""
+    text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
+    assert set(re.findall(r"`dial ([a-z]+)", text)) <= COMMANDS == set(PROGRAMS)
+    targets = re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)
+    assert not [name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)

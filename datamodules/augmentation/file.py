@@ -69,6 +69,7 @@ def write(path: Path, generated: Iterable[Generated], rows: Rows, about: dict[st
 
 
 def _row_groups(generated: Iterable[Generated]) -> Iterator[tuple[list[tuple[str, ...]], list[int]]]:
+    """Texts and ids in groups that are written at once; the texts of one row stay together."""
     units: list[tuple[str, ...]] = []
     ids: list[int] = []
     for row in generated:
@@ -205,6 +206,7 @@ class StoredTexts(_Streamed):
                 yield from batch.column(0).to_pylist()
 
     def _item(self, index: int) -> str:
+        """One text, out of the row group that was read last or that is read now."""
         if self._ends is None:  # behind each group of rows
             about = pq.read_metadata(self.path)
             self._ends = np.cumsum([about.row_group(i).num_rows for i in range(about.num_row_groups)])

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from datamodules.augmentation.split_text import SplitText, is_word
+from datamodules.quiet import quiet
 
 ROWS = 64  # masked copies of a text computed at a time
 
@@ -124,22 +125,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what transformers says while it loads: what matters in it is refused in one line."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def load_masked_lm(path: str) -> tuple[Any, Any]:
     """A masked language model in float32 and evaluation mode, and its tokenizer.
 
@@ -152,8 +137,10 @@ def load_masked_lm(path: str) -> tuple[Any, Any]:
     remedy = "Name a pretrained one, such as bert-base-uncased."
     try:
         with quiet():
-            model, about = AutoModelForMaskedLM.from_pretrained(path, output_loading_info=True, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            model, about = AutoModelForMaskedLM.from_pretrained(
+                path, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
         raise ValueError(

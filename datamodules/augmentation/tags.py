@@ -23,6 +23,7 @@ class Tagger:
 
     @cached_property
     def _tagger(self) -> Any:
+        """The tagger, with an error that says how to install it."""
         try:
             from HanTa.HanoverTagger import HanoverTagger
         except ImportError as error:

@@ -275,9 +275,8 @@ def write_file(out: Path, generated: Iterable[Generated], rows: Rows, about: dic
         ValueError: nothing came of it.
     """
     from datamodules.augmentation.file import write
-    from dial.files import atomic_write, remove_scratch
+    from dial.files import atomic_write
 
-    remove_scratch(out, before=time.time() - 24 * 3600)
     with atomic_write(out) as temporary:
         count = write(temporary, generated, rows, about)
         if not count:

@@ -126,6 +126,7 @@ def run_command(command: str, words: Words) -> int:
 
 
 def _run(command: str, words: Words) -> int:
+    """Runs one command of the table, or the trainer's of the same name, and gives its exit code."""
     if command not in COMMANDS:
         raise ValueError(f"COMMAND must be one of {', '.join(COMMANDS)}, but got {command!r}; see `dial --help`.")
     entry, helps = COMMANDS[command], ("-h", "--help")

@@ -81,6 +81,7 @@ class Recipe:
         return recipe
 
     def _check_step(self, step: Any, number: int) -> None:
+        """Refuses a step that lacks a key, repeats a name, is no `dial` command, or has a placeholder nobody fills."""
         if not isinstance(step, dict) or set(step) != set(KEYS) or not all(isinstance(step[k], str) for k in KEYS):
             raise ValueError(f"Step {number} of {self.path} must have {', '.join(KEYS)}, each a string.")
         name = step["name"]

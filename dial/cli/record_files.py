@@ -216,6 +216,7 @@ class Parts(Output):
             self._part(self._waiting)
 
     def _part(self, records: list[Record]) -> None:
+        """Writes the first of the waiting records as the next part, whole or not at all."""
         self._flush_skipped(records[-1]["row"])
         kinds = {
             "row": pa.int64(),
@@ -245,9 +246,8 @@ class Parts(Output):
         return {"parts": [{"file": path.name, "rows": pq.read_metadata(path).num_rows} for path in self.parts]}
 
     def _recover(self) -> Totals:
+        """Totals of the parts that an earlier run left; what it left of half a part goes."""
         totals = Totals()
-        for scratch in self.path.glob(".part-*"):
-            scratch.unlink()
         for number, path in enumerate(self.parts):
             if path.name != f"part-{number:05d}.parquet":
                 raise ValueError(f"`{self.argument}` {self.path} lacks part-{number:05d}.parquet; remove the folder.")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datamodules.scratch import remove_scratch
 from dial.claims import check_parent, check_same
-from dial.files import atomic_write, plain, remove_scratch, write_json
+from dial.files import atomic_write, plain, write_json
 
 SCHEMA = 1
 MANIFEST, SKIPPED = "manifest.json", "skipped.jsonl"
@@ -107,8 +108,7 @@ class Output:
         self._prepare()
         self._claim()
         try:
-            for path in (self.manifest, self.skipped):
-                remove_scratch(path)
+            remove_scratch(self.manifest.parent)
             self.totals = self._recover()
             self._recover_skipped()
         except BaseException:
@@ -198,6 +198,7 @@ class Output:
         return {}
 
     def _read_manifest(self) -> dict[str, Any] | None:
+        """The manifest of an earlier run, None where there is none; a file of somebody else is refused."""
         if not self.manifest.is_file():
             return None
         try:

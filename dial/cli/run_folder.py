@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +16,7 @@ from callbacks.checkpoints import OLDER, remove
 from callbacks.resume import check_rows, trained_rows
 from callbacks.tier_export import is_finished
 from datamodules.checks import is_partial
+from datamodules.scratch import remove_scratch
 from dial.claims import alone, check_same, contents, place, same_place
 from dial.files import atomic_write, read_json, write_json
 
@@ -138,11 +138,10 @@ def remove_crumbs(run: Path) -> None:
     """
     if is_finished(run / "tier"):
         remove(run / "checkpoints" / OLDER)
-    for pattern in (".config-fit.*.part*", ".inputs-fit.*.part*", "checkpoints/.*.part*"):
-        for path in run.glob(pattern):
-            remove(path)
-    for path in run.glob(".tier-*"):
-        shutil.rmtree(path, ignore_errors=True)
+    for folder in (run, run / "checkpoints", run / "tier"):
+        remove_scratch(folder)
+    for path in run.glob("checkpoints/.*.part"):  # a folder of several ranks
+        remove(path)
 
 
 def one_at_a_time(run: Path, command: str) -> AbstractContextManager[None]:

@@ -37,7 +37,7 @@ class Stoppable(Callback):
         """Have the checkpoints saved where a signal is held back."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
             if isinstance(callback, Resume):
-                self.resume, callback.wanted = callback, lambda: self.interrupts.pending
+                self.resume, callback.save_now = callback, lambda: self.interrupts.pending
 
     def take_signals(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the handler that Lightning has set just before its loops start."""

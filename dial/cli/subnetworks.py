@@ -10,13 +10,14 @@ from typing import Any
 import yaml
 
 from dial.cli.steps import options
+from dial.spelling import spelt
 
 
 def check_stages(network: str, values: Mapping[str, str | list[str]]) -> None:
     """Refuse widths and depths that a later stage would refuse when the earlier ones are trained.
 
     Args:
-        network: the argument that names the network; one that is no local folder is left to the first step.
+        network: the argument that names the network; one whose configuration cannot be had is left to the first step.
         values: arguments of the recipe, with ``widths``, ``depths`` and ``swift`` (the width of the cascade's Swift).
 
     Raises:
@@ -32,15 +33,23 @@ def check_stages(network: str, values: Mapping[str, str | list[str]]) -> None:
     except ValueError as error:
         raise ValueError(f"`--swift` must be a share, such as 0.5, but got {values['swift']}.") from error
     path = str(values[network])
-    if not (Path(path).expanduser() / "config.json").is_file():
-        return
     import torch
     from transformers import AutoConfig, AutoModel
 
     from dial.models.slender.subnetworks import check_subnetworks
+    from dial.tiers.places import check_place
     from dial.tiers.reading import cut_layers, read_with
 
-    config = read_with(AutoConfig, path, f"--{network}", "configuration")
+    folder = Path(path).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():  # as the first step will say
+        return
+    try:
+        place = check_place(path, f"--{network}")  # asks the hub once, where the reader would try many times
+        config = read_with(AutoConfig, place, f"--{network}", "configuration")
+    except ValueError:
+        if folder.is_dir():
+            raise
+        return
     layers = given.get("--model.layers", [""])[-1]
     if layers.isdecimal():
         cut_layers(config, int(layers), "path")
@@ -49,14 +58,9 @@ def check_stages(network: str, values: Mapping[str, str | list[str]]) -> None:
             model = AutoModel.from_config(config)
     except ValueError:  # of no architecture that can be trained so, as the first step will say
         return
-    try:
+    with spelt({"widths": "--widths", "depths": "--depths", "width": "--swift"}):
         check_subnetworks(model, widths, depths, "s")
-    except ValueError as error:
-        raise ValueError(str(error).replace("`widths`", "`--widths`").replace("`depths`", "`--depths`")) from error
-    try:
         check_subnetworks(model, [swift], [1])
-    except ValueError as error:
-        raise ValueError(str(error).replace("`width`", "`--swift`")) from error
 
 
 def _shares(name: str, text: str) -> list[Any]:

@@ -12,7 +12,8 @@ from torch import nn
 
 from dial.costs.dropping import LayerCosts
 from dial.costs.encoder_decoder import writing_cost
-from dial.costs.functions import CostFunction, Kind, Length, ModelCosts, RowWork, fit_cost, last_window
+from dial.costs.fitting import fit_cost
+from dial.costs.functions import CostFunction, Kind, Length, ModelCosts, RowWork, last_window
 from dial.costs.macs import count_macs
 from dial.models.lengths import Lengths
 from dial.tiers.model_inputs import longest

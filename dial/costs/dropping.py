@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from dial.costs.fitting import parabola
 from dial.costs.macs import count_macs
 from dial.models.lengths import Lengths
 from dial.tiers.model_inputs import longest
@@ -45,7 +46,7 @@ class LayerCosts:
             raise ValueError(f"rows of at most {row} tokens are too short for a formula of costs.")
         for alike in (True, False):  # layers in between are mostly alike; those of a slender model are not
             self.linear, self.square = self._layers(alike)
-            self.rest = _parabola([(n, self._count(n, [n] * self.depth) - self._dropped(n)) for n in self.points])
+            self.rest = parabola([(n, self._count(n, [n] * self.depth) - self._dropped(n)) for n in self.points])
             if all(self._states(n, np.linspace(*ends, self.depth).astype(int).tolist()) for n, ends in TRIALS):
                 return
         raise ValueError(f"the MACs of {type(tier.model).__name__} are no sum over its layers.")
@@ -96,12 +97,3 @@ class LayerCosts:
         a, b, c = self.rest
         layers = zip(self.linear, self.square, kept, strict=True)
         return a + tokens * (b + tokens * c) + sum(x * k + y * k**2 for x, y, k in layers) == self._count(tokens, kept)
-
-
-def _parabola(points: Sequence[tuple[int, Fraction]]) -> tuple[Fraction, Fraction, Fraction]:
-    """``(a, b, c)`` of ``a + b x + c x^2`` through three points."""
-    (x0, y0), (x1, y1), (x2, y2) = points
-    first, second = Fraction(y1 - y0) / (x1 - x0), Fraction(y2 - y1) / (x2 - x1)
-    c = (second - first) / (x2 - x0)
-    b = first - c * (x0 + x1)
-    return y0 - x0 * (b + x0 * c), b, c

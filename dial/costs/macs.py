@@ -110,7 +110,7 @@ def count_operations(module: nn.Module, example: Mapping[str, Tensor]) -> Operat
         raise ValueError(
             f"module must use only operators whose MACs are known; {type(module).__name__} also uses "
             f"{', '.join(sorted(unknown))}. Add a handle to HANDLES or, if it does no matrix-like work, its name to "
-            "NEGLIGIBLE (adaptive/mac_handles.py)."
+            "NEGLIGIBLE (dial/costs/handles.py)."
         )
     return OperationCount(**{kind: int(counts.get(kind, 0)) for kind in ("linear", "attention", "norm")})
 

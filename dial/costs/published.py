@@ -90,6 +90,7 @@ def read_points(path: str | Path) -> list[Published]:
 
 
 def _point(row: dict[str, Any], number: int, path: Path) -> Published:
+    """One row of a file of published points, with an error that names its number."""
     if missing := [name for name in ("name", "quality", "cost", "convention") if not str(row.get(name) or "").strip()]:
         raise ValueError(
             f"`points` must have name, quality, cost and convention, "

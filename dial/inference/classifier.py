@@ -239,11 +239,11 @@ class AdaptiveClassifier:
 
     def prediction(self, answer: Answer) -> Prediction:
         """An executor's answer in the data's terms."""
-        stage, score, macs = self.stages[answer.stage], _known(answer.score), _known(answer.macs)
+        stage, score, macs = self.stages[answer.stage], _unless_nan(answer.score), _unless_nan(answer.macs)
         task = self.network.task
         label, name = (None, None) if task.written else task.answer(answer.prediction)
         text = name if answer.text is None and self.network.writes else answer.text
-        known = _known(answer.probability)
+        known = _unless_nan(answer.probability)
         span = None if answer.span is None or answer.span[0] < 0 else answer.span
         return Prediction(label, name, known, stage, score, macs, answer.truncated, text, answer.limited, span)
 
@@ -252,5 +252,5 @@ AdaptiveModel = AdaptiveClassifier
 """The same, by a name that fits tiers that write as well."""
 
 
-def _known(value: float) -> float | None:
+def _unless_nan(value: float) -> float | None:
     return None if np.isnan(value) else value

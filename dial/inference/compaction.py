@@ -86,6 +86,7 @@ class MeasuredCompaction(Compaction):
         exits = len(self.tier.exits)
 
         def ask(exit_index: int, rows: Tensor, outputs: Tensor, scores: Mapping[str, Tensor] | None = None) -> Tensor:
+            """Keeps rows that have left in the batch, unheard, until taking them out saves more than it costs."""
             inside = rows.cpu().numpy()
             alive = torch.from_numpy(heard[inside]).to(rows.device)
             some = {name: values[alive] for name, values in scores.items()} if scores else None

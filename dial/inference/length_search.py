@@ -76,6 +76,7 @@ class Evolution:
             yield list(known.values())
 
     def _generation(self, number: int, front: Sequence[Individual]) -> list[Lengths]:
+        """Length configurations to look at next: an even spread first, then mutants and means of the front's."""
         if number == 0:
             ratios = 1 - np.linspace(0, self.length_drop, self.population)
             return [_lengths(ratio ** np.arange(1, self.depth + 1)) for ratio in ratios]

@@ -244,6 +244,7 @@ class Sweep:
         return self.point(chosen.rule, promise)
 
     def _targeted(self, target: float, reading: str, rule: Rule, split: str | None) -> OperatingPoint:
+        """The point of a target: the stored one where the sweep chose it, else chosen now on the same rows."""
         stored_points = [] if self.calibration else self.summary["splits"][self.split(split)].get("points", [])
         for stored in stored_points:
             key = (stored["score"], stored["kind"], stored["target"])
@@ -297,6 +298,7 @@ class Sweep:
             )
 
     def _check_whole(self) -> None:
+        """Refuses sweeps of trial runs and of a single stage, where nothing can be chosen."""
         if self.summary["partial"]:
             raise ValueError(
                 f"`run` must hold a whole sweep, but {self.folder} is of a trial run over a part of the rows, whose "

@@ -48,6 +48,7 @@ def prefetched(source: Iterator[Item], wanted: bool = True, ahead: int = AHEAD) 
                 continue
 
     def work() -> None:
+        """Reads ahead until there is no more or the reader stops; an error is handed over like an item."""
         try:
             for item in source:
                 put(item)

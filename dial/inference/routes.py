@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.encoding import default_cache_dir
 from dial.files import write_json
 from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
-from dial.machine import default_cache_dir, key_of
+from dial.machine import key_of
 from dial.tiers.backends.agreement import SHARE, Agreement, agreement, rows_needed
 from dial.tiers.backends.choice import TORCH, Choice, fastest, here, known, routes, take
 from dial.tiers.tier import Tier

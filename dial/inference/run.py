@@ -149,6 +149,7 @@ def load_network(sweep: Sweep, places: Mapping[str, str], device: str) -> Staged
 
 
 def _load(sweep: Sweep, name: str, about: Mapping[str, Any], place: str | None) -> Tier:
+    """The tier that was tested, from the first place that has it, or the first error on the way."""
     view = View.parse(dict(about["view"]), f"tiers.{name}")
     failure: ValueError | None = None
     for folder in [place] if place is not None else _places(view.path, sweep.run):

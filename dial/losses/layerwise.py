@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from dial.losses.soft_cross_entropy import soft_cross_entropy
 
@@ -83,5 +84,5 @@ def hidden_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], attention_m
                 "`student` and `teacher` must have hidden states of one shape (B, T, H) with attention_mask (B, T), "
                 f"but layer {layer} has {tuple(own.shape)} and {tuple(other.shape)} with {tuple(mask.shape)}."
             )
-        total = total + (own[mask].float() - other.detach()[mask].float()).square().mean()
+        total = total + mse_loss(own[mask].float(), other.detach()[mask].float())
     return total

@@ -5,28 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Projections:
-    """Paths within a layer: of the attention, its queries and its keys."""
-
-    attention: str
-    query: str
-    key: str
-
+from dial.models.slender.structures import FAMILIES, Family
 
 # In ModernBERT and decoders queries and keys are rotated behind their projections, where no hook sees them.
-FAMILIES = {
-    "BERT": Projections("attention.self", "attention.self.query", "attention.self.key"),
-    "MPNet": Projections("attention.attn", "attention.attn.q", "attention.attn.k"),
-    "DistilBERT": Projections("attention", "attention.q_lin", "attention.k_lin"),
-}
+PLAIN = {name: FAMILIES[name] for name in ("BERT", "MPNet", "DistilBERT")}
 BIAS = "position_bias"  # argument by which MPNet's encoder hands the bias that all layers share to each
 
 
@@ -63,9 +50,8 @@ class AttentionScores:
             layer = self.layers[number - 1]
             attention = attrgetter(self.family.attention)(layer)
             handles.append(attention.register_forward_pre_hook(_bias_into(seen), with_kwargs=True))
-            for name in ("query", "key"):
-                projection = attrgetter(getattr(self.family, name))(layer)
-                handles.append(projection.register_forward_hook(_output_into(seen, name)))
+            for name, projection in zip(("query", "key"), self.family.projections, strict=False):
+                handles.append(attrgetter(projection)(layer).register_forward_hook(_output_into(seen, name)))
         try:
             yield
         finally:
@@ -76,31 +62,24 @@ class AttentionScores:
         """Scores ``(B, A, T, T)``, query by key, of a watched layer in the last pass, with their gradient."""
         seen = self._seen[number]
         query, key = (seen[name].unflatten(-1, (self.heads(number), -1)).transpose(1, 2) for name in ("query", "key"))
-        scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
         return scores + seen[BIAS] if BIAS in seen else scores
 
 
-def family_of(layers: Sequence[nn.Module], argument: str) -> Projections:
+def family_of(layers: Sequence[nn.Module], argument: str) -> Family:
     """Where the projections of an encoder's layers lie.
 
     Raises:
         ValueError: the layers are of no known family; names ``argument``.
     """
-    for family in FAMILIES.values():
-        if all(_has(layer, family) for layer in layers):
+    for family in PLAIN.values():
+        if all(family.fits(layer) for layer in layers):
             return family
     raise ValueError(
-        f"`{argument}` must be an encoder whose layers are named as in {', '.join(FAMILIES)} (RoBERTa, ELECTRA and "
+        f"`{argument}` must be an encoder whose layers are named as in {', '.join(PLAIN)} (RoBERTa, ELECTRA and "
         f"MiniLM are like BERT) for attention to be taught, but got {type(layers[0]).__name__}; take another encoder, "
         "or attention_weight 0."
     )
-
-
-def _has(layer: nn.Module, family: Projections) -> bool:
-    try:
-        return all(isinstance(attrgetter(name)(layer), nn.Linear) for name in (family.query, family.key))
-    except AttributeError:
-        return False
 
 
 def _output_into(seen: dict[str, Tensor], name: str) -> Callable[..., None]:

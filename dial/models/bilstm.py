@@ -168,11 +168,7 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
         self.post_init()
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        **kwargs: Any,
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
         """Logits ``(B, C)`` and, where ``labels`` ``(B,)`` are given, their loss."""
         pooled = self.bilstm(input_ids, attention_mask=attention_mask).pooler_output

@@ -102,11 +102,7 @@ class EnergyHead(nn.Module, ABC):
 
     @abstractmethod
     def scores(
-        self,
-        states: Tensor,
-        mask: Tensor | None = None,
-        names: tuple[str, ...] = HEAD_SCORES,
-        temperature: float = 1.0,
+        self, states: Tensor, mask: Tensor | None = None, names: tuple[str, ...] = HEAD_SCORES, temperature: float = 1.0
     ) -> dict[str, Tensor]:
         """Scores ``(B,)`` of the logits in float64, by name; higher means surer.
 
@@ -164,11 +160,7 @@ class ClassHead(EnergyHead):
             return self.of_pooled(self.pool(states, mask))
 
     def scores(
-        self,
-        states: Tensor,
-        mask: Tensor | None = None,
-        names: tuple[str, ...] = HEAD_SCORES,
-        temperature: float = 1.0,
+        self, states: Tensor, mask: Tensor | None = None, names: tuple[str, ...] = HEAD_SCORES, temperature: float = 1.0
     ) -> dict[str, Tensor]:
         """See :meth:`EnergyHead.scores`."""
         return self.scores_of(self.logits(states, mask), names, temperature)
@@ -216,11 +208,7 @@ class VocabularyHead(EnergyHead):
         return logits.float()
 
     def scores(
-        self,
-        states: Tensor,
-        mask: Tensor | None = None,
-        names: tuple[str, ...] = HEAD_SCORES,
-        temperature: float = 1.0,
+        self, states: Tensor, mask: Tensor | None = None, names: tuple[str, ...] = HEAD_SCORES, temperature: float = 1.0
     ) -> dict[str, Tensor]:
         """See :meth:`EnergyHead.scores`; padded positions are not computed, and few logits are in memory at once."""
         there = torch.ones(states.shape[:2], device=states.device) if mask is None else mask

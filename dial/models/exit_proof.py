@@ -78,6 +78,7 @@ def prove_layers(encoder: Any) -> None:
 
 @contextmanager
 def _as_one_line(encoder: Any) -> Iterator[None]:
+    """Turns whatever an unknown encoder raises into an error of one line that names it."""
     try:
         yield
     except UnsuitableEncoderError:
@@ -213,6 +214,7 @@ class _Trial:
         rows = torch.arange(ROWS, device=states[0].device)
 
         def visit(layer: int, hidden: Tensor) -> Tensor | Literal[False] | None:
+            """Compares a layer with the full pass; then a row leaves at one end, and no other row may change."""
             nonlocal rows
             here = {name: value[rows] for name, value in inputs.items()}
             if len(hidden) != len(rows) or not equal(hidden, states[layer][rows], here):

@@ -209,6 +209,8 @@ def tensors_of_layers(run: Callable[[], Any], layers: Sequence[nn.Module]) -> li
     handles = []
 
     def watch(index: int) -> None:
+        """Notes which tensors one layer is given and gives; the last layer ends the pass."""
+
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             found[index] |= dict(_tensors(args)) | dict(_tensors(kwargs))
 
@@ -233,6 +235,7 @@ def tensors_of_layers(run: Callable[[], Any], layers: Sequence[nn.Module]) -> li
 
 
 def _tensors(value: Any, *place: str | int) -> Iterator[tuple[Place, Tensor]]:
+    """Every tensor inside nested arguments, with the place where it is."""
     if isinstance(value, Tensor):
         yield place, value
     elif isinstance(value, dict):
@@ -414,7 +417,10 @@ class Visits:
         return self.tensors.take(args, self.size, self.rows), self.tensors.take(kwargs, self.size, self.rows)
 
     def _after(self, index: int) -> Callable[..., Any]:
+        """A hook behind one layer that asks who goes on, and takes the rows that do not out of what follows."""
+
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            """What is kept of the layer's output: all, some rows, or nothing more to compute."""
             hidden = output if isinstance(output, Tensor) else output[0]
             keep = self.visit(index + 1, hidden)
             if keep is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.modeling_outputs import BaseModelOutput
 
 from dial.stages.scores import STEP_SCORES
@@ -296,48 +297,39 @@ class _Beams:
     Attributes:
         tokens: ``(R, K, L)`` with the start.
         scores: ``(R, K)`` log-probabilities, of finished answers divided by their length.
-        step_scores: ``(R, K, L', 4)`` scores of steps; None where they are not asked for.
+        step_scores: ``(R, K, L', 4)`` scores of steps; ``(R, K, L', 0)`` where they are not asked for.
         done: ``(R, K)`` whether the place holds a finished answer.
         lengths: ``(R, K)`` pieces of finished answers.
     """
 
     tokens: Tensor
     scores: Tensor
-    step_scores: Tensor | None
+    step_scores: Tensor
     done: Tensor
     lengths: Tensor
 
     def take(self, places: Tensor) -> _Beams:
         """Other beams ``(R, K')`` of each row."""
         rows = torch.arange(len(places), device=places.device)[:, None]
-        step_scores = None if self.step_scores is None else self.step_scores[rows, places]
-        return _Beams(self.tokens[rows, places], self.scores[rows, places], step_scores, *self._flags(rows, places))
+        return _Beams(*(values[rows, places] for values in self.columns()))
 
     def of_rows(self, rows: Tensor) -> _Beams:
         """Beams of some rows ``(R',)``."""
-        step_scores = None if self.step_scores is None else self.step_scores[rows]
-        return _Beams(self.tokens[rows], self.scores[rows], step_scores, *self._flags(rows))
+        return _Beams(*(values[rows] for values in self.columns()))
 
     def longer(self, length: int) -> _Beams:
         """With room for as many tokens."""
-        grow = torch.nn.functional.pad
         more = length - self.tokens.shape[2]
-        step_scores = None if self.step_scores is None else grow(self.step_scores, (0, 0, 0, more))
-        return _Beams(grow(self.tokens, (0, more)), self.scores, step_scores, self.done, self.lengths)
+        tokens, step_scores = pad(self.tokens, (0, more)), pad(self.step_scores, (0, 0, 0, more))
+        return _Beams(tokens, self.scores, step_scores, self.done, self.lengths)
 
     def beside(self, other: _Beams) -> _Beams:
         """These and others of the same rows."""
-        step_scores = (
-            None
-            if self.step_scores is None or other.step_scores is None
-            else torch.cat([self.step_scores, other.step_scores], dim=1)
-        )
-        names = ("tokens", "scores", "done", "lengths")
-        tokens, scores, done, lengths = (torch.cat([getattr(b, name) for b in (self, other)], dim=1) for name in names)
-        return _Beams(tokens, scores, step_scores, done, lengths)
+        return _Beams(*(torch.cat(both, dim=1) for both in zip(self.columns(), other.columns(), strict=True)))
 
-    def _flags(self, *at: Tensor) -> tuple[Tensor, Tensor]:
-        return self.done[at], self.lengths[at]
+    def columns(self) -> tuple[Tensor, ...]:
+        """The attributes in their order."""
+        return self.tokens, self.scores, self.step_scores, self.done, self.lengths
 
 
 def _beam_search(
@@ -384,7 +376,7 @@ def _start(tokens: Tensor, scores: bool) -> _Beams:
     count, beams, _ = tokens.shape
     first = torch.full((count, beams), NEVER, device=tokens.device)
     first[:, 0] = 0.0
-    step_scores = first.new_zeros(count, beams, 0, 1 + len(STEP_SCORES), dtype=torch.float64) if scores else None
+    step_scores = first.new_zeros(count, beams, 0, 1 + len(STEP_SCORES) if scores else 0, dtype=torch.float64)
     return _Beams(
         tokens, first, step_scores, torch.zeros_like(first, dtype=torch.bool), torch.zeros_like(tokens[..., 0])
     )
@@ -399,11 +391,12 @@ def _candidates(running: _Beams, logits: Tensor, log_p: Tensor, kept: int) -> tu
     candidates = running.take(parents)
     candidates.tokens = torch.cat([candidates.tokens, chosen[..., None]], dim=2)
     candidates.scores = best
-    if candidates.step_scores is not None:
+    step = candidates.step_scores.new_zeros(*chosen.shape, 0)
+    if candidates.step_scores.shape[-1]:
         own, each = _score_step(logits)
         at = torch.arange(count, device=parents.device)[:, None], parents
         step = torch.cat([own.view(count, beams, -1)[(*at, chosen)][..., None], each.view(count, beams, -1)[at]], dim=2)
-        candidates.step_scores = torch.cat([candidates.step_scores, step[:, :, None]], dim=2)
+    candidates.step_scores = torch.cat([candidates.step_scores, step[:, :, None]], dim=2)
     return candidates, parents
 
 
@@ -437,5 +430,5 @@ def _improvable(running: _Beams, finished: _Beams, length: int, limit: int, conf
 def _finish(rows: _Rows, active: Tensor, which: Tensor, finished: _Beams, prompt: int, steps: Tensor) -> None:
     """The best answers of some rows ``(R,)`` are theirs."""
     best = finished.of_rows(which)
-    step_scores = None if best.step_scores is None else best.step_scores[:, 0]
+    step_scores = best.step_scores[:, 0] if best.step_scores.shape[-1] else None
     rows.put(active[which], best.tokens[:, 0, prompt:], best.lengths[:, 0], steps[which], step_scores)

@@ -285,6 +285,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         plain = False
 
         def visit(layer: int, hidden: Tensor) -> Tensor | Literal[False] | None:
+            """Heads of an exit on the rows that are left, and what the caller says of these."""
             nonlocal rows, plain
             index = exit_of.get(layer)
             if index is None:
@@ -325,6 +326,7 @@ class MultiExitForSequenceClassification(PreTrainedModel):
         tensors: RowTensors | None = None,
         one_pass: Pass | None = None,
     ) -> None:
+        """Runs the encoder with a visit after every layer, as one module or part by part."""
         ids = inputs["input_ids"]
         assert ids is not None
         given = {key: value for key, value in inputs.items() if value is not None and key in self._accepted}

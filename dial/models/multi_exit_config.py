@@ -159,6 +159,7 @@ class MultiExitConfig(PretrainedConfig):
         self.exits = chosen
 
     def _check_shapes(self, config: Any) -> None:
+        """Refuses numbers of heads and neurons, and a rank, that the encoder cannot have."""
         names = {"heads": "num_attention_heads", "intermediate": "intermediate_size"}
         limits = {name: getattr(config, attribute, None) for name, attribute in names.items()}
         for name, limit in limits.items():

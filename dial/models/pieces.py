@@ -70,6 +70,7 @@ def _of_pieces(texts: Iterable[str | tuple[str, ...]], vocab_size: int) -> Token
 
 
 def _of_characters(texts: Iterable[str | tuple[str, ...]], vocab_size: int) -> Tokenizer:
+    """A tokenizer of the most frequent single characters."""
     normalizer, counts = normalizers.NFC(), Counter[str]()
     for text in _parts(texts):
         counts.update(normalizer.normalize_str(text))

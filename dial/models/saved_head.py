@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from dial.files import atomic_write, read_json, readable, write_json
 from dial.models.energy_head import EnergyHead, HeadConfig, build_head
@@ -24,7 +24,7 @@ def save_head(head: EnergyHead, folder: str | Path) -> None:
     folder = Path(folder)
     weights = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
     with atomic_write(folder / WEIGHTS) as temporary:
-        save_file(weights, temporary)
+        temporary.write_bytes(save(weights))  # `save_file` puts another file there, which nobody holds
     write_json(folder / CONFIG, head.config.to_json())  # last: a folder with it has the weights too
 
 

@@ -124,11 +124,7 @@ class TokenDropping:
 
 @contextmanager
 def dropping(
-    way: TokenDropping | None,
-    lengths: Lengths | None,
-    model: Any,
-    inputs: Mapping[str, Tensor],
-    restore: bool = False,
+    way: TokenDropping | None, lengths: Lengths | None, model: Any, inputs: Mapping[str, Tensor], restore: bool = False
 ) -> Iterator[None]:
     """Within this context the next pass of a model's encoder drops tokens, if there are lengths.
 

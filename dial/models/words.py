@@ -1,4 +1,4 @@
-"""A word-level tokenizer built from the training text."""
+"""A word-level tokenizer built from the training text, and word vectors from files."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -98,7 +98,7 @@ def word_vectors_width(path: str | Path, argument: str = "embeddings") -> int:
     Raises:
         ValueError: the file is missing or holds no word vectors; names ``argument``.
     """
-    for _, vector in _read(_checked(path, argument), argument):
+    for _, vector in _read(path, argument):
         return len(vector)
     raise ValueError(f"`{argument}` must hold at least one word vector, but {path} is empty.")
 
@@ -118,13 +118,7 @@ def read_word_vectors(
         ValueError: the file is missing, holds no word vectors, or vectors of different widths; names ``argument``.
     """
     found: dict[str, np.ndarray] = {}
-    width = word_vectors_width(path, argument)
-    for word, vector in _read(_checked(path, argument), argument):
-        if len(vector) != width:
-            raise ValueError(
-                f"`{argument}`: all vectors must have the width {width} of the first, "
-                f"but {word!r} in {path} has {len(vector)}; the file is damaged."
-            )
+    for word, vector in _of_one_width(path, argument):
         if word in words and word not in found:
             found[word] = vector
     return found
@@ -141,14 +135,8 @@ def first_word_vectors(path: str | Path, count: int, argument: str = "embeddings
     Raises:
         ValueError: see :func:`read_word_vectors`.
     """
-    first = list(islice(_read(_checked(path, argument), argument), count))
-    width = word_vectors_width(path, argument)
-    if other := next((word for word, vector in first if len(vector) != width), None):
-        raise ValueError(
-            f"`{argument}`: all vectors must have the width {width} of the first, but {other!r} in {path} has another; "
-            "the file is damaged."
-        )
-    return [word for word, _ in first], np.stack([vector for _, vector in first])
+    names, vectors = zip(*islice(_of_one_width(path, argument), count), strict=True)
+    return list(names), np.stack(vectors)
 
 
 def copy_word_vectors(table: nn.Embedding, vocabulary: Mapping[str, int], vectors: Mapping[str, np.ndarray]) -> float:
@@ -175,20 +163,29 @@ def copy_word_vectors(table: nn.Embedding, vocabulary: Mapping[str, int], vector
     return len(found) / max(1, len(vocabulary))
 
 
-def _checked(path: str | Path, argument: str) -> Path:
+def _of_one_width(path: str | Path, argument: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Words and vectors of a file, which must all be as wide as the first."""
+    width = word_vectors_width(path, argument)
+    for word, vector in _read(path, argument):
+        if len(vector) != width:
+            raise ValueError(
+                f"`{argument}`: all vectors must have the width {width} of the first, "
+                f"but {word!r} in {path} has {len(vector)}; the file is damaged."
+            )
+        yield word, vector
+
+
+def _read(path: str | Path, argument: str) -> Iterator[tuple[str, np.ndarray]]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(
             f"`{argument}` must be a file of word vectors (GloVe text or parquet), but there is no {path}."
         )
-    return path
-
-
-def _read(path: Path, argument: str) -> Iterator[tuple[str, np.ndarray]]:
     return _read_parquet(path, argument) if path.suffix == ".parquet" else _read_text(path, argument)
 
 
 def _read_text(path: Path, argument: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Words and vectors of a text file in GloVe's or word2vec's form, line by line."""
     width = None
     with path.open(encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
@@ -211,6 +208,7 @@ def _read_text(path: Path, argument: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _read_parquet(path: Path, argument: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Words and vectors of a parquet file, by the types of its columns rather than by their names."""
     file = pq.ParquetFile(path)
     columns = {str(field.type).split("<")[0]: field.name for field in reversed(list(file.schema_arrow))}
     word = columns.get("string") or columns.get("large_string")

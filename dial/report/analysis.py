@@ -110,6 +110,7 @@ class Analysis:
 
     @cached_property
     def _resampled(self) -> Resampled:
+        """Every quantity of the report on the same resamples of rows, so that differences are paired."""
         decisions = {choice.key: choice.taken for choice in self._chosen}  # folds come before the curves of all rows
         own = {**self._own.choosers, ORACLE.key: self._oracle}
         curves = {f"in_sample/{key}": chooser.curve for key, chooser in own.items()} | self._curves
@@ -130,6 +131,7 @@ class Analysis:
         return self._measured[taken]
 
     def _computed(self, taken: Taken) -> dict[str, Any]:
+        """Quality, cost and shares of a decision, without intervals."""
         quality = {name: quality_of(taken, name) for name in self.rows.metrics}
         macs, shares = float(taken.macs.mean()), taken.shares
         return {
@@ -159,6 +161,7 @@ class Analysis:
         return result
 
     def _point(self, choice: Choice) -> dict[str, Any]:
+        """What the report says of one operating point: what was promised, what was measured, and whether it held."""
         rule, promise, measured = choice.point.rule, choice.point.promise, self._measure(choice.taken)
         entry: dict[str, Any] = {"score": rule.score, "rule": rule.name, "kind": choice.kind, "target": choice.target}
         entry |= {"thresholds": list(rule.thresholds), "calibration": promise.measured()}
@@ -237,6 +240,7 @@ class Analysis:
         ]
 
     def _in_sample_point(self, choice: Choice) -> dict[str, Any]:
+        """The same of a point chosen on the reported rows, whose interval chooses again on each resample."""
         rule, target, taken = choice.point.rule, choice.target, choice.taken
         entry: dict[str, Any] = {"score": rule.score, "rule": rule.name, "kind": choice.kind, "target": target}
         entry["thresholds"] = list(rule.thresholds) if rule.routes else []
@@ -298,6 +302,7 @@ class Analysis:
         return entry
 
     def _crossings(self) -> dict[str, Any]:
+        """Where the densities of right and wrong rows cross, by score and stage."""
         names = self.rows.stage_names
         return {
             score: {

@@ -118,7 +118,7 @@ class Choices:
                 yield Choice(chooser.rule, kind, point, taken, points)
 
     def _recipes(self, chooser: Chooser) -> Iterator[tuple[str, float | None, Recipe]]:
-        """Kind, what is asked for, and how the point is chosen; no curve is needed yet."""
+        """Kind, what is asked for, and the function that chooses the point, which folds call again; no curve yet."""
         for target in self.settings.targets:
             yield "expected", target, partial(Chooser.expected, target=target)
             yield "confident", target, partial(Chooser.confident, target=target, confidence=self.settings.confidence)

@@ -178,6 +178,7 @@ class Comparison:
         return folder
 
     def _check(self, folder: Path, argument: str) -> None:
+        """Refuses a folder that holds something other than this comparison."""
         path = folder / FILES["results"]
         ours = path.exists() and "configuration" in read_json(path, argument)
         check_files(folder, list(FILES.values()), ours, argument)

@@ -109,6 +109,8 @@ def _errors_of(
     part: NDArray[np.int64],
     quantiles: int,
 ) -> StageErrors:
+    """Counts of corrected, broken, right and wrong rows in each quantile of a stage's score."""
+
     def count(rows: NDArray[np.bool_]) -> NDArray[np.int64]:
         return np.bincount(part[rows], minlength=quantiles).astype(np.int64)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dial.claims import SWEEP_FILES
-from dial.files import atomic_write, plain, remove_scratch, write_json
+from dial.files import atomic_write, plain, write_json
 from dial.report.analysis import Analysis, Choices
 from dial.report.configuration import check_folder, configuration
 from dial.report.errors import StageErrors, errors_of_splits, write_errors
@@ -21,7 +20,7 @@ from dial.report.settings import SweepSettings
 from dial.report.text import render
 from dial.stages.parquet import save_table
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import Curve, concat
+from dial.tradeoff.curve import Curve, concat, to_frame
 from dial.tradeoff.density import Densities
 from dial.tradeoff.rules import check_settings
 from dial.tradeoff.thinning import thin
@@ -95,7 +94,7 @@ class Report:
         """
         from dial.report.figures.style import save  # matplotlib: only where something is drawn
 
-        folder, began = Path(folder), time.time()
+        folder = Path(folder)
         check_folder(folder, self.results.configuration, self.partial)
         save_table(self.table, folder / "stages.parquet")
         if self.curves:
@@ -110,18 +109,22 @@ class Report:
         for name, figure in self.figures().items():
             save(figure, folder / name)
         write_json(folder / "summary.json", self.summary)
-        for name in (*SWEEP_FILES, "exits.png"):
-            remove_scratch(folder / name, began)
         return folder
 
     def _write_curves(self, folder: Path) -> None:
+        """All curves as parquet at every decision, and as CSV thinned to what a chart needs."""
         import pyarrow.csv
         import pyarrow.parquet
 
         mark = {b"dial": json.dumps({"schema": SCHEMA, "partial": self.partial}).encode()}
-        with atomic_write(folder / "curve.parquet") as temporary:
-            pyarrow.parquet.write_table(concat(self.curves).replace_schema_metadata(mark), temporary)
         small = concat([thin(curve, CSV_POINTS, CSV_TOLERANCE) for curve in self.curves])
+        schema = small.schema.with_metadata(mark)
+        with (
+            atomic_write(folder / "curve.parquet") as temporary,
+            pyarrow.parquet.ParquetWriter(temporary, schema) as writer,
+        ):
+            for curve in self.curves:  # one at a time, as each may have a point for each row
+                writer.write_table(to_frame(curve).cast(schema))
         if self.partial:
             small = small.append_column("partial", pyarrow.array([True] * len(small)))
         with atomic_write(folder / "curve.csv") as temporary:
@@ -223,6 +226,7 @@ def build_report(table: StageTable, settings: SweepSettings, costs: "ModelCosts 
 
 
 def _describe(table: StageTable, index: int) -> dict[str, Any]:
+    """What the report says of a stage beside its numbers."""
     stage = table.stages[index]
     known = table.settings.get("tiers", {}).get(stage.tier, {})
     return {

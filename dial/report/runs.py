@@ -86,6 +86,7 @@ def read_run(folder: str | Path, split: str | None = None, score: str | None = N
 
 
 def _run(given: Path, place: Path, results: SweepResults, split: str | None, score: str | None) -> Run:
+    """One run of a comparison, read and checked: its curve, or its only point."""
     splits = list(results.splits)
     if split is not None and split not in splits:
         raise ValueError(f"`split` must be one of {', '.join(splits)} of {given}, but got {split!r}.")

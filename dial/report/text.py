@@ -59,6 +59,7 @@ def quality_name(results: SweepResults) -> str:
 
 
 def _heading(results: SweepResults) -> str:
+    """How the numbers below were made: units, intervals, and on which rows points were chosen."""
     chosen = results.calibration
     task = f" of {results.task}" if results.task else ""
     lines = [
@@ -85,6 +86,7 @@ def _heading(results: SweepResults) -> str:
 
 
 def _tiers(results: SweepResults, result: SplitResult) -> str:
+    """Table of the stages alone, and of the reference without routing."""
     header = ["stage", *results.metrics, "95 %", "parameters", f"{results.unit} to here", "speed-up"]
     rows = []
     for entry, stage in zip(results.stages, result.stages, strict=True):

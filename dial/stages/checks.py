@@ -1,8 +1,11 @@
-"""What is asked of a stage table before anything is computed from it; each refusal names the column and the row."""
+"""What is asked of a stage table before anything is computed from it; each refusal names the column and the row.
+
+``table`` is a :class:`dial.stages.table.StageTable`, which asks for these checks itself.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,14 +15,11 @@ from dial.stages.metrics.metrics import AGREEMENT, NAMED
 from dial.stages.task import UNREAD
 from dial.stages.texts import COUNT_RANGE, sums_of
 
-if TYPE_CHECKING:
-    from dial.stages.table import StageTable
-
 BY_TIER = ("lengths", "padded", "written", "cut_off")
 LARGEST_SCORE = 1e100  # beyond it differences and squares of scores are no numbers any more
 
 
-def check_shapes(table: StageTable) -> None:
+def check_shapes(table: Any) -> None:
     """Refuse columns of unequal shapes."""
     rows, stages = len(table.split), len(table.stages)
     wanted: list[tuple[str, Any, tuple[int, ...]]] = []
@@ -42,7 +42,7 @@ def check_shapes(table: StageTable) -> None:
             )
 
 
-def check_names(table: StageTable) -> None:
+def check_names(table: Any) -> None:
     """Refuse stages without a name of their own, and metrics that cannot be computed."""
     names = [stage.name for stage in table.stages]
     if not names or len(set(names)) < len(names):
@@ -66,7 +66,7 @@ def check_names(table: StageTable) -> None:
         )
 
 
-def check_labels(table: StageTable) -> None:
+def check_labels(table: Any) -> None:
     """Refuse labels that are no class, or not finite, and logits that do not fit the label names."""
     label = np.asarray(table.label)
     bad = ~np.isfinite(label)
@@ -89,7 +89,7 @@ def check_labels(table: StageTable) -> None:
         )
 
 
-def _check_predictions(table: StageTable, allowed: str) -> None:
+def _check_predictions(table: Any, allowed: str) -> None:
     """Refuse predictions between two classes, which would be cut to the lower one."""
     values = np.asarray(table.predictions)
     between = np.isfinite(values) & (values != np.floor(values)) if values.dtype.kind == "f" else np.zeros(1, bool)
@@ -102,7 +102,7 @@ def _check_predictions(table: StageTable, allowed: str) -> None:
         )
 
 
-def check_scores(table: StageTable) -> None:
+def check_scores(table: Any) -> None:
     """Refuse scores that could decide and are not finite: no threshold is above plus infinity, none fits NaN.
 
     Those of the last stage decide nothing and are not read.
@@ -118,7 +118,7 @@ def check_scores(table: StageTable) -> None:
             )
 
 
-def check_ranges(table: StageTable) -> None:
+def check_ranges(table: Any) -> None:
     """Refuse statistics outside the range that they declare, on which every guard against an unseen loss rests."""
     ranges = table.settings.get("ranges", {})
     for name, (low, high) in ranges.items():
@@ -143,7 +143,7 @@ def check_ranges(table: StageTable) -> None:
             )
 
 
-def check_finite(table: StageTable) -> None:
+def check_finite(table: Any) -> None:
     """Refuse outputs, predictions and costs that are not finite, and costs below 0, naming tier and example."""
     for name in ("outputs", "predictions"):
         values = getattr(table, name)

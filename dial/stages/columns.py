@@ -74,6 +74,7 @@ class Columns:
             return self.file.read(columns=[name]).column(name)
 
     def _lists(self, name: str, column: Any) -> np.ndarray:
+        """A column of lists of one size as a matrix, NaN where it has none."""
         flat = column.flatten()
         sizes = [column.type.list_size] if pa.types.is_fixed_size_list(column.type) else _sizes(column)
         if len(sizes) > 1:

@@ -209,6 +209,7 @@ class StageTable:
         return self._taken(index, Borrowed(self.scores, index))
 
     def _taken(self, index: np.ndarray | slice, scores: Mapping[str, np.ndarray]) -> StageTable:
+        """These rows of every column, with the given scores; not checked."""
         taken = object.__new__(type(self))
         columns: dict[int, np.ndarray] = {}  # one that serves as two is taken once
         for item in dataclasses.fields(self):
@@ -315,6 +316,7 @@ class StageTable:
         return self._metric_statistics(self.metrics[0])
 
     def _metric_statistics(self, name: str) -> tuple[Metric, np.ndarray]:
+        """See :meth:`metric_statistics`."""
         if name in self.statistics:
             mean = Mean(name, self.range_of(name))
             return mean, mean.statistics(self.label, self.statistics[name])

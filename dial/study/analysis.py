@@ -84,11 +84,7 @@ def rule_at(rows: StageTable, score: str, thresholds: Sequence[float]) -> Thresh
 
 
 def choose_exits(
-    rows: StageTable,
-    held_out: StageTable | None,
-    score: str,
-    targets: Sequence[float],
-    reference: Mapping[str, float],
+    rows: StageTable, held_out: StageTable | None, score: str, targets: Sequence[float], reference: Mapping[str, float]
 ) -> list[Point]:
     """Points of another model with exits at the same qualities as the cascade's.
 

@@ -51,6 +51,7 @@ class Inductor:
 
 
 def _compile(part: torch.nn.Module, example: dict[str, Tensor]) -> Any:
+    """The module compiled for free batch sizes and lengths, without what compilers print."""
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

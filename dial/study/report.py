@@ -59,6 +59,7 @@ def _indented(part: str) -> str:
 
 
 def _heading(results: dict[str, Any]) -> str:
+    """How the times were taken, on what machine and on which rows."""
     machine, settings = results["machine"], results["settings"]
     task = f" of {results['task']}" if results.get("task") else ""
     lines = [
@@ -94,6 +95,7 @@ def _ratio(entry: Mapping[str, Any], name: str = "speedup") -> str:
 
 
 def _contenders(results: dict[str, Any]) -> str:
+    """Table of models alone: latency, throughput, quality, and answers other than the Super's."""
     header = ["model", "backend", "dtype", "padded to", "ms", "p50", "p95", "p99", "CPU ms", "speed-up"]
     header += ["batch", "rows/s", "CPU ms/row", "speed-up", "quality", "changed answers"]
     rows = []
@@ -115,6 +117,7 @@ def _contenders(results: dict[str, Any]) -> str:
 
 
 def _points(results: dict[str, Any]) -> str:
+    """Table of operating points on the clock, one row at a time (TangoBERT, Table 2)."""
     header = ["target %", "method", "reading", "speed-up", "over padded", "kept %", "ms", "p50", "p95", "p99"]
     rows = []
     for target in results["settings"]["targets"]:
@@ -134,6 +137,7 @@ def _points(results: dict[str, Any]) -> str:
 
 
 def _throughput(results: dict[str, Any]) -> str:
+    """Table of operating points in batches (TangoBERT, Table 3)."""
     header = ["target %", "kept %", "batch sizes", "rows/s", "with tokenising", "CPU ms/row", "speed-up", "over padded"]
     rows = [
         [
@@ -148,6 +152,7 @@ def _throughput(results: dict[str, Any]) -> str:
 
 
 def _prediction(results: dict[str, Any]) -> str:
+    """Table of the times that times by length predict, beside those that were taken."""
     header = ["target %", "batch", "predicted ms", "measured ms", "ratio"]
     rows = [
         [

@@ -126,6 +126,7 @@ def rivals(
     device = next(tier.parameters()).device
 
     def join(name: str, view: dict[str, Any] | None) -> None:
+        """Adds a rival that this machine can run; of another one the reason is kept."""
         try:
             if view is None:
                 rival: Contender = Pipeline(name, tier, units)

@@ -61,9 +61,21 @@ class StudySettings:
             raise ValueError(f"`targets` must be shares of the Super's quality in (0, 1], but got {self.targets!r}.")
 
 
-def default_score(table: StageTable) -> str:
-    """The table's first score that is not random."""
-    return next((name for name in table.scores if name != "random"), "random")
+def chosen_score(table: StageTable, settings: StudySettings) -> str:
+    """The score that decides.
+
+    Raises:
+        ValueError: the table does not hold the one that was asked for.
+    """
+    score = settings.score or next((name for name in table.scores if name != "random"), "random")
+    if score not in table.scores:
+        raise ValueError(f"`score` must be one of {', '.join(table.scores)}, but got {score!r}.")
+    return score
+
+
+def spread_evenly(count: int, rows: int) -> np.ndarray:
+    """Positions of so many of the rows, or of all of them, ``(N,)`` ascending."""
+    return np.unique(np.linspace(0, rows - 1, min(count, rows)).round().astype(np.int64))
 
 
 class Study:
@@ -101,11 +113,8 @@ class Study:
         check_names(list(network.tiers), exits is not None, settings.compiled)
         self.rows = table.of_split(split)
         self.held_out = table.of_split("calibration") if "calibration" in table.splits else None
-        self.score = settings.score or default_score(table)
-        if self.score not in table.scores:
-            raise ValueError(f"`score` must be one of {', '.join(table.scores)}, but got {self.score!r}.")
-        count = min(settings.rows, len(self.rows))
-        self.sampled = np.unique(np.linspace(0, len(self.rows) - 1, count).round().astype(np.int64))
+        self.score = chosen_score(table, settings)
+        self.sampled = spread_evenly(settings.rows, len(self.rows))
         self.everything = [units[identity] for identity in self.rows.sample_id.tolist()]
         self.units = [self.everything[i] for i in self.sampled.tolist()]
         self.points = choose_points(self.rows, self.held_out, self.score, settings.targets, settings.folds)
@@ -114,6 +123,7 @@ class Study:
         self.times: TimeTable | None = None
 
     def _exits_points(self, table: StageTable) -> tuple[StageTable, list[Point]]:
+        """Rows and chosen points of the run with exits, which must be over the rows of this one."""
         rows = table.of_split(self.rows.splits[0])
         if not np.array_equal(rows.sample_id, self.rows.sample_id) or not np.array_equal(rows.label, self.rows.label):
             raise ValueError(
@@ -237,6 +247,7 @@ class Study:
         runs: Sequence[Mapping[str, Any]],
         sizes: Mapping[str, int],
     ) -> Measured:
+        """What the clock gave, as the analysis reads it."""
         times = {
             kind: {
                 c.name: Times(

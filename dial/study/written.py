@@ -25,7 +25,7 @@ from dial.machine import describe_machine, synchronise
 from dial.report.tables import percent, table, with_interval
 from dial.stages.table import StageTable
 from dial.study.analysis import choose_points, rule_at, spread
-from dial.study.study import SEARCHED_ROWS, StudySettings, default_score
+from dial.study.study import SEARCHED_ROWS, StudySettings, chosen_score, spread_evenly
 from dial.tradeoff.taken import Taken, quality_of, super_alone
 
 NO_SCORE = (
@@ -86,13 +86,10 @@ class WrittenStudy:
         self.network, self.settings, self.cache_dir = network.eval(), settings, cache_dir
         self.rows = table.of_split(split)
         held_out = table.of_split("calibration") if "calibration" in table.splits else None
-        self.score = settings.score or default_score(table)
-        if self.score not in table.scores:
-            raise ValueError(f"`score` must be one of {', '.join(table.scores)}, but got {self.score!r}.")
+        self.score = chosen_score(table, settings)
         if self.score == "random":
             raise ValueError(NO_SCORE.format("score"))
-        count = min(settings.rows, len(self.rows))
-        self.sampled = np.unique(np.linspace(0, len(self.rows) - 1, count).round().astype(np.int64))
+        self.sampled = spread_evenly(settings.rows, len(self.rows))
         identities = self.rows.sample_id[self.sampled].tolist()
         whole = isinstance(identities[0], int)
         self.units = [(one if whole else i, units[one]) for i, one in enumerate(identities)]
@@ -244,6 +241,7 @@ HEADER = [
 
 
 def _line(arm: Mapping[str, Any]) -> list[str]:
+    """One arm of the table: quality, shares, speed-ups with intervals, times."""
     speedups = [
         (arm[name]["median"], (arm[name]["low"], arm[name]["high"])) for name in ("time_speedup", "processor_speedup")
     ]

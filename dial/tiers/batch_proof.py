@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -15,11 +14,13 @@ import torch
 import transformers
 from torch import Tensor
 
+from datamodules.encoding import default_cache_dir
+from datamodules.quiet import quiet
 from dial.files import write_json
-from dial.machine import default_cache_dir, key_of
+from dial.machine import key_of
 from dial.models import MultiExitConfig
 from dial.tiers.batching import Batching, Encoding
-from dial.tiers.model_inputs import PAIR, WHOLE, accepted_inputs, embedding_size, longest, match_inputs, quiet
+from dial.tiers.model_inputs import PAIR, WHOLE, accepted_inputs, embedding_size, longest, match_inputs
 from dial.tiers.tier import Tier
 from dial.tiers.tokens import Tokeniser, Tokens
 
@@ -89,14 +90,30 @@ def _types(tokenizer: Any) -> list[int] | None:
     return sorted(set(encoded["token_type_ids"][0]) & {0, 1}) or [0] if "token_type_ids" in encoded else None
 
 
-SCHEMA = 1
+SCHEMA = 2
 ORDER = (0, 1, 2, 1, 2)  # which of the three lengths each of the rows has
 BATCHES = ((0, 1, 2, 3, 4), (0, 1))
 EQUAL_ROWS = 64
 SHORT = 8  # a model that computes no row of so few tokens more than a text without words has is not taken
-SECONDS = 1.0  # that the proof may take, where a model is not so large that a few rows take longer
 # Of what rows differ by, and of the logits themselves: above the noise of float32, far below what one token changes.
 OF_SPREAD, OF_SCALE = 1e-4, 2e-5
+
+
+def check_padding(tier: Tier, argument: str, padded_before: bool = False) -> None:
+    """Refuse a model that reads padding: the rows of a batch, which differ in length, are read at once.
+
+    Args:
+        tier: whose batching is settled.
+        argument: how the user calls it.
+        padded_before: whether padding stands before the text, which is read there.
+
+    Raises:
+        ValueError: it does.
+    """
+    if tier.batching.equal_length or padded_before:
+        raise ValueError(
+            f"`{argument}` must not read padding, but the encoder of {tier.view.path} does; give another model."
+        )
 
 
 def settle(tier: Tier, argument: str, place: str | None = None, cache_dir: str | Path | None = None) -> Tier:
@@ -104,8 +121,8 @@ def settle(tier: Tier, argument: str, place: str | None = None, cache_dir: str |
 
     Rows are padded on the right, or, where that changes answers, on the left; where both do, only rows of one length
     are computed together. Each of these is tried: rows of three lengths alone, as transformers answers them, against
-    the same rows in batches of two sizes, and rows of one length alone against a batch of 64. What was found is
-    remembered by the tier's fingerprint.
+    the same rows in batches of two sizes, and rows of one length alone against a batch of 64: always all of them, as
+    what is found must not depend on how busy the machine is. It is remembered by the tier's fingerprint.
 
     Args:
         tier: with its tokenizer, in float32.
@@ -124,8 +141,7 @@ def settle(tier: Tier, argument: str, place: str | None = None, cache_dir: str |
     _settle_attention(model, tier.max_length, argument, path)
     ends = model.config.eos_token_id if model.config.is_encoder_decoder and not tier.generates else None
     plain = Batching(
-        pad_id=None if pad == tier.tokenizer.pad_token_id else pad,
-        end_id=int(ends) if isinstance(ends, int) else None,
+        pad_id=None if pad == tier.tokenizer.pad_token_id else pad, end_id=int(ends) if isinstance(ends, int) else None
     )
     proof = _Proof(tier, plain, argument, path)
     file = proof.file(Path(default_cache_dir() if cache_dir is None else cache_dir))
@@ -179,7 +195,6 @@ class _Proof:
         self.tier, self.plain, self.argument, self.path = tier, plain, argument, path
         self.accepted = accepted_inputs(tier.model)
         self.rows = ProbeRows(tier)
-        self.batches: Sequence[Sequence[int]] = BATCHES
         self._reason = ""
 
     def file(self, cache_dir: Path) -> Path:
@@ -204,20 +219,16 @@ class _Proof:
             shortest = self._shortest()
             lengths = self.rows.lengths(shortest)
             rows = [self.rows.row(lengths[kind], special=index == 3) for index, kind in enumerate(ORDER)]
-            start = time.perf_counter()
-            first = self._alone(rows[:1])
-            if (time.perf_counter() - start) * 2 * len(rows) > SECONDS:
-                rows, self.batches = rows[:2], BATCHES[1:]
-            expected = torch.cat([first, self._alone(rows[1:])])
-            unmasked = self._agrees(self.plain, rows, expected, [[row] for row in (1, 3) if row < len(rows)])
+            expected = self._alone(rows)
+            unmasked = self._agrees(self.plain, rows, expected, [[1], [3]])
             plain = replace(self.plain, masked=not unmasked, shortest=shortest)
             for side in ("right", "left"):
                 self.tier.tokenizer.padding_side = side
-                if self._agrees(plain, rows, expected, self.batches):
+                if self._agrees(plain, rows, expected, BATCHES):
                     return side, plain
             self.tier.tokenizer.padding_side = "right"
             equal = replace(plain, equal_length=True)
-            if self._agrees(equal, rows, expected, self.batches) and self._equal_rows_agree(equal, lengths[1]):
+            if self._agrees(equal, rows, expected, BATCHES) and self._equal_rows_agree(equal, lengths[1]):
                 return "right", equal
         self._refuse()
 
@@ -238,16 +249,9 @@ class _Proof:
         return 1 if length == self.rows.empty else length
 
     def _equal_rows_agree(self, batching: Batching, length: int) -> bool:
-        """Whether rows of one length are answered in a batch of 64 as alone; so many alone as there is time for."""
+        """Whether rows of one length are answered in a batch of 64 as alone."""
         rows = [self.rows.row(length) for _ in range(EQUAL_ROWS)]
-        together = self._answers(batching, rows)
-        start = time.perf_counter()
-        alone: list[Tensor] = []
-        for row in rows:
-            alone.append(self._alone([row]))
-            if len(alone) > 1 and time.perf_counter() - start > SECONDS:
-                break
-        return close(together[: len(alone)], torch.cat(alone))
+        return close(self._answers(batching, rows), self._alone(rows))
 
     def _alone(self, rows: Sequence[Tokens]) -> Tensor:
         """Outputs ``(R, ...)`` of each row alone, as transformers computes them: with a mask, without padding."""
@@ -293,6 +297,7 @@ class _Proof:
         return self.tier.probe(inputs).double().cpu()
 
     def _refuse(self) -> NoReturn:
+        """Says of what kind the model is, and why no batching was found in which rows do not change each other."""
         kind, config = type(self.tier.model).__name__, self.tier.model.config
         if self._reason and getattr(config, "pad_token_id", None) is None:
             raise ValueError(

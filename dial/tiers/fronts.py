@@ -82,6 +82,7 @@ def read_search(folder: Path) -> tuple[dict[str, Any], int, list[Individual]] | 
 
 
 def _read(file: Path, argument: str) -> dict[str, Any]:
+    """Content of a file of length configurations, checked."""
     content = read_json(file, argument)
     try:
         if content["schema"] != SCHEMA:

@@ -146,11 +146,7 @@ def check_targets_agree(targets: Mapping[str, str | None], data: str | None = No
 
 
 def check_permutation(
-    predictions: ArrayLike,
-    labels: ArrayLike,
-    label_names: Sequence[str],
-    argument: str,
-    significance: float = 1e-3,
+    predictions: ArrayLike, labels: ArrayLike, label_names: Sequence[str], argument: str, significance: float = 1e-3
 ) -> None:
     """Refuse an assumed order of labels where another one fits held-out rows better by more than its noise.
 

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from datamodules.quiet import quiet
 from dial.models.exit_proof import prove_layers
 from dial.models.exits import UnsuitableEncoderError, Visits, find_layers
 from dial.models.multi_exit import MultiExitForSequenceClassification
@@ -19,7 +20,6 @@ from dial.tiers.backends.attach import in_torch
 from dial.tiers.batch_proof import settle
 from dial.tiers.labels import match_labels
 from dial.tiers.loading import View, load_tier, read_config
-from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
 from dial.tiers.places import check_place
 from dial.tiers.reading import length_kept, read_tokenizer, reason_of
@@ -64,7 +64,7 @@ def tier_with_exits(
                 tier.model.add_certainty()
                 declared = False
             return tier, declared
-    model = _put_exits(place, exits, pooler, pooling, layers, label_names)
+    model = _put_exits(place, exits=exits, label_names=label_names, pooler=pooler, pooling=pooling, layers=layers)
     check_exits_hold(model, "path")
     if certainty:
         model.add_certainty()
@@ -77,19 +77,16 @@ def tier_with_exits(
     return tier, False
 
 
-def _put_exits(
-    place: str,
-    exits: Sequence[int] | None,
-    pooler: bool,
-    pooling: Pooling | None,
-    layers: int | None,
-    label_names: list[str],
-) -> MultiExitForSequenceClassification:
+def _put_exits(place: str, **settings: Any) -> MultiExitForSequenceClassification:
+    """The encoder with exits; errors say whether its weights or its build are the obstacle.
+
+    Args:
+        place: its folder or hub id.
+        settings: of ``from_encoder`` of the model with exits.
+    """
     try:
         with quiet():
-            return MultiExitForSequenceClassification.from_encoder(
-                place, exits=exits, label_names=label_names, pooler=pooler, pooling=pooling, layers=layers
-            )
+            return MultiExitForSequenceClassification.from_encoder(place, **settings)
     except ValueError:
         raise
     except Exception as error:  # of the weights, or of an encoder that no exits can be put on

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
 from datamodules.labels import is_free_text
+from datamodules.quiet import quiet
+from datamodules.scratch import scratch
 from dial.models import BiLSTMConfig, MultiExitConfig, word_vectors_width
 from dial.models.slender.subnetworks import FIELD
 from dial.stages.task import Regression, Task, task_of
@@ -23,11 +23,21 @@ from dial.tiers.batch_proof import settle
 from dial.tiers.embeddings import is_model
 from dial.tiers.fronts import lengths_of
 from dial.tiers.labels import match_labels, remedy_of_numbers
-from dial.tiers.model_inputs import quiet
 from dial.tiers.multi_exit import MultiExitTier, check_exits_hold
-from dial.tiers.places import CONFIG, check_place, code_refused
+from dial.tiers.places import check_place
 from dial.tiers.precision import cast_encoder
-from dial.tiers.reading import CARD, cut_layers, length_kept, read_card, read_tokenizer, read_with, reason_of
+from dial.tiers.reading import (
+    CARD,
+    cut_layers,
+    default_of,
+    length_kept,
+    read_card,
+    read_configuration,
+    read_tokenizer,
+    read_weights,
+    read_with,
+    reason_of,
+)
 from dial.tiers.span_loading import check_span_keys, extracts, load_span_tier
 from dial.tiers.subnetworks import cut_as_trained
 from dial.tiers.text_loading import check_writers_keys, load_text_tier, writes
@@ -45,9 +55,7 @@ def read_config(path: str, layers: int | None, label_names: Sequence[str], argum
     Raises:
         ValueError: it cannot be read, has too few layers, or its head has another number of outputs than the data.
     """
-    config, task = read_with(AutoConfig, path, argument, "configuration"), task_of(label_names)
-    if getattr(config, "auto_map", None):
-        raise ValueError(code_refused(path, argument, f"`auto_map` in its {CONFIG}"))
+    config, task = read_configuration(path, argument), task_of(label_names)
     if layers is not None:
         cut_layers(config, layers, argument)
     declared = any("ForSequenceClassification" in name for name in config.architectures or [])
@@ -97,15 +105,12 @@ def read_model(path: str, config: Any, argument: str) -> tuple[nn.Module, list[s
     Raises:
         ValueError: the weights cannot be read, do not fit the configuration, or lack a part of the encoder.
     """
-    settings = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, report = read_with(AutoModelForSequenceClassification, path, argument, "weights", **settings)
-    if report["mismatched_keys"]:
-        first = sorted(str(key) for key in report["mismatched_keys"])[0]
+    model, misfits, missing = read_weights(AutoModelForSequenceClassification, path, config, argument)
+    if misfits:
         raise ValueError(
-            f"`{argument}`: the weights in {path} do not fit its configuration and the data, first {first}."
+            f"`{argument}`: the weights in {path} do not fit its configuration and the data, first {misfits[0]}."
         )
     encoder = f"{model.base_model_prefix}."
-    missing = sorted(report["missing_keys"])
     # A pooler is part of the head that was trained with it; encoders pretrained without one come without it.
     inside = [key for key in missing if key.startswith(encoder) and ".pooler." not in key]
     if inside:
@@ -278,11 +283,7 @@ def _make_config(settings: dict[str, Any], tokenizer: Any, argument: str) -> Any
             f"`{argument}` must have a `model_type` that transformers knows (bilstm, bert, roberta, electra, "
             f"distilbert, modernbert, ...), but got {model_type!r}."
         )
-    default = CONFIG_MAPPING[model_type]()
-    unknown = [key for key in settings if not hasattr(default, key)]
-    if unknown:
-        allowed = ", ".join(sorted(key for key in default.to_dict() if not key.startswith("_")))
-        raise ValueError(f"`{argument}` of {model_type} allows {allowed}, but got {', '.join(unknown)}.")
+    default = default_of(model_type, settings, argument)
     special = {"pad": 0, "cls": 2, "sep": 3, "bos": 2, "eos": 3}  # as laid out by build_word_tokenizer
     if tokenizer is not None:
         special = {key: getattr(tokenizer, f"{key}_token_id") for key in special}
@@ -302,6 +303,7 @@ def _make_config(settings: dict[str, Any], tokenizer: Any, argument: str) -> Any
 def _order(
     view: View, own: list[str] | None, label_names: list[str], name: str, argument: str
 ) -> tuple[list[int] | None, bool]:
+    """Which output means which class of the data, and whether that was assumed."""
     if not task_of(label_names).exact:
         return None, False
     order, assumed = match_labels(own, label_names, argument)
@@ -336,13 +338,12 @@ def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: 
                 f"`folder` must not exist yet, but {folder} holds {reason}; give another folder or move it."
             )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        made = Path(scratch) / "new"
+    with scratch(folder, folder=True) as place:
+        made, old = place / "new", place / "old"
         made.mkdir()
         with quiet():
             tier.save(made)
         (made / CARD).write_text(json.dumps(dict(card), indent=2, sort_keys=True) + "\n")
-        old = Path(scratch) / "old"
         if folder.exists():
             folder.rename(old)
         try:

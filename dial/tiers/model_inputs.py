@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 CARRIED = ("input_ids", "attention_mask", "token_type_ids")  # what an encoding holds
 WHOLE = {"padding": False, "truncation": False, "verbose": False}
@@ -103,6 +101,7 @@ def _try(tokenizer: Any, where: str) -> dict[str, Sequence[int]]:
 
 
 def _check_ids(tokenizer: Any, size: int | None, model: str, where: str) -> None:
+    """Refuses a tokenizer whose ids go beyond the model's embedding."""
     if size is None:
         return
     vocabulary = tokenizer.get_vocab()
@@ -116,6 +115,7 @@ def _check_ids(tokenizer: Any, size: int | None, model: str, where: str) -> None
 
 
 def _settle_types(tokenizer: Any, model: Any, where: str) -> None:
+    """Has the tokenizer give token types where the model knows several, and refuses more than it knows."""
     unasked = "token_type_ids" in tokenizer.model_input_names
     known = token_types(model)
     if not unasked and known < 2:
@@ -134,6 +134,7 @@ def _settle_types(tokenizer: Any, model: Any, where: str) -> None:
 
 
 def _padding(tokenizer: Any, model: Any, size: int | None, argument: str, path: str) -> int:
+    """Id of the padding token, the model's own before the tokenizer's."""
     own = getattr(model.config, "pad_token_id", None)
     found = tokenizer.pad_token_id if own is None else own
     remedy = (
@@ -182,17 +183,3 @@ def check_max_length(asked: int | None, special: int, argument: str) -> None:
     if asked is not None and asked <= special:
         beside = f", as {special} are special tokens" if special else ""
         raise ValueError(f"`{argument}`: `max_length` must be at least {special + 1}{beside}, but got {asked}.")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress bars and load reports of transformers: what matters in them is said in one line."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -92,6 +92,7 @@ def _nearest(path: str, folder: Path) -> str:
 
 
 def _is_cached(name: str, weights: bool) -> bool:
+    """Whether the hub's cache holds what a tier needs under this name."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer
 
+from datamodules.quiet import quiet
 from dial.files import read_json
 from dial.models import BiLSTMConfig
-from dial.tiers.model_inputs import check_max_length, longest, quiet
-from dial.tiers.places import code_refused
+from dial.tiers.model_inputs import check_max_length, longest
+from dial.tiers.places import CONFIG, code_refused
 
 CARD = "card.json"
 DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")  # BART's and T5's name
@@ -48,6 +51,48 @@ def read_tokenizer(path: str, argument: str) -> Any:
         ValueError: it cannot be read; names ``argument``.
     """
     return read_with(AutoTokenizer, path, argument, "tokenizer")
+
+
+def read_configuration(path: str, argument: str) -> Any:
+    """Configuration of a folder or hub id whose model needs no code of its own.
+
+    Raises:
+        ValueError: it cannot be read, or needs some; names ``argument``.
+    """
+    config = read_with(AutoConfig, path, argument, "configuration")
+    if getattr(config, "auto_map", None):
+        raise ValueError(code_refused(path, argument, f"`auto_map` in its {CONFIG}"))
+    return config
+
+
+def read_weights(kind: Any, path: str, config: Any, argument: str) -> tuple[Any, list[str], list[str]]:
+    """Model in float32, and names of parameters that do not fit the configuration, and that the files lack.
+
+    Args:
+        kind: the Auto class.
+        path: folder or hub id.
+        config: what the model is to be.
+        argument: how the user calls it.
+
+    Raises:
+        ValueError: the weights cannot be read; names ``argument``.
+    """
+    settings = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, report = read_with(kind, path, argument, "weights", **settings)
+    return model, sorted(str(key) for key in report["mismatched_keys"]), sorted(report["missing_keys"])
+
+
+def default_of(kind: str, settings: Mapping[str, Any], argument: str) -> Any:
+    """Configuration of a kind of model as it comes, which must know all settings.
+
+    Raises:
+        ValueError: it does not; names ``argument``.
+    """
+    default = CONFIG_MAPPING[kind]()
+    if unknown := [key for key in settings if not hasattr(default, key)]:
+        allowed = ", ".join(sorted(key for key in default.to_dict() if not key.startswith("_")))
+        raise ValueError(f"`{argument}` of {kind} allows {allowed}, but got {', '.join(unknown)}.")
+    return default
 
 
 def read_card(path: str) -> dict[str, Any]:

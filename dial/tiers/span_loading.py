@@ -6,16 +6,15 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering
 
 from datamodules.labels import is_free_text
 from datamodules.windows import check_reader
-from dial.tiers.batch_proof import settle
+from dial.tiers.batch_proof import check_padding, settle
 from dial.tiers.fronts import lengths_of
-from dial.tiers.places import CONFIG, check_place, code_refused
+from dial.tiers.places import check_place
 from dial.tiers.precision import cast_encoder
-from dial.tiers.reading import cut_layers, length_kept, read_card, read_tokenizer, read_with
+from dial.tiers.reading import cut_layers, length_kept, read_card, read_configuration, read_tokenizer, read_weights
 from dial.tiers.spans import SpanTier
 from dial.tiers.subnetworks import check_whole
 from dial.tiers.tier import View
@@ -67,9 +66,7 @@ def load_span_tier(
     """
     view = View.parse(view, argument)
     path = check_place(view.path, argument)
-    config = read_with(AutoConfig, path, argument, "configuration")
-    if getattr(config, "auto_map", None):
-        raise ValueError(code_refused(path, argument, f"`auto_map` in its {CONFIG}"))
+    config = read_configuration(path, argument)
     declared = any(HEAD in each for each in config.architectures or [])
     if not declared and not train:
         raise ValueError(
@@ -92,10 +89,7 @@ def load_span_tier(
     if view.lengths is not None:
         tier.drop_tokens(lengths_of(view, path, argument, model), argument)
     settle(tier, argument)
-    if tier.batching.equal_length or tokenizer.padding_side != "right":
-        raise ValueError(
-            f"`{argument}` must not read padding, but the encoder of {view.path} does; give another model."
-        )
+    check_padding(tier, argument, tokenizer.padding_side != "right")
     cast_encoder(model, view.dtype, argument)
     return tier
 
@@ -111,12 +105,11 @@ def _check_room(tier: SpanTier, argument: str) -> None:
 
 
 def _read_model(path: str, config: Any, view: View, name: str, argument: str, train: bool) -> Any:
-    settings = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, report = read_with(AutoModelForQuestionAnswering, path, argument, "weights", **settings)
-    if report["mismatched_keys"]:
-        first = sorted(str(key) for key in report["mismatched_keys"])[0]
-        raise ValueError(f"`{argument}`: the weights in {path} do not fit its configuration, first {first}.")
-    missing = sorted(key for key in report["missing_keys"] if ".pooler." not in key)
+    """The model with its head of spans, a new head only where it will be trained."""
+    model, misfits, missing = read_weights(AutoModelForQuestionAnswering, path, config, argument)
+    if misfits:
+        raise ValueError(f"`{argument}`: the weights in {path} do not fit its configuration, first {misfits[0]}.")
+    missing = [key for key in missing if ".pooler." not in key]
     inside = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
     if inside or (missing and not train):
         lack = (inside or missing)[0]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from datamodules.scratch import made_once
 from dial.files import atomic_write
 from dial.tiers.backends.comparison import Comparison
 from dial.tiers.tier import Tier
@@ -71,7 +70,7 @@ def teacher_logits(
     barrier()  # every rank passes the same barriers, whatever it saw: another run may finish the same folder meanwhile
     if not there:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        batches = told(loader, len(ids) // world_size) if rank == 0 else loader
+        batches = with_progress(loader, len(ids) // world_size) if rank == 0 else loader
         found, logits = _compute(tier, batches, torch.device(device))
         with atomic_write(_part(folder, rank, world_size)) as temporary:
             np.savez(temporary, sample_id=found, logits=logits)
@@ -88,7 +87,7 @@ def _part(folder: Path, rank: int, world_size: int) -> Path:
     return folder.with_name(f"{folder.name}.part{rank}of{world_size}.npz")
 
 
-def told(loader: Iterable[Mapping[str, Any]], rows: int) -> Iterator[Mapping[str, Any]]:
+def with_progress(loader: Iterable[Mapping[str, Any]], rows: int) -> Iterator[Mapping[str, Any]]:
     """The batches of a loader; every half a minute a line says how far the reading is.
 
     Args:
@@ -149,14 +148,7 @@ def _join(folder: Path, parts: list[Path], ids: np.ndarray, about: dict[str, Any
             f"`teacher` must give finite logits, but it does not for {len(broken)} rows, first sample_id {broken[0]}; "
             "check its weights, or load it in float32."
         )
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        np.save(scratch / "sample_id.npy", found[kept])
-        np.save(scratch / "logits.npy", logits[kept].astype(np.float32))
-        (scratch / "about.json").write_text(json.dumps(about, indent=2) + "\n")
-        scratch.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # otherwise another run was quicker, with the same content
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with made_once(folder) as place:
+        np.save(place / "sample_id.npy", found[kept])
+        np.save(place / "logits.npy", logits[kept].astype(np.float32))
+        (place / "about.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dial.files import read_json, write_json
-from dial.tiers.teacher import told
+from dial.tiers.teacher import with_progress
 from dial.tiers.tier import Tier
 
 FORMAT = 2
@@ -54,7 +54,7 @@ def teacher_texts(
     path = Path(cache_dir) / f"teacher-texts-{key}.json"
     if rank == 0 and not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, _write(tier, told(loader, rows), torch.device(device)))
+        write_json(path, _write(tier, with_progress(loader, rows), torch.device(device)))
     barrier()
     return {int(row): (str(text), bool(cut)) for row, (text, cut) in read_json(path, "teacher").items()}
 

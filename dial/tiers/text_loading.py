@@ -7,21 +7,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as WRITERS
 
 from datamodules.labels import is_free_text
+from datamodules.quiet import quiet
 from datamodules.row_tokens import check_label_words
 from dial.models.encoder_decoder import encoder_fingerprint, encoder_of, vocabulary_fingerprint
 from dial.models.energy_head import EnergyHead
 from dial.models.pieces import END, PAD, SPECIAL, Pieces
 from dial.models.saved_head import check_head, has_head, load_head
-from dial.tiers.batch_proof import settle
-from dial.tiers.model_inputs import quiet
-from dial.tiers.places import CONFIG, check_place, code_refused
+from dial.tiers.batch_proof import check_padding, settle
+from dial.tiers.places import check_place
 from dial.tiers.precision import cast_encoder
-from dial.tiers.reading import cut_layers, length_kept, read_card, read_tokenizer, read_with
+from dial.tiers.reading import (
+    cut_layers,
+    default_of,
+    length_kept,
+    read_card,
+    read_configuration,
+    read_tokenizer,
+    read_weights,
+)
 from dial.tiers.subnetworks import check_whole
 from dial.tiers.text_to_text import TextToTextTier
 from dial.tiers.tier import View
@@ -59,9 +66,7 @@ def load_text_tier(
             depend on the batch; the head belongs to something else; names ``argument``.
     """
     path = check_place(view.path, argument)
-    config = read_with(AutoConfig, path, argument, "configuration")
-    if getattr(config, "auto_map", None):
-        raise ValueError(code_refused(path, argument, f"`auto_map` in its {CONFIG}"))
+    config = read_configuration(path, argument)
     check_encoder_decoder(config, view.path, argument)
     check_whole(view, "an encoder-decoder", argument)
     if view.lengths is not None:
@@ -164,27 +169,14 @@ def check_encoder_decoder(config: Any, path: str, argument: str) -> None:
         )
 
 
-def check_padding(tier: TextToTextTier, argument: str) -> None:
-    """Refuse a model that reads padding: the rows of a batch, which differ in length, are read at once.
-
-    Raises:
-        ValueError: it does.
-    """
-    if tier.batching.equal_length:
-        raise ValueError(
-            f"`{argument}` must not read padding, but the encoder of {tier.view.path} does; give another model."
-        )
-
-
 def _read_model(path: str, config: Any, argument: str) -> Any:
-    settings = {"config": config, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, report = read_with(AutoModelForSeq2SeqLM, path, argument, "weights", **settings)
-    for what, keys in (("do not fit its configuration", "mismatched_keys"), ("lack parameters", "missing_keys")):
-        if report[keys]:
-            first = sorted(str(key) for key in report[keys])[0]
+    """The encoder-decoder, with all of its weights."""
+    model, misfits, missing = read_weights(AutoModelForSeq2SeqLM, path, config, argument)
+    for what, names in (("do not fit its configuration", misfits), ("lack parameters", missing)):
+        if names:
             raise ValueError(
-                f"`{argument}`: the weights in {path} {what}, first {first}; the file is damaged, belongs to another "
-                "configuration, or holds an encoder alone."
+                f"`{argument}`: the weights in {path} {what}, first {names[0]}; the file is damaged, belongs to "
+                "another configuration, or holds an encoder alone."
             )
     return model
 
@@ -239,11 +231,8 @@ def build_text_tier(
     kind = settings.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
         raise ValueError(f"`{argument}` must have a `model_type` such as t5, bart or marian, but got {kind!r}.")
-    default = CONFIG_MAPPING[kind]()
-    check_encoder_decoder(default, "it", argument)
-    if unknown := [key for key in settings if not hasattr(default, key)]:
-        allowed = ", ".join(sorted(key for key in default.to_dict() if not key.startswith("_")))
-        raise ValueError(f"`{argument}` of {kind} allows {allowed}, but got {', '.join(unknown)}.")
+    check_encoder_decoder(CONFIG_MAPPING[kind](), "it", argument)
+    default = default_of(kind, settings, argument)
     read = None
     if tokenizer not in BUILT:
         read = read_tokenizer(check_place(tokenizer, "tokenizer", weights=False), "tokenizer")

@@ -172,6 +172,7 @@ class Tokeniser(RowTokeniser):
         return super().__call__(units if self.form is None else [self._formed(unit) for unit in units])
 
     def _formed(self, unit: Unit) -> str:
+        """The unit in the form that the tier was trained with: one text, its fields named."""
         assert self.form is not None
         texts = (unit,) if isinstance(unit, str) else unit
         if len(texts) != self._fields:

@@ -90,6 +90,7 @@ class Chooser:
         return macs
 
     def _macs(self) -> np.ndarray:
+        """The curve's mean costs, with the Super's own at the last point."""
         macs = self.curve.macs.copy()
         macs[-1] = super_alone(self.table).macs.mean()
         return macs

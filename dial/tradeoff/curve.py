@@ -287,7 +287,7 @@ class EventCurve(Curve):
         """See :attr:`Curve.fingerprint`."""
         digest = blake2b()
         for values in (self.applied, self.events.row, self.events.after):
-            digest.update(np.ascontiguousarray(values))
+            digest.update(np.ascontiguousarray(values).data)
         return digest.digest()
 
     def moments(self, statistics: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -361,6 +361,7 @@ class EventCurve(Curve):
         return evaluate
 
     def _quality(self, metric: Metric) -> np.ndarray:
+        """Of whole groups, right where none of their rows is wrong; sums of rows do for every other metric."""
         if not isinstance(metric, GroupAccuracy):
             return super()._quality(metric)
         events, rows = self.events, np.arange(len(self.table))

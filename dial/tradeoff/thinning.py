@@ -13,8 +13,8 @@ def thin(curve: AnyCurve, points: int = 2000, tolerance: float = 1e-4) -> AnyCur
     """Return at most ``points`` of a curve's points, between which straight lines stay within ``tolerance`` of it.
 
     Quality is compared at the mean cost of every point left out, for every metric. A curve with few enough points comes
-    back whole. Where ``points`` cannot keep the tolerance, the smallest that they can is used (to a few per cent);
-    :func:`largest_gap` tells it. Grid points of a metric that is not additive are always kept.
+    back whole. Where ``points`` cannot keep the tolerance, the smallest that they can is used (to a few per cent).
+    Grid points of a metric that is not additive are always kept.
 
     Raises:
         ValueError: if ``points`` is below 2 or below the number of points that must be kept.
@@ -48,22 +48,6 @@ def thin(curve: AnyCurve, points: int = 2000, tolerance: float = 1e-4) -> AnyCur
         else:
             low = middle
     return curve.take(kept)
-
-
-def largest_gap(curve: Curve, thinned: Curve) -> float:
-    """Return the largest difference in quality between a curve and straight lines between some of its points."""
-    gaps = [0.0]
-    for values in curve.quality.values():
-        if np.isfinite(values).all():
-            at = np.searchsorted(curve.dial, thinned.dial)
-            position = np.arange(len(curve))
-            left = np.clip(np.searchsorted(at, position, side="right") - 1, 0, max(len(at) - 2, 0))
-            a, b = at[left], at[np.minimum(left + 1, len(at) - 1)]
-            span = curve.macs[b] - curve.macs[a]
-            share = np.divide(curve.macs - curve.macs[a], span, out=np.zeros(len(curve)), where=span > 0)
-            share[position == b] = 1.0
-            gaps.append(float(np.abs(values[a] + share * (values[b] - values[a]) - values).max()))
-    return max(gaps)
 
 
 def _greedy(macs: np.ndarray, qualities: list[np.ndarray], tolerance: float, needed: np.ndarray) -> np.ndarray:

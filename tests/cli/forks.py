@@ -4,7 +4,8 @@ Reads one job a line from standard input, `{"arguments": [...], "fault": null}`,
 `{"code": 0, "output": "..."}`. A fault is `training_step:7` (SIGKILL at the seventh call of that method of
 a module, or of a tier that writes),
 `SIGTERM:training_step:7` (another signal), `SIGTERM:1.5` (after so many seconds), `SIGTERM:on_train_start:1.5s` (so
-many seconds after that method), or `enospc:summary.json` (the disk is full when a file of that name is written).
+many seconds after that method), `enospc:summary.json` (the disk is full when a file of that name is written), or
+`killed:summary.json` (SIGKILL at that moment).
 """
 
 import errno
@@ -63,12 +64,14 @@ def kill_in(seconds: float, number: int) -> None:
     timer.start()
 
 
-def fill_disk(name: str) -> None:
-    """Let the data of a file of this name not reach the disk."""
+def fail_at_file(kind: str, name: str) -> None:
+    """Let the data of a file of this name not reach the disk: it is full, or the process is killed."""
     sync = files._sync
 
     def full(path: Path) -> None:
         if path.name.startswith(f".{Path(name).stem}.") and path.suffix == Path(name).suffix:
+            if kind == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         sync(path)
 
@@ -81,7 +84,8 @@ def run_child(arguments: list[str], fault: str | None, output: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     if fault:
-        fill_disk(fault.removeprefix("enospc:")) if fault.startswith("enospc:") else kill_at(fault)
+        kind, _, name = fault.partition(":")
+        fail_at_file(kind, name) if kind in ("enospc", "killed") else kill_at(fault)
     try:
         code = main(arguments)
     except SystemExit as error:

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig
 
+from dial.cli.main import main
 from dial.tiers.loading import load_tier
 from dial.tiers.tokens import Tokeniser
+from tests.cli.conftest import ROOT
 
 NAMES = ["negative", "positive"]
 TEXTS = ["the film was good", "dull", "a very very fine cast", "so poor and bad", "the plot is not great", "fine"]
@@ -62,3 +65,25 @@ def test_one_folder_from_end_to_end(dial, data_arguments, make_tiny_bert, tmp_pa
     assert max(macs["swift"]) < min(macs["super"])
     message = dial(*test[:2], tiers.replace("0.25", "0.3"), *test[3:], f"--run={tmp_path / 'bad'}").error
     assert "`tiers[0]`: `width` must divide the 4 attention heads of a layer, but 0.3 of them are 1.2" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--widths", "[0.3, 1]"), "`--widths` must divide the 4 attention heads of a layer, but 0.3 of them are 1.2"),
+        (("--model.widths", "[0.5, 1]"), "`--model.widths` must be left out, as every stage would get it"),
+        (("--swift", "0.3"), "`--swift` must divide the 4 attention heads"),
+    ],
+)
+def test_the_printed_dynabert_is_looked_at_before_its_teacher_is_trained(
+    make_tiny_bert, tmp_path, capsys, monkeypatch, arguments, message
+) -> None:
+    """Also where the network is found by its id: here a folder that the hub's reader is led to."""
+    folder, read = str(make_tiny_bert(layers=4, num_attention_heads=4)), AutoConfig.from_pretrained
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda path, **kwargs: read(folder, **kwargs))
+    monkeypatch.setattr("dial.tiers.places.check_place", lambda path, argument: path)
+    words = ["recipe", str(ROOT / "configs/paper/dynabert.yaml"), "--row", "bert-base", "--run", str(tmp_path / "x")]
+    assert main([*words, "--list"]) == 0
+    assert "width: 0.5, depth: 0.25}" in capsys.readouterr().out
+    assert main([*words, *arguments]) == 2 and message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import yaml
 
+from datamodules.scratch import MACHINE
 from dial.cli.run_folder import check_run_folder, claim_run_folder, remove_crumbs, write_inputs
 
 CONFIG = {
@@ -150,17 +151,13 @@ def test_words_that_happen_to_name_a_folder(places, tmp_path, monkeypatch) -> No
 
 
 def test_crumbs_of_a_killed_command_go(tmp_path) -> None:
-    for name in (
-        ".predictions.0123.part.jsonl",
-        "checkpoints/.last.0123.part.ckpt",
-        ".config-fit.0123.part.yaml",
-        "checkpoints/last.ckpt",
-        "notes.txt",
-    ):
+    left = f"{MACHINE}{'0a' * 4}.part"
+    for name in (f".config-fit.{left}.yaml", f"checkpoints/.last.{left}.ckpt", "checkpoints/last.ckpt", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / ".tier-abc/old").mkdir(parents=True)
+    for name in (f".tier.{left}/old", "checkpoints/.last.ckpt.part"):
+        (tmp_path / name).mkdir(parents=True)
     remove_crumbs(tmp_path)
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == [
-        ".predictions.0123.part.jsonl", "checkpoints", "checkpoints/last.ckpt", "notes.txt",
+        "checkpoints", "checkpoints/last.ckpt", "notes.txt",
     ]  # fmt: skip

@@ -52,9 +52,9 @@ def test_a_step_is_made_to_its_end_and_saved() -> None:
         fit = trainer(1, resume, stoppable)
         stoppable.setup(fit, NOTHING, "fit")
         stoppable.on_train_batch_start(fit, NOTHING, None, 0)
-        assert not resume.wanted()
+        assert not resume.save_now()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert resume.wanted()
+        assert resume.save_now()
         with pytest.raises(Stopped):
             stoppable.on_train_batch_end(fit, NOTHING, None, None, 0)
 

@@ -126,7 +126,7 @@ def test_operators_without_matrix_work_are_no_hindrance(name: str, tiny_tokenize
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("fnet", r"module must use only operators .* aten::fft_fftn\. Add a handle to HANDLES .*mac_handles\.py\)"),
+        ("fnet", r"module must use only operators .* aten::fft_fftn\. Add a handle to HANDLES .*handles\.py\)"),
         ("convbert", "ZeroDivisionError: division by zero; or take another model"),
     ],
 )

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, ModernBertConfig, PretrainedConfig
 
-from dial.costs.functions import CostFunction, ModelCosts, charged_lengths, fit_cost
+from dial.costs.fitting import fit_cost
+from dial.costs.functions import CostFunction, ModelCosts, charged_lengths
 from dial.costs.macs import count_macs
 
 

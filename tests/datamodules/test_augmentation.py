@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -256,6 +258,20 @@ def test_a_model_that_predicts_no_words_is_refused(tiny_bert: Path, masked_lm_fo
     for path in (tmp_path / "encoder", tmp_path / "none"):
         with pytest.raises(ValueError, match=r"`masked_lm` must .*Name a pretrained one"):
             MaskedLM(str(path), 1).check()
+
+
+def test_the_code_of_a_masked_lm_s_folder_is_not_run(masked_lm_folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda prompt="": pytest.fail(f"asked: {prompt}"))
+    shutil.copytree(masked_lm_folder, tmp_path / "own")
+    config = json.loads((tmp_path / "own/config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "code.Own", "AutoModelForMaskedLM": "code.Model"}}
+    (tmp_path / "own/config.json").write_text(json.dumps(config))
+    (tmp_path / "own/code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(
+        ValueError, match=r"`masked_lm` must be a masked language model .*Name a pretrained one"
+    ) as told:
+        MaskedLM(str(tmp_path / "own"), 1).check()
+    assert "\n" not in str(told.value) and "weights_only" not in str(told.value) and not (tmp_path / "ran").exists()
 
 
 def some_rows(count: int) -> Rows:

@@ -15,7 +15,7 @@ from dial.costs.printed import select
 from dial.stages.parquet import save_table
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
-from scripts import base_collect, base_page, results_table
+from scripts import base_collect, base_page, base_pairs, base_students_page, results_table
 from scripts.results_cell import crossfit_of, sweep_of
 from scripts.results_steps import ROOT
 from tests.stages.exits import exits_table
@@ -58,7 +58,7 @@ TABLES = {
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stored tables of SST-2, and both sweeps of each but one."""
     root = tmp_path_factory.mktemp("made")
-    cell = next(base_collect.cells(str(root / "runs")))
+    (cell,) = (cell for cell in base_collect.cells(str(root / "runs")) if cell.task == "base_sst2")
     for name, table in TABLES.items():
         path = root / f"results/base_sst2/seed0-{name}.parquet"
         save_table(table, path)
@@ -158,9 +158,9 @@ def test_pairs_are_differences_on_the_same_rows(frames: Mapping[str, pd.DataFram
     gain = [(rows.predictions[:, 0] == rows.label).mean() for rows in (first, second)]
     assert words.difference["swift"] == pytest.approx(gain[1] - gain[0])
     assert words.difference["super"] == words.low["super"] == words.high["super"] == 0  # one Super
-    shown = cells_of(base_page.pair_table(pairs, "words", ("swift",)), "sst2", "BiLSTM, GloVe")
+    shown = cells_of(base_pairs.pair_table(pairs, "words", ("swift",)), "sst2", "BiLSTM, GloVe")
     assert shown[3].strip("*").startswith(f"{100 * (gain[1] - gain[0]):+.1f}")
-    scores = base_page.pair_table(pairs, "scores", ("area",))
+    scores = base_pairs.pair_table(pairs, "scores", ("area",))
     assert scores.count("| softmax | energy |") == 2
 
 
@@ -175,9 +175,53 @@ def test_the_super_s_table_has_the_papers_own_numbers(frames: Mapping[str, pd.Da
 
 
 def test_what_is_not_there_is_named(frames: Mapping[str, pd.DataFrame]) -> None:
-    names = base_collect.missing(frames["base_size.csv"])
+    names = base_collect.missing(frames["base_size.csv"], frames["base_exits.csv"])
     assert "base_sst2: BiLSTM, Super's tokens" in names and "base_mrpc: COST-EFF 8×" in names
     assert "base_sst2: BiLSTM, GloVe" not in names and "base_sst2: DeeBERT" not in names
+
+
+def test_what_was_not_trained_is_said_and_what_was_stands_beside_what_is_printed(
+    frames: Mapping[str, pd.DataFrame],
+) -> None:
+    empty = base_students_page.tables(frames, {})
+    assert set(empty.values()) == {base_students_page.NOT_YET, "Not measured yet."}
+    model = {"task": "base_mrpc", "metric": "f1", "compression": 8.2, "full_depth": 9.5, "exit1": 0.7, "exit2": 0.85}
+    point = {"kind": "in_sample", "kept": 0.991}
+    rows = [
+        {**model, **point, "method": method, "parameters": size, "target": target, "speedup": speedup}
+        for method, size in (("costeff-8x", 13.4e6), ("small-pabee", 17.4e6))
+        for target, speedup in ((0.99, 12.0), (0.98, 15.0))
+    ]
+    exits = pd.DataFrame(rows).assign(at1=0.8)
+    table = base_students_page.tables({**frames, "base_exits.csv": exits}, {})["base-costeff"]
+    ours = ["mrpc", "COST-EFF 8×", "13.4", "f1", "85.0", "9.50×", "12.00× (99.1)", "15.00× (99.1)"]
+    assert cells_of(table, "mrpc", "COST-EFF 8×") == ours
+    printed = cells_of(table, "mrpc", "COST-EFF 8x, printed")
+    (value,) = {row.value for row in select(["cost-eff:3"], "mrpc") if row.row == "COST-EFF 8x"}
+    assert printed[3:6] == ["f1", str(value), "19.0× at its point"]
+
+
+def test_seeds_stand_side_by_side(made: Path) -> None:
+    """Quality of the first tier and the crossfit point, of a seed in its own folder before the first seed's Super."""
+    cell = next(cell for cell in base_collect.cells(str(made / "runs")) if cell.task == "base_mrpc")
+    for seed, name in ((0, "cascade-glove"), (2, "cascade-subword")):
+        seeded = dataclasses.replace(cell, seed=seed)
+        path = made / f"results/base_mrpc/seed{seed}-cascade-glove.parquet"
+        save_table(TABLES[name], path)
+        for kind, folder in (("split", sweep_of), ("crossfit", crossfit_of)):
+            out = folder(seeded.folder, "cascade-glove")
+            SweepCommand.main([str(path), "--calibration", kind, *SHOWN, "--out", out])
+    seeds = base_collect.collect_seeds(made / "runs", made / "results")
+    shutil.rmtree(made / "results/base_mrpc")
+    assert seeds[["task", "run", "seed"]].values.tolist() == [["base_mrpc", "glove", 0], ["base_mrpc", "glove", 2]]
+    right = []
+    for name in ("cascade-glove", "cascade-subword"):
+        rows = TABLES[name].of_split("test")
+        right.append((rows.predictions[:, 0] == rows.label).mean())
+    np.testing.assert_allclose(seeds.swift_quality, right)
+    cells = cells_of(base_students_page.seed_table(seeds), "mrpc", "BiLSTM, GloVe")
+    assert cells[3] == ", ".join(f"{100 * value:.1f}" for value in right)
+    assert base_students_page.seed_table(seeds[seeds.seed == 0]) == base_students_page.NOT_YET
 
 
 def test_every_run_of_the_plan_has_a_name() -> None:

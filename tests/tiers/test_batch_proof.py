@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +229,17 @@ def test_what_was_remembered_is_what_was_found(tiny_tokenizer, tmp_path: Path) -
     first, again = load(folder), load(folder)
     assert first.tokenizer.padding_side == again.tokenizer.padding_side == "left"
     assert first.batching == again.batching and first.encoding_key == again.encoding_key
+
+
+def test_a_slow_machine_finds_the_same(tiny_tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tier = load(families.save(tmp_path / "model", "funnel", tiny_tokenizer))
+    assert tier.batching.equal_length  # two short rows alone do not show it
+    ticks = itertools.count()
+    for clock in ("perf_counter", "monotonic", "process_time"):
+        monkeypatch.setattr(time, clock, lambda: 10.0 * next(ticks))
+    batching = tier.batching
+    batch_proof.settle(tier, "t", cache_dir=tmp_path)
+    assert tier.batching == batching
 
 
 def test_mode_and_weights_are_left_alone(make_tiny_bert) -> None:

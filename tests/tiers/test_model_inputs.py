@@ -34,6 +34,16 @@ def untyped(tiny_tokenizer) -> Any:
     return tokenizer
 
 
+@pytest.fixture
+def padless(tiny_tokenizer) -> Any:
+    """The tiny tokenizer without a padding token, also where it has padded before."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.pad_token = None
+    tokenizer.init_kwargs.pop("pad_token", None)
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
 def answers(tier: Tier, units: list[Any], size: int = 3) -> np.ndarray:
     decision = rule_named("threshold", "random", stages=(tier.name,), thresholds=())
     return np.stack([answer.outputs for answer in Executor(StagedModel([tier]), decision, size).run(units)])
@@ -92,11 +102,8 @@ def test_ids_beyond_the_embedding(tiny_tokenizer, tmp_path: Path) -> None:
     assert f"resize_token_embeddings({size + 1})" in message
 
 
-def test_no_padding_token_at_all(tiny_tokenizer, tmp_path: Path) -> None:
-    tokenizer = copy.deepcopy(tiny_tokenizer)
-    tokenizer.pad_token = None
-    tokenizer.init_kwargs.pop("pad_token", None)
-    families.save(tmp_path, "gpt2", tokenizer, pad_token_id=None)
+def test_no_padding_token_at_all(padless, tmp_path: Path) -> None:
+    families.save(tmp_path, "gpt2", padless, pad_token_id=None)
     assert AutoTokenizer.from_pretrained(tmp_path).pad_token_id is None
     message = refusal(tmp_path)
     assert "must have a padding token" in message and str(tmp_path) in message
@@ -109,11 +116,8 @@ def test_a_padding_token_of_the_tokenizer_alone(tiny_tokenizer, tmp_path: Path) 
     assert "if no padding token is defined" in message
 
 
-def test_a_padding_token_of_the_configuration_alone(tiny_tokenizer, tmp_path: Path) -> None:
-    tokenizer = copy.deepcopy(tiny_tokenizer)
-    tokenizer.pad_token = None
-    tokenizer.init_kwargs.pop("pad_token", None)
-    families.save(tmp_path, "gpt2", tokenizer)
+def test_a_padding_token_of_the_configuration_alone(padless, tmp_path: Path) -> None:
+    families.save(tmp_path, "gpt2", padless)
     assert AutoTokenizer.from_pretrained(tmp_path).pad_token_id is None
     tier = load_tier({"path": str(tmp_path), "max_length": 24}, "t", families.CLASSES)
     np.testing.assert_allclose(answers(tier, PAIRS), families.one_by_one(tmp_path, PAIRS), atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 from dial.stages.table import StageTable
 from dial.tradeoff.curve import Curve
 from dial.tradeoff.rules import curve
-from dial.tradeoff.thinning import largest_gap, thin
+from dial.tradeoff.thinning import thin
 from tests.stages.tables import random_table, regression_table
 from tests.tradeoff.choosing import thresholds_at
 
@@ -30,6 +30,12 @@ def gap_by_loop(whole: Curve, part: Curve, metric: str) -> float:
     return worst
 
 
+def largest_gap(whole: Curve, part: Curve) -> float:
+    """Over all metrics that are known at every point."""
+    known = [metric for metric, quality in whole.quality.items() if np.isfinite(quality).all()]
+    return max(gap_by_loop(whole, part, metric) for metric in known)
+
+
 @pytest.mark.parametrize("score", ["softmax", "oracle"])
 def test_few_points_keep_the_curve(score: str) -> None:
     table = random_table(4000, 2, seed=1, metrics=("accuracy", "mcc")).with_scores(["softmax"])
@@ -41,7 +47,6 @@ def test_few_points_keep_the_curve(score: str) -> None:
     gaps = [gap_by_loop(whole, small, metric) for metric in ("accuracy", "mcc")]
     assert max(gaps) <= 1e-3 + 1e-12
     assert max(gaps) > 1e-5  # it did leave out points that matter a little
-    assert largest_gap(whole, small) == pytest.approx(max(gaps))
     assert small.shares.shape == (len(small), 2)
     assert thresholds_at(small, 3)[0] in whole.dial
 

@@ -125,13 +125,13 @@ class Family:
     """Names in one family of layers; ``blocks`` of the first feed-forward map is 2 where it is gated."""
 
     attention: str
-    head_size: str
     projections: tuple[str, ...]
-    projection_blocks: int
     attention_output: str
     inner: str
-    inner_blocks: int
     inner_output: str
+    head_size: str = "attention_head_size"
+    projection_blocks: int = 1
+    inner_blocks: int = 1
 
     def fits(self, layer: nn.Module) -> bool:
         """Whether a layer has all these maps."""
@@ -155,43 +155,34 @@ class Family:
 FAMILIES = {
     "BERT": Family(
         attention="attention.self",
-        head_size="attention_head_size",
         projections=("attention.self.query", "attention.self.key", "attention.self.value"),
-        projection_blocks=1,
         attention_output="attention.output.dense",
         inner="intermediate.dense",
-        inner_blocks=1,
         inner_output="output.dense",
     ),
     "DistilBERT": Family(
         attention="attention",
-        head_size="attention_head_size",
         projections=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-        projection_blocks=1,
         attention_output="attention.out_lin",
         inner="ffn.lin1",
-        inner_blocks=1,
         inner_output="ffn.lin2",
     ),
     "MPNet": Family(
         attention="attention.attn",
-        head_size="attention_head_size",
         projections=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
-        projection_blocks=1,
         attention_output="attention.attn.o",
         inner="intermediate.dense",
-        inner_blocks=1,
         inner_output="output.dense",
     ),
     "ModernBERT": Family(
         attention="attn",
-        head_size="head_dim",
         projections=("attn.Wqkv",),
-        projection_blocks=3,
         attention_output="attn.Wo",
         inner="mlp.Wi",
-        inner_blocks=2,
         inner_output="mlp.Wo",
+        head_size="head_dim",
+        projection_blocks=3,
+        inner_blocks=2,
     ),
 }
 

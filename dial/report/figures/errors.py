@@ -39,6 +39,7 @@ def errors_figure(errors: Sequence[StageErrors], task: str | None = None) -> Fig
 
 
 def _panel(axis: Axes, errors: Sequence[StageErrors], data: str, top: float) -> None:
+    """Heat map of the corrected and of the broken rows, a line a stage, a cell a quantile."""
     first, quantiles = errors[0], len(errors[0].rows)
     places, names = [], []
     for block, (name, letters, colour) in enumerate(ROWS):

@@ -49,6 +49,7 @@ def exits_figure(results: SweepResults) -> Figure | None:
 
 
 def _exits_panel(axis: Axes, results: SweepResults, split: str, result: SplitResult) -> None:
+    """Quality at every exit with its interval, of all rows and of the shorter half."""
     tiers, metric = results.multi_exit_tiers, results.metric
     alone = [s for s, stage in enumerate(results.stages) if stage.tier not in tiers]
     for colour, tier in zip(style.colours(len(tiers)), tiers, strict=True):

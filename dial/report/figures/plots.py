@@ -65,6 +65,7 @@ def curve_figure(results: SweepResults, curves: Sequence[Curve]) -> Figure:
 
 
 def _curve_panel(axis: Axes, results: SweepResults, result: SplitResult, lines: Sequence[Drawn]) -> None:
+    """Trade-off curves with the stages alone, and the levels that targets mean."""
     metric, reference = results.metric, result.reference_macs
     first, last = result.stages[0], result.stages[-1]
     best = float(last.quality[metric] or 0)
@@ -205,6 +206,7 @@ def shares_figure(results: SweepResults, curves: Sequence[Curve]) -> Figure:
 
 
 def _shares_panel(axis: Axes, curve: Curve, unit: str) -> None:
+    """Shares of rows that each stage answers, over the mean cost."""
     count = curve.shares.shape[1]
     shades = mpl.colormaps["Blues"](np.linspace(0.2, 0.9, count))
     axis.stackplot(

@@ -34,6 +34,7 @@ def edit_distances(first: Sequence[Sequence[Hashable]], second: Sequence[Sequenc
 
 
 def _distances(first: Sequence[Sequence[Hashable]], second: Sequence[Sequence[Hashable]]) -> np.ndarray:
+    """Edit distances of all pairs at once, a row of each pair's matrix a step (Wagner and Fischer)."""
     numbers: dict[Hashable, int] = {}
     one, other = _matrix(first, numbers, -1), _matrix(second, numbers, -2)
     lengths = np.array([len(row) for row in first]), np.array([len(row) for row in second])

@@ -172,6 +172,7 @@ class Matthews(Metric):
 
     @staticmethod
     def _parts(sums: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Counts, and the moments of which the coefficient is made; values and slopes share them."""
         classes = (sums.shape[-1] - 2) // 2
         correct, count = sums[..., :1], sums[..., 1:2]
         predicted, labelled = sums[..., 2 : 2 + classes], sums[..., 2 + classes :]

@@ -116,6 +116,7 @@ class Bleu(TextMetric):
         return np.stack([unmatched, empty])
 
     def _parts(self, sums: np.ndarray) -> tuple[np.ndarray, ...]:
+        """BLEU from counts, with what its slopes need: matches, totals, and where the text is short."""
         lengths, references = sums[..., 0], sums[..., 1]
         matches, totals = np.split(sums[..., 2:], 2, axis=-1)
         # The k-th order without a match counts as a match of 2⁻ᵏ.

@@ -6,8 +6,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -18,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datamodules.encoding import default_cache_dir
+from datamodules.scratch import scratch
 from dial.files import write_json
-from dial.machine import default_cache_dir, has_bf16, instructions, key_of
+from dial.machine import has_bf16, instructions, key_of
 from dial.tiers.backends.export import HIDDEN, NoExportError, export, quietly, raise_of_machine, reason_of
 from dial.tiers.backends.graphs import GRAPHS, Graph
 from dial.tiers.backends.names import PACKAGES
@@ -142,26 +142,23 @@ def _make(tier: Tier, backend: str, dtype: str, places: Sequence[Path], key: str
     """
     failure: OSError | None = None
     for place in places:
-        scratch, aside = (place / f".{key}-{secrets.token_hex(6)}" for _ in range(2))
         try:
-            with _claim(place, key):
+            with _claim(place, key), scratch(place / key, folder=True) as made:
                 if _about(place / key) is not None:  # another process was quicker
                     return
-                scratch.mkdir()
-                refused = _try(tier, backend, dtype, scratch)
-                files = {} if refused else {file.name: _digest(file) for file in _files(scratch, len(tier.exits))}
+                new, old = made / "new", made / "old"
+                new.mkdir()
+                refused = _try(tier, backend, dtype, new)
+                files = {} if refused else {file.name: _digest(file) for file in _files(new, len(tier.exits))}
                 about = {"refused": refused, "files": files, "tier": tier.name, "backend": backend, "dtype": dtype}
-                write_json(scratch / ABOUT, about)
+                write_json(new / ABOUT, about)
                 with suppress(FileNotFoundError):
-                    (place / key).rename(aside)
-                scratch.rename(place / key)
+                    (place / key).rename(old)
+                new.rename(place / key)
             prune(place)
             return
         except OSError as error:
             failure = error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            shutil.rmtree(aside, ignore_errors=True)
     raise ValueError(
         f"`backend` {backend} needs a folder for its export, but neither {' nor '.join(map(str, places))} can be "
         f"written ({failure}); set DIAL_CACHE to one that can."

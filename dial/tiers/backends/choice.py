@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.encoding import default_cache_dir
 from dial.files import write_json
-from dial.machine import default_cache_dir, describe_machine, has_bf16, instructions, key_of
+from dial.machine import describe_machine, has_bf16, instructions, key_of
 from dial.models.segments import Part
 from dial.tiers.backends.agreement import SHARE, Agreement, agreement, confidence_of_each, outputs_of
 from dial.tiers.backends.attach import attach
@@ -222,6 +223,7 @@ def _file(tier: Tier, about: list[Any], cache_dir: str | Path | None) -> Path:
 
 
 def _write(file: Path, choice: Choice) -> Choice:
+    """Keeps the choice beside the tier where the folder can be written, and gives it back."""
     content = {
         "route": asdict(choice.route),
         "faster": [[*asdict(route).values(), ratio] for route, ratio in choice.faster.items()],

@@ -112,6 +112,7 @@ class OpenVinoGraph(Graph):
     backend = "openvino"
 
     def _compile(self, threads: int) -> list[str]:
+        """Opens the graph for one batch at a time, held to the numbers asked for; gives the names of its inputs."""
         import openvino
 
         settings = {
@@ -137,6 +138,7 @@ class OnnxRuntimeGraph(Graph):
     backend = "onnxruntime"
 
     def _compile(self, threads: int) -> list[str]:
+        """Opens the graph with so many threads; gives the names of its inputs."""
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()

@@ -9,11 +9,20 @@ import pytest
 import torch
 from transformers import BartConfig, T5Config, T5ForConditionalGeneration
 
-from dial.costs.memory import Rows, activation_bytes, gpus_needed, inference_bytes, on_meta, size, training_bytes
+from scripts.memory import (
+    MODELS,
+    Rows,
+    activation_bytes,
+    gpus_needed,
+    inference_bytes,
+    on_meta,
+    rows_of_page,
+    size,
+    training_bytes,
+)
 
 SMALL = {"d_model": 32, "d_ff": 64, "num_layers": 3, "num_heads": 4, "d_kv": 8, "vocab_size": 100}
-T5_11B = {"d_model": 1024, "d_ff": 65536, "num_layers": 24, "num_heads": 128, "d_kv": 128}
-T5_LARGE = {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16, "d_kv": 64}
+T5_LARGE, T5_11B = MODELS["T5-large"], MODELS["T5-11B"]
 
 
 def parameters_by_hand(d_model: int, d_ff: int, num_layers: int, num_heads: int, d_kv: int) -> tuple[int, int]:
@@ -82,19 +91,11 @@ def test_inference_keeps_keys_and_values_of_each_beam() -> None:
 def test_the_page_on_clusters_says_what_is_computed() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/cluster.md").read_text()
     training, answering = Rows(8, 512, 64), Rows(32, 512, 64)
-    for name, config in (("T5-large", T5_LARGE), ("T5-11B", T5_11B)):
-        model = on_meta(T5Config(**config))
-        kept = activation_bytes(model, training, True)
-        least = gpus_needed(lambda gpus, model=model, kept=kept: training_bytes(model, gpus, training, kept=kept))
-        each = training_bytes(model, 8, training, kept=kept) / 1e9
-        one, alone = (
-            gpus_needed(lambda gpus, m=model: inference_bytes(m, gpus, answering)),
-            inference_bytes(model, 1, answering),
-        )
-        row = f"| {name} | {size(model) / 1e9:.2f} G | {least} | {each:.1f} | {one} | {alone / 1e9:.1f} |"
+    for row in rows_of_page(training, answering):
         assert row in page, row
-    without = activation_bytes(model, training, False) / 1e9
-    assert f"keep {without:.0f} GB of activations in place of {kept / 1e9:.0f}" in page
+    model = on_meta(T5Config(**T5_11B))
+    kept, without = (activation_bytes(model, training, recompute) / 1e9 for recompute in (True, False))
+    assert f"keep {without:.0f} GB of activations in place of {kept:.0f}" in page
 
 
 def test_what_no_number_of_gpus_holds_is_refused() -> None:

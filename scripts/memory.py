@@ -1,4 +1,6 @@
-"""Memory of a large encoder-decoder on each of the GPUs that share it, by arithmetic on the meta device.
+"""Memory of a large encoder-decoder on each of the GPUs that share it: the table in `docs/cluster.md`.
+
+It is arithmetic on torch's meta device; ``python -m scripts.memory`` prints the table for the two largest models there.
 
 Training in bf16 under :class:`callbacks.Sharded`: a parameter has its value, its gradient and two moments of Adam in
 float32, 16 bytes that all GPUs share. Each GPU holds besides, in bf16, what lies beside the layers, the layer at work
@@ -8,13 +10,14 @@ and what its own rows leave for the backward pass. What the allocator wastes is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, T5Config
 
 from dial.models.sharding import layers_of
 
@@ -23,6 +26,10 @@ USABLE = 0.9  # of a GPU's memory
 LARGEST = 1024  # GPUs that are tried
 TRAINED = 16  # bytes of a parameter: value, gradient and two moments of Adam in float32
 HALF = 2  # bytes of a bf16 number
+MODELS = {
+    "T5-large": {"d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16, "d_kv": 64},
+    "T5-11B": {"d_model": 1024, "d_ff": 65536, "num_layers": 24, "num_heads": 128, "d_kv": 128},
+}
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,22 @@ def activation_bytes(model: nn.Module, batch: Rows, recompute: bool) -> float:
     return float(masks + saved.bytes.get(None, 0) + sum(saved.entering) + max(inside))
 
 
+def rows_of_page(training: Rows, answering: Rows) -> Iterator[str]:
+    """Rows of the table in `docs/cluster.md`.
+
+    Args:
+        training: what each GPU computes at once in training.
+        answering: the same where texts are written.
+    """
+    for name, sizes in MODELS.items():
+        model = on_meta(T5Config(**sizes))
+        kept = activation_bytes(model, training, True)
+        least = gpus_needed(partial(training_bytes, model, batch=training, kept=kept))
+        each, alone = training_bytes(model, 8, training, kept=kept), inference_bytes(model, 1, answering)
+        one = gpus_needed(partial(inference_bytes, model, batch=answering))
+        yield f"| {name} | {size(model) / 1e9:.2f} G | {least} | {each / 1e9:.1f} | {one} | {alone / 1e9:.1f} |"
+
+
 class _Saved:
     """Bytes of storages that are kept for the backward pass, by the position of the layer that keeps them."""
 
@@ -172,3 +195,7 @@ class _Saved:
         """Take the hooks off."""
         for hook in self._hooks:
             hook.remove()
+
+
+if __name__ == "__main__":
+    print("\n".join(rows_of_page(Rows(8, 512, 64), Rows(32, 512, 64))))
