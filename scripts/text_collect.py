@@ -20,7 +20,7 @@ from dial.stages.table import StageTable
 from dial.stages.task import UNREAD
 from dial.tradeoff.bootstrap import bootstrap, percentile_interval
 from dial.tradeoff.calibration import Chooser
-from dial.tradeoff.curve import normalised_area
+from dial.tradeoff.area import normalised_area
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import Taken, metric_of, quality_of
 from scripts.e_lang_printed import printed_tables

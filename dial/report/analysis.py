@@ -13,10 +13,11 @@ from dial.report.exits import SimpleInstances
 from dial.report.remarks import contradictions, worthless_stages, written_answers
 from dial.report.settings import SweepSettings
 from dial.stages.table import StageTable
+from dial.tradeoff.area import normalised_area
 from dial.tradeoff.bootstrap import Interval, Resampled, bootstrap, percentile_interval
 from dial.tradeoff.bounds import kept_interval
 from dial.tradeoff.calibration import Chooser
-from dial.tradeoff.curve import Curve, normalised_area
+from dial.tradeoff.curve import Curve
 from dial.tradeoff.rules import Oracle, Rule, Threshold
 from dial.tradeoff.shift import differences, sentence, visits_of
 from dial.tradeoff.taken import Taken, metric_of, quality_of, super_alone
@@ -110,10 +111,10 @@ class Analysis:
     @cached_property
     def _resampled(self) -> Resampled:
         """Every quantity of the report on the same resamples of rows, so that differences are paired."""
+        decisions = {choice.key: choice.taken for choice in self._chosen}  # folds come before the curves of all rows
         own = {**self._own.choosers, ORACLE.key: self._oracle}
         curves = {f"in_sample/{key}": chooser.curve for key, chooser in own.items()} | self._curves
         curves |= {"random": curves[RANDOM.key], "oracle": curves[ORACLE.key]}
-        decisions = {choice.key: choice.taken for choice in self._chosen}
         decisions |= {choice.key: choice.taken for choice in self._in_sample}
         decisions |= {f"stage/{s}": Taken.all_at(self.rows, s) for s in range(self.last + 1)}
         settings = self.settings

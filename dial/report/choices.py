@@ -79,7 +79,10 @@ class Choices:
     @cached_property
     def choosers(self) -> dict[str, Chooser]:
         """One per rule, by its key, on all calibration rows."""
-        return {rule.key: Chooser(self.calibration, rule) for rule in self.rules}
+        choosers: dict[str, Chooser] = {}
+        for rule in self.rules:
+            choosers[rule.key] = Chooser(self.calibration, rule, next(reversed(choosers.values()), None))
+        return choosers
 
     def densities(self) -> dict[str, list[Densities]]:
         """Per score the densities of each stage but the last on the calibration rows; none for regression."""
@@ -102,32 +105,32 @@ class Choices:
 
     def all(self) -> Iterator[Choice]:
         """Every rule, kind and target."""
-        chosen, wanted = [], {}
+        wanted = {
+            key_of(chooser.rule, kind, target): (chooser.rule, recipe)
+            for chooser in self.choosers.values()
+            for kind, target, recipe in self._recipes(chooser)
+        }
+        fitted = self.crossfitted(wanted)  # first, as folds are large, and so are the curves of all rows
         for chooser in self.choosers.values():
-            for kind, recipe in self._recipes(chooser):
-                point = recipe(chooser)
-                chosen.append((chooser.rule, kind, point))
-                wanted[key_of(chooser.rule, kind, point.promise.target)] = chooser.rule, recipe
-        fitted = self.crossfitted(wanted)
-        for rule, kind, point in chosen:
-            found = fitted.pop(key_of(rule, kind, point.promise.target), None)
-            taken, points = found or (point.rule.taken(self.rows), ())
-            yield Choice(rule, kind, point, taken, points)
+            for kind, target, recipe in self._recipes(chooser):
+                point, found = recipe(chooser), fitted.pop(key_of(chooser.rule, kind, target), None)
+                taken, points = found or (point.rule.taken(self.rows), ())
+                yield Choice(chooser.rule, kind, point, taken, points)
 
-    def _recipes(self, chooser: Chooser) -> Iterator[tuple[str, Recipe]]:
-        """Kinds of points with the function that chooses one, which folds call again."""
+    def _recipes(self, chooser: Chooser) -> Iterator[tuple[str, float | None, Recipe]]:
+        """Kind, what is asked for, and the function that chooses the point, which folds call again; no curve yet."""
         for target in self.settings.targets:
-            yield "expected", partial(Chooser.expected, target=target)
-            yield "confident", partial(Chooser.confident, target=target, confidence=self.settings.confidence)
+            yield "expected", target, partial(Chooser.expected, target=target)
+            yield "confident", target, partial(Chooser.confident, target=target, confidence=self.settings.confidence)
             for name, kind in searched().items():
                 if kind.refines(chooser):
-                    yield name, partial(kind.searched, target=target)
+                    yield name, target, partial(kind.searched, target=target)
         for budget in self.settings.budgets:
-            yield "budget", partial(Chooser.near_budget, macs=budget)  # a fold may be dearer than all rows
-        for threshold in chooser.rule.asked_for(self.settings):
-            yield "fixed", partial(Chooser.fixed, threshold=float(threshold))
-        if chooser.rule.by_score and self._rights and isinstance(chooser.crossing(), OperatingPoint):
-            yield "crossing", partial(_crossing, whole=chooser)
+            yield "budget", budget, partial(Chooser.near_budget, macs=budget)  # a fold may be dearer than all rows
+        for threshold in map(float, chooser.rule.asked_for(self.settings)):
+            yield "fixed", threshold, partial(Chooser.fixed, threshold=threshold)
+        if chooser.rule.by_score and self._rights and not isinstance(chooser.crossing_thresholds(), str):
+            yield "crossing", None, partial(_crossing, whole=chooser)
 
 
 def _crossing(chooser: Chooser, whole: Chooser) -> OperatingPoint:

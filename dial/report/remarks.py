@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from datamodules.printing import printable
 from dial.report.results import SplitResult, SweepResults
@@ -33,10 +33,9 @@ def contradictions(table: StageTable, score: str) -> Iterator[str]:
     if table.outputs is None or not table.task.exact or score == "random":
         return
     reference = score if score in routing.SCORES else "softmax"
-    temperatures = table.settings.get("temperatures", {})
-    noise = norm.ppf(CONFIDENCE) / max(len(table) - 1, 1) ** 0.5
+    noise = ndtri(CONFIDENCE) / max(len(table) - 1, 1) ** 0.5
     for index, stage in enumerate(table.stage_names[:-1]):
-        computed = routing.compute(reference, table.outputs[:, index], float(temperatures.get(stage, 1.0)))
+        computed = table.score_of_logits(reference, index)
         column = table.scores[score][:, index]
         if np.array_equal(column, computed) or np.ptp(column) == 0 or np.ptp(computed) == 0:
             continue

@@ -20,7 +20,7 @@ from dial.report.settings import SweepSettings
 from dial.report.text import render
 from dial.stages.parquet import save_table
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import Curve, concat
+from dial.tradeoff.curve import Curve, concat, to_frame
 from dial.tradeoff.density import Densities
 from dial.tradeoff.rules import check_settings
 from dial.tradeoff.thinning import thin
@@ -117,9 +117,14 @@ class Report:
         import pyarrow.parquet
 
         mark = {b"dial": json.dumps({"schema": SCHEMA, "partial": self.partial}).encode()}
-        with atomic_write(folder / "curve.parquet") as temporary:
-            pyarrow.parquet.write_table(concat(self.curves).replace_schema_metadata(mark), temporary)
         small = concat([thin(curve, CSV_POINTS, CSV_TOLERANCE) for curve in self.curves])
+        schema = small.schema.with_metadata(mark)
+        with (
+            atomic_write(folder / "curve.parquet") as temporary,
+            pyarrow.parquet.ParquetWriter(temporary, schema) as writer,
+        ):
+            for curve in self.curves:  # one at a time, as each may have a point for each row
+                writer.write_table(to_frame(curve).cast(schema))
         if self.partial:
             small = small.append_column("partial", pyarrow.array([True] * len(small)))
         with atomic_write(folder / "curve.csv") as temporary:

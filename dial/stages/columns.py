@@ -7,24 +7,59 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dial.parquet_checks import whole_parquet
 
 TIER_COLUMNS = {"length": "lengths", "padded": "padded", "written": "written", "cut_off": "cut_off"}
 """What columns of a tier are called, and where a table has them."""
 
 
 class Columns:
-    """Columns of a file by name, with errors that name what is missing."""
+    """Columns of a file by name, read one by one, with errors that name what is missing.
 
-    def __init__(self, arrow: pa.Table, path: str) -> None:
-        self.arrow, self.path, self.names = arrow, path, arrow.column_names
+    Args:
+        path: of a parquet file.
+
+    Raises:
+        ValueError: it is none, or is damaged.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with whole_parquet(path, "table"):
+            self.file = pq.ParquetFile(path)  # the file alone, whatever its folders are called
+        self.schema, self.rows = self.file.schema_arrow, self.file.metadata.num_rows
+        self.names = self.schema.names
 
     def __call__(self, name: str) -> np.ndarray:
         """Values ``(N,)`` of a column, or ``(N, C)`` of one of lists."""
+        column = self._whole(name)
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if _is_list(column.type):
+            return self._lists(name, column)
+        return column.to_numpy(zero_copy_only=False)
+
+    def texts(self, name: str) -> np.ndarray:
+        """A column in which few texts are repeated ``(N,)``; where all are one, it is held once."""
+        column = self._whole(name)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            column = column.dictionary_encode()
+        if not pa.types.is_dictionary(column.type) or not len(column):
+            return self(name)
+        distinct = np.array(column.dictionary.to_pylist(), dtype=str)
+        if len(distinct) == 1:
+            return np.broadcast_to(distinct, len(column))
+        return distinct[column.indices.to_numpy(zero_copy_only=False)]
+
+    def _whole(self, name: str) -> Any:
+        """A column in one piece, in which nothing is missing."""
         if name not in self.names:
             raise ValueError(
                 f"`table` must have a column {name!r}, but {self.path!r} has {', '.join(self.names)}. Add the column."
             )
-        column = self.arrow.column(name).combine_chunks()
+        column = self._read(name).combine_chunks()
         if isinstance(column, pa.ChunkedArray):  # no rows
             column = pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
         if column.null_count:
@@ -32,11 +67,11 @@ class Columns:
                 f"`table` must have no missing values, but column {name!r} of {self.path!r} has {column.null_count}. "
                 "Fill in or drop these rows."
             )
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        if _is_list(column.type):
-            return self._lists(name, column)
-        return column.to_numpy(zero_copy_only=False)
+        return column
+
+    def _read(self, name: str) -> pa.ChunkedArray:
+        with whole_parquet(self.path, "table"):
+            return self.file.read(columns=[name]).column(name)
 
     def _lists(self, name: str, column: Any) -> np.ndarray:
         """A column of lists of one size as a matrix, NaN where it has none."""
@@ -67,14 +102,14 @@ class Columns:
 
     def common(self, labelled: bool = True) -> dict[str, Any]:
         """What every table has of its rows; without labels, as for free text, positions stand in for them."""
-        group = self("group") if "group" in self.names else None
-        shared = {name: self(name) for name in ("split", "sample_id")}
-        shared["label"] = self("label") if labelled else np.arange(self.arrow.num_rows)
+        group = self.texts("group") if "group" in self.names else None
+        shared = {"split": self.texts("split"), "sample_id": self("sample_id")}
+        shared["label"] = self("label") if labelled else np.arange(self.rows)
         return shared | {"group": group, "references": self.references() if "references" in self.names else None}
 
     def references(self) -> list[Any]:
         """One or several texts for each row."""
-        values: list[Any] = self.arrow.column("references").to_pylist()
+        values: list[Any] = self._read("references").to_pylist()
         return values
 
 

@@ -213,13 +213,13 @@ def _named(columns: Columns, prefix: str, stages: Sequence[str]) -> dict[str, np
             continue
         name = column[len(prefix) : -len(stage) - 1]
         reserved = name in NOT_SCORES or name.startswith("stat_") or not name
-        if not reserved and pa.types.is_floating(columns.arrow.schema.field(column).type):
+        if not reserved and pa.types.is_floating(columns.schema.field(column).type):
             found.setdefault(name, {})[stage] = columns(column)
     result = {}
     for name, by_stage in found.items():
         missing = [stage for stage in stages if stage not in by_stage]
         if missing == [stages[-1]] and not prefix:
-            by_stage[stages[-1]] = np.full(columns.arrow.num_rows, np.nan)
+            by_stage[stages[-1]] = np.full(columns.rows, np.nan)
         elif missing and not prefix and name in Classification.scores:
             continue  # computed anew for all stages
         elif missing:

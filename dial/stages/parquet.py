@@ -28,12 +28,14 @@ import pyarrow.parquet as pq
 
 from dial.costs.functions import ModelCosts
 from dial.files import atomic_write, plain, readable
-from dial.parquet_checks import KEY, check_about, whole_parquet
+from dial.parquet_checks import KEY, check_about
 from dial.stages.columns import TIER_COLUMNS, Columns, declared_ranges
 from dial.stages.foreign import foreign_table
 from dial.stages.stage import Stage
 from dial.stages.table import SCHEMA, SLIM, WHOLE, StageTable
 from dial.stages.task import Classification, Task, task_of
+
+ROW_GROUP = 2**20
 
 
 def save_table(table: StageTable, path: str | Path) -> None:
@@ -42,9 +44,13 @@ def save_table(table: StageTable, path: str | Path) -> None:
     Raises:
         ValueError: two columns would have one name (score ``a`` of stage ``b_c`` and score ``a_b`` of stage ``c``).
     """
-    arrow = _arrow(table, frozenset(), {"schema": _schema(table, WHOLE)})
-    with atomic_write(path) as temporary:
-        pq.write_table(arrow, temporary)
+    about = {"schema": _schema(table, WHOLE)}
+    groups = (table.take(slice(begin, begin + ROW_GROUP)) for begin in range(0, max(len(table), 1), ROW_GROUP))
+    first = _arrow(next(groups), frozenset(), about)
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, first.schema) as writer:
+        writer.write_table(first)
+        for group in groups:  # one is copied at a time
+            writer.write_table(_arrow(group, frozenset(), about))
 
 
 def save_slim(table: StageTable, path: str | Path, costs: ModelCosts | None) -> None:
@@ -165,18 +171,17 @@ def load_table(
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"`table` must be a parquet file, but there is no file {str(path)!r}. Check the path.")
-    with whole_parquet(path, "table"):
-        arrow = pq.ParquetFile(path).read()  # the file alone, whatever its folders are called
-    about = (arrow.schema.metadata or {}).get(KEY)
+    columns = Columns(str(path))
+    about = (columns.schema.metadata or {}).get(KEY)
     if about is None:
-        return foreign_table(Columns(arrow, str(path)), metrics, label_names, seed, costs, stages, ranges)
+        return foreign_table(columns, metrics, label_names, seed, costs, stages, ranges)
     if costs or stages:
         raise ValueError(
             f"`{'costs' if costs else 'stages'}` is for tables of others, but {str(path)!r} is one of DIAL, which says "
             "what it holds. Leave it out."
         )
     with readable(path, "table"):
-        return _own(Columns(arrow, str(path)), json.loads(about), ranges)
+        return _own(columns, json.loads(about), ranges)
 
 
 def load_costs(path: str | Path) -> ModelCosts | None:

@@ -7,7 +7,7 @@ the file that it is saved to, which is a public format.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,23 +15,32 @@ from typing import Any
 import numpy as np
 
 from dial.stages import scores as score_functions
+from dial.stages.checks import (
+    BY_TIER,
+    check_finite,
+    check_labels,
+    check_names,
+    check_ranges,
+    check_scores,
+    check_shapes,
+)
 from dial.stages.metrics.base import UNIT_RANGE, Mean, Metric, columns
-from dial.stages.metrics.groups import GroupAccuracy
-from dial.stages.metrics.metrics import AGREEMENT, METRICS, NAMED
+from dial.stages.metrics.metrics import METRICS, NAMED
 from dial.stages.metrics.texts import TextMetric
 from dial.stages.repeats import check_repeats, distinct
+from dial.stages.rows import Borrowed, indices_of, is_constant, rows_of
 from dial.stages.stage import Stage
-from dial.stages.task import UNREAD, Task, task_of
-from dial.stages.texts import COUNT_RANGE, predictions_of, reference_array, sums_of, text_array, text_statistics
+from dial.stages.task import Task, task_of
+from dial.stages.texts import predictions_of, reference_array, text_array, text_statistics
 
 SCHEMA = 3
 """Of the newest file that is read: one that holds texts."""
 SLIM = 2
 """Of a file in which scores, predictions and costs may be left to be computed."""
-LARGEST_SCORE = 1e100  # beyond it differences and squares of scores are no numbers any more
 WHOLE = 1
 """Of a file that holds every column."""
-BY_TIER = ("lengths", "padded", "written", "cut_off")
+AT_ONCE = 2**16
+"""Rows whose scores are computed together, as many as fit into a processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +86,7 @@ class StageTable:
     macs: np.ndarray
     macs_reference: np.ndarray
     outputs: np.ndarray | None = None
-    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
     padded: dict[str, np.ndarray] = field(default_factory=dict)
@@ -96,6 +105,8 @@ class StageTable:
                 self._set(name, np.asarray(getattr(self, name), dtype=dtype))
         for name in ("decide_macs", "macs", "macs_reference"):
             self._set(name, np.asarray(getattr(self, name), dtype=np.float64))
+        if np.array_equal(self.decide_macs, self.macs):
+            self._set("decide_macs", self.macs)  # held once
         ids = np.asarray(self.sample_id)
         self._set("sample_id", ids.astype(np.int64) if ids.dtype.kind in "iu" else ids.astype(str))
         for name in ("scores", "statistics"):
@@ -137,7 +148,7 @@ class StageTable:
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits, in order of appearance."""
-        names, rest = [], self.split
+        names, rest = [], self.split[:1] if is_constant(self.split) else self.split
         while len(rest):
             names.append(str(rest[0]))
             rest = rest[rest != rest[0]]
@@ -172,6 +183,8 @@ class StageTable:
         Raises:
             ValueError: if no row is of this split.
         """
+        if self.splits == (name,):
+            return self
         mask = self.split == name
         if not mask.any():
             raise ValueError(
@@ -179,17 +192,38 @@ class StageTable:
             )
         return self.take(mask)
 
-    def take(self, rows: np.ndarray) -> StageTable:
-        """Return the rows of a mask ``(N,)`` or of indices ``(M,)``, in that order."""
-        index = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows, dtype=np.intp)
-        changed: dict[str, Any] = {}
+    def take(self, rows: np.ndarray | slice) -> StageTable:
+        """Return the rows of a mask ``(N,)``, of indices ``(M,)`` or of a slice, in that order.
+
+        What was checked of all rows holds for some of them, so nothing is checked again. All rows in their own order
+        are the table itself, and those of a slice are views of it.
+        """
+        index = rows if isinstance(rows, slice) else indices_of(rows)
+        if not isinstance(index, slice) and len(index) == len(self) and np.array_equal(index, np.arange(len(self))):
+            return self
+        return self._taken(index, {key: rows_of(column, index) for key, column in self.scores.items()})
+
+    def fold(self, rows: np.ndarray) -> StageTable:
+        """Like :meth:`take` of a mask or of indices, for a short while: of the scores only one is held at a time."""
+        index = indices_of(rows)
+        return self._taken(index, Borrowed(self.scores, index))
+
+    def _taken(self, index: np.ndarray | slice, scores: Mapping[str, np.ndarray]) -> StageTable:
+        """These rows of every column, with the given scores; not checked."""
+        taken = object.__new__(type(self))
+        columns: dict[int, np.ndarray] = {}  # one that serves as two is taken once
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, np.ndarray):
-                changed[item.name] = value[index]
+            if item.name == "scores":
+                value = scores
+            elif isinstance(value, np.ndarray):
+                if id(value) not in columns:
+                    columns[id(value)] = rows_of(value, index)
+                value = columns[id(value)]
             elif isinstance(value, dict) and item.name != "settings":
-                changed[item.name] = {key: column[index] for key, column in value.items()}
-        return dataclasses.replace(self, **changed)
+                value = {key: rows_of(column, index) for key, column in value.items()}
+            taken._set(item.name, value)
+        return taken
 
     def without_repeats(self) -> StageTable:
         """Return every ``(split, sample_id)`` once: splits in order of appearance, sorted by ``sample_id`` within.
@@ -200,6 +234,8 @@ class StageTable:
         Raises:
             ValueError: rows of one id differ in label, length or output: they are no repeats.
         """
+        if len(self.splits) == 1 and (self.sample_id[1:] > self.sample_id[:-1]).all():
+            return self
         position = np.zeros(len(self), dtype=np.int64)
         for index, name in enumerate(self.splits):
             position[self.split == name] = index
@@ -233,26 +269,37 @@ class StageTable:
         Raises:
             ValueError: if a score does not exist for this kind of task, or needs logits that the table does not hold.
         """
-        temperatures = self.settings.get("temperatures", {})
         seed = int(self.settings.get("seed") or 0) if seed is None else seed
         computed = dict(self.scores)
         for name in names:
             self.task.check_score(name, "scores")
-            columns = []
-            for index, stage in enumerate(self.stage_names):
-                if name == "random":
-                    columns.append(score_functions.random_score(self.sample_id, index, seed))
-                elif self.outputs is None:
-                    known = ", ".join(dict.fromkeys([*self.scores, "random"]))
-                    raise ValueError(
-                        f"`scores` of a table without logits must be of: {known}; "
-                        f"but got {name!r}. Add the columns `output_<stage>`."
-                    )
-                else:
-                    temperature = float(temperatures.get(stage, 1.0))
-                    columns.append(score_functions.compute(name, self.outputs[:, index], temperature))
-            computed[name] = np.stack(columns, axis=1)
+            if name != "random" and self.outputs is None:
+                known = ", ".join(dict.fromkeys([*self.scores, "random"]))
+                raise ValueError(
+                    f"`scores` of a table without logits must be of: {known}; "
+                    f"but got {name!r}. Add the columns `output_<stage>`."
+                )
+            if name == "random":
+                parts = [score_functions.random_score(self.sample_id, stage, seed) for stage in range(len(self.stages))]
+            else:
+                parts = [self.score_of_logits(name, stage) for stage in range(len(self.stages))]
+            computed[name] = np.stack(parts, axis=1)
         return dataclasses.replace(self, scores=computed)
+
+    def score_of_logits(self, name: str, stage: int) -> np.ndarray:
+        """A score of a stage's logits at its temperature, ``(N,)``; what lies in between is held of few rows at a time.
+
+        Args:
+            name: one of :data:`dial.stages.scores.SCORES`.
+            stage: its position.
+        """
+        assert self.outputs is not None
+        temperature = float(self.settings.get("temperatures", {}).get(self.stage_names[stage], 1.0))
+        values = np.empty(len(self))
+        for begin in range(0, len(values), AT_ONCE):
+            rows = slice(begin, begin + AT_ONCE)
+            values[rows] = score_functions.compute(name, self.outputs[rows, stage], temperature)
+        return values
 
     def metric_statistics(self, name: str) -> tuple[Metric, np.ndarray]:
         """Return a metric and what each example adds to its sums at each stage, ``(N, S, K)``.
@@ -261,6 +308,15 @@ class StageTable:
             ValueError: if the metric is neither known nor in :attr:`statistics`.
             TypeError: if it is not additive.
         """
+        return self._of_first_metric if name == self.metrics[0] else self._metric_statistics(name)
+
+    @cached_property
+    def _of_first_metric(self) -> tuple[Metric, np.ndarray]:
+        """Held, as every point, fold and interval asks for it."""
+        return self._metric_statistics(self.metrics[0])
+
+    def _metric_statistics(self, name: str) -> tuple[Metric, np.ndarray]:
+        """See :meth:`metric_statistics`."""
         if name in self.statistics:
             mean = Mean(name, self.range_of(name))
             return mean, mean.statistics(self.label, self.statistics[name])
@@ -287,10 +343,12 @@ class StageTable:
         A table of somebody else's does not say what a stage shares with the one before it. There all that is known is
         the cost of the last tier alone, ``macs_reference``, for rows that go to it at once.
         """
+        if not left_out:
+            return self.macs
         names = [stage.tier for stage in self.stages]
         macs = self.macs.copy()
         if self.settings.get("foreign"):
-            if left_out and set(left_out) == set(names[:-1]) - {names[-1]}:
+            if set(left_out) == set(names[:-1]) - {names[-1]}:
                 macs[:, -1] = np.minimum(macs[:, -1], self.macs_reference)
             return macs
         for tier in left_out:
@@ -298,152 +356,3 @@ class StageTable:
             before = self.decide_macs[:, first - 1] if first else 0.0
             macs[:, last + 1 :] -= (self.decide_macs[:, last] - before)[:, None]
         return macs
-
-
-def check_shapes(table: StageTable) -> None:
-    """Refuse columns of unequal shapes."""
-    rows, stages = len(table.split), len(table.stages)
-    wanted: list[tuple[str, Any, tuple[int, ...]]] = []
-    for name in ("split", "sample_id", "label", "macs_reference", "group", "references"):
-        wanted.append((name, getattr(table, name), (rows,)))
-    for name in ("predictions", "decide_macs", "macs", "texts"):
-        wanted.append((name, getattr(table, name), (rows, stages)))
-    shapes: dict[str, tuple[int, ...]] = {"scores": (rows, stages), "statistics": (rows, stages)}
-    for name, shape in {**shapes, **dict.fromkeys(BY_TIER, (rows,))}.items():
-        wanted += [(f"{name}[{key!r}]", value, shape) for key, value in getattr(table, name).items()]
-    if table.outputs is not None:
-        wanted.append(("outputs", table.outputs, (rows, stages, *table.outputs.shape[2:3])))
-        if table.outputs.ndim != 3:
-            wanted.append(("outputs", table.outputs, (rows, stages, table.task.columns)))
-    for name, value, shape in wanted:
-        if value is not None and np.shape(value) != shape:
-            raise ValueError(
-                f"`{name}` must have shape {shape} for {rows} examples and {stages} stages, but got {np.shape(value)}. "
-                "Give every column one entry for each example and stage."
-            )
-
-
-def check_names(table: StageTable) -> None:
-    """Refuse stages without a name of their own, and metrics that cannot be computed."""
-    names = [stage.name for stage in table.stages]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"`stages` must be one or more, each with its own name, but got {names}. Rename the repeated one."
-        )
-    known = [*NAMED, AGREEMENT, *table.statistics]
-    wrong = [name for name in table.metrics if name not in known]
-    if wrong or not table.metrics:
-        raise ValueError(
-            f"`metrics` must name one or more of: {', '.join(known)}; but got {wrong[0] if wrong else 'none'!r}. "
-            "Choose from these, or add the metric's statistic to the table."
-        )
-    for name in table.metrics:
-        if name not in table.statistics:
-            table.task.check_metric(name)
-    if GroupAccuracy.name in table.metrics and table.group is None:
-        raise ValueError(
-            f"`metrics` with {GroupAccuracy.name} need a column `group`, such as the question that a row answers, but "
-            "the table has none. Add it, or leave the metric out."
-        )
-
-
-def check_labels(table: StageTable) -> None:
-    """Refuse labels that are no class, or not finite, and logits that do not fit the label names."""
-    label = np.asarray(table.label)
-    bad = ~np.isfinite(label)
-    allowed = "a finite number"
-    if (classes := table.task.classes) is not None:
-        if table.outputs is not None and table.outputs.shape[-1] != classes:
-            raise ValueError(
-                f"`outputs` must have one logit for each of the {classes} labels {list(table.label_names)}, "
-                f"but got {table.outputs.shape[-1]}. Check the number of labels of every tier."
-            )
-        allowed = f"0 to {classes - 1}, for the labels {list(table.label_names)}"
-        lowest = UNREAD if AGREEMENT in table.metrics and table.texts is not None else 0  # the last stage's answers
-        bad |= (label != np.floor(label)) | (label < lowest) | (label >= classes)
-        _check_predictions(table, allowed)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise ValueError(
-            f"`label` must be {allowed}, but got {label[row]} for sample_id {table.sample_id[row]} of split "
-            f"{str(table.split[row])!r}. Correct the label, or leave unlabelled rows out."
-        )
-
-
-def _check_predictions(table: StageTable, allowed: str) -> None:
-    """Refuse predictions between two classes, which would be cut to the lower one."""
-    values = np.asarray(table.predictions)
-    between = np.isfinite(values) & (values != np.floor(values)) if values.dtype.kind == "f" else np.zeros(1, bool)
-    if between.any():
-        row, stage = np.argwhere(between)[0]
-        raise ValueError(
-            f"`prediction_{table.stages[stage].name}` must be {allowed}, but got {values[row, stage]} for sample_id "
-            f"{table.sample_id[row]} of split {str(table.split[row])!r}. Give classes, or no label names for a "
-            "regression."
-        )
-
-
-def check_scores(table: StageTable) -> None:
-    """Refuse scores that could decide and are not finite: no threshold is above plus infinity, none fits NaN.
-
-    Those of the last stage decide nothing and are not read.
-    """
-    for name, values in table.scores.items():
-        bad = ~(np.abs(values[:, :-1]) <= LARGEST_SCORE)
-        if bad.any():
-            row, stage = np.argwhere(bad)[0]
-            raise ValueError(
-                f"`{name}_{table.stages[stage].name}` must be finite (at most {LARGEST_SCORE:g} in size), as "
-                f"thresholds lie between scores, but got {values[row, stage]} for sample_id {table.sample_id[row]} of "
-                f"split {str(table.split[row])!r}. Give a row that must stay the largest of the other scores."
-            )
-
-
-def check_ranges(table: StageTable) -> None:
-    """Refuse statistics outside the range that they declare, on which every guard against an unseen loss rests."""
-    ranges = table.settings.get("ranges", {})
-    for name, (low, high) in ranges.items():
-        if name not in table.statistics:
-            raise ValueError(
-                f"`ranges` must be of statistics that the table holds ({', '.join(table.statistics) or 'none'}), "
-                f"but got {name!r}. Add the columns `stat_{name}_<stage>`, or leave it out."
-            )
-        if not -np.inf < low < high < np.inf:
-            raise ValueError(f"`ranges` of {name!r} must be a lower and a higher finite number, but got {low}, {high}.")
-    counts = dict.fromkeys(sums_of(table.metrics), COUNT_RANGE)
-    means = {name: UNIT_RANGE for name in table.metrics if name in table.statistics}
-    for name, (low, high) in {**counts, **means, **ranges}.items():
-        values = table.statistics[name]
-        bad = ~((values >= low) & (values <= min(high, LARGEST_SCORE)))
-        if bad.any():
-            row, stage = np.argwhere(bad)[0]
-            raise ValueError(
-                f"`stat_{name}_{table.stages[stage].name}` must lie in its range, {low:g} to {high:g}, but got "
-                f"{values[row, stage]} for sample_id {table.sample_id[row]} of split {str(table.split[row])!r}. "
-                f"Declare another (`dial sweep --range {name} LOW HIGH`), or correct the value."
-            )
-
-
-def check_finite(table: StageTable) -> None:
-    """Refuse outputs, predictions and costs that are not finite, and costs below 0, naming tier and example."""
-    for name in ("outputs", "predictions"):
-        values = getattr(table, name)
-        # A sum is finite only if all its terms are: one cheap pass in the usual case.
-        if values is None or np.isfinite(np.sum(values, dtype=np.float64)):
-            continue
-        row, stage = np.argwhere(~np.isfinite(values))[0][:2]
-        raise ValueError(
-            f"`{name}` must be finite, but got {np.asarray(values[row, stage]).tolist()} from tier "
-            f"{table.stages[stage].tier!r} (stage {table.stages[stage].name!r}) for sample_id {table.sample_id[row]} "
-            f"of split {str(table.split[row])!r}. Check the tier's weights and dtype, or leave the row out."
-        )
-    for name in ("macs", "macs_reference", "decide_macs"):
-        values, decide = getattr(table, name), name == "decide_macs"
-        bad = ~np.isfinite(values) | (values < 0 if decide else values <= 0)
-        if bad.any():
-            place = tuple(np.argwhere(bad)[0])
-            stage = f" at stage {table.stages[place[1]].name!r}" if len(place) > 1 else ""
-            raise ValueError(
-                f"`{name}` must be finite and {'at least' if decide else 'above'} 0, but got {values[place]}{stage} "
-                f"for sample_id {table.sample_id[place[0]]} of split {str(table.split[place[0]])!r}. Correct the cost."
-            )

@@ -101,7 +101,7 @@ class Task(ABC):
 
     def labels(self, values: np.ndarray) -> np.ndarray:
         """Labels ``(N,)``, or predictions of any shape, in this task's numbers."""
-        return np.asarray(values).astype(self.label_type)
+        return np.asarray(values).astype(self.label_type, copy=False)
 
     def head_settings(self) -> dict[str, Any]:
         """What a configuration of transformers says of the head, without its ``problem_type``."""

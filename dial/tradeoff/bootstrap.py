@@ -9,7 +9,8 @@ import numpy as np
 
 from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import ROUNDING, Curve, area_to
+from dial.tradeoff.area import ROUNDING, area_to
+from dial.tradeoff.curve import Curve, Reweighted
 from dial.tradeoff.taken import Taken, row_statistics, summed, super_alone, units_of
 
 CHUNK = 1_500_000  # weights held at once
@@ -152,36 +153,50 @@ def bootstrap(
     """
     statistics, units = row_statistics(table, metric), drawn_units(table)
     sizes = np.bincount(units)
+    drawn = [weights.astype(np.uint16) for weights in resample_weights(len(sizes), resamples, seed)]
     taken, which = _distinct({**decisions, "super": super_alone(table)}, _mark)
     picked = np.stack([summed(each.pick(statistics), units) for each in taken])  # (D, U, K)
     costs = np.stack([*(summed(each.macs, units) for each in taken), summed(table.macs_reference, units)])
-    # Softmax, margin and entropy of two classes are one curve; a score that is known later costs more, and is another.
-    shared, curve_of = _distinct(curves, lambda curve: curve.fingerprint + str(id(curve.table)).encode())
-    nodes = [nodes_of(curve, metric, targets) if len(curve) > MANY_POINTS else None for curve in shared]
-    along = [curve.reweighted(statistics, units, points) for curve, points in zip(shared, nodes, strict=True)]
     columns = np.concatenate([picked.transpose(0, 2, 1).reshape(-1, len(sizes)), costs])
-    qualities, macs, chosen, areas = [], [], [], []
-    for weights in resample_weights(len(sizes), resamples, seed):
-        sums = columns @ weights
-        split = len(taken) * statistics.shape[2]
-        quality = metric.value(sums[:split].reshape(len(taken), statistics.shape[2], -1).transpose(0, 2, 1))
-        cost = sums[split:] / (sizes @ weights)
-        qualities.append(quality)
-        macs.append(cost)
-        points = [evaluate(metric, weights) for evaluate in along]
-        best, alone = quality[which["super"]], cost[which["super"]]
-        chosen.append([_choose_again(q, m, best, alone, cost[-1], targets) for q, m in points])
-        end = points[curve_of["random"]][1][-1] if "random" in curve_of else np.inf
-        areas.append([area_to(q, m, end) for q, m in points])
-    quality, cost = np.concatenate(qualities, axis=1), np.concatenate(macs, axis=1)
+    sums = np.concatenate([columns @ weights.astype(np.float64) for weights in drawn], axis=1)
+    split = len(taken) * statistics.shape[2]
+    quality = metric.value(sums[:split].reshape(len(taken), statistics.shape[2], -1).transpose(0, 2, 1))
+    cost = sums[split:] / np.concatenate([sizes @ weights for weights in drawn])
     result = Resampled(cost[-1])
     result.quality = {key: quality[index] for key, index in which.items()}
     result.macs = {key: cost[index] for key, index in which.items()}
-    if along:
-        speedups, surfaces = np.concatenate(chosen, axis=-1), np.concatenate(areas, axis=-1)
-        result.chosen = {key: speedups[index] for key, index in curve_of.items()}
-        result.areas = {key: surfaces[index] for key, index in curve_of.items()}
+    # Softmax, margin and entropy of two classes are one curve; a score that is known later costs more, and is another.
+    shared, curve_of = _distinct(curves, lambda curve: curve.fingerprint + str(id(curve.table)).encode())
+    end = np.full(resamples, np.inf)  # the dearest cost of random routing, which comes first
+    for index in sorted(range(len(shared)), key=lambda index: index != curve_of.get("random")):
+        points = nodes_of(shared[index], metric, targets) if len(shared[index]) > MANY_POINTS else None
+        evaluate = shared[index].reweighted(statistics, units, points)  # large, so one curve's is held at a time
+        chosen, areas, last = _along(evaluate, metric, drawn, result, targets, end)
+        end = last if index == curve_of.get("random") else end
+        result.chosen |= {key: chosen for key, place in curve_of.items() if place == index}
+        result.areas |= {key: areas for key, place in curve_of.items() if place == index}
     return result
+
+
+def _along(
+    evaluate: Reweighted,
+    metric: Metric,
+    drawn: Sequence[np.ndarray],
+    result: Resampled,
+    targets: Sequence[float],
+    end: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One curve on all resamples: speed-ups chosen again ``(T, B)``, areas up to ``end`` and the last cost ``(B,)``."""
+    parts, begin = [], 0
+    best, alone = result.quality["super"], result.macs["super"]
+    for weights in drawn:
+        some = slice(begin, begin + weights.shape[1])
+        quality, macs = evaluate(metric, weights.astype(np.float64))
+        chosen = _choose_again(quality, macs, best[some], alone[some], result.reference[some], targets)
+        parts.append((chosen, area_to(quality, macs, end[some]), macs[-1]))
+        begin = some.stop
+    chosen, areas, last = (np.concatenate(values, axis=-1) for values in zip(*parts, strict=True))
+    return chosen, areas, last
 
 
 def _choose_again(

@@ -4,8 +4,7 @@ import math
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtri, stdtrit
 
 from dial.stages.metrics.base import Mean, Metric, divide
 from dial.stages.metrics.texts import TextMetric
@@ -52,9 +51,9 @@ def allowance(
     variance: np.ndarray | float, loss: np.ndarray | float, confidence: float, units: int | None = None
 ) -> np.ndarray:
     """How far below its estimate the margin may be; arguments as for :func:`lower_bound`."""
-    z = norm.ppf(confidence)
+    z = ndtri(confidence)
     if units is not None:
-        z, variance = student.ppf(confidence, max(units - 1, 1)), variance * units / max(units - 1, 1)
+        z, variance = stdtrit(max(units - 1, 1), confidence), variance * units / max(units - 1, 1)
     distance: np.ndarray = (z**2 + 2) / 3 * loss + z * np.sqrt(variance + np.square(loss))
     return distance
 
@@ -71,7 +70,7 @@ def rows_needed(margin: float, variance: float, loss: float, rows: int, confiden
     """
     if margin <= 0:
         return None
-    z, spread, unit = norm.ppf(confidence), variance * rows, loss * rows
+    z, spread, unit = ndtri(confidence), variance * rows, loss * rows
     # In n rows: n·margin − shift ≥ z·sqrt(n·spread + unit²). Squared it is a quadratic in n; the larger root counts.
     shift = (z**2 + 2) / 3 * unit
     a, b, c = margin**2, -(2 * margin * shift + z**2 * spread), shift**2 - (z * unit) ** 2
@@ -195,7 +194,7 @@ class Margins:
     """
 
     def __init__(self, curve: Curve, statistics: np.ndarray, metric: Metric) -> None:
-        self.curve, self.statistics, self.metric = curve, statistics, metric
+        self.statistics, self.metric = statistics, metric
         self.units = units_of(curve.table)
         self.groups = None if curve.table.group is None else int(self.units.max()) + 1
         self.few = statistics.shape[2] <= MANY_SUMS
@@ -203,6 +202,7 @@ class Margins:
         grid = count if count <= MANY_POINTS else MANY_POINTS // 4
         grid = grid if self.few else min(grid, GRID)
         self.points = np.unique(np.linspace(0, count - 1, grid).round().astype(np.int64))
+        self.curve = curve.take(self.points)  # a curve that held what holds it would outlive its use
         self.sums = curve.sums(statistics)[self.points]
         self.quality = metric.value(self.sums)
 
@@ -226,11 +226,11 @@ class Margins:
     def _unit_by_unit(self, here: np.ndarray, there: np.ndarray) -> np.ndarray:
         fixed = self.statistics[:, -1] @ there
         influences = (
-            np.bincount(self.units, weights=self.curve.picked(self.statistics, p) @ g - fixed)
-            for p, g in zip(self.points, here, strict=True)
+            np.bincount(self.units, weights=self.curve.picked(self.statistics, point) @ g - fixed)
+            for point, g in enumerate(here)
         )
         return np.array([np.square(influence).sum() for influence in influences])
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self.curve.take(self.points).moments(self.statistics, self.units)
+        return self.curve.moments(self.statistics, self.units)

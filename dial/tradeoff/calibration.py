@@ -1,13 +1,14 @@
 """Choosing operating points on calibration rows: for a target, for a budget, at the crossing of two densities."""
 
-import hashlib
+import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
@@ -23,6 +24,8 @@ Key = TypeVar("Key", bound=Hashable)
 NOTHING_TO_KEEP = "only the Super qualifies; its quality is not above zero, so there is nothing to keep"
 SEARCHED = 4096
 """Rows that a search for one threshold per stage looks at, where there are more."""
+AT_ONCE = 2**16
+"""Rows whose folds are found together."""
 FIRST_TESTED = 0.05
 """Share of rows that stop early at the first point that ``confident`` tests: below, nothing worth while is saved."""
 FIRST_TESTED_WITHOUT_SLACK = 0.25
@@ -37,10 +40,13 @@ class Chooser:
     Attributes:
         table: calibration rows; what is kept is their first metric.
         rule: whose values are chosen.
+        before: of another rule on the same rows; where it moves them in the same order, what it knows is not computed
+            again.
     """
 
     table: StageTable
     rule: Rule
+    before: "Chooser | None" = None
 
     @cached_property
     def measured(self) -> Metric:
@@ -50,9 +56,13 @@ class Chooser:
     @cached_property
     def curve(self) -> Curve:
         """All points of the dial on the calibration rows."""
-        return self.rule.curve(self.table)
+        curve = self.rule.curve(self.table)
+        if self.before is not None:
+            curve = curve.like(self.before.curve)
+            object.__setattr__(self, "before", None)  # curves are large, and this one is needed no more
+        return curve
 
-    @cached_property
+    @property
     def statistics(self) -> np.ndarray:
         """``(N, S, K)``."""
         return row_statistics(self.table, self.measured)
@@ -73,9 +83,14 @@ class Chooser:
         """Whether the Super's quality is not above zero, so that any share of it is kept by anything."""
         return not self.quality[-1] > 0
 
-    @cached_property
+    @property
     def macs(self) -> np.ndarray:
         """Mean cost at each point ``(P,)``; at the last, where no row may stop early, that of the Super alone."""
+        macs: np.ndarray = self.curve.kept("macs with the Super alone", self._macs)
+        return macs
+
+    def _macs(self) -> np.ndarray:
+        """The curve's mean costs, with the Super's own at the last point."""
         macs = self.curve.macs.copy()
         macs[-1] = super_alone(self.table).macs.mean()
         return macs
@@ -124,7 +139,7 @@ class Chooser:
 
     def _first_tested(self, tested: np.ndarray, target: float, confidence: float, loss: np.ndarray) -> int | None:
         """Which of the points ``(T,)`` is tested first, chosen without looking at any answer; None if none is."""
-        z = norm.ppf(confidence)
+        z = ndtri(confidence)
         # What the target allows to be lost against what no sample of this size can rule out.
         slack = 1 - target >= ((z**2 + 2) / 3 + z) * float(loss[-1])
         early, macs = self.curve.early[tested], self.macs[tested]
@@ -147,9 +162,10 @@ class Chooser:
     def _super(self, target: float, margin: np.ndarray, note: str, **more: Any) -> OperatingPoint:
         return self._point(len(self.macs) - 1, "confident", target, margin_bound=float(margin[-1]), note=note, **more)
 
-    @cached_property
+    @property
     def _margins(self) -> Margins:
-        return Margins(self.curve, self.statistics, self.measured)
+        margins: Margins = self.curve.kept("margins", lambda: Margins(self.curve, self.statistics, self.measured))
+        return margins
 
     def budget(self, macs: float) -> OperatingPoint:
         """Best quality at no more than ``macs`` per row on average, the cheaper of equals.
@@ -184,16 +200,19 @@ class Chooser:
         scores = self.rule.values(self.table)
         return [densities(scores[:, s], right[:, s]) for s in range(scores.shape[1] - 1)]
 
-    def crossing(self) -> OperatingPoint | str:
-        """The point at E-LANG's crossing, or why there is none."""
+    def crossing_thresholds(self) -> list[float] | str:
+        """E-LANG's crossing at each stage but the last, or why there is none."""
         missing = [
             f"{stage.name}: {d.status}"
             for stage, d in zip(self.table.stages, self.crossings, strict=False)
             if d.threshold is None
         ]
-        if missing:
-            return "; ".join(missing)
-        return self.at([d.threshold for d in self.crossings if d.threshold is not None], "crossing", None)
+        return "; ".join(missing) or [d.threshold for d in self.crossings if d.threshold is not None]
+
+    def crossing(self) -> OperatingPoint | str:
+        """The point at E-LANG's crossing, or why there is none."""
+        thresholds = self.crossing_thresholds()
+        return thresholds if isinstance(thresholds, str) else self.at(thresholds, "crossing", None)
 
     def fixed(self, threshold: float) -> OperatingPoint:
         """The operating point with the same given threshold at all stages."""
@@ -226,10 +245,12 @@ Recipe = Callable[[Chooser], OperatingPoint]
 
 def folds_of(table: StageTable, folds: int) -> np.ndarray:
     """Fold of each row ``(N,)`` by a hash of its group or, without groups, its ``sample_id``: the same in every run."""
-    keys = table.sample_id if table.group is None else table.group
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    digests = [hashlib.blake2b(str(key).encode(), digest_size=8).digest() for key in distinct.tolist()]
-    return np.array([int.from_bytes(digest, "little") % folds for digest in digests])[inverse]
+    keys, inverse = (table.sample_id, None) if table.group is None else np.unique(table.group, return_inverse=True)
+    part = np.empty(len(keys), np.min_scalar_type(folds))
+    for begin in range(0, len(keys), AT_ONCE):
+        digests = (blake2b(str(key).encode(), digest_size=8).digest() for key in keys[begin : begin + AT_ONCE].tolist())
+        part[begin : begin + AT_ONCE] = np.frombuffer(b"".join(digests), "<u8") % folds
+    return part if inverse is None else part[inverse]
 
 
 def crossfit(
@@ -255,17 +276,17 @@ def crossfit(
             return {}
         raise ValueError(f"`folds` must leave rows in every fold, but got {folds} for {len(fold)} rows; use fewer.")
     points: dict[Key, list[OperatingPoint]] = {key: [] for key in wanted}
-    parts: dict[Key, list[tuple[np.ndarray, Taken]]] = {key: [] for key in wanted}
+    parts: dict[Key, list[Taken]] = {key: [] for key in wanted}
     for k in range(folds):
-        mask = fold == k
         rows = others = chooser = None  # those of the fold before, which are as large, go first
-        rows, others = table.take(mask), table.take(~mask)
+        rows, others = table.fold(fold == k), table.fold(fold != k)
         for key, (rule, choose) in wanted.items():
             if chooser is None or chooser.rule != rule:  # those of one rule come together
-                chooser = Chooser(others, rule)
+                chooser = Chooser(others, rule, chooser)
             points[key].append(choose(chooser))
-            parts[key].append((mask, points[key][-1].rule.taken(rows)))
-    return {key: (Taken.joined(table, parts.pop(key)), tuple(points[key])) for key in wanted}
+            # What is done with the fold's rows is kept, their table is not.
+            parts[key].append(dataclasses.replace(points[key][-1].rule.taken(rows), table=table))
+    return {key: (Taken.joined(table, fold, parts.pop(key)), tuple(points[key])) for key in wanted}
 
 
 def _cheapest(allowed: np.ndarray, macs: np.ndarray, quality: np.ndarray | None = None) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -22,7 +22,7 @@ from dial.tradeoff.taken import metric_of, row_statistics, summed, units_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROUNDING = 1e-9  # share of an area that is rounding error, where nothing is gained
+AT_ONCE = 2**20  # events
 GRID = 101
 """Points at which a metric that is not additive is computed, evenly spaced over the points of a curve."""
 Reweighted = Callable[[Metric, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -42,6 +42,7 @@ class Curve(ABC):
         dial: ``(P,)`` ascending from minus infinity to plus infinity, midway between the dials at which a row moves.
             For two stages it is the threshold itself; for more, a quantile.
         quantiles: the scale of a dial that is shared by several stages, or None where the dial is the score itself.
+        along: what was computed along the curve, whatever its dial is called; see :meth:`like`.
     """
 
     table: StageTable = field(repr=False)
@@ -49,6 +50,7 @@ class Curve(ABC):
     score: str
     dial: np.ndarray = field(repr=False)
     quantiles: Quantiles | None = field(default=None, repr=False)
+    along: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.dial)
@@ -117,17 +119,32 @@ class Curve(ABC):
         """Names of the stages."""
         return self.table.stage_names
 
-    @cached_property
+    def kept(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """What is computed when it is first asked for, of this curve or of one like it."""
+        if key not in self.along:
+            self.along[key] = compute()
+        return self.along[key]
+
+    def like(self, other: Curve | None) -> Self:
+        """The same curve, with all that is known of another that moves the same rows in the same order.
+
+        Scores of two classes are mostly one order: what is summed along it is summed once, and held once.
+
+        Args:
+            other: on the same table; where it moves other rows, or is None, this curve comes back as it is.
+        """
+        return self
+
+    @property
     def macs(self) -> np.ndarray:
         """Mean MACs per row at each point, ``(P,)``."""
-        return self.sums(self.table.macs) / len(self.table)
+        macs: np.ndarray = self.kept("macs", lambda: self.sums(self.table.macs) / len(self.table))
+        return macs
 
-    @cached_property
+    @property
+    @abstractmethod
     def early(self) -> np.ndarray:
         """Share of rows that stop before the last stage at each point, ``(P,)``."""
-        before_last = np.ones(self.table.macs.shape)
-        before_last[:, -1] = 0
-        return self.sums(before_last) / max(len(before_last), 1)
 
     @property
     def quality(self) -> dict[str, np.ndarray]:
@@ -136,13 +153,8 @@ class Curve(ABC):
 
     def quality_by(self, name: str) -> np.ndarray:
         """One metric at every point, ``(P,)``."""
-        if name not in self._qualities:
-            self._qualities[name] = self._quality(metric_of(self.table, name))
-        return self._qualities[name]
-
-    @cached_property
-    def _qualities(self) -> dict[str, np.ndarray]:
-        return {}
+        quality: np.ndarray = self.kept(("quality", name), lambda: self._quality(metric_of(self.table, name)))
+        return quality
 
     def _quality(self, metric: Metric) -> np.ndarray:
         if metric.additive:
@@ -154,10 +166,9 @@ class Curve(ABC):
 
     def take(self, points: np.ndarray) -> Self:
         """Return the curve at some of its points, given by ascending indices."""
-        taken = dataclasses.replace(self, **{name: values[points] for name, values in self._by_point().items()})
-        taken.__dict__["macs"] = self.macs[points]
-        taken.__dict__["_qualities"] = {name: values[points] for name, values in self.quality.items()}
-        return taken
+        along: dict[Any, Any] = {("quality", name): values[points] for name, values in self.quality.items()}
+        along["macs"] = self.macs[points]
+        return dataclasses.replace(self, **{name: at[points] for name, at in self._by_point().items()}, along=along)
 
     def _by_point(self) -> dict[str, Any]:
         """The fields that have an entry for each point."""
@@ -191,34 +202,52 @@ class EventCurve(Curve):
         """
         # A point shows the state after all events that share its dial.
         last_of_tie = np.append(events.dial[1:] != events.dial[:-1], True)[: len(events.dial)]
-        applied = np.concatenate([[0], np.flatnonzero(last_of_tie) + 1])
-        distinct = events.dial[applied[1:] - 1]
+        applied = np.concatenate([[0], np.flatnonzero(last_of_tie) + 1]).astype(np.int32)
+        distinct = events.dial[last_of_tie]
         dial = midway(distinct) if len(distinct) else np.array([-np.inf])
         return cls(table=table, rule=rule, score=score, dial=dial, quantiles=quantiles, events=events, applied=applied)
+
+    def like(self, other: Curve | None) -> EventCurve:
+        """See :meth:`Curve.like`."""
+        if not isinstance(other, EventCurve) or other.table is not self.table:
+            return self
+        moves = ("row", "before", "after", "start")
+        same = all(np.array_equal(getattr(self.events, name), getattr(other.events, name)) for name in moves)
+        if not same or not np.array_equal(self.applied, other.applied):
+            return self
+        events = dataclasses.replace(other.events, dial=self.events.dial)
+        return dataclasses.replace(self, events=events, applied=other.applied, along=other.along)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """See :meth:`Curve.sums`; a cumulative sum over the events."""
         rows, stages = self.table.macs.shape
-        start = self.events.start + np.arange(rows) * stages
-        row = self.events.row.astype(np.intp) * stages
-        before, after = row + self.events.before, row + self.events.after
         columns = values.reshape(rows, stages, -1)
         total = np.empty((len(self), columns.shape[-1]))
         for k in range(columns.shape[-1]):
             column = np.ascontiguousarray(columns[..., k])
-            flat = column.reshape(-1)
-            total[:, k] = flat[start].sum(dtype=np.float64)
+            start = np.arange(0, rows * stages, stages)
+            start += self.events.start
+            total[:, k] = column.reshape(-1)[start].sum(dtype=np.float64)
+            del start
             if not (column == column[:, :1]).all():  # else the same at every stage, such as a count
-                change = flat[after]
-                change -= flat[before]
-                total[:, k] += self._running(change)
+                total[:, k] += self._running(self._changes(column))
         return total.reshape(len(self), *values.shape[2:])
+
+    def _changes(self, column: np.ndarray) -> np.ndarray:
+        """What each event changes in the sum of ``(N, S)`` values at the rows' stages, ``(E,)``."""
+        events, stages, flat = self.events, column.shape[1], column.reshape(-1)
+        change = np.empty(len(events.row), column.dtype)
+        for begin in range(0, len(change), AT_ONCE):
+            some = slice(begin, begin + AT_ONCE)
+            row = events.row[some].astype(np.intp) * stages
+            np.subtract(flat[row + events.after[some]], flat[row + events.before[some]], out=change[some])
+        return change
 
     def _running(self, change: np.ndarray) -> np.ndarray:
         """Sum of the changes ``(E, ...)`` in effect at every point, ``(P, ...)``."""
         running = np.zeros((len(change) + 1, *change.shape[1:]), np.float64 if change.dtype.kind == "f" else np.int64)
         np.cumsum(change, axis=0, out=running[1:])
-        return running[self.applied]
+        return running if len(running) == len(self.applied) else running[self.applied]
 
     def picked(self, values: np.ndarray, point: int) -> np.ndarray:
         """See :meth:`Curve.picked`."""
@@ -237,7 +266,14 @@ class EventCurve(Curve):
             done = end
             yield metric.evaluate(self.table.label, self.table.predictions[rows, taken])
 
-    @cached_property
+    @property
+    def early(self) -> np.ndarray:
+        """See :attr:`Curve.early`."""
+        last, rows = len(self.table.stages) - 1, len(self.events.start)
+        gone = self._running((self.events.after == last).view(np.int8))
+        return np.asarray(((self.events.start < last).sum() - gone) / max(rows, 1))
+
+    @property
     def shares(self) -> np.ndarray:
         """See :attr:`Curve.shares`."""
         events, counts = self.events, np.empty((len(self), len(self.table.stages)))
@@ -249,7 +285,10 @@ class EventCurve(Curve):
     @property
     def fingerprint(self) -> bytes:
         """See :attr:`Curve.fingerprint`."""
-        return np.concatenate([self.applied, self.events.row, self.events.after]).astype(np.int64).tobytes()
+        digest = blake2b()
+        for values in (self.applied, self.events.row, self.events.after):
+            digest.update(np.ascontiguousarray(values).data)
+        return digest.digest()
 
     def moments(self, statistics: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See :meth:`Curve.moments`."""
@@ -284,34 +323,40 @@ class EventCurve(Curve):
         constant and cost goes up: no target has its cheapest point, and no area its bend, anywhere else. A tenth of the
         points or so is left.
         """
-        events, applied, macs = self.events, self.applied, self.table.macs
-        change = statistics[events.row, events.after] - statistics[events.row, events.before]
-        cost = macs[events.row, events.after] - macs[events.row, events.before]
-        point = np.repeat(np.arange(1, len(applied)), np.diff(applied))
+        events, applied = self.events, self.applied
+        count, sizes = int(units.max()) + 1, np.bincount(units)
+        columns = [np.ascontiguousarray(values) for values in (*np.moveaxis(statistics, -1, 0), self.table.macs)]
+        point = np.repeat(np.arange(1, len(applied), dtype=np.int32), np.diff(applied))
         if points is None:
-            matters = (np.abs(change).max(axis=1, initial=0) > 0) | (cost < 0)
+            changes = [self._changes(column) for column in columns]
+            matters = np.any([change != 0 for change in changes[:-1]], axis=0) | (changes[-1] < 0)
             reached = np.unique(point[matters])  # by a step that changes something
             points = np.concatenate([[0], reached - 1, reached, [len(applied) - 1]])
-        kept = np.unique(points).astype(np.int64)
-        rows, count = np.arange(len(statistics)), int(units.max()) + 1
-        index = (
-            np.concatenate([np.zeros(len(rows), np.int64), np.searchsorted(kept, point)]),
-            np.concatenate([units, units[events.row]]),
-        )
+        nodes = np.unique(points).astype(np.int64)
+        node, unit = np.searchsorted(nodes, point), units[events.row]
+        del point
 
-        def matrix(first: np.ndarray, changes: np.ndarray) -> csr_array | np.ndarray:
-            values, shape = np.concatenate([first, changes]), (len(kept), count)
-            if len(kept) * count < 4 * len(values):  # hardly an entry would be zero
-                return np.bincount(index[0] * count + index[1], values, len(kept) * count).reshape(shape)
-            used = values != 0
-            return csr_array((values[used], (index[0][used], index[1][used])), shape=shape)
+        def matrix(column: np.ndarray) -> csr_array | np.ndarray:
+            """Sums of each unit at the first node, and their changes up to each other one, ``(M, U)``."""
+            start = np.arange(0, column.size, column.shape[1])
+            start += events.start
+            first, change = np.bincount(units, column.reshape(-1)[start], count), self._changes(column)
+            used = np.flatnonzero(change)
+            if 2 * len(used) > len(nodes) * count:  # hardly an entry would be zero
+                whole = np.bincount(node * count + unit, change, len(nodes) * count).reshape(len(nodes), count)
+                whole[0] += first
+                return whole
+            places = (
+                np.concatenate([np.zeros(count, np.int64), node[used]]),
+                np.concatenate([np.arange(count), unit[used]]),
+            )
+            return csr_array((np.concatenate([first, change[used]]), places), shape=(len(nodes), count))
 
-        columns = [matrix(statistics[rows, events.start, k], change[:, k]) for k in range(change.shape[1])]
-        costs, sizes = matrix(macs[rows, events.start], cost), np.bincount(units)
+        *sums, costs = map(matrix, columns)
 
         def evaluate(metric: Metric, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            sums = np.stack([np.cumsum(column @ weights, axis=0) for column in columns], axis=-1)
-            return metric.value(sums), np.cumsum(costs @ weights, axis=0) / (sizes @ weights)
+            along = np.stack([np.cumsum(column @ weights, axis=0) for column in sums], axis=-1)
+            return metric.value(along), np.cumsum(costs @ weights, axis=0) / (sizes @ weights)
 
         return evaluate
 
@@ -356,25 +401,6 @@ def midway(values: np.ndarray) -> np.ndarray:
     return np.concatenate([[-np.inf], middle, [np.inf]])
 
 
-def normalised_area(curve: Curve, random: Curve, oracle: Curve, metric: str | None = None) -> float | None:
-    """Return where a curve lies between random routing (0) and the oracle (1): (A - A_random) / (A_oracle - A_random).
-
-    ``A`` is the area under quality over mean MACs, between the costs of always stopping at once and of always going on
-    at random; a curve by scores that only a finished answer tells goes on beyond that, which counts for nothing.
-
-    Returns:
-        The share, or None where it is undefined: the last stage is not better than the first, or the areas coincide.
-    """
-    metric = metric or next(iter(curve.quality))
-    if not oracle.quality[metric][-1] > oracle.quality[metric][0]:
-        return None
-    end = float(random.macs[-1])
-    area, area_random, area_oracle = (_area(each, metric, end) for each in (curve, random, oracle))
-    if not area_oracle - area_random > ROUNDING * abs(area_oracle):
-        return None
-    return (area - area_random) / (area_oracle - area_random)
-
-
 def to_frame(curve: Curve) -> pa.Table:
     """Return a curve as columns: split, score, rule, dial, mean MACs, every metric, the share of every stage."""
     import pyarrow as pa
@@ -392,22 +418,3 @@ def concat(curves: Sequence[Curve]) -> pa.Table:
     import pyarrow as pa
 
     return pa.concat_tables([to_frame(each) for each in curves]).unify_dictionaries()
-
-
-def area_to(quality: np.ndarray, macs: np.ndarray, end: np.ndarray | float) -> np.ndarray:
-    """Area under quality over rising cost by trapezoids, up to a cost, ``(M, ...), (M, ...), (...) -> (...)``.
-
-    >>> area_to(np.array([0.0, 1.0]), np.array([0.0, 4.0]), 2.0).tolist()
-    0.5
-    """
-    if not np.any(macs[-1] > end + ROUNDING * np.abs(end)):
-        return np.asarray(np.trapezoid(quality, macs, axis=0))
-    steps, inside = np.diff(macs, axis=0), np.diff(np.minimum(macs, end), axis=0)
-    share = np.divide(inside, steps, out=np.zeros_like(steps), where=steps != 0)
-    return np.asarray((inside * (quality[:-1] + share / 2 * np.diff(quality, axis=0))).sum(axis=0))
-
-
-def _area(curve: Curve, metric: str, end: float) -> float:
-    """Return the area under quality over mean MACs up to a cost."""
-    known = np.isfinite(curve.quality[metric])
-    return float(area_to(curve.quality[metric][known], curve.macs[known], end))

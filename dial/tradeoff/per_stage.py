@@ -9,6 +9,7 @@ import numpy as np
 from dial.stages.metrics.base import Metric
 from dial.stages.table import StageTable
 from dial.tradeoff.calibration import Chooser
+from dial.tradeoff.curve import midway
 from dial.tradeoff.levels import Levels
 from dial.tradeoff.point import OperatingPoint
 from dial.tradeoff.threshold import Threshold
@@ -16,6 +17,7 @@ from dial.tradeoff.threshold import Threshold
 ROUNDS = 20
 STARTS = 24  # in all, shared among the stages
 DESCENTS = 4  # from the best shared dial, and from so many of the others that cost least
+AGAIN = 2  # cheapest ends that a search on fewer rows goes on from
 MENDED = 1  # rounds over all rows after a search on fewer
 STEPS = 9  # from what was found on fewer rows to the best shared dial
 TOLERANCE = 1e-12  # of the quality asked for
@@ -67,6 +69,50 @@ def per_stage_thresholds(chooser: Chooser, target: float) -> OperatingPoint:
     shared = chooser.expected(target)
     if chooser.nothing_to_keep:
         return shared
+    rule, thresholds = PerStage(chooser.rule.score), _known(chooser, target)
+    if thresholds is None:
+        thresholds = _searched(chooser, target, shared)
+        stays = chooser.rule.values(chooser.table)[:, :-1] >= thresholds
+        chooser.curve.along[PerStage.name, target] = rule.score, thresholds, stays
+    point = chooser.at(thresholds, "expected", target, rule)
+    least = target * float(chooser.quality[-1]) - TOLERANCE
+    if point.promise.quality >= least and point.promise.macs <= shared.promise.macs:
+        return point
+    return chooser.at(shared.rule.thresholds, "expected", target, rule)
+
+
+def _known(chooser: Chooser, target: float) -> np.ndarray | None:
+    """Thresholds found before, or for another score that orders the rows alike: the same rows are to stay by this."""
+    if (PerStage.name, target) not in chooser.curve.along:
+        return None
+    score, thresholds, stays = chooser.curve.along[PerStage.name, target]
+    if score != chooser.rule.score:
+        thresholds = thresholds_between(chooser.rule.values(chooser.table)[:, :-1], stays)
+    known: np.ndarray | None = thresholds
+    return known
+
+
+def thresholds_between(values: np.ndarray, stays: np.ndarray) -> np.ndarray | None:
+    """Thresholds ``(S - 1,)`` that these rows reach at each stage and no others; None where there are none.
+
+    Args:
+        values: scores ``(N, S - 1)``.
+        stays: ``(N, S - 1)``.
+
+    Example:
+        >>> thresholds_between(np.array([[0.1], [0.5], [0.9]]), np.array([[False], [True], [True]]))
+        array([0.3])
+    """
+    below = np.where(stays, -np.inf, values).max(axis=0)
+    above = np.where(stays, values, np.inf).min(axis=0)
+    if not (below < above).all():
+        return None
+    middle = [midway(np.array(ends))[1] for ends in zip(below, above, strict=True)]
+    return np.where(below == -np.inf, -np.inf, np.where(above == np.inf, np.inf, middle))
+
+
+def _searched(chooser: Chooser, target: float, shared: OperatingPoint) -> np.ndarray:
+    """Thresholds ``(S - 1,)`` that a search finds, starting from the best shared dial."""
     levels = chooser.levels
     start = levels.at(shared.rule.thresholds)
     drawn = _Problem(levels.of_drawn, chooser.measured, target)
@@ -76,15 +122,9 @@ def per_stage_thresholds(chooser: Chooser, target: float) -> OperatingPoint:
         everything = _Problem(levels, chooser.measured, target)
         # What just suffices on all rows is to suffice on the drawn ones: few rows are off by more than a search wins.
         drawn.least = everything.least + drawn.quality(found) - everything.quality(found)
-        again = min((drawn.descend(levels, ROUNDS) for _, levels in ends), key=_cost)
+        again = min((drawn.descend(levels, ROUNDS) for _, levels in ends[:AGAIN]), key=_cost)
         found = everything.mend([again[1], found], start)
-    thresholds = [t[level] for t, level in zip(levels.thresholds, found, strict=True)]
-    rule = PerStage(chooser.rule.score)
-    point = chooser.at(thresholds, "expected", target, rule)
-    least = target * float(chooser.quality[-1]) - TOLERANCE
-    if point.promise.quality >= least and point.promise.macs <= shared.promise.macs:
-        return point
-    return chooser.at(shared.rule.thresholds, "expected", target, rule)
+    return np.array([t[level] for t, level in zip(levels.thresholds, found, strict=True)])
 
 
 class _Problem:

@@ -54,10 +54,11 @@ class RandomCurve(Curve):
         """The chance of each stage at each point, ``(P, S)``."""
         return stop_chances(np.repeat(self.dial[:, None], len(self.table.stages) - 1, axis=1))
 
-    @cached_property
+    @property
     def macs(self) -> np.ndarray:
         """Mean MACs per row at each point, ``(P,)``."""
-        return self.shares @ self.table.macs.mean(axis=0)
+        macs: np.ndarray = self.kept("macs", lambda: self.shares @ self.table.macs.mean(axis=0))
+        return macs
 
     @property
     def early(self) -> np.ndarray:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import fisher_exact, ks_2samp
 
 from dial.stages.table import StageTable
 
@@ -48,6 +47,8 @@ def differences(calibration: Visits, here: Visits) -> dict[str, dict[str, float]
     Returns:
         By ``deferred``, ``length`` and ``score`` the two shares or medians, ``there`` and ``here``.
     """
+    from scipy.stats import fisher_exact  # a second of imports, for calibration rows only
+
     found: dict[str, dict[str, float]] = {}
     if min(len(calibration.stayed), len(here.stayed)) < FEWEST:
         return found
@@ -71,6 +72,8 @@ def differences(calibration: Visits, here: Visits) -> dict[str, dict[str, float]
 
 
 def _apart(first: np.ndarray, second: np.ndarray, level: float) -> bool:
+    from scipy.stats import ks_2samp
+
     # Ranks stand for the values, as the test sorts them only: minus infinity is a value like any other then.
     _, ranks = np.unique(np.concatenate([first, second]), return_inverse=True)
     test = ks_2samp(ranks[: len(first)], ranks[len(first) :], method="asymp")

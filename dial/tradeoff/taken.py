@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -24,9 +25,9 @@ class Taken:
     Attributes:
         table: the rows.
         stages: ``(N,)`` the stage that answers; None where a coin decides.
-        chances: ``(N, S)`` of each stage, where a coin decides.
-        left_out: sets of tiers that do not run.
-        which: ``(N,)`` position in ``left_out`` of each row's set; None: the first for all.
+        chances: ``(F, S)`` of each stage where a coin decides, for each of ``left_out``.
+        left_out: sets of tiers that do not run, one for each of ``F`` parts of the rows.
+        which: ``(N,)`` the part of each row; None: the first for all.
         score: that decided; one that is known late costs more (:meth:`StageTable.deciding_by`).
     """
 
@@ -40,13 +41,13 @@ class Taken:
     @classmethod
     def at(cls, table: StageTable, stages: np.ndarray, left_out: Sequence[str] = (), score: str = "") -> Taken:
         """Every row stops at its stage ``(N,)``, some tiers do not run, and a score decided."""
-        return cls(table, stages=np.asarray(stages, dtype=np.int16), left_out=(tuple(left_out),), score=score)
+        small = np.min_scalar_type(-len(table.stages))  # there are as many decisions as points, each of all rows
+        return cls(table, stages=np.asarray(stages, dtype=small), left_out=(tuple(left_out),), score=score)
 
     @classmethod
     def drawn(cls, table: StageTable, chances: np.ndarray, left_out: Sequence[str] = ()) -> Taken:
         """Every row stops at each stage with the same chances ``(S,)``."""
-        whole = np.broadcast_to(chances, table.macs.shape)
-        return cls(table, chances=whole, left_out=(tuple(left_out),))
+        return cls(table, chances=np.asarray(chances)[None], left_out=(tuple(left_out),))
 
     @classmethod
     def all_at(cls, table: StageTable, stage: int) -> Taken:
@@ -54,25 +55,30 @@ class Taken:
         return cls.at(table, np.full(len(table), stage))
 
     @classmethod
-    def joined(cls, table: StageTable, parts: Sequence[tuple[np.ndarray, Taken]]) -> Taken:
-        """Decisions over parts of the rows as one: masks ``(N,)`` that cover each row once, and what is done there."""
-        which, columns = np.zeros(len(table), dtype=np.int16), {}
-        for position, (mask, _) in enumerate(parts):
-            which[mask] = position
-        for name in ("stages", "chances"):
-            if getattr(parts[0][1], name) is not None:
-                first = getattr(parts[0][1], name)
-                columns[name] = np.empty((len(table), *first.shape[1:]), dtype=first.dtype)
-                for mask, taken in parts:
-                    columns[name][mask] = getattr(taken, name)
-        left_out = tuple(taken.left_out[0] for _, taken in parts)
-        return cls(table, **columns, left_out=left_out, which=which, score=parts[0][1].score)
+    def joined(cls, table: StageTable, which: np.ndarray, parts: Sequence[Taken]) -> Taken:
+        """Decisions over parts of the rows as one: the part ``(N,)`` of each row, and what is done in each."""
+        stages = chances = None
+        if parts[0].stages is None:
+            chances = np.concatenate([taken.chances for taken in parts if taken.chances is not None])
+        else:
+            stages = np.empty(len(table), parts[0].stages.dtype)
+            for position, taken in enumerate(parts):
+                stages[np.flatnonzero(which == position)] = taken.stages
+        return cls(table, stages, chances, tuple(taken.left_out[0] for taken in parts), which, parts[0].score)
 
     def take(self, rows: np.ndarray) -> Taken:
         """The same for some rows, given by a mask ``(N,)`` or by indices."""
-        kept = (None if values is None else values[rows] for values in (self.stages, self.chances, self.which))
-        stages, chances, which = kept
-        return Taken(self.table.take(rows), stages, chances, self.left_out, which, self.score)
+        stages, which = (None if values is None else values[rows] for values in (self.stages, self.which))
+        return dataclasses.replace(self, table=self.table.take(rows), stages=stages, which=which)
+
+    @property
+    def chances_of_rows(self) -> np.ndarray:
+        """The chances of each stage for every row, ``(N, S)``, where a coin decides."""
+        assert self.chances is not None
+        if self.which is None:
+            return np.broadcast_to(self.chances[0], self.table.macs.shape)
+        chances: np.ndarray = self.chances[self.which]
+        return chances
 
     @property
     def macs(self) -> np.ndarray:
@@ -93,20 +99,22 @@ class Taken:
         return spent
 
     def pick(self, values: np.ndarray) -> np.ndarray:
-        """What ``values (N, S, ...)`` come to for every row, ``(N, ...)``."""
-        if self.stages is not None:
-            return values[np.arange(len(self.stages)), self.stages]
-        assert self.chances is not None
-        picked: np.ndarray = np.einsum("ns,ns...->n...", self.chances, values)
-        return picked
+        """What ``values (N, S)`` or ``(N, S, K)`` come to for every row, ``(N,)`` or ``(N, K)``."""
+        if self.stages is None:
+            picked: np.ndarray = np.einsum("ns,ns...->n...", self.chances_of_rows, values)
+            return picked
+        place = np.arange(0, values.shape[0] * values.shape[1], values.shape[1])
+        place += self.stages
+        if values.ndim == 2:
+            return values.reshape(-1)[place]
+        return np.stack([values[..., k].reshape(-1)[place] for k in range(values.shape[2])]).T
 
     @property
     def shares(self) -> np.ndarray:
         """Share of rows that each stage answers, ``(S,)``."""
         if self.stages is not None:
             return np.bincount(self.stages, minlength=len(self.table.stages)) / len(self.stages)
-        assert self.chances is not None
-        shares: np.ndarray = self.chances.mean(axis=0)
+        shares: np.ndarray = self.chances_of_rows.mean(axis=0)
         return shares
 
 
@@ -162,10 +170,10 @@ def summed(values: np.ndarray, units: np.ndarray) -> np.ndarray:
 
 def quality_at(table: StageTable, name: str, stages: np.ndarray) -> float:
     """A metric when every row stops at its stage ``(N,)``; any metric, additive or not."""
-    metric, rows = metric_of(table, name), np.arange(len(stages))
+    metric, taken = metric_of(table, name), Taken.at(table, stages)
     if isinstance(metric, TextMetric):
-        return float(metric.value(row_statistics(table, metric)[rows, stages].sum(axis=0)))
-    answers = table.statistics.get(name, table.predictions)[rows, stages]
+        return float(metric.value(taken.pick(row_statistics(table, metric)).sum(axis=0)))
+    answers = taken.pick(table.statistics.get(name, table.predictions))
     return metric.evaluate(table.label, answers, table.task.classes)
 
 
@@ -200,9 +208,8 @@ def quality_of(taken: Taken, name: str | None = None) -> float:
     metric = metric_of(taken.table, name)
     if taken.stages is not None:
         return quality_at(taken.table, metric.name, taken.stages)
-    assert taken.chances is not None
     if not metric.additive:
-        return mean_over_draws(taken.table, metric, taken.chances)
+        return mean_over_draws(taken.table, metric, taken.chances_of_rows)
     return float(metric.value(taken.pick(row_statistics(taken.table, metric)).sum(axis=0)))
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
+from dial.tradeoff.area import normalised_area
 from dial.tradeoff.bootstrap import bootstrap, resample_weights
-from dial.tradeoff.curve import normalised_area
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import metric_of
 from tests.tradeoff.choosing import crossfitted

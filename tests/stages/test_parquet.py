@@ -266,11 +266,10 @@ def test_a_disk_that_fills_while_writing_leaves_the_earlier_table(
     path = tmp_path / "stages.parquet"
     save_table(random_table(20), path)
 
-    def half(table: pa.Table, where: Path) -> None:
-        Path(where).write_bytes(b"PAR1 half of a table")
+    def full(writer: pq.ParquetWriter, table: pa.Table) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", half)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(OSError, match="No space left"):
         save_table(random_table(30), path)
     assert [file.name for file in tmp_path.iterdir()] == ["stages.parquet"]

@@ -6,8 +6,8 @@ import pytest
 
 from dial.stages.metrics.metrics import METRICS
 from dial.tradeoff import bootstrap as intervals
+from dial.tradeoff.area import normalised_area
 from dial.tradeoff.bootstrap import bootstrap, drawn_units, percentile_interval, resample_weights
-from dial.tradeoff.curve import normalised_area
 from dial.tradeoff.rules import curve
 from dial.tradeoff.taken import Taken, quality_at, row_statistics
 from tests.stages.population import logits_table

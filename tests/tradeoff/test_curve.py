@@ -11,7 +11,8 @@ import sklearn.metrics
 
 from dial.stages.metrics.metrics import evaluate
 from dial.stages.table import StageTable
-from dial.tradeoff.curve import concat, normalised_area, to_frame
+from dial.tradeoff.area import normalised_area
+from dial.tradeoff.curve import concat, to_frame
 from dial.tradeoff.events import replay
 from dial.tradeoff.oracle import oracle_events
 from dial.tradeoff.patience import Patience

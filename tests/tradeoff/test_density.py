@@ -46,7 +46,7 @@ def test_very_many_rows_in_bins_have_the_densities_of_each_row(monkeypatch, satu
         score = np.where(right, 1 - 1e-4 * rng.random(20_000) ** 2, 1 - 0.5 * rng.random(20_000))
         score[rng.random(20_000) < 0.05] = 0.6
     binned = densities(score, right)
-    monkeypatch.setattr(density, "BINS", 20_000)
+    monkeypatch.setattr(density, "MANY_ROWS", 20_000)
     each = densities(score, right)
     np.testing.assert_allclose(binned.grid, each.grid, atol=2e-3 * np.ptp(each.grid))
     for ours, rows in ((binned.right, each.right), (binned.wrong, each.wrong)):
