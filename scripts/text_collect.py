@@ -18,9 +18,9 @@ from dial.files import plain
 from dial.stages.parquet import load_table
 from dial.stages.table import StageTable
 from dial.stages.task import UNREAD
+from dial.tradeoff.area import normalised_area
 from dial.tradeoff.bootstrap import bootstrap, percentile_interval
 from dial.tradeoff.calibration import Chooser
-from dial.tradeoff.area import normalised_area
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import Taken, metric_of, quality_of
 from scripts.e_lang_printed import printed_tables
