@@ -95,8 +95,8 @@ def main() -> None:
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         write_teacher(Path(folder), options.width, options.layers)
-        given: dict[str, Any] = {"tokenizer": folder, "teacher": folder, "config": STUDENT, "max_length": 128, "label_names": []}
-        module = TransformerDistillation(distillation_weight=0.0, **given).train()
+        given: dict[str, Any] = {"tokenizer": folder, "teacher": folder, "config": STUDENT, "max_length": 128}
+        module = TransformerDistillation(distillation_weight=0.0, label_names=[], **given).train()
         steps = Steps(module, batch(options.batch, options.length))
         turns = Turns(steps.apart, WARM_UP)
         for _ in range(options.steps + WARM_UP + 1):
