@@ -235,7 +235,8 @@ def test_the_page_is_written_from_what_was_kept(made: Path, frames: Mapping[str,
     for name in ("base_curves.png", "base_words.png", "base_sst2_errors.png"):
         assert (made / "results" / name).stat().st_size > 10_000
     assert not (made / "results/base_mrpc_errors.png").exists()
-    (made / "results/time.md").write_text("<!-- time-commands -->\nold\n<!-- end time-commands -->\n")
+    commands = (f"<!-- {name} -->\nold\n<!-- end {name} -->\n" for name in ("time-commands", "speed-commands"))
+    (made / "results/time.md").write_text("".join(commands))
     results_table.write(made / "results", "data", "models")
     text = (made / "results/base_size.md").read_text()
     for name, table in base_page.tables(frames, "data", "models").items():
