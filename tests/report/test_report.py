@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_earlier_results_and_no_half_file(report, tmp_path, m
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(OSError, match="No space left"):
         report.write(tmp_path)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -68,7 +68,7 @@ def out(runs: Path) -> Path:
     places = {
         "cascades": PLACES,
         "exits": ("layers", "exits-99", "exits-98", "exit-commands"),
-        "time": ["time-commands"],
+        "time": ["time-commands", "speed-commands"],
     }
     for page, names in places.items():
         text = "".join(f"words on {name}\n<!-- {name} -->\nold\n<!-- end {name} -->\n" for name in names)

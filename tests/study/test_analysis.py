@@ -78,7 +78,7 @@ def test_speed_ups_are_sums_of_what_ran() -> None:
     found = analyse(study)
     table, taken = study.rows, study.sampled
     for entry, point in zip(found["points"], study.points, strict=False):
-        stays = point.taken.stages == 0 if point.method != "random" else point.taken.chances[:, 0]
+        stays = point.taken.stages == 0 if point.method != "random" else point.taken.chances_of_rows[:, 0]
         stays, skipped = stays.astype(float), point.taken.left_out == (("tier0",),)
         ratios = []
         for repeat in range(REPEATS):

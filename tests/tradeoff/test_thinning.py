@@ -74,9 +74,8 @@ def test_where_the_points_do_not_suffice_the_tolerance_gives_way() -> None:
 def test_steps_at_equal_cost_are_kept(high: float, rises_from: int) -> None:
     whole = curve(random_table(3000, 2, seed=1).with_scores(["softmax"]), "softmax")
     quality = np.where(np.arange(len(whole)) < 1000, 0.1, high)
-    step = dataclasses.replace(whole)
     macs = np.maximum(np.arange(len(whole)), rises_from) + 5.0
-    vars(step).update(macs=macs, _qualities={"accuracy": quality})
+    step = dataclasses.replace(whole, along={"macs": macs, ("quality", "accuracy"): quality})
     small = thin(step, points=500, tolerance=1e-4)
     assert set(small.quality["accuracy"].tolist()) == {0.1, high}
     assert largest_gap(step, small) <= 1e-4

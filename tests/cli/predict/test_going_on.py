@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from datamodules.scratch import MACHINE
 from dial import AdaptiveClassifier
 from dial.cli import predict
 from dial.cli.record_files import JsonLines
@@ -50,7 +51,7 @@ def test_goes_on_after_any_part(command: Command, tmp_path: Path, kept: int) -> 
     before = {path.name: pq.read_table(path) for path in (tmp_path / "parts").glob("part-*")}
     for path in sorted((tmp_path / "parts").glob("part-*"))[kept:]:
         path.unlink()
-    (tmp_path / "parts" / ".part-00007.abc.part.parquet").write_text("half of a part")
+    (tmp_path / "parts" / f".part-00007.{MACHINE}01234567.part.parquet").write_text("half of a part")
     unfinished(tmp_path / "parts" / "_manifest.json")
     assert command(source, tmp_path / "parts", "--part-rows", "20") == 0
     after = {path.name: pq.read_table(path) for path in (tmp_path / "parts").iterdir() if path.suffix == ".parquet"}
