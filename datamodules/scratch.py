@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -18,6 +19,8 @@ MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:4]
 NAME = re.compile(r"\..+\.(?P<machine>[0-9a-f]{4})[0-9a-f]{8}\.part(\.[^.]+)?")
 ELSEWHERE = 24 * 3600.0
 """Seconds for which the scratch of another machine stays: on some network file systems locks hold on one machine."""
+ATTEMPTS = 16
+"""At making scratch that others may take for a dead process's until it is locked."""
 
 
 @contextlib.contextmanager
@@ -100,16 +103,18 @@ def _remove_if_dead(place: Path, machine: str) -> None:
 
 def _make(place: Path, folder: bool) -> int:
     """Make a scratch file or folder; its descriptor, locked where the file system has locks."""
-    while True:
+    for left in reversed(range(ATTEMPTS)):
         if folder:
             place.mkdir(exist_ok=True)
         handle = os.open(place, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):  # before it was locked, it looked like a dead process's
-            if os.path.samestat(os.fstat(handle), place.stat()):
+            # Some file systems in user space number what is open otherwise than what is named.
+            if os.path.samestat(os.fstat(handle), place.stat()) or not left:
                 return handle
         os.close(handle)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
 
 
 def _remove(place: Path) -> None:

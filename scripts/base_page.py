@@ -9,11 +9,11 @@ import pandas as pd
 
 from dial.costs.printed import Printed, printed_rows
 from scripts import base_students_page, exits_page
-from scripts.base_collect import FILES, NAMES, ROUTED, TARGETS, missing
+from scripts.base_collect import FILES, NAMES, ROUTED, SEEDS, TARGETS, missing
 from scripts.base_pairs import SIDES, SUPER, pair_table, task_of
 from scripts.markdown import code, grid
 from scripts.results_base_plan import plan
-from scripts.results_steps import Derived, chain
+from scripts.results_steps import Derived, Measured, chain
 from scripts.text_page import missing_text, percent
 
 BELOW = TARGETS[1:]
@@ -72,7 +72,7 @@ def tables(
         **{f"base-exits-{100 * target:g}": exits_page.exit_table(within, target) for target in BELOW},
         "base-last": pair_table(pairs, "last", ("super",)),
         **base_students_page.tables(frames, studies or {}),
-        "base-commands": code(commands(points, data, models)),
+        "base-commands": code(commands(frames, studies or {}, data, models)),
     }
 
 
@@ -246,9 +246,24 @@ def per_stage_table(points: pd.DataFrame, exits: bool) -> str:
     return grid(["task", "before, or in, the Super", "target", *PER_STAGE.values()], rows)
 
 
-def commands(points: pd.DataFrame, data: str, models: str) -> list[str]:
-    """The commands that led to the points, each once."""
+def commands(
+    frames: Mapping[str, pd.DataFrame], studies: Mapping[str, Mapping[str, Any]], data: str, models: str
+) -> list[str]:
+    """The commands that led to what has numbers, each once.
+
+    Args:
+        frames: as for :func:`tables`.
+        studies: what was measured on the clock, by task.
+        data: as for `make results`.
+        models: as for `make results`.
+    """
+    points, _, _, exits = (frames[name] for name in FILES)
+    runs = [(task, 0, run) for task, run in runs_of(points)]
+    runs += [(task, 0, f"exits-{method}") for task, method in zip(exits.task, exits.method, strict=True)]
+    if (seeds := frames.get(SEEDS)) is not None:
+        runs += list(zip(seeds.task, seeds.seed, seeds.run, strict=True))
+    names = {f"{task}/seed{seed}/{run if run.startswith('exits-') else f'cascade-{run}'}" for task, seed, run in runs}
+    names |= {f"{task}/seed0/clock" for task in studies}
     steps = list(plan(data, models))
-    names = {f"{task}/seed0/{run if run.startswith('exits-') else f'cascade-{run}'}" for task, run in runs_of(points)}
-    wanted = [step for step in steps if isinstance(step, Derived) and step.name.rsplit("/", 1)[0] in names]
+    wanted = [s for s in steps if isinstance(s, Derived | Measured) and s.name.rsplit("/", 1)[0] in names]
     return [str(step) for step in chain(steps, wanted)]

@@ -12,7 +12,7 @@ from scripts.base_page import BELOW, point_of, printed_speedups, saved, speedup_
 from scripts.markdown import code, grid
 from scripts.reading_collect import ADAPTIVE, CURVES, DROPPED, FILES, NAMES, QUESTIONS, ROUTED, cells, missing
 from scripts.results_plan import plan
-from scripts.results_steps import Derived, chain
+from scripts.results_steps import Derived, Measured, chain
 from scripts.text_page import missing_text, percent
 
 METHODS = {"random": "random", "cascade": ROUTED, "oracle": "oracle"}
@@ -54,7 +54,7 @@ def tables(
         "reading-dropped-tiers": dropped_tiers(of_tasks(tiers, False)),
         "reading-dropped-curves": figure(DROPPED, figures),
         **{f"reading-dropped-{100 * target:g}": speedups(dropped, target) for target in BELOW},
-        "reading-commands": code(commands(points, data, models)),
+        "reading-commands": code(commands(points, study, data, models)),
     }
 
 
@@ -197,12 +197,20 @@ def printed_cells(row: Printed, rows: Mapping[str, Printed]) -> list[str]:
     return [str(row.value), f"{1e-6 * row.flops:,.0f}", percent(row.flops / whole)]
 
 
-def commands(points: pd.DataFrame, data: str, models: str) -> list[str]:
-    """The commands that lead to all runs of both plans, or led to those that have numbers."""
+def commands(points: pd.DataFrame, study: Mapping[str, Any] | None, data: str, models: str) -> list[str]:
+    """The commands that lead to all runs of both plans, or led to those that have numbers.
+
+    Args:
+        points: as they were kept.
+        study: of the SQuAD cascade; None where it was not measured.
+        data: as for `make results`.
+        models: as for `make results`.
+    """
     steps = list(plan(data, models))
     known = set(zip(points.task, points.run, strict=True)) if len(points) else set()
     names = [f"{task}/seed0/cascade-{run}" for task, run in known]
-    if not known:
+    names += [f"{QUESTIONS}/seed0/study/"] if study is not None else []
+    if not names:
         names = [f"{QUESTIONS}/", *(f"{cell.task}/seed0/cascade-{run}" for cell in cells()[1:] for run in ADAPTIVE)]
-    wanted = [step for step in steps if isinstance(step, Derived) and step.name.startswith(tuple(names))]
+    wanted = [step for step in steps if isinstance(step, Derived | Measured) and step.name.startswith(tuple(names))]
     return [str(step) for step in chain(steps, wanted)]

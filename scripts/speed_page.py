@@ -171,7 +171,8 @@ def tables(results: Path, data: str) -> dict[str, str]:
     if (file := results / TARGETS).is_file():
         found["targets"] = targets_text(json.loads(file.read_text()))
     order = list(TASKS)
-    files = sorted(results.glob(RIVALS), key=lambda file: (order.index(file.parent.name), file.name))
+    files = sorted((file for file in results.glob(RIVALS) if file.parent.name in order), key=lambda file: file.name)
+    files.sort(key=lambda file: order.index(file.parent.name))
     if files:
         found["rivals"] = rivals_table([(file.parent.name, json.loads(file.read_text())) for file in files])
     return found

@@ -251,11 +251,11 @@ class RecipeCommand(Command):
             print(f"{cls.parser().format_help()}\n{recipe.path} takes {recipe.usage()}")
             return 0
         values = recipe.parse([word for word in words[1:] if word != "--list"])
+        run, steps = Path(str(values["run"])), recipe.plan(values)
         if recipe.subnetworks:
             from dial.cli.subnetworks import check_stages
 
-            check_stages(recipe.subnetworks, values)
-        run, steps = Path(str(values["run"])), recipe.plan(values)
+            check_stages(recipe.subnetworks, values, steps)
         if "--list" in words:
             todo = pending(steps, read_done(run))
             for step in steps:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dial.cli.steps import options
+from dial.cli.steps import Step, options
 from dial.spelling import spelt
 
 
-def check_stages(network: str, values: Mapping[str, str | list[str]]) -> None:
-    """Refuse widths and depths that a later stage would refuse when the earlier ones are trained.
+def check_stages(network: str, values: Mapping[str, str | list[str]], steps: Sequence[Step] = ()) -> None:
+    """Refuse widths and depths that a later step would refuse when the earlier ones are done.
 
     Args:
         network: the argument that names the network; one whose configuration cannot be had is left to the first step.
         values: arguments of the recipe, with ``widths``, ``depths`` and ``swift`` (the width of the cascade's Swift).
+        steps: of the recipe, whose `--model.tiers` may name other parts of the network.
 
     Raises:
         ValueError: in one line, naming the argument.
@@ -61,6 +62,12 @@ def check_stages(network: str, values: Mapping[str, str | list[str]]) -> None:
     with spelt({"widths": "--widths", "depths": "--depths", "width": "--swift"}):
         check_subnetworks(model, widths, depths, "s")
         check_subnetworks(model, [swift], [1])
+    for step in steps:
+        for tier in _tiers(step):
+            try:
+                check_subnetworks(model, [tier.get("width", 1)], [tier.get("depth", 1)])
+            except ValueError as error:
+                raise ValueError(f"`--{network}` {path} has no part that step {step.name} tests: {error}") from error
 
 
 def _shares(name: str, text: str) -> list[Any]:
@@ -71,3 +78,13 @@ def _shares(name: str, text: str) -> list[Any]:
     if not isinstance(values, list) or 1 not in values:
         raise ValueError(f"`--{name}` must be a list of shares that holds 1, such as '[0.5, 1.0]', but got {text}.")
     return values
+
+
+def _tiers(step: Step) -> list[dict[str, Any]]:
+    """Tiers with a view that a step tests together."""
+    words = options(shlex.join(step.command)).get("--model.tiers", [""])
+    try:
+        found = yaml.safe_load(words[-1])
+    except yaml.YAMLError:  # as the step will say
+        found = None
+    return [tier for tier in found if isinstance(tier, dict)] if isinstance(found, list) else []

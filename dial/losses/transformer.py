@@ -43,8 +43,10 @@ def attention_mse(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Te
         difference = own.float() - other.detach().float()
         with torch.no_grad():  # where the difference is 0, so is the gradient of its square
             difference.masked_fill_(~pairs, 0.0)  # padding may hold -inf
-        # The norm's gradient takes one pass over the scores, that of a sum of squares four.
-        total = total + torch.linalg.vector_norm(difference).square() / (pairs.sum() * own.shape[1])
+        # A norm's gradient takes one pass over the scores, that of a sum of squares four; over many numbers it is less
+        # exact, as torch adds them one by one in float32.
+        norms = torch.linalg.vector_norm(difference, dim=-1)
+        total = total + norms.square().sum() / (pairs.sum() * own.shape[1])
     return total
 
 

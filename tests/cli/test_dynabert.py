@@ -87,3 +87,20 @@ def test_the_printed_dynabert_is_looked_at_before_its_teacher_is_trained(
     assert "width: 0.5, depth: 0.25}" in capsys.readouterr().out
     assert main([*words, *arguments]) == 2 and message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"layers": 4, "num_attention_heads": 2}, "step cascade tests: `width` must divide the 2 attention heads"),
+        ({"layers": 1, "num_attention_heads": 4}, "step cascade tests: `depth` must drop a layer"),
+    ],
+)
+def test_the_printed_cascade_is_looked_at_before_its_teacher_is_trained(
+    make_tiny_bert, tmp_path, capsys, shape, message
+) -> None:
+    folder = str(make_tiny_bert(**shape))
+    words = ["recipe", str(ROOT / "configs/paper/dynabert.yaml"), "--row", "bert-base", "--run", str(tmp_path / "x")]
+    stages = ["--widths", "[0.5, 1]", "--depths", "[1]", "--swift", "0.5"]
+    assert main([*words, "--encoder", folder, *stages]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "x").exists()

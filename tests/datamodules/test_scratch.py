@@ -118,3 +118,14 @@ def test_without_locks_everything_stays(tmp_path: Path, monkeypatch: pytest.Monk
         place.write_text("1")
         place.rename(tmp_path / "y.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == [left.name, "y.json"]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_system_that_numbers_files_anew_does_not_hold_a_writer_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
+) -> None:
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    with scratch(tmp_path / "x.json", folder=folder) as place:
+        monkeypatch.undo()  # folders are removed by way of it
+        assert place.exists()
+    assert list(tmp_path.iterdir()) == []

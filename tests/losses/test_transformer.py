@@ -31,6 +31,13 @@ def test_attention_against_loops() -> None:
     assert (student.grad * (1 - pairs)).abs().max() == 0 and (student.grad * pairs).abs().min(dim=0).values.sum() > 0
 
 
+def test_attention_of_large_batches_is_exact() -> None:
+    student, teacher = (torch.randn(8, 12, 256, 256) for _ in range(2))
+    expected = (student - teacher).double().square().mean()
+    loss = attention_mse([student], [teacher], torch.ones(8, 256))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_padding_may_hold_anything() -> None:
     own, other = torch.randn(2, 2, 4, 4), torch.randn(2, 2, 4, 4)
     before = attention_mse([own], [other], MASK)

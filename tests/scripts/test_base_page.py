@@ -235,8 +235,8 @@ def test_the_page_is_written_from_what_was_kept(made: Path, frames: Mapping[str,
     for name in ("base_curves.png", "base_words.png", "base_sst2_errors.png"):
         assert (made / "results" / name).stat().st_size > 10_000
     assert not (made / "results/base_mrpc_errors.png").exists()
-    commands = (f"<!-- {name} -->\nold\n<!-- end {name} -->\n" for name in ("time-commands", "speed-commands"))
-    (made / "results/time.md").write_text("".join(commands))
+    places = (f"<!-- {name} -->\nold\n<!-- end {name} -->\n" for name in ("time-commands", "speed-commands"))
+    (made / "results/time.md").write_text("".join(places))
     results_table.write(made / "results", "data", "models")
     text = (made / "results/base_size.md").read_text()
     for name, table in base_page.tables(frames, "data", "models").items():
@@ -244,6 +244,18 @@ def test_the_page_is_written_from_what_was_kept(made: Path, frames: Mapping[str,
     commands = text.split("<!-- base-commands -->")[1]
     assert commands.count("dial test") == 3 and commands.count("dial sweep") == 6
     assert "base_mrpc" not in commands and commands.index("unpack.py") < commands.index("dial fit")
+
+
+def test_commands_are_of_all_that_has_numbers(frames: Mapping[str, pd.DataFrame]) -> None:
+    """Of other seeds, of exits in a number, and of what was measured on the clock, too."""
+    seeds = pd.DataFrame({"task": ["base_rte"] * 2, "run": ["l3"] * 2, "seed": [0, 2]})
+    exits = pd.DataFrame({"task": ["base_stsb"], "method": ["berxit"]})
+    more = {**frames, "base_exits.csv": exits, base_collect.SEEDS: seeds}
+    text = "\n".join(base_page.commands(more, {"base_mrpc": {}}, "data", "models"))
+    for run in ("base_rte/seed0/cascade-l3", "base_rte/seed2/cascade-l3", "base_stsb/seed0/exits-berxit"):
+        assert f"store_results.py runs/results/{run}" in text
+    assert "base_rte/seed1" not in text and text.count("--study.rows") == 1
+    assert "store_results.py runs/results/base_mrpc/seed0/study" in text
 
 
 def test_the_stored_page_is_what_the_stored_numbers_give(tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ def test_rivals_come_task_by_task(results: Path) -> None:
     assert text.count("no compiler") == 1
 
 
+def test_rivals_of_another_task_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "cola").mkdir()
+    (tmp_path / "cola/rivals-1.json").write_text("{}")
+    assert page.tables(tmp_path, "data").keys() == {"speed-commands"}
+
+
 def test_nothing_is_written_of_what_was_not_measured(tmp_path: Path) -> None:
     assert page.tables(tmp_path, "data").keys() == {"speed-commands"}
 
