@@ -412,7 +412,7 @@ def summary(manifest: dict[str, Any], output: Output) -> str:
     if count := output.left_out():
         lost = f", and {output.lost_lines:,} lines behind their first ones" if output.lost_lines else ""
         see = f", see {output.skipped}" if output.skipped else ""
-        lines.append(f"{count:,} rows are no text and were left out{lost}{see}")
+        lines.append(f"{count:,} rows could not be read and were left out{lost}{see}")
     elif not manifest["rows"]:
         lines.append("the input has no rows")
     return "\n".join(lines)

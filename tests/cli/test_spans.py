@@ -173,7 +173,7 @@ def test_rows_that_cannot_be_read_are_told_and_those_before_are_kept(dial, run: 
         out = out.with_name(f"skipped-{out.name}")
         text = dial("predict", run, tmp_path / "rows.jsonl", "--out", out, *point, "--on-error=skip").ok()
         numbers = [json.loads(line)["row"] for line in out.read_text().splitlines()]
-        assert numbers == [0, 1, *range(3, len(TEST) + 1)] and "1 rows are no text and were left out" in text
+        assert numbers == [0, 1, *range(3, len(TEST) + 1)] and "1 rows could not be read and were left out" in text
     (tmp_path / "texts.txt").write_text("who won\n")
     error = dial("predict", run, tmp_path / "texts.txt", "--out", tmp_path / "x.jsonl", *point).error
     assert "row 0 is a single text, but spans are read from a question and its context" in error

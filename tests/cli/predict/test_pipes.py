@@ -115,7 +115,7 @@ def test_rows_that_are_no_text_are_said_on_standard_error(
     said = capfd.readouterr()
     assert [row["row"] for row in lines(said.out)] == [0, 2]
     assert "left out: line 2 must have a text" in said.err and "left out: line 4 is no JSON" in said.err
-    assert "2 rows are no text and were left out\n" in said.err and "\x1b" not in said.err
+    assert "2 rows could not be read and were left out\n" in said.err and "\x1b" not in said.err
 
 
 @pytest.mark.parametrize("cut", [0, 1, 9, 10**6])

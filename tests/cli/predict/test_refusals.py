@@ -114,7 +114,7 @@ def test_a_row_that_is_no_text_is_named_after_the_rows_before_it(
     assert [row["row"] for row in lines(tmp_path / "out.jsonl")] == [0, 1]
     assert command(path, tmp_path / "out.jsonl", "--on-error", "skip") == 0
     assert [row["row"] for row in lines(tmp_path / "out.jsonl")] == [0, 1, 3]
-    assert "1 rows are no text and were left out" in capsys.readouterr().out
+    assert "1 rows could not be read and were left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["predict"], ["predict", "--help"], ["predict", "-h"]])
