@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,3 +119,19 @@ def test_without_locks_everything_stays(tmp_path: Path, monkeypatch: pytest.Monk
         place.write_text("1")
         place.rename(tmp_path / "y.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == [left.name, "y.json"]
+
+
+def test_a_folder_that_another_process_takes_for_a_dead_one_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = Path.mkdir, list[Path]()
+
+    def removed_at_once(self: Path, *args: Any, **named: Any) -> None:
+        make(self, *args, **named)
+        made.append(self)
+        if len(made) == 1:  # another writer in the same folder looks at it before it is locked
+            remove_scratch(tmp_path)
+
+    monkeypatch.setattr(Path, "mkdir", removed_at_once)
+    with scratch(tmp_path / "tokens", folder=True) as place:
+        assert place.is_dir() and made == [place, place]
