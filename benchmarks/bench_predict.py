@@ -16,7 +16,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,11 @@ class Recorder:
     """Notes what a tier was given and which rows went on, and does the same again without anything around it."""
 
     def __init__(self, tier: Any) -> None:
-        self.run, self.calls = tier.run, list[tuple[dict[str, torch.Tensor], list[Any]]]()
-        tier.run = self._record
+        self.calls = list[tuple[Callable[..., Any], Any, list[Any]]]()
+        tier.run = partial(self._record, tier.run)
+        tier.run_together = partial(self._record, tier.run_together)
 
-    def _record(self, encoding: dict[str, torch.Tensor], go_on: Any, *more: Any) -> None:
+    def _record(self, run: Callable[..., Any], given: Any, go_on: Any, *more: Any) -> Any:
         """Runs the model, and notes what it was given and what the rule answered, to be run again alone."""
         kept: list[Any] = []
 
@@ -91,15 +93,15 @@ class Recorder:
             kept.append(go_on(*arguments))
             return kept[-1]
 
-        self.calls.append((encoding, kept))
-        self.run(encoding, ask, *more)
+        self.calls.append((run, given, kept))
+        return run(given, ask, *more)
 
     def replay(self) -> None:
         """The model calls alone."""
         with torch.inference_mode():
-            for encoding, kept in self.calls:
+            for run, given, kept in self.calls:
                 answers = iter(kept)
-                self.run(encoding, lambda *_, answers=answers: next(answers))
+                run(given, lambda *_, answers=answers: next(answers))
         self.calls.clear()
 
 

@@ -106,10 +106,15 @@ def _make(place: Path, folder: bool) -> int:
     for left in reversed(range(ATTEMPTS)):
         if folder:
             place.mkdir(exist_ok=True)
-        handle = os.open(place, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            handle = os.open(place, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            if folder and place.parent.is_dir():  # before it was opened, it looked like a dead process's
+                continue
+            raise
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):  # before it was locked, it looked like a dead process's
+        with contextlib.suppress(FileNotFoundError):  # or before it was locked
             # Some file systems in user space number what is open otherwise than what is named.
             if os.path.samestat(os.fstat(handle), place.stat()) or not left:
                 return handle

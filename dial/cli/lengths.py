@@ -170,8 +170,10 @@ class LengthsCommand(Command):
         found = read_search(Path(self.tier).expanduser())
         if found is None or self.replace:
             return 0, []
-        # Rows are told by their content: a file may have been moved.
-        other = ", ".join(name for name in about if found[0].get(name) != about[name] and name != "file")
+        # Rows are told by their content: a file may have been moved. `max_length`, which counts in the tier's
+        # fingerprint, was not always written.
+        before = {"max_length": about["max_length"], **found[0]}
+        other = ", ".join(name for name in about if before.get(name) != about[name] and name != "file")
         if other:
             raise ValueError(f"`TIER` holds a search with another {other}; give --replace to search anew.")
         return found[1], found[2]

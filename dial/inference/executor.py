@@ -177,6 +177,12 @@ class Executor:
             count += size
         return count
 
+    def _batches(self, index: int, rows: Any) -> list[Any]:
+        """Rows that are run at once, or an array with an entry for each, batch by batch as they are padded."""
+        tier = self.tiers[index]
+        size = self.batch_sizes[tier.name] if tier.regroups else len(rows)
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
     def _grouped(self, name: str) -> bool:
         return self.group_by_length or name in self._equal_length
 
@@ -301,9 +307,7 @@ class Executor:
         """
         tier, key, offset = self.tiers[index], self._keys[index], self._offsets[index]
         tokens = [row.tokens[key] for row in rows]
-        size = self.batch_sizes[tier.name] if tier.regroups else len(rows)
-        parts = [tokens[start : start + size] for start in range(0, len(rows), size)]
-        encodings = [self._tokenisers[index].collate(part, self.device) for part in parts]
+        encodings = [self._tokenisers[index].collate(part, self.device) for part in self._batches(index, tokens)]
         encoding, memory = encodings[0], None
         if self.rule.memory and rows[0].memory is not None:
             memory = np.array([row.memory for row in rows])
@@ -402,8 +406,8 @@ class Executor:
 
         Args:
             index: position of the tier.
-            rows: R of a batch.
-            router: of the batch.
+            rows: R that were run at once.
+            router: of them.
             stayed: positions of the rows that are answered here.
             leaving: of the others.
             generated: ``(R,)`` steps of the decoder, 0 where it did not run; None of a tier that does not write.
@@ -412,7 +416,8 @@ class Executor:
         if costs is None:
             return macs
         lengths = np.array([len(row.tokens[self._keys[index]].ids) for row in rows])
-        padded = padded_lengths(lengths, self.tiers[index].window)
+        window = self.tiers[index].window
+        padded = np.concatenate([padded_lengths(part, window) for part in self._batches(index, lengths)])
 
         def work(some: Any) -> RowWork:
             return RowWork(lengths[some], padded[some], None if generated is None else generated[some])

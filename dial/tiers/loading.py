@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -318,7 +319,8 @@ def _order(
 def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: bool = False) -> Path:
     """Write a folder that :func:`load_tier`, and the Auto classes of transformers, can read.
 
-    It is written beside its place and then renamed, so that no half folder is ever seen.
+    It is written beside its place and then renamed, so that no half folder is ever seen. An earlier model that gives
+    way is ``.NAME.earlier`` meanwhile, also for one who is killed then.
 
     Args:
         folder: where to; its parents are created.
@@ -338,18 +340,20 @@ def save_tier(folder: str | Path, tier: Tier, card: Mapping[str, Any], replace: 
                 f"`folder` must not exist yet, but {folder} holds {reason}; give another folder or move it."
             )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with scratch(folder, folder=True) as place:
-        made, old = place / "new", place / "old"
-        made.mkdir()
+    # Not within the scratch, which goes when the process is killed: between the two renames it is the only model.
+    earlier = folder.with_name(f".{folder.name}.earlier")
+    with scratch(folder, folder=True) as made:
         with quiet():
             tier.save(made)
         (made / CARD).write_text(json.dumps(dict(card), indent=2, sort_keys=True) + "\n")
         if folder.exists():
-            folder.rename(old)
+            shutil.rmtree(earlier, ignore_errors=True)
+            folder.rename(earlier)
         try:
             made.rename(folder)
         except OSError:
-            if old.exists():
-                old.rename(folder)
+            if earlier.exists():
+                earlier.rename(folder)
             raise
+    shutil.rmtree(earlier, ignore_errors=True)
     return folder

@@ -409,7 +409,8 @@ def to_frame(curve: Curve) -> pa.Table:
     zeros = pa.array(np.zeros(len(curve), dtype=np.int32))
     columns = {name: pa.DictionaryArray.from_arrays(zeros, pa.array(value)) for name, value in names.items()}
     columns |= {"dial": curve.dial, "macs": curve.macs, **curve.quality}
-    columns |= {f"share_{name}": curve.shares[:, stage] for stage, name in enumerate(curve.stages)}
+    shares = curve.shares  # of all stages, computed at each asking
+    columns |= {f"share_{name}": shares[:, stage] for stage, name in enumerate(curve.stages)}
     return pa.table(columns)
 
 

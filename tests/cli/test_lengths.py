@@ -124,6 +124,15 @@ def test_another_search_gives_way_only_when_told(tier: Path, rows: Path, capsys:
     assert main(["lengths", *again, "--replace"]) == 0 and "generation 0 of 0" in capsys.readouterr().out
 
 
+def test_a_search_of_an_earlier_day_that_does_not_tell_its_lengths_goes_on(tier: Path, rows: Path) -> None:
+    assert main(["lengths", str(tier), str(rows), *SHORT, "--generations", "0"]) == 0
+    content = json.loads((file := tier / "lengths.json").read_text())
+    assert content["search"].pop("max_length")
+    file.write_text(json.dumps(content))
+    assert main(["lengths", str(tier), str(rows), *SHORT, "--generations", "1"]) == 0
+    assert json.loads(file.read_text())["generations"] == 2
+
+
 def test_a_few_rows_suffice(tier: Path, tmp_path: Path) -> None:
     few = write(tmp_path / "few.jsonl", 12)
     assert main(["lengths", str(tier), str(few), *SHORT, "--generations", "0", "--rows", "10"]) == 0

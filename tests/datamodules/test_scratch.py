@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,3 +130,19 @@ def test_a_file_system_that_numbers_files_anew_does_not_hold_a_writer_up(
         monkeypatch.undo()  # folders are removed by way of it
         assert place.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_process_takes_for_a_dead_one_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = Path.mkdir, list[Path]()
+
+    def removed_at_once(self: Path, *args: Any, **named: Any) -> None:
+        make(self, *args, **named)
+        made.append(self)
+        if len(made) == 1:  # another writer in the same folder looks at it before it is locked
+            remove_scratch(tmp_path)
+
+    monkeypatch.setattr(Path, "mkdir", removed_at_once)
+    with scratch(tmp_path / "tokens", folder=True) as place:
+        assert place.is_dir() and made == [place, place]

@@ -132,6 +132,26 @@ def test_padded_rows_are_charged_as_their_batch() -> None:
     assert [a.macs for a in executor.run(["good bad", "good"])] == [4.0, 4.0], "[CLS] good bad [SEP]"
 
 
+@pytest.mark.parametrize("length", ["true", "padded"])
+def test_exits_computed_in_parts_answer_and_are_charged_as_those_of_whole_passes(length: Any) -> None:
+    network = small.networks(1)["exits"]
+    (tier,), units = network.tiers, small.texts(40, 1)
+    rule = halves(network, small.outputs_one_by_one(network, units))
+    model_costs = ModelCosts({tier.name: {i: CostFunction((0.0, 1.0 + i, 0.0)) for i in range(3)}})
+
+    def answers() -> tuple[list[Answer], int]:
+        executor = Executor(network, rule, 4, costs=RowCosts([tier], model_costs, length))
+        return list(executor.run(units)), executor.work[tier.name].batches
+
+    whole, batches = answers()
+    tier.compute_with([lambda inputs, part=part: part(**inputs) for part in tier.segments()])
+    parts, batches_in_parts = answers()
+    assert len({answer.stage for answer in whole}) == 3 and batches_in_parts == batches == 10
+    for one, other in zip(whole, parts, strict=True):
+        assert (one.id, one.stage, one.macs, one.reference) == (other.id, other.stage, other.macs, other.reference)
+        np.testing.assert_allclose(other.outputs, one.outputs, atol=1e-5)
+
+
 def test_a_length_that_was_never_counted_is_counted() -> None:
     network = small.networks(1)["single"]
     few = ModelCosts({"only": {0: CostFunction(counts={3: 1000})}})

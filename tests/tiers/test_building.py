@@ -1,5 +1,7 @@
 """Tiers built from a configuration, and saved."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -99,7 +101,7 @@ def test_a_failed_rename_brings_the_earlier_folder_back(tmp_path: Path, monkeypa
     folder, rename = save_tier(tmp_path / "swift", words_tier(), {"n": 1}), Path.rename
 
     def refuse_new(path: Path, target: Path) -> Path:
-        if path.name == "new":
+        if path.name.endswith(".part"):
             raise OSError(5, "Input/output error")
         return rename(path, target)
 
@@ -107,3 +109,24 @@ def test_a_failed_rename_brings_the_earlier_folder_back(tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="Input/output"):
         save_tier(folder, words_tier(), {"n": 2}, replace=True)
     assert load_tier(str(folder), "t", DATA).card == {"n": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["swift"]
+
+
+def test_a_kill_while_models_change_places_loses_none(tmp_path: Path) -> None:
+    folder = save_tier(tmp_path / "swift", words_tier(), {"n": 1})
+    if (child := os.fork()) == 0:
+        rename = Path.rename
+
+        def killed(path: Path, target: Path) -> Path:
+            if path.name.endswith(".part"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(path, target)
+
+        Path.rename = killed  # type: ignore[assignment, method-assign]
+        save_tier(folder, words_tier(), {"n": 2}, replace=True)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    save_tier(tmp_path / "other", words_tier(), {"n": 3})  # removes what killed processes were writing
+    assert load_tier(str(tmp_path / ".swift.earlier"), "t", DATA).card == {"n": 1}
+    save_tier(folder, words_tier(), {"n": 4})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "swift"]

@@ -217,6 +217,16 @@ def test_frames_hold_every_point_and_read_back() -> None:
     np.testing.assert_array_equal(to_frame(curves[1]).column("mcc").to_numpy(), curves[1].quality["mcc"])
 
 
+def test_a_frame_asks_once_for_the_shares_of_all_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = curve(random_table(40, 5, seed=3).with_scores(["softmax"]), "softmax")
+    shares, asked = found.shares, itertools.count()
+    monkeypatch.setattr(type(found), "shares", property(lambda self: shares if next(asked) >= 0 else None))
+    frame = to_frame(found)
+    assert next(asked) == 1
+    for stage, name in enumerate(found.stages):
+        np.testing.assert_array_equal(frame.column(f"share_{name}").to_numpy(), shares[:, stage])
+
+
 def test_bad_input() -> None:
     table = random_table(20, splits=("calibration", "test")).with_scores(["softmax"])
     with pytest.raises(ValueError, match=r"one split, but got \['calibration', 'test'\]"):
