@@ -336,6 +336,10 @@ class Tier(TierContract):
     def save(self, folder: Path) -> None:
         """Write what a folder needs for :func:`~dial.tiers.loading.load_tier` and the Auto classes of transformers."""
         (self.model if self.keep_head else self.model.base_model).save_pretrained(folder)
+        if getattr(self.tokenizer, "is_fast", False):
+            # Calls leave their padding and truncation behind; the same tier is the same file, used before or not.
+            self.tokenizer.backend_tokenizer.no_padding()
+            self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.save_pretrained(folder)
 
     def describe(self) -> dict[str, Any]:

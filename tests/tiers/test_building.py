@@ -82,6 +82,15 @@ def test_saving_replaces_only_what_it_may(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "thesis.tex").is_file()
 
 
+def test_a_tier_is_saved_alike_whether_it_has_read_texts_or_not(tmp_path: Path) -> None:
+    tier = words_tier()
+    saved = []
+    for name, options in (("first", {}), ("cut", {"truncation": True, "max_length": 3}), ("filled", {"padding": True})):
+        tier.tokenizer(TEXTS, **options)
+        saved.append((save_tier(tmp_path / name, tier, {}) / "tokenizer.json").read_bytes())
+    assert saved == [saved[0]] * 3
+
+
 def test_a_failed_save_leaves_the_earlier_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_tier(tmp_path / "swift", words_tier(), {"n": 1})
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
