@@ -93,7 +93,7 @@ def plan(cell: Cell, trainer: str | None, epochs: int) -> Iterator[Step]:
     """
     machine = ("--trainer", trainer) if trainer else ()
     yield cell.fit("super", "finetune", ("--model.path", cell.tier("encoder"), *machine), 2)
-    teacher = ("--model.teacher", cell.tier("super"))
+    teacher = ("--model.teacher", f"{{path: {cell.tier('super')}, dtype: bfloat16}}")
     for student in STUDENTS:
         yield cell.fit(student.name, "bilstm_subword", (*teacher, *student.arguments, *machine), epochs)
         run = f"{cell.folder}/cascade-{student.name}"

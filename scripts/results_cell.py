@@ -117,7 +117,19 @@ class Cell:
         """
         place, table, step = f"{self.folder}/{name}", table_of(self.prefix, name), f"{self.prefix}/{name}"
         yield Step(step, f"{place}/sweep/summary.json", ("dial", "test", *arguments, "--run", place))
-        yield Step(f"{step}/table", table, ("python", "scripts/store_results.py", place))
+        store = Step(f"{step}/table", table, ("python", "scripts/store_results.py", place))
+        yield from self.swept(name, store, calibrated)
+
+    def swept(self, name: str, store: Step, calibrated: bool = True) -> Iterator[Step]:
+        """Keep a table, and choose its points.
+
+        Args:
+            name: of the cascade.
+            store: leaves the table.
+            calibrated: see :meth:`test`.
+        """
+        table, step = store.result, f"{self.prefix}/{name}"
+        yield store
         kinds = (("split", "sweep", sweep_of), ("crossfit", "crossfit", crossfit_of))
         for kind, what, folder in kinds if calibrated else kinds[1:]:
             out = folder(self.folder, name)

@@ -2,6 +2,7 @@
 
     python scripts/store_results.py runs/results                                # every run in a folder of runs
     python scripts/store_results.py runs/results/sst2/seed0/exits-ta            # one run
+    python scripts/store_results.py runs/results/squad/seed0/all --tiers student super --name cascade-student
 
 A table holds ids, labels, logits, lengths, scores that only the model gives, and cost functions: no text, and nothing
 that follows from the rest. `dial sweep` reads it like any other. Logits are kept in float32: all tables together stay
@@ -43,12 +44,14 @@ def runs_in(folder: Path) -> Iterator[Path]:
             yield run
 
 
-def keep(run: Path, out: Path) -> Path:
+def keep(run: Path, out: Path, tiers: Sequence[str] = (), name: str | None = None) -> Path:
     """Keep one run's study, where it has one, else its table.
 
     Args:
         run: `<task>/seed<number>/<name>`.
         out: folder of the results.
+        tiers: those of its tiers to keep; none: all.
+        name: of the table that is kept; default: the run's.
 
     Raises:
         ValueError: the run is a trial, or its table tells of the machine that it was made on.
@@ -56,10 +59,11 @@ def keep(run: Path, out: Path) -> Path:
     task, seed = run.parts[-3:-1]
     if (run / "study" / "study.json").is_file():
         return keep_study(run, out / task)
-    table = without_texts(load_table(run / TABLE))
+    table = load_table(run / TABLE)
+    table = without_texts(table.of_tiers(tiers) if tiers else table)
     check(table, run)
     costs = run / TABLE.with_name("costs.json")
-    path = out / task / f"{seed}-{run.name}.parquet"
+    path = out / task / f"{seed}-{name or run.name}.parquet"
     save_slim(table, path, ModelCosts.load(costs) if "answer" in read_json(costs, "runs") else None)
     return path
 
@@ -129,12 +133,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, or run folders <task>/seed<number>/<name>")
     parser.add_argument("--out", type=Path, default=Path("results"), help="default: %(default)s")
+    parser.add_argument("--tiers", nargs="+", default=(), help="of one run, those to keep; needs --name")
+    parser.add_argument("--name", help="of the table that is kept of one run; default: the run's")
     options = parser.parse_args(arguments)
     found = [run for folder in options.runs for run in runs_in(folder)]
     if not found:
         raise ValueError(f"`runs` must hold tested runs, but {', '.join(map(str, options.runs))} has none.")
+    if bool(options.tiers) != bool(options.name) or (options.name and len(found) > 1):
+        raise ValueError("`--tiers` and `--name` must be given together, for one run; give both or neither.")
     for run in found:
-        path = keep(run, options.out)
+        path = keep(run, options.out, options.tiers, options.name)
         print(f"{run} -> {path} ({path.stat().st_size / 1e3:,.0f} kB)")
     total = sum(path.stat().st_size for path in options.out.rglob("*.parquet"))
     print(f"{total / 1e6:.2f} MB of tables in {options.out}")

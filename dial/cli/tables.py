@@ -25,6 +25,8 @@ class SweepCommand(Command):
 
     Attributes:
         table: stages.parquet of a run, or a table of your own (output_<stage>, macs_<stage>, label, ...)
+        tiers: of those that `dial test` ran, the ones to cascade, with the last: one test of several first tiers and
+            their Super serves every pair (default: all)
         scores: scores to route by; missing ones are computed from the logits
         targets: shares of the last stage's quality
         metrics: metrics, the primary first
@@ -50,6 +52,7 @@ class SweepCommand(Command):
     PARAMETERS: ClassVar = {"ranges": "range"}
 
     table: str = field(kw_only=False)
+    tiers: Sequence[str] = ()
     scores: Sequence[str] = ()
     targets: Sequence[float] = SweepSettings.targets
     metrics: Sequence[str] | None = None
@@ -102,7 +105,7 @@ class SweepCommand(Command):
         table = load_table(path, **given, ranges=ranges_of(self.range))
         if not len(table):
             raise ValueError(f"`table` must have at least one row, but {str(path)!r} has none. Give one with rows.")
-        table = self._override(table)
+        table = self._override(table.of_tiers(self.tiers) if self.tiers else table)
         if self.times is None:
             if self.batch_size is not None:
                 raise ValueError(f"`--batch-size` needs `--times`, but got {self.batch_size} alone; give both.")

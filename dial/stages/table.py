@@ -334,6 +334,55 @@ class StageTable:
         low, high = self.settings.get("ranges", {}).get(statistic, UNIT_RANGE)
         return float(low), float(high)
 
+    def of_tiers(self, names: Sequence[str]) -> StageTable:
+        """The cascade of some of the tiers, as if it had been tested without the others.
+
+        Args:
+            names: of tiers, in the table's order, with the last, which speed-ups compare with.
+
+        Raises:
+            ValueError: a name that no tier has, fewer than two, another order, the last or the reference left out; or a
+                table of somebody else's, which does not say what a tier costs without those before it.
+        """
+        tiers = list(dict.fromkeys(stage.tier for stage in self.stages))
+        kept = [name for name in tiers if name in names]
+        if len(names) < 2 or kept != list(names) or kept[-1] != tiers[-1]:
+            raise ValueError(
+                f"`tiers` must be two or more of {', '.join(tiers)}, in this order and with {tiers[-1]}, but got: "
+                f"{', '.join(names)}."
+            )
+        if self.settings.get("foreign"):
+            raise ValueError(
+                f"`tiers` must be left out where the table is not of `dial test`, but got {', '.join(names)}; leave "
+                "the columns of the other tiers out of the table."
+            )
+        if (reference := self.settings.get("reference")) not in (None, *names):
+            raise ValueError(
+                f"`tiers` must hold {reference}, which costs are compared with, but got {', '.join(names)}."
+            )
+        if kept == tiers:
+            return self
+        index = [position for position, stage in enumerate(self.stages) if stage.tier in names]
+        stages = tuple(self.stages[position] for position in index)
+        saved = self.macs - self.macs_without([name for name in tiers if name not in names])
+        among = {"tiers": names, "temperatures": [stage.name for stage in stages]}
+        changes: dict[str, Any] = {
+            name: (getattr(self, name) - saved)[:, index] for name in ("macs", "decide_macs")
+        } | {
+            name: None if (values := getattr(self, name)) is None else values[:, index]
+            for name in ("outputs", "texts", "predictions")
+        }
+        for name in ("scores", "statistics"):
+            changes[name] = {key: values[:, index] for key, values in getattr(self, name).items()}
+        for name in BY_TIER:
+            changes[name] = {key: values for key, values in getattr(self, name).items() if key in names}
+        changes["settings"] = {
+            key: {name: value[name] for name in among[key] if name in value} if key in among else value
+            for key, value in self.settings.items()
+        }
+        table = dataclasses.replace(self, stages=stages, **changes)
+        return table.with_scores(["random"]) if "random" in self.scores else table  # drawn by position
+
     def macs_without(self, left_out: Sequence[str]) -> np.ndarray:
         """Return the costs ``(N, S)`` of stopping at each stage where some tiers do not run at all.
 

@@ -41,8 +41,22 @@ def test_searches_are_as_the_paper_has_them() -> None:
 def test_the_student_is_distilled_and_then_made_length_adaptive() -> None:
     fits = {step.name.rpartition("/")[2]: " ".join(step.command) for step in STEPS if step.name.startswith("squad")}
     folder = SpanCell("squad").folder
-    assert "span_distil.yaml" in fits["student"] and f"--model.teacher {folder}/super/tier" in fits["student"]
+    assert "span_distil.yaml" in fits["student"]
+    assert f"--model.teacher {{path: {folder}/super/tier, dtype: bfloat16}}" in fits["student"]
     assert "length_adaptive_span.yaml" in fits["adaptive"] and f"--model.path {folder}/student/tier" in fits["adaptive"]
+
+
+def test_every_first_tier_is_kept_with_the_super_from_one_test() -> None:
+    """Cheapest first, and named as the steps that keep them say."""
+    steps = {step.name: step for step in STEPS if step.name.startswith("squad")}
+    command = steps["squad/seed0/first-tiers"].command
+    names = command[command.index("--model.names") + 1].strip("[]").split(", ")
+    tiers = command[command.index("--model.tiers") + 1]
+    places = [tiers.index(text) for text in ("lengths: 0.4", "lengths: 0.7", "student/tier", "super/tier")]
+    assert places == sorted(places) and names == ["lengths-04", "lengths-07", "student", "super"]
+    for name in names[:-1]:
+        store = steps[f"squad/seed0/cascade-{name}/table"].command[2:]
+        assert store == (f"{command[-1]}", "--tiers", name, "super", "--name", f"cascade-{name}")
 
 
 @pytest.fixture(scope="module")

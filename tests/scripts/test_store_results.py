@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dial.costs.functions import ModelCosts
 from dial.stages.parquet import load_table, save_table
+from dial.stages.stage import Stage
 from dial.stages.table import StageTable
 from scripts import store_results as store
 from scripts.results_cell import table_of
@@ -47,6 +49,26 @@ def test_one_run_is_kept_alone_and_a_later_one_replaces_it(runs: Path, tmp_path:
         write_run(run, make(rows=rows))
         store.main([str(run), "--out", str(out)])
         assert len(load_table(out / "mrpc/seed2-trial.parquet")) == rows
+
+
+def test_some_tiers_of_a_run_are_kept_under_another_name(tmp_path: Path) -> None:
+    table = make()
+    stages = (Stage("first", "first"), *table.stages)
+    costs = ModelCosts({"first": {0: COSTS.answer["swift"][0]}, **COSTS.answer}, COSTS.decide, COSTS.reference)
+    tokens = {"first": table.lengths["swift"], **table.lengths}
+    first = {name: getattr(table, name)[:, [0, 0, 1, 2]] for name in ("outputs", "predictions")}
+    columns = costs.columns(stages, tokens, {}, reference="super")
+    scores = {name: values[:, [0, 0, 1, 2]] for name, values in table.scores.items()}
+    whole = dataclasses.replace(table, stages=stages, lengths=tokens, padded={}, scores=scores, **first, **columns)
+    run, out = tmp_path / "sst2/seed0/all", tmp_path / "results"
+    save_table(whole, run / "sweep/stages.parquet")
+    costs.save(run / "sweep/costs.json")
+    given = ["--tiers", "swift", "super", "--name", "cascade-swift"]
+    store.main([str(run), "--out", str(out), *given])
+    assert_equal(load_table(out / "sst2/seed0-cascade-swift.parquet"), dataclasses.replace(table, padded={}))
+    for half in (given[:3], given[3:]):
+        with pytest.raises(ValueError, match="`--tiers` and `--name` must be given together, for one run"):
+            store.main([str(run), "--out", str(out), *half])
 
 
 def test_a_table_without_cost_functions_keeps_the_costs_of_its_rows(runs: Path, tmp_path: Path) -> None:
