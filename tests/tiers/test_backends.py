@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import subprocess
 import sys
@@ -12,20 +13,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from dial.costs.counting import tier_costs
 from dial.inference.executor import Executor
 from dial.inference.staged import StagedModel
-from dial.machine import has_bf16
+from dial.machine import has_bf16, instruction_sets
 from dial.models import MultiExitForSequenceClassification
 from dial.tiers import loading
 from dial.tiers.backends import attach as attaching
-from dial.tiers.backends import names
+from dial.tiers.backends import graphs, names
 from dial.tiers.backends.attach import in_torch
 from dial.tiers.backends.choice import Choice, Route
+from dial.tiers.backends.export import export
+from dial.tiers.backends.graphs import GRAPHS
 from dial.tiers.backends.names import missing_package
 from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.tier import Tier, View
+from dial.tiers.tokens import Tokeniser
 from dial.tradeoff.rules import rule_named
 from tests.tiers.exported import BACKENDS, UNITS, Make, outputs
 from tests.tiers.families import CLASSES, one_by_one, save
@@ -57,6 +63,76 @@ def test_long_rows_are_answered_as_by_transformers(backend: str, tmp_path: Path,
     wanted = one_by_one(folder, units, max_length=120)
     for size in (1, 2):
         np.testing.assert_allclose(outputs(tier, units, size)[:, 0], wanted, atol=1e-4, rtol=1e-3)
+
+
+class Attention(nn.Module):
+    """Two heads, whose queries read the keys beside them that the mask allows."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, hidden: Tensor) -> Tensor:
+        heads, places = hidden.unflatten(-1, (2, 4)).transpose(1, 2), torch.arange(hidden.shape[1])
+        near = (places[:, None] - places).abs() <= 1
+        allowed = near & attention_mask.bool()[:, None, None]
+        mask = {"none": None, "bool": allowed, "added": torch.zeros(()).masked_fill(~allowed, -torch.inf)}[self.kind]
+        return F.scaled_dot_product_attention(heads, heads, heads, mask).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["none", "bool", "added"])
+def test_attention_is_exported_as_its_equation_says(kind: str, backend: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def batch(rows: int, tokens: int) -> dict[str, Tensor]:
+        hidden = 3 * torch.randn(rows, tokens, 8, generator=generator)
+        mask = (torch.arange(tokens) < torch.arange(tokens - rows + 1, tokens + 1)[:, None]).long()
+        return {"input_ids": torch.ones(rows, tokens).long(), "attention_mask": mask, "hidden": hidden}
+
+    export(Attention(kind), batch(2, 5), tmp_path / "attention.onnx")
+    given = batch(4, 9)  # in the first row the last tokens have no key that they may read
+    found = GRAPHS[backend](tmp_path / "attention.onnx", "float32")(given).unflatten(-1, (2, 4)).numpy()
+    assert np.isfinite(found).all()
+    heads, mask = given["hidden"].unflatten(-1, (2, 4)).double().numpy(), given["attention_mask"].numpy()
+    for row, place, head in np.ndindex(found.shape[:3]):
+        keys = [s for s in range(9) if kind == "none" or (abs(s - place) <= 1 and mask[row, s])]
+        if keys:
+            weights = np.exp([heads[row, place, head] @ heads[row, s, head] / 2 for s in keys])
+            wanted = sum(w * heads[row, s, head] for w, s in zip(weights, keys, strict=True)) / weights.sum()
+            np.testing.assert_allclose(found[row, place, head], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_between_the_products_of_attention_there_is_a_softmax_alone(backend: str, tiny_bert: Path) -> None:
+    """OpenVINO makes one operation of them."""
+    import onnx
+
+    tier = load_tier({"path": str(tiny_bert), "backend": backend}, "tier", DATA)
+    assert tier.parts is not None
+    operations = [node.op_type for node in onnx.load(tier.parts[0].file).graph.node]
+    assert operations.count("Softmax") == tier.model.config.num_hidden_layers and "IsNaN" not in operations
+    following = [after for each, after in itertools.pairwise(operations) if each == "Softmax"]
+    assert set(following) == {"MatMul"}
+
+
+@pytest.mark.skipif(bool(missing_package("openvino")), reason="openvino or onnx is not installed")
+@pytest.mark.parametrize("case", ["two forms", "file gone", "not told apart"])
+def test_long_rows_are_computed_in_another_form(case: str, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_tier(str(tiny_bert), "tier", DATA)
+    lengths = [len(row.ids) for row in Tokeniser(whole)(UNITS)]
+    monkeypatch.setattr(graphs, "FUSED_FROM", sorted(lengths)[3])
+    if case == "not told apart":
+        monkeypatch.setattr(graphs, "APART", {"NO_SUCH_SETTING": "1"})
+    tier = load_tier({"path": str(tiny_bert), "backend": "openvino"}, "tier", DATA)
+    assert tier.parts is not None
+    graph = tier.parts[0] = graphs.OpenVinoGraph(tier.parts[0].file, "float32")
+    if case == "file gone":
+        monkeypatch.setattr(graph, "file", tiny_bert / "gone.onnx")
+    for size in (1, 2, 6):
+        np.testing.assert_allclose(outputs(tier, UNITS, size), outputs(whole, UNITS, size), atol=1e-5)
+    forms = len({id(request) for request in graph._requests.values()})
+    assert forms == (2 if case == "two forms" else 1) or not any(name.startswith("avx") for name in instruction_sets())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -29,7 +29,7 @@ from dial.tiers.batching import Encoding
 from dial.tiers.tier import Tier, model_digest
 from dial.tiers.tokens import Tokeniser
 
-SCHEMA = 4
+SCHEMA = 5
 FOLDER, ABOUT = "exports", "about.json"
 LONG = 40  # tokens of a row that is longer than those of the traced batch by far
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def attach(tier: Tier, backend: str, dtype: str = "float32", cache_dir: str | Pa
     The export lies beside the tier's files, or where these cannot be written in the cache. It is found by the weights,
     the longest row, the versions of all libraries, the processor's instructions and, for int8, the numbers; bf16 is
     made from float32 when a file is opened. An export counts only after it has answered as torch does in float32, rows
-    alone, up to the longest, in padded batches, and with rows dropped at the exits. Where one is made, old ones go
+    alone, in padded batches up to the longest, and with rows dropped at the exits. Where one is made, old ones go
     (:func:`~dial.tiers.backends.pruning.prune`).
 
     Args:
@@ -251,7 +251,7 @@ def _probe(tier: Tier) -> list[Encoding]:
     every = [rows.row(lengths[kind], special=index == 3) for index, kind in enumerate(ORDER)]
     every += [rows.row(max(lengths[0], min(length, longest))) for length in (LONG, longest)]
     tokeniser = Tokeniser(tier)
-    batches = [[0], [2], [5], [6], [5, 1], *BATCHES[1:], *BATCHES[:1]]
+    batches = [[0], [2], [5], [6, 1], [5, 1], *BATCHES[1:], *BATCHES[:1]]
     if tier.batching.equal_length:
         batches = [[0], [2], [5], [6], [2, 4], [1, 3]]
     found = [tier.batching.arranged(tokeniser.collate([every[i] for i in batch])) for batch in batches]

@@ -11,12 +11,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 OPSET = 17
 NO_MEMORY = ("allocate memory", "bad_alloc", "bad allocation")  # torch, OpenVINO and onnxruntime raise RuntimeErrors
+MASKED = -1e30  # added to the score of a key that is not read; finite in bf16, too
 HIDDEN = "hidden"  # what one segment of a model hands to the next
 
 
@@ -42,7 +46,7 @@ def export(module: nn.Module, example: Mapping[str, Tensor], file: Path) -> None
     """
     axes = {name: {0: "rows", 1: "tokens"} for name in example}
     try:
-        with torch.no_grad(), quietly():
+        with torch.no_grad(), quietly(), _PlainAttention():
             torch.onnx.export(
                 _Positional(module, tuple(example)).eval(),
                 tuple(example.values()),
@@ -127,3 +131,52 @@ class _Positional(nn.Module):
     def forward(self, *tensors: Tensor) -> Tensor:
         output: Tensor = self.module(**dict(zip(self.names, tensors, strict=True)))
         return output
+
+
+class _PlainAttention(TorchFunctionMode):
+    """Attention as two products and a softmax, which OpenVINO computes as one operation.
+
+    What torch's exporter writes for ``scaled_dot_product_attention`` has minus infinity for masked keys, and behind the
+    softmax a search for the NaN of rows of which all keys are masked; with that in between OpenVINO computes each part
+    by itself, and a single row takes a tenth longer. Here masked keys get a number so low that they count nothing, and
+    rows without any key, which only padding has, stay finite.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Any function of torch as it is, but for attention."""
+        return (_attention if func is scaled_dot_product_attention else func)(*args, **(kwargs or {}))
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``scaled_dot_product_attention`` with its arguments; itself where there is more to it than a mask and a scale.
+
+    Args:
+        query: ``(B, A, T, E)``.
+        key: ``(B, A, S, E)``.
+        value: ``(B, A, S, E)``.
+        attn_mask: ``(B, 1, T, S)``, true where a key is read, or what is added to its score.
+        dropout_p: share of weights that are dropped.
+        is_causal: whether keys behind the query are masked.
+        scale: of scores; default: one over the root of E.
+        enable_gqa: whether several heads of the query share one of the keys.
+    """
+    if dropout_p or is_causal or enable_gqa:
+        more: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
+        return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **more)
+    # The product is scaled, not what goes into it: a backend then computes the layers before it as any other.
+    scores = query @ key.transpose(-1, -2) * (float(query.shape[-1]) ** -0.5 if scale is None else scale)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores + torch.where(attn_mask, query.new_tensor(0.0), query.new_tensor(MASKED))
+    elif attn_mask is not None:
+        scores = scores + attn_mask.clamp(min=MASKED)
+    return scores.softmax(-1) @ value

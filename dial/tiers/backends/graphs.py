@@ -15,6 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+FUSED_FROM = 192
+"""Tokens of a row from which on OpenVINO computes attention as one operation, see ``benchmarks/bench_attention.py``."""
+APART = {"SNIPPETS_MODE": "DISABLE"}
+
 
 class Graph(ABC):
     """An exported module. It uses as many threads as torch does at the time of a call.
@@ -107,28 +111,55 @@ def _same_signal_stack() -> Iterator[None]:
 
 
 class OpenVinoGraph(Graph):
-    """OpenVINO, which takes bf16 by itself where the processor has it, and is therefore told what to compute in."""
+    """OpenVINO, which takes bf16 by itself where the processor has it, and is therefore told what to compute in.
+
+    It can compute the products and the softmax of attention as one operation or each by itself. Batches of short rows
+    take up to a fifth longer as one, long rows up to a seventh longer as several. So it is several for rows of fewer
+    tokens than :data:`FUSED_FROM`; for others the file is opened a second time, once there are some.
+    """
 
     backend = "openvino"
 
     def _compile(self, threads: int) -> list[str]:
-        """Opens the graph for one batch at a time, held to the numbers asked for; gives the names of its inputs."""
-        import openvino
-
-        settings = {
+        """Opens the graph for short rows, held to the numbers asked for; gives the names of its inputs."""
+        self._settings = {
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": str(threads),
             "ENABLE_CPU_PINNING": "NO",  # other processes keep their cores
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[self.dtype],
         }
-        with _same_signal_stack():
-            compiled = openvino.Core().compile_model(str(self.file), "CPU", settings)
-        self._request = compiled.create_infer_request()
+        compiled = self._opened(APART) or self._opened({})  # a version that cannot be told so
+        self._requests = {False: compiled.create_infer_request()}
+        kinds = {str(each.get_rt_info()["layerType"].astype(str)) for each in compiled.get_runtime_model().get_ops()}
+        if "Softmax" not in kinds:  # no attention, or one operation already
+            self._requests[True] = self._requests[False]
         return [str(port.get_node().get_friendly_name()) for port in compiled.inputs]  # a tensor has several names
 
+    def _opened(self, more: Mapping[str, str]) -> Any:
+        """The file, with settings that an OpenVINO may not know; None where this one does not.
+
+        Raises:
+            RuntimeError: it cannot be opened.
+        """
+        import openvino
+
+        try:
+            with _same_signal_stack():
+                return openvino.Core().compile_model(str(self.file), "CPU", {**self._settings, **more})
+        except RuntimeError as error:
+            if more and "Unsupported property" in str(error):
+                return None
+            raise
+
     def _run(self, inputs: list[np.ndarray]) -> np.ndarray:
-        output: np.ndarray = self._request.infer(dict(enumerate(inputs)), share_inputs=True)[0]
+        long = inputs[0].shape[1] >= FUSED_FROM
+        if long not in self._requests:
+            try:
+                self._requests[long] = self._opened({}).create_infer_request()
+            except RuntimeError:  # the file has gone, or there is too little memory for a second one
+                self._requests[long] = self._requests[False]
+        output: np.ndarray = self._requests[long].infer(dict(enumerate(inputs)), share_inputs=True)[0]
         return output
 
 
