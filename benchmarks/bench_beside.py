@@ -79,10 +79,11 @@ def main() -> None:
     print(machine())
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as scratch:
-        names, rows = NAMES, [" ".join(f"w{i}" for i in rng.integers(0, 30_517, n)) for n in rng.integers(5, 46, 999)]
+        names: Any = NAMES
+        rows: list[Any] = [" ".join(f"w{i}" for i in rng.integers(0, 30_517, n)) for n in rng.integers(5, 46, 999)]
         if options.tier:
             data = GLUEDataModule(options.task, options.source)
-            units: list[Any] = data.rows(data.test_roles()[0]).units()
+            units = list(data.rows(data.test_roles()[0]).units())
             names, rows = data.label_names, [unit if len(unit) > 1 else unit[0] for unit in units]
         folder = options.tier or str(random_tier(Path(scratch)))
         tiers = [load_tier(folder, "tier", names).eval() for _ in range(3)]
