@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dial.cli.steps import Step, is_complete, run_step
 from dial.files import atomic_write, read_json, write_json
+from dial.stages.parquet import load_table
 from scripts.cascades_page import points
 from scripts.markdown import grid
 from scripts.results_cell import Cell
@@ -31,7 +34,8 @@ WORDS = """\
 
 SST-2, one seed; each BiLSTM is distilled from the same Super (accuracy {quality} %) on the same rows and stands before
 it in a cascade. Speed-up in FLOPs with softmax thresholds, confident, chosen across folds of the test rows. The
-standard error of an accuracy on 872 rows is about 1.3 points. `python scripts/first_tiers.py` trains, tests and writes
+standard error of an accuracy on 872 rows is about 1.3 points; square brackets: 95 % intervals over these rows, of one
+training each. `python scripts/first_tiers.py` trains, tests and writes
 this page; its commands stand below the table.
 """
 
@@ -82,6 +86,17 @@ STUDENTS = (
     Student("wordpiece", "super", width=128),
 )
 
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "embeddings start from the Super's": ({"start": "random"}, {"start": "super"}),
+    "the Super's pieces, not as many words": (
+        {"tokens": "words", "vocabulary": 30_522},
+        {"tokens": "wordpiece", "vocabulary": None},
+    ),
+    "30,522 words, not 10,002": ({"vocabulary": 10_002}, {"vocabulary": 30_522}),
+    "128 numbers a piece, not 50": ({"width": 50}, {"width": 128}),
+}
+"""What is compared, all else equal: attributes before and after."""
+
 
 def plan(cell: Cell, trainer: str | None, epochs: int) -> Iterator[Step]:
     """The Super, then each student and its cascade.
@@ -120,11 +135,44 @@ def measured(cell: Cell, root: Path = ROOT) -> list[dict[str, Any]]:
     return rows
 
 
-def page(rows: Sequence[dict[str, Any]], commands: Sequence[Step]) -> str:
+def effects(cell: Cell, root: Path = ROOT) -> list[dict[str, Any]]:
+    """What each change does to the accuracy, all else equal: the mean over pairs of students, and its 95 % interval.
+
+    The interval is over test rows, on which two students are compared row by row; that of training anew is wider.
+
+    Args:
+        cell: task, seed and folders.
+        root: folder that the run folders are relative to.
+    """
+    right: dict[Student, np.ndarray] = {}
+    for student in STUDENTS:
+        path = root / cell.folder / f"cascade-{student.name}/sweep/stages.parquet"
+        if path.is_file():
+            table = load_table(path)
+            right[student] = (table.predictions[:, 0] == table.label)[np.argsort(table.sample_id)].astype(float)
+    rows = []
+    for name, (before, after) in CHANGES.items():
+        pairs = [
+            (one, other)
+            for one in right
+            for other in right
+            if all(getattr(one, key) == value for key, value in before.items())
+            and {**vars(one), **before, **after} == {**vars(other), **before, **after}
+            and all(getattr(other, key) == value for key, value in after.items())
+        ]
+        if pairs:
+            gained = np.mean([right[other] - right[one] for one, other in pairs], axis=0)
+            half = 1.96 * gained.std(ddof=1) / np.sqrt(len(gained))
+            rows.append({"change": name, "pairs": len(pairs), "gained": gained.mean(), "half": half})
+    return rows
+
+
+def page(rows: Sequence[dict[str, Any]], changes: Sequence[dict[str, Any]], commands: Sequence[Step]) -> str:
     """The whole page.
 
     Args:
         rows: from :func:`measured`.
+        changes: from :func:`effects`.
         commands: what was run.
     """
     head = ["tokens", "vocabulary", "start", "width", "parameters", "accuracy, %", "MFLOP", "speed-up at 99 % (kept)"]
@@ -132,9 +180,24 @@ def page(rows: Sequence[dict[str, Any]], commands: Sequence[Step]) -> str:
     for row in rows:
         sizes = [str(row["vocabulary"] or "the Super's"), row["start"], str(row["width"]), f"{row['parameters']:,}"]
         seen = [f"{100 * row['swift_quality']:.1f}", f"{2e-6 * row['swift_macs']:.1f}"]
-        lines.append([row["tokens"], *sizes, *seen, f"{row['speedup']:.2f}× ({100 * row['kept']:.1f} %)"])
+        low, high = row["speedup_low"], row["speedup_high"]
+        interval = "" if row["only_super"] or low is None else f" [{low:.2f}, {high:.2f}]"
+        saved = f"{row['speedup']:.2f}×{interval} ({100 * row['kept']:.1f} %)"
+        lines.append([row["tokens"], *sizes, *seen, saved])
     quality = f"{100 * rows[0]['super_quality']:.1f}" if rows else "–"
-    return "\n".join([WORDS.format(quality=quality), grid(head, lines), "", "```bash", *map(str, commands), "```", ""])
+    gained = [[each["change"], str(each["pairs"]), points_text(each["gained"], each["half"])] for each in changes]
+    tables = [grid(head, lines), "", "All else equal:", "", grid(["change", "pairs", "accuracy, points"], gained)]
+    return "\n".join([WORDS.format(quality=quality), *tables, "", "```bash", *map(str, commands), "```", ""])
+
+
+def points_text(middle: float, half: float) -> str:
+    """A difference of shares in points, with its interval.
+
+    >>> points_text(0.0312, 0.0101)
+    '+3.1 [+2.1, +4.1]'
+    """
+    low, high = middle - half, middle + half
+    return f"{100 * middle:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -156,9 +219,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif (options.only in step.name or step.name.endswith("/super")) and not is_complete(ROOT / step.result):
             run_step(step, ROOT)
     if not options.list and (rows := measured(cell)):
-        write_json(ROOT / JSON, rows)
+        changes = effects(cell)
+        write_json(ROOT / JSON, {"students": rows, "changes": changes})
         with atomic_write(ROOT / PAGE) as temporary:
-            temporary.write_text(page(rows, steps), encoding="utf-8")
+            temporary.write_text(page(rows, changes, steps), encoding="utf-8")
 
 
 if __name__ == "__main__":

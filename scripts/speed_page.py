@@ -17,6 +17,8 @@ TARGETS, RIVALS = "targets.json", "*/rivals-*.json"
 KINDS = {"batches": "in batches", "single": "one row at a time"}
 TASKS = {"sst2": "", "mrpc": "", "base_mrpc": " at base size"}
 """Where studies of rivals are kept, and what is said of the Super there."""
+FIRST_TIER = "runs/first-tiers/sst2/seed0/wordpiece-super-50/tier"
+"""Of `scripts/first_tiers.py`: what `configs/model/bilstm_subword.yaml` trains."""
 STUDY: dict[str, dict[str, Any]] = {
     "sst2": {"rows": 64, "repeats": 3, "batch_size": 32},
     "mrpc": {"rows": 64, "repeats": 3, "batch_size": 32},
@@ -134,8 +136,8 @@ def commands(data: str) -> list[str]:
     test = "dial test --config configs/model/cascade.yaml --model.names '[{first}, super]' --model.tiers '[{tiers}]'"
     test += f" --data GLUEDataModule --data.task {{glue}} --data.source {data}/glue --data.calibration crossfit"
     wanted = {
-        "sst2": ("swift", "bilstm-distilled", "sst2"),
-        "mrpc": ("swift", "costeff-4x", "mrpc"),
+        "sst2": ("swift", FIRST_TIER, "sst2"),
+        "mrpc": ("swift", "layers2-distilled", "mrpc"),
         "base_mrpc": ("small", "runs/results/mrpc/seed0/super/tier", "mrpc"),
     }
     lines = []

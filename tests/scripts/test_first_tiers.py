@@ -2,10 +2,16 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
-from scripts.first_tiers import STUDENTS, measured, page, plan
+import numpy as np
+import pytest
+
+from dial.stages.parquet import save_table
+from scripts.first_tiers import STUDENTS, effects, measured, page, plan
 from scripts.results_cell import Cell
+from tests.stages.tables import random_table
 
 CELL = Cell("sst2", data="data", models="models", runs="runs/first-tiers")
 
@@ -58,6 +64,33 @@ def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:
         path.write_text(json.dumps(content))
     (row,) = rows = measured(CELL, tmp_path)
     assert row["name"] == "wordpiece-super-50" and row["speedup"] == 2.36
-    text = page(rows, list(plan(CELL, None, 5)))
-    assert "| wordpiece | the Super's | super | 50 | 1,600,000 | 82.1 | 10.0 | 2.36× (99.5 %) |" in text
+    change = {"change": "embeddings", "pairs": 3, "gained": 0.0312, "half": 0.0101}
+    text = page(rows, [change], list(plan(CELL, None, 5)))
+    assert "| wordpiece | the Super's | super | 50 | 1,600,000 | 82.1 | 10.0 | 2.36× [2.00, 2.60] (99.5 %) |" in text
+    assert "| embeddings | 3 | +3.1 [+2.1, +4.1] |" in text
     assert "accuracy 90.1 %" in text and text.count("\ndial fit ") == len(STUDENTS) + 1
+
+
+def test_what_each_change_does_is_told_by_pairs_that_differ_in_nothing_else(tmp_path: Path) -> None:
+    tables = {}
+    for place, student in enumerate(STUDENTS):
+        table = random_table(90, seed=place)
+        order = np.random.default_rng(place).permutation(len(table))  # rows of runs need not have one order
+        tables[student] = table.take(order)
+        save_table(tables[student], tmp_path / CELL.folder / f"cascade-{student.name}/sweep/stages.parquet")
+    told = {each["change"]: each for each in effects(CELL, tmp_path)}
+    assert [each["pairs"] for each in told.values()] == [4, 2, 2, 2]
+
+    def right(number: int) -> dict[int, bool]:
+        table = tables[STUDENTS[number]]
+        return dict(zip(table.sample_id.tolist(), (table.predictions[:, 0] == table.label).tolist(), strict=True))
+
+    pairs = {"embeddings start": [(0, 1), (2, 3), (4, 5), (6, 7)], "the Super's pieces": [(2, 4), (3, 5)]}
+    pairs |= {"30,522 words": [(0, 2), (1, 3)], "128 numbers": [(4, 6), (5, 7)]}
+    for name, places in pairs.items():
+        (seen,) = (each for change, each in told.items() if change.startswith(name))
+        gained = [
+            sum(right(after)[row] - right(before)[row] for before, after in places) / len(places) for row in right(0)
+        ]
+        assert seen["gained"] == pytest.approx(sum(gained) / 90)
+        assert seen["half"] == pytest.approx(1.96 * statistics.stdev(gained) / 90**0.5)
