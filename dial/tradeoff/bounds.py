@@ -203,6 +203,7 @@ class Margins:
         grid = grid if self.few else min(grid, GRID)
         self.points = np.unique(np.linspace(0, count - 1, grid).round().astype(np.int64))
         self.curve = curve.take(self.points)  # a curve that held what holds it would outlive its use
+        self.early = curve.early[self.points]
         self.sums = curve.sums(statistics)[self.points]
         self.quality = metric.value(self.sums)
 
