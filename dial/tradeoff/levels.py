@@ -28,7 +28,7 @@ class Levels:
             level if that is below the count.
         drawn: ``(n,)``, the rows whose scores are candidates, in order.
         deciding: ``(D,)``, which of the metric's ``K`` sums depend on where rows end; a count of rows does not.
-        columns: ``(D + 1, S, N)``, what a row that ends at a stage adds to these sums, and what it costs.
+        columns: ``(S, D + 1, N)``, what a row that ends at a stage adds to these sums, and what it costs.
         final: ``(N, K)``, what it adds to all sums at the last stage.
     """
 
@@ -70,7 +70,10 @@ class Levels:
         counts = np.array(reached, dtype=np.min_scalar_type(len(drawn) + 1))
         sums = np.moveaxis(statistics, -1, 0)
         deciding = [k for k, column in enumerate(sums) if (column != column[:, -1:]).any()]
-        columns = np.array([*(sums[k].T for k in deciding), macs.T])
+        columns = np.empty((scores.shape[1], len(deciding) + 1, len(scores)))
+        columns[:, -1] = macs.T
+        for position, k in enumerate(deciding):
+            columns[:, position] = sums[k].T
         return cls(values, thresholds, counts, drawn, deciding, columns, statistics[:, -1])
 
     @cached_property
@@ -79,7 +82,8 @@ class Levels:
         rows = self.drawn
         if len(rows) == len(self.final):
             return self
-        parts = self.reached[:, rows], np.arange(len(rows)), self.deciding, self.columns[:, :, rows], self.final[rows]
+        reached, columns = (values.take(rows, axis=-1) for values in (self.reached, self.columns))
+        parts = reached, np.arange(len(rows)), self.deciding, columns, self.final[rows]
         return Levels(self.values, self.thresholds, *parts)
 
     def at(self, thresholds: Sequence[float]) -> np.ndarray:

@@ -72,7 +72,7 @@ def per_stage_thresholds(chooser: Chooser, target: float) -> OperatingPoint:
     rule, thresholds = PerStage(chooser.rule.score), _known(chooser, target)
     if thresholds is None:
         thresholds = _searched(chooser, target, shared)
-        stays = chooser.rule.values(chooser.table)[:, :-1] >= thresholds
+        stays = np.asfortranarray(chooser.rule.values(chooser.table)[:, :-1] >= thresholds)  # read stage by stage
         chooser.curve.along[PerStage.name, target] = rule.score, thresholds, stays
     point = chooser.at(thresholds, "expected", target, rule)
     least = target * float(chooser.quality[-1]) - TOLERANCE
@@ -105,7 +105,7 @@ def thresholds_between(values: np.ndarray, stays: np.ndarray) -> np.ndarray | No
     """
     found = []
     for column, stay in zip(values.T, stays.T, strict=True):
-        below, above = column[~stay].max(initial=-np.inf), column[stay].min(initial=np.inf)
+        below, above = np.where(stay, -np.inf, column).max(), np.where(stay, column, np.inf).min()
         if not below < above:
             return None
         found.append(below if below == -np.inf else above if above == np.inf else midway(np.array([below, above]))[1])
@@ -139,7 +139,7 @@ class _Problem:
 
     def __init__(self, rows: Levels, metric: Metric, target: float) -> None:
         self.rows, self.metric = rows, metric
-        self.last, self.count = rows.columns.shape[1] - 1, rows.columns.shape[2]
+        self.last, self.count = len(rows.columns) - 1, rows.columns.shape[2]
         self.never = np.array([len(t) - 1 for t in rows.thresholds])
         self.super = rows.final.sum(axis=0)
         self.least = target * float(metric.value(self.super)) - TOLERANCE
@@ -196,18 +196,20 @@ class _Problem:
 
     def _coming(self, levels: np.ndarray) -> Iterator[np.ndarray]:
         """Per stage, from last to first, what each row adds ``(D + 1, N)`` that comes to it, wherever it then ends."""
-        coming = self.rows.columns[:, -1]
+        coming = self.rows.columns[-1]
         yield coming
         for stage in range(self.last - 1, -1, -1):
             if levels[stage] < self.never[stage]:
-                coming = np.where(self.rows.reached[stage] > levels[stage], self.rows.columns[:, stage], coming)
+                coming = np.where(self.rows.reached[stage] > levels[stage], self.rows.columns[stage], coming)
             yield coming
 
     def _quality(self, sums: np.ndarray) -> np.ndarray:
         """The metric ``(...)`` of sums ``(D + 1, ...)`` over all rows."""
         every = np.empty((len(self.super), *sums.shape[1:]))
-        every.T[...] = self.super
-        every[self.rows.deciding] = sums[:-1]
+        for k, total in enumerate(self.super):
+            every[k] = total
+        for k, total in zip(self.rows.deciding, sums, strict=False):
+            every[k] = total
         return self.metric.value(np.moveaxis(every, 0, -1))
 
     def _judged(self, sums: np.ndarray) -> float:
@@ -231,10 +233,9 @@ class _Problem:
             if stage != held and not len(rows):
                 better[stage] = self.never[stage]
             elif stage != held:
-                going = after[stage + 1].take(rows, axis=1)
-                staying = self.rows.columns[:, stage].take(rows, axis=1)
-                along = _sums_above(reached, staying - going, int(self.never[stage]) + 1)
-                along += (sums - along[:, levels[stage]])[:, None]
+                won = (self.rows.columns[stage] - after[stage + 1]).take(rows, axis=1)  # where they stay
+                lost = _sums_below(reached, won, int(self.never[stage]) + 1)
+                along = (sums + lost[:, levels[stage]])[:, None] - lost
                 better[stage] = self._best(along, levels[stage])
                 sums = along[:, better[stage]]
             rows = rows[reached <= better[stage]]
@@ -262,8 +263,8 @@ def _cost(end: tuple[float, np.ndarray]) -> float:
     return end[0]
 
 
-def _sums_above(reached: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """For each level below ``size`` the sums of the values ``(D, M)`` of the rows that stay under it, ``(D, size)``."""
+def _sums_below(reached: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+    """For each level below ``size`` the sums of the values ``(D, M)`` of the rows that do not stay, ``(D, size)``."""
     places = reached.astype(np.intp)
-    counted = np.array([np.bincount(places, weights=column, minlength=size + 1) for column in values])
-    return np.cumsum(counted[:, :0:-1], axis=1)[:, ::-1]
+    counted = np.array([np.bincount(places, weights=column, minlength=size)[:size] for column in values])
+    return np.cumsum(counted, axis=1, out=counted)
