@@ -54,7 +54,7 @@ def densities(score: np.ndarray, right: np.ndarray) -> Densities:
         right: ``(N,)``, whether the stage's own answer is right.
     """
     empty = np.zeros(0)
-    groups = [score[right], score[~right]]
+    groups = [score.take(np.flatnonzero(rows)) for rows in (right, ~right)]  # faster than by a mask
     for name, group in zip(("right", "wrong"), groups, strict=True):
         if len(group) < 2 or np.ptp(group) <= 1e-12 * max(1.0, float(np.abs(group).max())):
             return Densities(

@@ -28,7 +28,7 @@ class Levels:
             level if that is below the count.
         drawn: ``(n,)``, the rows whose scores are candidates, in order.
         deciding: ``(D,)``, which of the metric's ``K`` sums depend on where rows end; a count of rows does not.
-        columns: ``(S, D + 1, N)``, what a row that ends at a stage adds to these sums, and what it costs.
+        columns: ``(D + 1, S, N)``, what a row that ends at a stage adds to these sums, and what it costs.
         final: ``(N, K)``, what it adds to all sums at the last stage.
     """
 
@@ -70,10 +70,9 @@ class Levels:
         counts = np.array(reached, dtype=np.min_scalar_type(len(drawn) + 1))
         sums = np.moveaxis(statistics, -1, 0)
         deciding = [k for k, column in enumerate(sums) if (column != column[:, -1:]).any()]
-        columns = np.empty((scores.shape[1], len(deciding) + 1, len(scores)))
-        columns[:, -1] = macs.T
-        for position, k in enumerate(deciding):
-            columns[:, position] = sums[k].T
+        columns = np.empty((len(deciding) + 1, scores.shape[1], len(scores)))
+        for column, values_of_rows in zip(columns, [*(sums[k] for k in deciding), macs], strict=True):
+            column[...] = values_of_rows.T
         return cls(values, thresholds, counts, drawn, deciding, columns, statistics[:, -1])
 
     @cached_property

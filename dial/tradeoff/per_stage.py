@@ -69,27 +69,29 @@ def per_stage_thresholds(chooser: Chooser, target: float) -> OperatingPoint:
     shared = chooser.expected(target)
     if chooser.nothing_to_keep:
         return shared
-    rule, thresholds = PerStage(chooser.rule.score), _known(chooser, target)
-    if thresholds is None:
+    rule = PerStage(chooser.rule.score)
+    point = _known(chooser, target, rule)
+    if point is None:
         thresholds = _searched(chooser, target, shared)
+        point = chooser.at(thresholds, "expected", target, rule)
         stays = np.asfortranarray(chooser.rule.values(chooser.table)[:, :-1] >= thresholds)  # read stage by stage
-        chooser.curve.along[PerStage.name, target] = rule.score, thresholds, stays
-    point = chooser.at(thresholds, "expected", target, rule)
+        chooser.curve.along[PerStage.name, target] = point, stays
     least = target * float(chooser.quality[-1]) - TOLERANCE
     if point.promise.quality >= least and point.promise.macs <= shared.promise.macs:
         return point
     return chooser.at(shared.rule.thresholds, "expected", target, rule)
 
 
-def _known(chooser: Chooser, target: float) -> np.ndarray | None:
-    """Thresholds found before, or for another score that orders the rows alike: the same rows are to stay by this."""
+def _known(chooser: Chooser, target: float, rule: PerStage) -> OperatingPoint | None:
+    """The point found before, or for another score that orders the rows alike: the same rows are to stay by this."""
     if (PerStage.name, target) not in chooser.curve.along:
         return None
-    score, thresholds, stays = chooser.curve.along[PerStage.name, target]
-    if score != chooser.rule.score:
-        thresholds = thresholds_between(chooser.rule.values(chooser.table)[:, :-1], stays)
-    known: np.ndarray | None = thresholds
-    return known
+    point, stays = chooser.curve.along[PerStage.name, target]
+    if point.rule.score == rule.score:
+        known: OperatingPoint = point
+        return known
+    thresholds = thresholds_between(chooser.rule.values(chooser.table)[:, :-1], stays)
+    return None if thresholds is None else OperatingPoint(rule.at(thresholds), point.promise)
 
 
 def thresholds_between(values: np.ndarray, stays: np.ndarray) -> np.ndarray | None:
@@ -139,7 +141,9 @@ class _Problem:
 
     def __init__(self, rows: Levels, metric: Metric, target: float) -> None:
         self.rows, self.metric = rows, metric
-        self.last, self.count = len(rows.columns) - 1, rows.columns.shape[2]
+        self.last, self.count = rows.columns.shape[1] - 1, rows.columns.shape[2]
+        # A row that ends at a stage is one number: the stage's place and the row's behind each other.
+        self.flat = rows.columns.reshape(len(rows.columns), -1)
         self.never = np.array([len(t) - 1 for t in rows.thresholds])
         self.super = rows.final.sum(axis=0)
         self.least = target * float(metric.value(self.super)) - TOLERANCE
@@ -190,18 +194,19 @@ class _Problem:
 
     def _sums(self, levels: np.ndarray) -> np.ndarray:
         """Sums ``(D + 1,)`` of what decides and of costs over all rows."""
-        for coming in self._coming(levels):
-            pass
-        return np.asarray(coming.sum(axis=1))
+        return np.asarray(self._added(self._following(levels)[0], np.arange(self.count)).sum(axis=1))
 
-    def _coming(self, levels: np.ndarray) -> Iterator[np.ndarray]:
-        """Per stage, from last to first, what each row adds ``(D + 1, N)`` that comes to it, wherever it then ends."""
-        coming = self.rows.columns[-1]
-        yield coming
+    def _following(self, levels: np.ndarray) -> list[np.ndarray]:
+        """Per stage the stage ``(N,)`` at which a row ends that comes to it."""
+        ends = [np.full(self.count, self.last, dtype=np.int16)]  # small numbers: memory is what this takes
         for stage in range(self.last - 1, -1, -1):
-            if levels[stage] < self.never[stage]:
-                coming = np.where(self.rows.reached[stage] > levels[stage], self.rows.columns[stage], coming)
-            yield coming
+            stays = self.rows.reached[stage] > levels[stage]
+            ends.append(ends[-1] + (stage - ends[-1]) * stays)  # a choice takes ten times as long: no one foresees it
+        return ends[::-1]
+
+    def _added(self, ends: np.ndarray | int, rows: np.ndarray) -> np.ndarray:
+        """What rows ``(M,)`` that end at these stages add to the sums, ``(D + 1, M)``."""
+        return self.flat.take(np.multiply(ends, self.count, dtype=np.intp) + rows, axis=1)
 
     def _quality(self, sums: np.ndarray) -> np.ndarray:
         """The metric ``(...)`` of sums ``(D + 1, ...)`` over all rows."""
@@ -225,20 +230,20 @@ class _Problem:
         Returns:
             The cost at these levels, that at the end, and the end.
         """
-        after = list(self._coming(levels))[::-1]
-        sums, better, rows = after[0].sum(axis=1), levels.copy(), np.arange(self.count)
+        following, better, rows = self._following(levels), levels.copy(), np.arange(self.count)
+        sums = self._added(following[0], rows).sum(axis=1)
         cost = self._judged(sums)
         for stage in range(self.last):
             reached = self.rows.reached[stage].take(rows)
             if stage != held and not len(rows):
                 better[stage] = self.never[stage]
             elif stage != held:
-                won = (self.rows.columns[stage] - after[stage + 1]).take(rows, axis=1)  # where they stay
+                won = self._added(stage, rows) - self._added(following[stage + 1].take(rows), rows)
                 lost = _sums_below(reached, won, int(self.never[stage]) + 1)
                 along = (sums + lost[:, levels[stage]])[:, None] - lost
                 better[stage] = self._best(along, levels[stage])
                 sums = along[:, better[stage]]
-            rows = rows[reached <= better[stage]]
+            rows = rows.take(np.flatnonzero(reached <= better[stage]))
         return cost, self._judged(sums), better
 
     def _best(self, sums: np.ndarray, level: int) -> int:
