@@ -174,7 +174,8 @@ def kept_interval(
     kept = quality / super_quality
     here, there = metric.gradient(own.sum(axis=0)), metric.gradient(best.sum(axis=0))
     influence = (own @ here - kept * (best @ there)) / super_quality
-    loss, groups = lost_row(table, metric, here[None])[0] / super_quality, None
+    loss = lost_row(table, metric, here[None])[0] / super_quality
+    groups: int | None = None
     if table.group is not None:
         units = units_of(table)
         influence, loss = np.bincount(units, weights=influence), loss * clump_of(units)
@@ -199,8 +200,10 @@ class Margins:
     def __init__(self, curve: Curve, statistics: np.ndarray, metric: Metric) -> None:
         self.statistics, self.metric = statistics, metric
         self.units = units_of(curve.table)
-        grouped = curve.table.group is not None
-        self.groups, self.clump = (int(self.units.max()) + 1, clump_of(self.units)) if grouped else (None, 1.0)
+        self.groups: int | None = None
+        self.clump = 1.0
+        if curve.table.group is not None:
+            self.groups, self.clump = int(self.units.max()) + 1, clump_of(self.units)
         self.few = statistics.shape[2] <= MANY_SUMS
         count = len(curve)
         grid = count if count <= MANY_POINTS else MANY_POINTS // 4

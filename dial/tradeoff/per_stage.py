@@ -1,6 +1,6 @@
 """One threshold per stage, by coordinate descent from the best shared dial (for three stages or more)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -168,11 +168,11 @@ class _Problem:
             start: levels to go towards, of a point whose quality suffices; between the scores that were drawn they
                 are rounded, so it may not quite, which the caller has to look at.
         """
-        ends = [self.descend(levels, MENDED) for levels in distinct(found)]
+        ends = [self.descend(levels, MENDED) for levels in _distinct(found)]
         if not np.isfinite(min(map(_cost, ends))):
             between = (np.ceil(found[0] + share * (start - found[0])).astype(int) for share in np.linspace(0, 1, STEPS))
             enough = next((levels for levels in between if np.isfinite(self.cost(levels))), start)
-            ends = [self.descend(levels, MENDED) for levels in distinct([enough, start])]
+            ends = [self.descend(levels, MENDED) for levels in _distinct([enough, start])]
         return min(ends, key=_cost)[1]
 
     def descend(self, levels: np.ndarray, rounds: int) -> tuple[float, np.ndarray]:
@@ -259,7 +259,7 @@ class _Problem:
         return 0 if best[0] == 0 else int(best[-1] if best[-1] == len(costs) - 1 else best[len(best) // 2])
 
 
-def distinct(levels: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _distinct(levels: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Each of them once, in order."""
     return list({each.tobytes(): each for each in levels}.values())
 

@@ -92,8 +92,14 @@ def test_the_least_quality_is_the_share_of_the_last_stages() -> None:
 
 def test_a_descent_ends_where_no_round_changes_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     _, search = problem(120, 4, "accuracy", 0.95, 2)
-    rounds, original = [], _Problem.round
-    monkeypatch.setattr(_Problem, "round", lambda self, levels: rounds.append(levels) or original(self, levels))
+    rounds: list[np.ndarray] = []
+    original = _Problem.round
+
+    def counted(self: _Problem, levels: np.ndarray) -> tuple[float, float, np.ndarray]:
+        rounds.append(levels)
+        return original(self, levels)
+
+    monkeypatch.setattr(_Problem, "round", counted)
     cost, end = search.descend(search.never, 20)
     assert 1 < len(rounds) < 20
     assert cost == search.cost(end) < search.cost(search.never)
