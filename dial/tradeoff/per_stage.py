@@ -200,6 +200,9 @@ class _Problem:
         """Per stage the stage ``(N,)`` at which a row ends that comes to it."""
         ends = [np.full(self.count, self.last, dtype=np.int16)]  # small numbers: memory is what this takes
         for stage in range(self.last - 1, -1, -1):
+            if levels[stage] == self.never[stage]:
+                ends.append(ends[-1])
+                continue
             stays = self.rows.reached[stage] > levels[stage]
             ends.append(ends[-1] + (stage - ends[-1]) * stays)  # a choice takes ten times as long: no one foresees it
         return ends[::-1]
