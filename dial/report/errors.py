@@ -110,17 +110,15 @@ def _errors_of(
     quantiles: int,
 ) -> StageErrors:
     """Counts of corrected, broken, right and wrong rows in each quantile of a stage's score."""
-
-    def count(rows: NDArray[np.bool_]) -> NDArray[np.int64]:
-        return np.bincount(part[rows], minlength=quantiles).astype(np.int64)
-
+    low, high = np.full(quantiles, np.inf), np.full(quantiles, -np.inf)
     values = table.scores[score][:, stage]
-    low, high = np.full(quantiles, np.nan), np.full(quantiles, np.nan)
-    for index in np.unique(part):
-        low[index], high[index] = values[part == index].min(), values[part == index].max()
+    np.minimum.at(low, part, values)
+    np.maximum.at(high, part, values)
+    low[np.isinf(low)], high[np.isinf(high)] = np.nan, np.nan
     names = table.splits[0], score, table.stage_names[stage], table.stage_names[-1]
-    groups = (~before & after, before & ~after, before & after, ~before & ~after)
-    return StageErrors(*names, low, high, *(count(rows) for rows in groups))
+    # A row's quantile, and whether the stage and the last are right, are one number.
+    counts = np.bincount((part * 2 + before) * 2 + after, minlength=4 * quantiles).reshape(quantiles, 2, 2)
+    return StageErrors(*names, low, high, *(counts[:, b, a] for b, a in ((0, 1), (1, 0), (1, 1), (0, 0))))
 
 
 def lines(errors: Sequence[StageErrors]) -> Iterator[list[str]]:

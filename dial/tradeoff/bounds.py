@@ -86,7 +86,7 @@ def worst_losses(metric: Metric, labels: np.ndarray, classes: int) -> np.ndarray
         classes: C.
     """
     label, wrong = (grid.ravel() for grid in np.meshgrid(np.arange(classes), np.arange(classes), indexing="ij"))
-    present = (label != wrong) & np.isin(label, labels)
+    present = (label != wrong) & (np.bincount(labels, minlength=classes) > 0)[label]
     label, wrong = label[present], wrong[present]
     return metric.statistics(label, wrong, classes) - metric.statistics(label, label, classes)
 
@@ -168,14 +168,18 @@ def kept_interval(
         return None
     if taken.stages is not None and (taken.stages == len(table.stages) - 1).all():
         return ends  # the Super's own answers cannot be lost
-    statistics, units = row_statistics(table, metric), units_of(table)
+    statistics = row_statistics(table, metric)
     own, best = taken.pick(statistics), statistics[:, -1]
     quality, super_quality = metric.value(own.sum(axis=0)), metric.value(best.sum(axis=0))
     kept = quality / super_quality
     here, there = metric.gradient(own.sum(axis=0)), metric.gradient(best.sum(axis=0))
-    influence = np.bincount(units, weights=(own @ here - kept * (best @ there)) / super_quality)
-    loss = lost_row(table, metric, here[None])[0] * clump_of(units) / super_quality
-    groups = None if table.group is None else len(influence)
+    influence = (own @ here - kept * (best @ there)) / super_quality
+    loss = lost_row(table, metric, here[None])[0] / super_quality
+    groups: int | None = None
+    if table.group is not None:
+        units = units_of(table)
+        influence, loss = np.bincount(units, weights=influence), loss * clump_of(units)
+        groups = len(influence)
     lowest = kept - allowance(np.square(influence).sum(), loss, (1 + confidence) / 2, groups)
     return min(ends[0], float(lowest)), ends[1]
 
@@ -196,13 +200,17 @@ class Margins:
     def __init__(self, curve: Curve, statistics: np.ndarray, metric: Metric) -> None:
         self.statistics, self.metric = statistics, metric
         self.units = units_of(curve.table)
-        self.groups = None if curve.table.group is None else int(self.units.max()) + 1
+        self.groups: int | None = None
+        self.clump = 1.0
+        if curve.table.group is not None:
+            self.groups, self.clump = int(self.units.max()) + 1, clump_of(self.units)
         self.few = statistics.shape[2] <= MANY_SUMS
         count = len(curve)
         grid = count if count <= MANY_POINTS else MANY_POINTS // 4
         grid = grid if self.few else min(grid, GRID)
         self.points = np.unique(np.linspace(0, count - 1, grid).round().astype(np.int64))
         self.curve = curve.take(self.points)  # a curve that held what holds it would outlive its use
+        self.early = curve.early[self.points]
         self.sums = curve.sums(statistics)[self.points]
         self.quality = metric.value(self.sums)
 
@@ -215,7 +223,7 @@ class Margins:
         second = self._from_moments(here, there) if self.few else self._unit_by_unit(here, there)
         centre = (here * self.sums).sum(axis=-1) - there @ self.sums[-1]
         variance = np.maximum(second - centre**2 / (self.groups or len(self.statistics)), 0.0)
-        loss = lost_row(self.curve.table, self.metric, here) * clump_of(self.units)
+        loss = lost_row(self.curve.table, self.metric, here) * self.clump
         return self.points, self.quality - target * self.quality[-1], variance, loss
 
     def _from_moments(self, here: np.ndarray, there: np.ndarray) -> np.ndarray:

@@ -129,7 +129,7 @@ class Chooser:
             return self._none_certified(target, confidence, first, margin, variance, loss)
         certified = tested[last : first + 1]
         best = last + _cheapest(np.ones(len(certified), bool), self.macs[certified], self.quality[certified])
-        early = self.curve.early[certified]
+        early = self._margins.early[last : first + 1]
         shares = (float(early.min()), float(early.max()))
         if self.macs[tested[best]] > self.macs[-1]:
             return self._super(
@@ -142,7 +142,7 @@ class Chooser:
         z = ndtri(confidence)
         # What the target allows to be lost against what no sample of this size can rule out.
         slack = 1 - target >= ((z**2 + 2) / 3 + z) * float(loss[-1])
-        early, macs = self.curve.early[tested], self.macs[tested]
+        early, macs = self._margins.early, self.macs[tested]
         share = FIRST_TESTED if slack else FIRST_TESTED_WITHOUT_SLACK
         enough = np.flatnonzero((early >= share) & (macs <= self.macs[-1]))
         return int(enough[-1]) if len(enough) else None
@@ -151,7 +151,7 @@ class Chooser:
         """The Super alone, with the rows that the first point tested would need."""
         margin, variance, loss = (float(values[first]) for values in measured)
         needed = rows_needed(margin, variance, loss, len(self.table), confidence)
-        early = 100 * float(self.curve.early[self._margins.points[first]])
+        early = 100 * float(self._margins.early[first])
         where = f"the first point tested, at which {early:.0f} % of the rows stop early"
         if needed is None:
             note = f"only the Super qualifies; {where}, keeps less than the target on these rows"

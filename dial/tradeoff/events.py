@@ -109,5 +109,8 @@ def replay(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
             f"`thresholds` must have one value for each of the {scores.shape[1] - 1} stages before the last, "
             f"but got shape {thresholds.shape}. Give one per stage."
         )
-    reached = scores[:, :-1] >= thresholds
-    return np.where(reached.any(axis=1), reached.argmax(axis=1) if reached.shape[1] else 0, scores.shape[1] - 1)
+    taken, going = np.zeros(len(scores), np.intp), np.ones(len(scores), dtype=bool)
+    for column, threshold in zip(scores.T, thresholds, strict=False):
+        going &= ~(column >= threshold)
+        taken += going
+    return taken

@@ -27,16 +27,18 @@ class Levels:
         reached: ``(S - 1, N)``, how many of the stage's thresholds a row reaches: it stays under the threshold at a
             level if that is below the count.
         drawn: ``(n,)``, the rows whose scores are candidates, in order.
-        macs: ``(S, N)``, cost of each row that ends at a stage.
-        statistics: ``(K, S, N)``, what it then adds to the sums of the metric.
+        deciding: ``(D,)``, which of the metric's ``K`` sums depend on where rows end; a count of rows does not.
+        columns: ``(D + 1, S, N)``, what a row that ends at a stage adds to these sums, and what it costs.
+        final: ``(N, K)``, what it adds to all sums at the last stage.
     """
 
     values: list[np.ndarray]
     thresholds: list[np.ndarray]
     reached: np.ndarray
     drawn: np.ndarray
-    macs: np.ndarray
-    statistics: np.ndarray
+    deciding: list[int]
+    columns: np.ndarray
+    final: np.ndarray
 
     @classmethod
     def of(
@@ -61,33 +63,27 @@ class Levels:
         drawn = np.arange(len(scores))
         if len(scores) > most:
             drawn = np.sort(np.argpartition(random_score(sample_id, 0, SEED), most)[:most])
-        columns = np.ascontiguousarray(scores[:, :-1].T)
-        values = [np.unique(column[drawn]) for column in columns]
+        by_stage = np.ascontiguousarray(scores[:, :-1].T)
+        values = [np.unique(column[drawn]) for column in by_stage]
         thresholds = [midway(value) for value in values]
-        reached = [np.searchsorted(t, column, side="right") for t, column in zip(thresholds, columns, strict=True)]
-        by_stage = np.ascontiguousarray(macs.T), np.ascontiguousarray(statistics.transpose(2, 1, 0))
+        reached = [np.searchsorted(t, column, side="right") for t, column in zip(thresholds, by_stage, strict=True)]
         counts = np.array(reached, dtype=np.min_scalar_type(len(drawn) + 1))
-        return cls(values, thresholds, counts, drawn, *by_stage)
+        sums = np.moveaxis(statistics, -1, 0)
+        deciding = [k for k, column in enumerate(sums) if (column != column[:, -1:]).any()]
+        columns = np.empty((len(deciding) + 1, scores.shape[1], len(scores)))
+        for column, values_of_rows in zip(columns, [*(sums[k] for k in deciding), macs], strict=True):
+            column[...] = values_of_rows.T
+        return cls(values, thresholds, counts, drawn, deciding, columns, statistics[:, -1])
 
     @cached_property
     def of_drawn(self) -> Levels:
         """The same levels on the drawn rows alone."""
         rows = self.drawn
-        if len(rows) == self.macs.shape[1]:
+        if len(rows) == len(self.final):
             return self
-        parts = self.reached[:, rows], np.arange(len(rows)), self.macs[:, rows], self.statistics[:, :, rows]
+        reached, columns = (values.take(rows, axis=-1) for values in (self.reached, self.columns))
+        parts = reached, np.arange(len(rows)), self.deciding, columns, self.final[rows]
         return Levels(self.values, self.thresholds, *parts)
-
-    @cached_property
-    def deciding(self) -> list[int]:
-        """Statistics that depend on where a row ends; a count of rows does not."""
-        last = self.statistics[:, -1:]
-        return [k for k, column in enumerate(self.statistics) if (column != last[k]).any()]
-
-    @cached_property
-    def last(self) -> np.ndarray:
-        """Sums ``(K,)`` where all rows end at the last stage."""
-        return np.asarray(self.statistics[:, -1].sum(axis=1))
 
     def at(self, thresholds: Sequence[float]) -> np.ndarray:
         """The levels ``(S - 1,)`` at which the drawn rows stay as they do under these thresholds."""

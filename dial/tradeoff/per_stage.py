@@ -69,27 +69,29 @@ def per_stage_thresholds(chooser: Chooser, target: float) -> OperatingPoint:
     shared = chooser.expected(target)
     if chooser.nothing_to_keep:
         return shared
-    rule, thresholds = PerStage(chooser.rule.score), _known(chooser, target)
-    if thresholds is None:
+    rule = PerStage(chooser.rule.score)
+    point = _known(chooser, target, rule)
+    if point is None:
         thresholds = _searched(chooser, target, shared)
-        stays = chooser.rule.values(chooser.table)[:, :-1] >= thresholds
-        chooser.curve.along[PerStage.name, target] = rule.score, thresholds, stays
-    point = chooser.at(thresholds, "expected", target, rule)
+        point = chooser.at(thresholds, "expected", target, rule)
+        stays = np.asfortranarray(chooser.rule.values(chooser.table)[:, :-1] >= thresholds)  # read stage by stage
+        chooser.curve.along[PerStage.name, target] = point, stays
     least = target * float(chooser.quality[-1]) - TOLERANCE
     if point.promise.quality >= least and point.promise.macs <= shared.promise.macs:
         return point
     return chooser.at(shared.rule.thresholds, "expected", target, rule)
 
 
-def _known(chooser: Chooser, target: float) -> np.ndarray | None:
-    """Thresholds found before, or for another score that orders the rows alike: the same rows are to stay by this."""
+def _known(chooser: Chooser, target: float, rule: PerStage) -> OperatingPoint | None:
+    """The point found before, or for another score that orders the rows alike: the same rows are to stay by this."""
     if (PerStage.name, target) not in chooser.curve.along:
         return None
-    score, thresholds, stays = chooser.curve.along[PerStage.name, target]
-    if score != chooser.rule.score:
-        thresholds = thresholds_between(chooser.rule.values(chooser.table)[:, :-1], stays)
-    known: np.ndarray | None = thresholds
-    return known
+    point, stays = chooser.curve.along[PerStage.name, target]
+    if point.rule.score == rule.score:
+        known: OperatingPoint = point
+        return known
+    thresholds = thresholds_between(chooser.rule.values(chooser.table)[:, :-1], stays)
+    return None if thresholds is None else OperatingPoint(rule.at(thresholds), point.promise)
 
 
 def thresholds_between(values: np.ndarray, stays: np.ndarray) -> np.ndarray | None:
@@ -103,12 +105,13 @@ def thresholds_between(values: np.ndarray, stays: np.ndarray) -> np.ndarray | No
         >>> thresholds_between(np.array([[0.1], [0.5], [0.9]]), np.array([[False], [True], [True]]))
         array([0.3])
     """
-    below = np.where(stays, -np.inf, values).max(axis=0)
-    above = np.where(stays, values, np.inf).min(axis=0)
-    if not (below < above).all():
-        return None
-    middle = [midway(np.array(ends))[1] for ends in zip(below, above, strict=True)]
-    return np.where(below == -np.inf, -np.inf, np.where(above == np.inf, np.inf, middle))
+    found = []
+    for column, stay in zip(values.T, stays.T, strict=True):
+        below, above = np.where(stay, -np.inf, column).max(), np.where(stay, column, np.inf).min()
+        if not below < above:
+            return None
+        found.append(below if below == -np.inf else above if above == np.inf else midway(np.array([below, above]))[1])
+    return np.array(found)
 
 
 def _searched(chooser: Chooser, target: float, shared: OperatingPoint) -> np.ndarray:
@@ -138,12 +141,12 @@ class _Problem:
 
     def __init__(self, rows: Levels, metric: Metric, target: float) -> None:
         self.rows, self.metric = rows, metric
-        self.last, self.count = rows.macs.shape[0] - 1, rows.macs.shape[1]
-        self.never = np.array([len(t) - 1 for t in rows.thresholds])
+        self.last, self.count = rows.columns.shape[1] - 1, rows.columns.shape[2]
         # A row that ends at a stage is one number: the stage's place and the row's behind each other.
-        self.macs = rows.macs.reshape(-1)
-        self.statistics = [rows.statistics[k].reshape(-1) for k in rows.deciding]
-        self.least = target * float(metric.value(rows.last)) - TOLERANCE
+        self.flat = rows.columns.reshape(len(rows.columns), -1)
+        self.never = np.array([len(t) - 1 for t in rows.thresholds])
+        self.super = rows.final.sum(axis=0)
+        self.least = target * float(metric.value(self.super)) - TOLERANCE
 
     def search(self, start: np.ndarray) -> list[tuple[float, np.ndarray]]:
         """Where descents from several starts end: cost and levels ``(S - 1,)``, cheapest first."""
@@ -153,7 +156,7 @@ class _Problem:
             for level in np.unique(np.quantile(self.rows.reached[stage], shares, method="higher")) - 1:
                 held = self.never.copy()
                 held[stage] = level
-                places.append(self.round(held, held=stage))
+                places.append(self.round(held, held=stage)[1:])
         places = sorted((place for place in places if np.isfinite(place[0])), key=_cost)
         return sorted((self.descend(levels, ROUNDS) for _, levels in [(0, start), *places[:DESCENTS]]), key=_cost)
 
@@ -165,119 +168,111 @@ class _Problem:
             start: levels to go towards, of a point whose quality suffices; between the scores that were drawn they
                 are rounded, so it may not quite, which the caller has to look at.
         """
-        ends = [self.descend(levels, MENDED) for levels in found]
+        ends = [self.descend(levels, MENDED) for levels in _distinct(found)]
         if not np.isfinite(min(map(_cost, ends))):
-            between = [np.ceil(found[0] + share * (start - found[0])).astype(int) for share in np.linspace(0, 1, STEPS)]
-            enough = [levels for levels in between if np.isfinite(self.cost(levels))]
-            ends = [self.descend(levels, MENDED) for levels in [*enough[:1], start]]
+            between = (np.ceil(found[0] + share * (start - found[0])).astype(int) for share in np.linspace(0, 1, STEPS))
+            enough = next((levels for levels in between if np.isfinite(self.cost(levels))), start)
+            ends = [self.descend(levels, MENDED) for levels in _distinct([enough, start])]
         return min(ends, key=_cost)[1]
 
     def descend(self, levels: np.ndarray, rounds: int) -> tuple[float, np.ndarray]:
         """Set stage after stage until a round, or the last one allowed, changes nothing; the end, its cost first."""
-        cost = self.cost(levels)
         for _ in range(rounds):
-            now, better = self.round(levels)
-            if np.isfinite(cost) and not now < cost:
-                break
-            cost, levels = now, better
-        return cost, levels
+            cost, now, better = self.round(levels)
+            if (np.isfinite(cost) and not now < cost) or np.array_equal(better, levels):
+                return cost, levels
+            levels = better
+        return now, levels
 
     def cost(self, levels: np.ndarray) -> float:
         """Mean MACs where the constraint holds, else infinity."""
-        return self._judged(*self._sums(self._ends(levels)))
+        return self._judged(self._sums(levels))
 
     def quality(self, levels: np.ndarray) -> float:
         """The metric."""
-        return float(self._quality(self._sums(self._ends(levels))[0]))
+        return float(self._quality(self._sums(levels)))
 
-    def _ends(self, levels: np.ndarray) -> np.ndarray:
-        return self._following(levels)[0].astype(np.intp) * self.count + np.arange(self.count)
-
-    def _sums(self, ends: np.ndarray) -> tuple[np.ndarray, float]:
-        """Statistics that decide, and MACs, of rows that end there."""
-        return np.array([column[ends].sum() for column in self.statistics]), float(self.macs[ends].sum())
-
-    def _quality(self, sums: np.ndarray) -> np.ndarray:
-        """The metric where the deciding statistics of all rows sum to ``(..., D)``."""
-        every = np.empty((*sums.shape[:-1], len(self.rows.last)))
-        every[...] = self.rows.last
-        every[..., self.rows.deciding] = sums
-        return self.metric.value(every)
-
-    def _judged(self, sums: np.ndarray, macs: float) -> float:
-        return macs / self.count if self._quality(sums) >= self.least else np.inf
+    def _sums(self, levels: np.ndarray) -> np.ndarray:
+        """Sums ``(D + 1,)`` of what decides and of costs over all rows."""
+        return np.asarray(self._added(self._following(levels)[0], np.arange(self.count)).sum(axis=1))
 
     def _following(self, levels: np.ndarray) -> list[np.ndarray]:
-        """Per stage the stage ``(n,)`` at which a row ends that comes to it."""
+        """Per stage the stage ``(N,)`` at which a row ends that comes to it."""
         ends = [np.full(self.count, self.last, dtype=np.int16)]  # small numbers: memory is what this takes
         for stage in range(self.last - 1, -1, -1):
-            ends.append(np.where(self.rows.reached[stage] > levels[stage], np.int16(stage), ends[-1]))
+            if levels[stage] == self.never[stage]:
+                ends.append(ends[-1])
+                continue
+            stays = self.rows.reached[stage] > levels[stage]
+            ends.append(ends[-1] + (stage - ends[-1]) * stays)  # a choice takes ten times as long: no one foresees it
         return ends[::-1]
 
-    def round(self, levels: np.ndarray, held: int | None = None) -> tuple[float, np.ndarray]:
-        """Set the level of each stage, from first to last, to its best value given the others; the end and its cost.
+    def _added(self, ends: np.ndarray | int, rows: np.ndarray) -> np.ndarray:
+        """What rows ``(M,)`` that end at these stages add to the sums, ``(D + 1, M)``."""
+        return self.flat.take(np.multiply(ends, self.count, dtype=np.intp) + rows, axis=1)
+
+    def _quality(self, sums: np.ndarray) -> np.ndarray:
+        """The metric ``(...)`` of sums ``(D + 1, ...)`` over all rows."""
+        every = np.empty((len(self.super), *sums.shape[1:]))
+        for k, total in enumerate(self.super):
+            every[k] = total
+        for k, total in zip(self.rows.deciding, sums, strict=False):
+            every[k] = total
+        return self.metric.value(np.moveaxis(every, 0, -1))
+
+    def _judged(self, sums: np.ndarray) -> float:
+        return float(sums[-1]) / self.count if self._quality(sums) >= self.least else np.inf
+
+    def round(self, levels: np.ndarray, held: int | None = None) -> tuple[float, float, np.ndarray]:
+        """Set the level of each stage, from first to last, to its best value given the others.
 
         Args:
             levels: ``(S - 1,)``.
             held: a stage whose level stays.
+
+        Returns:
+            The cost at these levels, that at the end, and the end.
         """
-        levels, following = levels.copy(), self._following(levels)
-        coming, stayed = np.arange(self.count), self._sums(np.arange(0))
+        following, better, rows = self._following(levels), levels.copy(), np.arange(self.count)
+        sums = self._added(following[0], rows).sum(axis=1)
+        cost = self._judged(sums)
         for stage in range(self.last):
-            reached = self.rows.reached[stage][coming]
-            if stage != held:
-                after = following[stage + 1][coming].astype(np.intp) * self.count + coming
-                levels[stage] = self._best(reached, stage * self.count + coming, after, stayed, stage, levels[stage])
-            stays = reached > levels[stage]
-            sums, macs = self._sums(stage * self.count + coming[stays])
-            stayed = stayed[0] + sums, stayed[1] + macs
-            coming = coming[~stays]
-        sums, macs = self._sums(self.last * self.count + coming)
-        return self._judged(stayed[0] + sums, stayed[1] + macs), levels
+            reached = self.rows.reached[stage].take(rows)
+            if stage != held and not len(rows):
+                better[stage] = self.never[stage]
+            elif stage != held:
+                won = self._added(stage, rows) - self._added(following[stage + 1].take(rows), rows)
+                lost = _sums_below(reached, won, int(self.never[stage]) + 1)
+                along = (sums + lost[:, levels[stage]])[:, None] - lost
+                better[stage] = self._best(along, levels[stage])
+                sums = along[:, better[stage]]
+            rows = rows.take(np.flatnonzero(reached <= better[stage]))
+        return cost, self._judged(sums), better
 
-    def _best(
-        self,
-        reached: np.ndarray,
-        here: np.ndarray,
-        after: np.ndarray,
-        stayed: tuple[np.ndarray, float],
-        stage: int,
-        level: int,
-    ) -> int:
-        """Best level of one stage; the present one where none satisfies the constraint.
-
-        Args:
-            reached: of the rows that come to it, their counts of reached thresholds.
-            here: their ends if they stay.
-            after: their ends if they do not.
-            stayed: sums of the rows that have stayed before.
-            stage: which.
-            level: the present one.
-        """
-        size = int(self.never[stage]) + 1
-        if not len(here):
-            return size - 1
-        gained = []
-        for column, before in zip(self.statistics, stayed[0], strict=True):
-            otherwise = column[after]
-            gained.append(before + otherwise.sum() + _sum_above(reached, column[here] - otherwise, size))
-        quality = self._quality(np.stack(gained, axis=1) if gained else np.empty((size, 0)))
-        spent = self.macs[after]
-        costs = stayed[1] + spent.sum() + _sum_above(reached, self.macs[here] - spent, size)
-        allowed = quality >= self.least
-        if not allowed.any():
+    def _best(self, sums: np.ndarray, level: int) -> int:
+        """Best level of a stage by the sums ``(D + 1, L)`` at each; the present one if none meets the constraint."""
+        quality = self._quality(sums)
+        costs = np.where(quality >= self.least, sums[-1], np.inf)
+        least = costs.min()
+        if least == np.inf:
             return level
-        best = np.flatnonzero(allowed & (costs <= costs[allowed].min() * (1 + 1e-12)))
+        best = np.flatnonzero(costs <= least * (1 + 1e-12))
         best = best[quality[best] >= quality[best].max()]
         # Levels that no coming row lies between are alike; those at an end reach as far as they can.
-        return 0 if best[0] == 0 else int(best[-1] if best[-1] == size - 1 else best[len(best) // 2])
+        return 0 if best[0] == 0 else int(best[-1] if best[-1] == len(costs) - 1 else best[len(best) // 2])
+
+
+def _distinct(levels: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Each of them once, in order."""
+    return list({each.tobytes(): each for each in levels}.values())
 
 
 def _cost(end: tuple[float, np.ndarray]) -> float:
     return end[0]
 
 
-def _sum_above(reached: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """For each level below ``size`` the sum of the values ``(M,)`` of the rows that stay under it."""
-    counted = np.bincount(reached, weights=values, minlength=size + 1)
-    return np.cumsum(counted[:0:-1])[::-1]
+def _sums_below(reached: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+    """For each level below ``size`` the sums of the values ``(D, M)`` of the rows that do not stay, ``(D, size)``."""
+    places = reached.astype(np.intp)
+    counted = np.array([np.bincount(places, weights=column, minlength=size)[:size] for column in values])
+    return np.cumsum(counted, axis=1, out=counted)

@@ -54,6 +54,18 @@ def test_very_many_rows_in_bins_have_the_densities_of_each_row(monkeypatch, satu
     np.testing.assert_allclose(binned.crossings, each.crossings, atol=1e-3)
 
 
+@pytest.mark.parametrize("width", [0.004, 0.05, 1.0])  # finer than the grid, as it is here, and wider than all rows
+def test_the_density_of_bins_is_the_sum_of_their_kernels(width):
+    rng = np.random.default_rng(5)
+    score, grid = rng.normal(size=9000), np.linspace(-6, 6, 1024)
+    found, step = density._density(score, width, grid), grid[1] - grid[0]
+    bin_width = step / max(4, int(np.ceil(4 * step / width)))
+    centres = grid[0] + np.rint((score - grid[0]) / bin_width) * bin_width
+    for index in (0, 300, 512, 700, 1023):
+        near = centres[np.abs(centres - grid[index]) <= 8 * width]
+        assert found[index] == pytest.approx(norm.pdf(grid[index], near, width).sum() / 9000, rel=1e-6, abs=1e-12)
+
+
 def test_a_score_that_is_surer_of_its_errors_has_no_crossing():
     score, right = mixture(np.random.default_rng(0), right=0.0, wrong=3.0)
     assert densities(score, right).status == "none"

@@ -18,8 +18,11 @@ def columns(*statistics: np.ndarray) -> np.ndarray:
 
 def divide(numerator: np.ndarray | float, denominator: np.ndarray) -> np.ndarray:
     """Divide, with 0 where the denominator is 0."""
+    some = np.asarray(denominator) != 0
+    if some.all():  # as mostly, and several times as fast
+        return np.asarray(numerator / denominator)
     shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
-    return np.divide(numerator, denominator, out=np.zeros(shape), where=np.asarray(denominator) != 0)
+    return np.divide(numerator, denominator, out=np.zeros(shape), where=some)
 
 
 class Metric(ABC):
