@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dial.costs.functions import ModelCosts
 from dial.files import read_json, write_json
+from dial.spelling import spelt
 from dial.stages.parquet import load_table, save_slim
 from dial.stages.table import StageTable
 
@@ -54,17 +55,20 @@ def keep(run: Path, out: Path, tiers: Sequence[str] = (), name: str | None = Non
         name: of the table that is kept; default: the run's.
 
     Raises:
-        ValueError: the run is a trial, or its table tells of the machine that it was made on.
+        ValueError: the run is a trial, or its table tells of the machine that it was made on; tiers of a study.
     """
     task, seed = run.parts[-3:-1]
     if (run / "study" / "study.json").is_file():
+        if tiers:
+            raise ValueError(f"`tiers` must be left out where a study is kept, but {run} holds one; leave it out.")
         return keep_study(run, out / task)
     table = load_table(run / TABLE)
     table = without_texts(table.of_tiers(tiers) if tiers else table)
     check(table, run)
-    costs = run / TABLE.with_name("costs.json")
+    file = run / TABLE.with_name("costs.json")
+    costs = ModelCosts.load(file) if "answer" in read_json(file, "runs") else None
     path = out / task / f"{seed}-{name or run.name}.parquet"
-    save_slim(table, path, ModelCosts.load(costs) if "answer" in read_json(costs, "runs") else None)
+    save_slim(table, path, costs.of_tiers(tiers) if costs is not None and tiers else costs)
     return path
 
 
@@ -142,7 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if bool(options.tiers) != bool(options.name) or (options.name and len(found) > 1):
         raise ValueError("`--tiers` and `--name` must be given together, for one run; give both or neither.")
     for run in found:
-        path = keep(run, options.out, options.tiers, options.name)
+        with spelt({"tiers": "--tiers"}):
+            path = keep(run, options.out, options.tiers, options.name)
         print(f"{run} -> {path} ({path.stat().st_size / 1e3:,.0f} kB)")
     total = sum(path.stat().st_size for path in options.out.rglob("*.parquet"))
     print(f"{total / 1e6:.2f} MB of tables in {options.out}")

@@ -93,7 +93,8 @@ class SweepCommand(Command):
             )
         prepared = prepare(table, settings)
         check_folder(out, prepared.configuration, prepared.partial, "--out")  # before the work, not after it
-        report = prepared.report(None if self.times else costs_of(path))
+        costs = None if self.times else costs_of(path)
+        report = prepared.report(costs.of_tiers(self.tiers) if costs is not None and self.tiers else costs)
         report.write(out)
         print(report.text())
         print(f"written to {out}")

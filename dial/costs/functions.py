@@ -272,6 +272,11 @@ class ModelCosts:
             decide.append(spent + self.function(stage.tier, stage.index, "decide")(tokens, pieces))
         return np.stack(decide, axis=1), np.stack(answer, axis=1)
 
+    def of_tiers(self, tiers: Sequence[str]) -> "ModelCosts":
+        """The functions of these tiers alone."""
+        answer, decide = ({tier: part[tier] for tier in tiers if tier in part} for part in (self.answer, self.decide))
+        return ModelCosts(answer, decide, {tier: self.reference[tier] for tier in tiers if tier in self.reference})
+
     def alone(self, tier: str, lengths: ArrayLike, generated: ArrayLike | None = None) -> Float:
         """MACs per example (N,) of one tier without routing: of its reference, else of its path to the last exit."""
         return self.function(tier, max(self.answer.get(tier, {}), default=0), "reference")(lengths, generated)

@@ -344,17 +344,17 @@ class StageTable:
             ValueError: a name that no tier has, fewer than two, another order, the last or the reference left out; or a
                 table of somebody else's, which does not say what a tier costs without those before it.
         """
+        if self.settings.get("foreign"):
+            raise ValueError(
+                f"`tiers` must be left out where the table is not of `dial test`, but got {', '.join(names)}; leave "
+                "the other tiers' columns out of the table, and what they cost out of the costs of those behind them."
+            )
         tiers = list(dict.fromkeys(stage.tier for stage in self.stages))
         kept = [name for name in tiers if name in names]
         if len(names) < 2 or kept != list(names) or kept[-1] != tiers[-1]:
             raise ValueError(
                 f"`tiers` must be two or more of {', '.join(tiers)}, in this order and with {tiers[-1]}, but got: "
                 f"{', '.join(names)}."
-            )
-        if self.settings.get("foreign"):
-            raise ValueError(
-                f"`tiers` must be left out where the table is not of `dial test`, but got {', '.join(names)}; leave "
-                "the columns of the other tiers out of the table."
             )
         if (reference := self.settings.get("reference")) not in (None, *names):
             raise ValueError(
@@ -365,7 +365,6 @@ class StageTable:
         index = [position for position, stage in enumerate(self.stages) if stage.tier in names]
         stages = tuple(self.stages[position] for position in index)
         saved = self.macs - self.macs_without([name for name in tiers if name not in names])
-        among = {"tiers": names, "temperatures": [stage.name for stage in stages]}
         changes: dict[str, Any] = {
             name: (getattr(self, name) - saved)[:, index] for name in ("macs", "decide_macs")
         } | {
@@ -376,10 +375,7 @@ class StageTable:
             changes[name] = {key: values[:, index] for key, values in getattr(self, name).items()}
         for name in BY_TIER:
             changes[name] = {key: values for key, values in getattr(self, name).items() if key in names}
-        changes["settings"] = {
-            key: {name: value[name] for name in among[key] if name in value} if key in among else value
-            for key, value in self.settings.items()
-        }
+        changes["settings"] = settings_of(self.settings, names, [stage.name for stage in stages])
         table = dataclasses.replace(self, stages=stages, **changes)
         return table.with_scores(["random"]) if "random" in self.scores else table  # drawn by position
 
@@ -405,3 +401,25 @@ class StageTable:
             before = self.decide_macs[:, first - 1] if first else 0.0
             macs[:, last + 1 :] -= (self.decide_macs[:, last] - before)[:, None]
         return macs
+
+
+def settings_of(settings: Mapping[str, Any], tiers: Sequence[str], stages: Sequence[str]) -> dict[str, Any]:
+    """A table's settings without what they say of other tiers.
+
+    >>> settings_of({"seed": 0, "tiers": {"a": {}, "b": {}}, "temperatures": {"a": 1.0, "b": 2.0}}, ["b"], ["b"])
+    {'seed': 0, 'tiers': {'b': {}}, 'temperatures': {'b': 2.0}}
+    """
+    among = {"tiers": tiers, "batch_sizes": tiers, "temperatures": stages}
+    kept = {
+        key: {name: value[name] for name in among[key] if name in value}
+        if key in among and isinstance(value, Mapping)  # a batch size may be one for all
+        else value
+        for key, value in settings.items()
+    }
+    read = {about["encoding"] for about in kept.get("tiers", {}).values() if "encoding" in about}
+    if read and "truncated" in kept:  # by role and tokenizer
+        kept["truncated"] = {
+            role: {key: count for key, count in counts.items() if key in read}
+            for role, counts in kept["truncated"].items()
+        }
+    return kept

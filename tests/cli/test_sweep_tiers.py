@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from dial.cli.tables import SweepCommand
+from dial.costs.functions import ModelCosts
 
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--sweep.bootstrap=100")
 
@@ -26,3 +28,16 @@ def test_a_pair_of_three_tiers_is_the_cascade_of_the_two(make_tiny_bert, data_ar
     assert summaries[0]["splits"] == summaries[1]["splits"]
     curves = [pd.read_parquet(folder / "curve.parquet") for folder in (out, tmp_path / "pair/sweep")]
     pd.testing.assert_frame_equal(*curves)
+    assert ModelCosts.load(out / "costs.json") == ModelCosts.load(tmp_path / "pair/sweep/costs.json")
+
+    rows, answers = tmp_path / "rows.csv", []
+    rows.write_text("text\n" + "\n".join(f"a film of {row} parts" for row in range(12)))
+    for run in (out, tmp_path / "pair"):
+        dial("predict", run, rows, "--out", run / "answers.jsonl", "--target", "0.9").ok()
+        answers.append((run / "answers.jsonl").read_text())
+    assert answers[0] == answers[1] and answers[0].count('"stage"') == 12
+
+    with pytest.raises(ValueError, match="`--out` must be a new folder or one of the same configuration"):
+        SweepCommand.main([*asked[:2], "small", *asked[3:]])
+    with pytest.raises(ValueError, match="`--tiers` must be two or more of tiny, small, super, in this order and with"):
+        SweepCommand.main([*asked[:2], "huge", *asked[3:]])

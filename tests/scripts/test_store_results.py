@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dial.costs.functions import ModelCosts
-from dial.stages.parquet import load_table, save_table
+from dial.stages.parquet import load_costs, load_table, save_table
 from dial.stages.stage import Stage
 from dial.stages.table import StageTable
 from scripts import store_results as store
@@ -66,6 +66,9 @@ def test_some_tiers_of_a_run_are_kept_under_another_name(tmp_path: Path) -> None
     given = ["--tiers", "swift", "super", "--name", "cascade-swift"]
     store.main([str(run), "--out", str(out), *given])
     assert_equal(load_table(out / "sst2/seed0-cascade-swift.parquet"), dataclasses.replace(table, padded={}))
+    assert load_costs(out / "sst2/seed0-cascade-swift.parquet") == COSTS
+    with pytest.raises(ValueError, match="`--tiers` must be two or more of first, swift, super"):
+        store.main([str(run), "--out", str(out), "--tiers", "super", "swift", "--name", "cascade-swift"])
     for half in (given[:3], given[3:]):
         with pytest.raises(ValueError, match="`--tiers` and `--name` must be given together, for one run"):
             store.main([str(run), "--out", str(out), *half])
@@ -110,6 +113,8 @@ def test_a_study_is_kept_as_numbers_with_the_quality_on_all_rows(runs: Path, tmp
     assert kept["qualities"] == {"swift": 0.2, "super": 0.3} and kept["score"] == "energy"
     assert (tmp_path / "results/cola/study.png").read_bytes() == b"figure"
     assert not list((tmp_path / "results").rglob("*.parquet"))
+    with pytest.raises(ValueError, match="`--tiers` must be left out where a study is kept, but"):
+        store.main([str(run), "--out", str(tmp_path / "results"), "--tiers", "swift", "super", "--name", "cascade-a"])
 
 
 def test_the_tables_of_the_repository_are_within_the_limit_and_hold_no_text() -> None:

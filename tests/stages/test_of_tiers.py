@@ -92,12 +92,85 @@ def test_other_names_are_refused(table: StageTable, names: list[str]) -> None:
         table.of_tiers(names)
 
 
+def test_settings_say_nothing_of_other_tiers(table: StageTable) -> None:
+    tiers = {"small": {"encoding": "words"}, "middle": {"encoding": "pieces"}, "large": {"encoding": "pieces"}}
+    about = {"tiers": tiers, "truncated": {"test": {"words": 4, "pieces": 7}}, "unit": "ms", "length": "padded"}
+    sizes = {"small": 1, "middle": 8, "large": 32}
+    for given, kept in ((sizes, {"middle": 8, "large": 32}), (4, 4)):  # sizes of times: of each tier, or one for all
+        part = dataclasses.replace(table, settings=about | {"batch_sizes": given}).of_tiers(["middle", "large"])
+        assert part.settings == {
+            "tiers": {name: tiers[name] for name in ("middle", "large")},
+            "truncated": {"test": {"pieces": 7}},
+            "unit": "ms",
+            "length": "padded",
+            "batch_sizes": kept,
+        }
+
+
 def test_what_a_table_does_not_tell_is_refused(table: StageTable) -> None:
     foreign = dataclasses.replace(table, settings={"foreign": True})
-    with pytest.raises(ValueError, match="`tiers` must be left out where the table is not of `dial test`"):
-        foreign.of_tiers(["small", "large"])
+    for names in (["small", "large"], ["small", "huge"]):  # whatever is asked of it
+        with pytest.raises(ValueError, match="`tiers` must be left out where the table is not of `dial test`"):
+            foreign.of_tiers(names)
     other = dataclasses.replace(table, settings=table.settings | {"reference": "middle"})
     with pytest.raises(
         ValueError, match="`tiers` must hold middle, which costs are compared with, but got small, larg"
     ):
         other.of_tiers(["small", "large"])
+
+
+TEXTS = np.random.default_rng(8).choice(["a dog", "two dogs", "a man"], (ROWS, len(EXITS)))
+CERTAIN = np.random.default_rng(9).random((2, ROWS, len(EXITS)))
+WRITTEN = {tier: np.random.default_rng(20 + place).integers(1, 9, ROWS) for place, tier in enumerate(EXITS)}
+WRITING = ModelCosts(
+    answer={
+        tier: {0: dataclasses.replace(cost(60 + place), writing=(0.0, 5.0 + place, 7.0, 2.0, 3.0))}
+        for place, tier in enumerate(EXITS)
+    },
+    decide={"small": {0: cost(70)}, "middle": {0: cost(71)}},
+)
+
+
+def written(names: list[str]) -> StageTable:
+    """A cascade of tiers that write their answers, with a score that only a finished answer tells."""
+    stages, places = tuple(Stage(name, name) for name in names), [list(EXITS).index(name) for name in names]
+    return StageTable(
+        split=np.full(ROWS, "test"),
+        sample_id=np.arange(ROWS),
+        label=np.arange(ROWS),
+        stages=stages,
+        predictions=None,
+        texts=TEXTS[:, places],
+        references=[("a dog", "the dog")] * ROWS,
+        scores={"energy": CERTAIN[0][:, places], "likelihood": CERTAIN[1][:, places]},
+        **WRITING.columns(stages, LENGTHS, {}, generated=WRITTEN),
+        lengths={name: LENGTHS[name] for name in names},
+        written={name: WRITTEN[name] for name in names},
+        cut_off={name: WRITTEN[name] == 8 for name in names},
+        metrics=("exact_match", "bleu"),
+        label_names=("*",),
+        settings={"seed": 5, "late": ["likelihood"]},
+    ).with_scores(["random"])
+
+
+@pytest.mark.parametrize("names", [["small", "large"], ["middle", "large"]])
+@pytest.mark.parametrize("score", ["energy", "likelihood"])
+def test_tiers_that_write_cost_what_they_cost_alone(names: list[str], score: str) -> None:
+    """By a late score all answers on the way are written, else only the last one."""
+    part, alone = written(list(EXITS)).of_tiers(names), written(names)
+    for each in ("texts", "references", "label"):
+        np.testing.assert_array_equal(getattr(part, each), getattr(alone, each))
+    agree = part.predictions[:, 0] == part.predictions[:, 1]  # all that numbers of free texts tell
+    np.testing.assert_array_equal(agree, alone.texts[:, 0] == alone.texts[:, 1])
+    for each in ("scores", "statistics", "lengths", "written", "cut_off"):
+        found, wanted = getattr(part, each), getattr(alone, each)
+        assert found.keys() == wanted.keys()
+        for key, values in wanted.items():
+            np.testing.assert_array_equal(found[key], values, err_msg=f"{each} {key}")
+    part = part.deciding_by(score)
+    for row in range(ROWS):
+        given = {name: (LENGTHS[name][row], WRITTEN[name][row]) for name in names}
+        answers = [float(WRITING.answer[name][0](*given[name])) for name in names]
+        first = answers[0] if score == "likelihood" else float(WRITING.decide[names[0]][0](*given[names[0]]))
+        assert part.macs[row].tolist() == [answers[0], first + answers[1]]
+        assert part.macs_reference[row] == answers[1]
