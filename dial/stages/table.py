@@ -341,8 +341,8 @@ class StageTable:
             names: of tiers, in the table's order, with the last, which speed-ups compare with.
 
         Raises:
-            ValueError: a name that no tier has, fewer than two, another order, the last or the reference left out; or a
-                table of somebody else's, which does not say what a tier costs without those before it.
+            ValueError: a name that no tier has, fewer than two, another order, the last or the reference left out; a
+                table of one tier, or of somebody else's, which does not say what a tier costs without those before it.
         """
         if self.settings.get("foreign"):
             raise ValueError(
@@ -350,6 +350,10 @@ class StageTable:
                 "the other tiers' columns out of the table, and what they cost out of the costs of those behind them."
             )
         tiers = list(dict.fromkeys(stage.tier for stage in self.stages))
+        if len(tiers) == 1:
+            raise ValueError(
+                f"`tiers` must be left out where all stages are of one tier, {tiers[0]}, but got {', '.join(names)}."
+            )
         kept = [name for name in tiers if name in names]
         if len(names) < 2 or kept != list(names) or kept[-1] != tiers[-1]:
             raise ValueError(

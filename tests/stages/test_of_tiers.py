@@ -112,6 +112,9 @@ def test_what_a_table_does_not_tell_is_refused(table: StageTable) -> None:
     for names in (["small", "large"], ["small", "huge"]):  # whatever is asked of it
         with pytest.raises(ValueError, match="`tiers` must be left out where the table is not of `dial test`"):
             foreign.of_tiers(names)
+    exits = dataclasses.replace(table, stages=tuple(Stage(name, "large") for name in table.stage_names))
+    with pytest.raises(ValueError, match="`tiers` must be left out where all stages are of one tier, large, but got"):
+        exits.of_tiers(["large"])
     other = dataclasses.replace(table, settings=table.settings | {"reference": "middle"})
     with pytest.raises(
         ValueError, match="`tiers` must hold middle, which costs are compared with, but got small, larg"
