@@ -86,7 +86,8 @@ def worst_losses(metric: Metric, labels: np.ndarray, classes: int) -> np.ndarray
         classes: C.
     """
     label, wrong = (grid.ravel() for grid in np.meshgrid(np.arange(classes), np.arange(classes), indexing="ij"))
-    present = (label != wrong) & (np.bincount(labels, minlength=classes) > 0)[label]
+    known = labels[labels >= 0]  # an answer of the Super that cannot be read is of no class
+    present = (label != wrong) & (np.bincount(known, minlength=classes) > 0)[label]
     label, wrong = label[present], wrong[present]
     return metric.statistics(label, wrong, classes) - metric.statistics(label, label, classes)
 

@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import norm, poisson
 
 from dial.stages.metrics.metrics import METRICS, evaluate
+from dial.stages.task import UNREAD
 from dial.tradeoff import bounds, calibration
 from dial.tradeoff.bounds import Margins, lower_bound, rows_needed, worst_losses
 from dial.tradeoff.calibration import FIRST_TESTED, folds_of
@@ -226,6 +227,8 @@ def test_worst_losses_turn_a_right_row_wrong():
     changes = worst_losses(METRICS["f1"], np.array([0, 1, 1]), 2)
     assert sorted(changes.tolist()) == [[-1.0, -1.0, 0.0], [0.0, 1.0, 0.0]]
     assert len(worst_losses(METRICS["accuracy"], np.array([0, 2]), 3)) == 4  # class 1 has no row to lose
+    unread = np.array([0, UNREAD, 0])  # of a Super that writes, taken for right
+    assert len(worst_losses(METRICS["agreement"], unread, 3)) == 2
 
 
 def test_budget_takes_the_best_affordable_point_and_refuses_less_than_the_cheapest():
