@@ -160,8 +160,13 @@ def test_a_run_that_goes_on_ends_where_one_in_a_go_does(tiny_t5: Path, fit: Any,
     keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=9, save_top_k=-1)
     fit(whole, steps=16, callbacks=[keep], enable_checkpointing=True)
     fit(other, steps=16, ckpt_path=str(tmp_path / "step=9.ckpt"))
+    short = module(tiny_t5)
+    fit(short, steps=15)
     for name, value in whole.tier.state_dict().items():
-        assert torch.equal(value, other.tier.state_dict()[name]), name
+        # States are kept as the first epoch that reads them gives them: other batches of it round in other ways.
+        torch.testing.assert_close(other.tier.state_dict()[name], value, rtol=0, atol=1e-7, msg=name)
+        if name == "head.output.weight":
+            assert (short.tier.state_dict()[name] - value).abs().max() > 1e-5  # a step more or less shows
 
 
 def bart(folder: Path, tokenizer: Any) -> Path:
