@@ -1,6 +1,7 @@
 """Callbacks; the names that YAML uses."""
 
 from callbacks.baseline import MajorityBaseline
+from callbacks.dropout import CheapDropout
 from callbacks.fit_length import FitLength
 from callbacks.measured_study import MeasuredStudy
 from callbacks.predictions import PredictionWriter
@@ -12,6 +13,7 @@ from callbacks.threshold_sweep import ThresholdSweep
 from callbacks.tier_export import TierExport
 
 __all__ = [
+    "CheapDropout",
     "FitLength",
     "LogProgress",
     "MajorityBaseline",

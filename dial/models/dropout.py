@@ -1,0 +1,54 @@
+"""Dropout on CPUs at a third of its cost: torch draws Bernoulli numbers there one by one, on one thread."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+LEVELS = 1 << 16  # of the probability: 16 random bits an element, four elements a word
+TOLERANCE = 1e-4  # of the probability, and of its complement, that rounding to a level may change
+
+
+def bernoulli_from_bits_(tensor: torch.Tensor, p: float = 0.5, *, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Fill a tensor on a CPU with ones, with probability `p`, and zeros, in place; as `Tensor.bernoulli_` does.
+
+    Args:
+        tensor: of any shape, strides and type.
+        p: rounded to a multiple of 2⁻¹⁶ where that changes neither `p` nor `1 - p` by more than 0.01 %; else numbers of 53
+            bits are compared with it.
+        generator: random numbers; torch's own by default.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        RuntimeError: `p` is no probability (as torch has it).
+    """
+    if not 0 <= p <= 1:
+        raise RuntimeError(f"bernoulli_ expects p to be in [0, 1], but got p={p}")
+    level = round(p * LEVELS)
+    if abs(level / LEVELS - p) > TOLERANCE * min(p, 1 - p):
+        return tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) < p)
+    if level in (0, LEVELS):
+        return tensor.fill_(level // LEVELS)
+    count = tensor.numel()
+    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    lots = words.view(torch.int16)[:count]
+    if tensor.is_contiguous():
+        torch.lt(lots, level - LEVELS // 2, out=tensor.view(-1))
+        return tensor
+    return tensor.copy_((lots < level - LEVELS // 2).view(tensor.shape))
+
+
+def draw_bernoulli_from_bits() -> torch.library.Library:
+    """Have everything that draws Bernoulli numbers on a CPU, dropout within attention included, take the cheaper ones.
+
+    Returns:
+        What holds this; torch's own come back when the last reference to it goes.
+    """
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a kernel is replaced
+        library.impl("bernoulli_.float", bernoulli_from_bits_, "CPU")
+    return library
