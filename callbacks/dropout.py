@@ -10,7 +10,7 @@ from dial.models.dropout import draw_bernoulli_from_bits
 class CheapDropout(Callback):
     """Draws dropout masks from 16 random bits an element where a fit runs on a CPU, from the same generator.
 
-    They take a quarter of a base-size encoder's training step otherwise (`benchmarks/bench_dropout.py`).
+    A training step takes a tenth to a fifth less for it (`benchmarks/bench_dropout.py`).
     """
 
     def __init__(self) -> None:

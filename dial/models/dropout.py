@@ -10,13 +10,15 @@ LEVELS = 1 << 16  # of the probability: 16 random bits an element, four elements
 TOLERANCE = 1e-4  # of the probability, and of its complement, that rounding to a level may change
 
 
-def bernoulli_from_bits_(tensor: torch.Tensor, p: float = 0.5, *, generator: torch.Generator | None = None) -> torch.Tensor:
+def bernoulli_from_bits_(
+    tensor: torch.Tensor, p: float = 0.5, *, generator: torch.Generator | None = None
+) -> torch.Tensor:
     """Fill a tensor on a CPU with ones, with probability `p`, and zeros, in place; as `Tensor.bernoulli_` does.
 
     Args:
         tensor: of any shape, strides and type.
-        p: rounded to a multiple of 2⁻¹⁶ where that changes neither `p` nor `1 - p` by more than 0.01 %; else numbers of 53
-            bits are compared with it.
+        p: rounded to a multiple of 2⁻¹⁶ where that changes neither `p` nor `1 - p` by more than 0.01 %; else numbers of
+            53 bits are compared with it.
         generator: random numbers; torch's own by default.
 
     Returns:
