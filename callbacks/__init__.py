@@ -3,6 +3,7 @@
 from callbacks.baseline import MajorityBaseline
 from callbacks.dropout import CheapDropout
 from callbacks.fit_length import FitLength
+from callbacks.heap import TrimmedHeap
 from callbacks.measured_study import MeasuredStudy
 from callbacks.predictions import PredictionWriter
 from callbacks.progress import LogProgress
@@ -24,4 +25,5 @@ __all__ = [
     "Slenderise",
     "ThresholdSweep",
     "TierExport",
+    "TrimmedHeap",
 ]

@@ -128,7 +128,7 @@ class DialCLI(LightningCLI):
             config.trainer.max_epochs = -1  # FitLength gives it an end, where Lightning would take 1000
         else:
             del dumped["length"]
-        self.trainer_defaults["callbacks"] = [Ending(), self.stoppable, callbacks.CheapDropout()]
+        self.trainer_defaults["callbacks"] = [Ending(), self.stoppable, callbacks.CheapDropout(), callbacks.TrimmedHeap()]
         if not config.trainer.fast_dev_run:
             self._enter(run, command, dumped)
             self.trainer_defaults["callbacks"] += [Claim(run, command, dumped), callbacks.MajorityBaseline()]

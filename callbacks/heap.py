@@ -1,0 +1,33 @@
+"""Memory that a fit on a CPU has freed goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class TrimmedHeap(Callback):
+    """Returns freed memory every few steps of a fit on a CPU, where glibc's allocator keeps it.
+
+    Batches of other lengths leave gaps that fit no later tensor: a base-size encoder that reads batches of 32 windows of
+    up to 256 tokens grew from 9 to 24 GB within 40 steps, and is done for on a machine that has no more.
+
+    Args:
+        every_n_steps: batches between two returns.
+    """
+
+    def __init__(self, every_n_steps: int = 10) -> None:
+        self.every_n_steps = every_n_steps
+        try:
+            self._trim: Any = ctypes.CDLL(None).malloc_trim
+        except (AttributeError, OSError, TypeError):  # another C library than glibc
+            self._trim = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Return it where it is due."""
+        if self._trim is not None and pl_module.device.type == "cpu" and (batch_idx + 1) % self.every_n_steps == 0:
+            self._trim(0)
