@@ -48,8 +48,8 @@ demo-text: $(STAMP)  ## the same with answers that are written: an energy head d
 test: $(STAMP)  ## quick tests and the examples in docstrings, in two processes
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
-test-slow: $(STAMP)  ## tests that train or start several processes
-	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+test-slow: $(STAMP)  ## tests that train or start several processes, two files at a time
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n 2 --dist loadfile $(PYTEST_ARGS)
 
 BACKEND_TESTS := tests/tiers/test_backends.py tests/tiers/test_exports.py tests/tiers/test_choice.py \
 	tests/tiers/test_comparison.py tests/study/test_rivals.py tests/cli/test_preparation.py

@@ -48,11 +48,12 @@ class NumberWordsDataModule(TextToText):
         calibration_rows: number of calibration rows.
         test_rows: number of test rows.
         shares: parts of numbers of 3, 4, 5 and 6 digits among the rows.
+        train_digits: longer numbers are left out of the training rows, so that it is known what a model cannot write.
         data_seed: the same seed gives the same numbers; ``seed`` is that of the training order.
         kwargs: see :class:`~datamodules.text_to_text.TextToText`; its fractions have no effect here.
 
     Raises:
-        ValueError: for shares that are not four parts, or more rows of a length than there are numbers.
+        ValueError: for shares that are not four parts, more rows of a length than there are numbers, or no such length.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class NumberWordsDataModule(TextToText):
         calibration_rows: int = 1_000,
         test_rows: int = 1_000,
         shares: list[float] | None = None,
+        train_digits: int = LEVELS[-1],
         data_seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -69,7 +71,9 @@ class NumberWordsDataModule(TextToText):
         self.shares = [0.05, 0.35, 0.3, 0.3] if shares is None else list(shares)
         self.sizes = dict(zip(ROLES, (train_rows, validation_rows, calibration_rows, test_rows), strict=True))
         check_generated(self.shares, len(LEVELS), self.sizes, data_seed)
-        self.data_seed = data_seed
+        if train_digits not in LEVELS:
+            raise ValueError(f"`train_digits` must be {LEVELS[0]} to {LEVELS[-1]}, but got {train_digits}.")
+        self.train_digits, self.data_seed = train_digits, data_seed
         self.metrics = ["exact_match", "token_accuracy"]
         self._numbers = self._draw()
 
@@ -98,6 +102,8 @@ class NumberWordsDataModule(TextToText):
             raise ValueError(f"`role` must be one of {', '.join(ROLES)}, but got {role!r}.")
         start = sum(size for name, size in self.sizes.items() if ROLES.index(name) < ROLES.index(role))
         ids = np.arange(start, start + self.sizes[role], dtype=np.int64)
+        if role == "train":
+            ids = ids[self._numbers[ids] < 10**self.train_digits]
         numbers = self._numbers[ids].tolist()
         targets = [(" ".join(str(number)),) for number in numbers]
         return Rows([in_words(number) for number in numbers], None, ids, ids, None, targets)

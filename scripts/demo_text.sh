@@ -13,7 +13,7 @@ run=${RUN:-runs/demo-text}
 step "$run/super/tier/card.json" \
     dial fit --config configs/model/demo_text_super.yaml --data $data --run "$run/super" "$@"
 step "$run/swift/tier/card.json" \
-    dial fit --config configs/model/demo_text_swift.yaml --data $data --run "$run/swift" "$@"
+    dial fit --config configs/model/demo_text_swift.yaml --data $data --data.train_digits 5 --run "$run/swift" "$@"
 step "$run/head/tier/card.json" \
     dial fit --config configs/model/demo_text_head.yaml --model.path "$run/swift/tier" --data $data --run "$run/head" "$@"
 step "$run/sweep/summary.json" \

@@ -114,7 +114,7 @@ def test_energy_head_compares_energies_with_what_is_written(monkeypatch: pytest.
     assert len(frame) == 120 and frame.energy.nunique() > 100 and frame.steps.between(1, 8).all()
     assert frame.answer.str.len().max() > 1 and (frame.decide < frame.answer_here).all()
     (figure,) = [value for value in values if isinstance(value, matplotlib.figure.Figure)]
-    assert figure.axes[0].patches and names["module"].tier.head.config.kind == "vocabulary"
+    assert all(axis.patches for axis in figure.axes) and names["module"].tier.head.config.kind == "vocabulary"
     plt.close("all")
 
 

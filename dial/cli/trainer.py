@@ -128,7 +128,8 @@ class DialCLI(LightningCLI):
             config.trainer.max_epochs = -1  # FitLength gives it an end, where Lightning would take 1000
         else:
             del dumped["length"]
-        self.trainer_defaults["callbacks"] = [Ending(), self.stoppable, callbacks.CheapDropout(), callbacks.TrimmedHeap()]
+        on_cpu = [callbacks.CheapDropout(), callbacks.TrimmedHeap()]
+        self.trainer_defaults["callbacks"] = [Ending(), self.stoppable, *on_cpu]
         if not config.trainer.fast_dev_run:
             self._enter(run, command, dumped)
             self.trainer_defaults["callbacks"] += [Claim(run, command, dumped), callbacks.MajorityBaseline()]

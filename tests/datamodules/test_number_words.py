@@ -43,6 +43,16 @@ def test_rows_are_distinct_graded_and_the_same_for_a_seed(tmp_path) -> None:
     assert other.fingerprint("train") != data.fingerprint("train")
 
 
+def test_long_numbers_are_left_out_of_training_alone(tmp_path) -> None:
+    sizes = {f"{role}_rows": 60 for role in ROLES}
+    data, whole = (NumberWordsDataModule(**sizes, train_digits=digits, cache_dir=str(tmp_path)) for digits in (4, 6))
+    kept = [text for text in whole.rows("train").text if read_back(text) < 10_000]
+    assert 0 < len(kept) < 60 and data.rows("train").text == kept
+    assert set(data.levels("train").values()) <= {3, 4}
+    for role in ("validation", "calibration", "test"):
+        assert data.rows(role).text == whole.rows(role).text
+
+
 def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 900 numbers of 3 digits, of which there are no more, but got 12400"):
         NumberWordsDataModule(shares=[1, 0, 0, 0])
@@ -50,3 +60,5 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         NumberWordsDataModule(shares=[1.0])
     with pytest.raises(ValueError, match="`test_rows` must be at least 1"):
         NumberWordsDataModule(test_rows=0)
+    with pytest.raises(ValueError, match="`train_digits` must be 3 to 6, but got 7"):
+        NumberWordsDataModule(train_digits=7)
