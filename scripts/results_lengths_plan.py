@@ -10,7 +10,8 @@ from scripts.results_cell import Cell
 
 COLUMNS = {"sst2": ("sentence",), "mrpc": ("sentence1", "sentence2")}
 """Tasks, and the columns of their texts."""
-EPOCHS = {"sst2": 2, "mrpc": 5}
+EPOCHS = {"sst2": 1, "mrpc": 5}
+"""Of a Super that has been trained on the task; each step trains several configurations at once."""
 SHARES = ("0.3", "0.5", "0.75")
 """Of the MACs of all tokens, of the model in front of the Super."""
 LENGTH_DROP = "0.5"
