@@ -9,6 +9,8 @@ from sklearn.metrics import roc_auc_score
 from datamodules import GradedSentimentDataModule, NumberWordsDataModule
 from dial.stages.parquet import load_table
 
+pytestmark = pytest.mark.timeout(1500)  # several trainings one after the other, perhaps on a busy machine
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
