@@ -98,20 +98,28 @@ def curves_figure(
     chosen = {task: runs for task, runs in chosen.items() if runs}
     if not chosen:
         return None
+    names = [name for name in wanted if any(name in runs for runs in chosen.values())]
+    colours = dict(zip(names, style.colours(len(names)), strict=True))  # alike in all panels
     figure, axes = style.new_figure(len(chosen), columns=3, size=look.size)
     for axis, (task, runs) in zip(axes, chosen.items(), strict=True):
-        _curves_panel(axis, task, runs, printed.get(task), look)
+        _curves_panel(axis, task, runs, printed.get(task), look, colours)
     return figure
 
 
 def _curves_panel(
-    axis: Axes, task: str, runs: Mapping[str, StageTable], printed: tuple[float, float] | None, look: Look
+    axis: Axes,
+    task: str,
+    runs: Mapping[str, StageTable],
+    printed: tuple[float, float] | None,
+    look: Look,
+    colours: Mapping[str, str],
 ) -> None:
     """Trade-off curves of one task beside random routing, the oracle and the printed point."""
     first = next(iter(runs.values()))
     metric = first.metrics[0]
     joined: list[tuple[float, float]] = []
-    for colour, (name, table) in zip(style.colours(len(runs)), runs.items(), strict=True):
+    for name, table in runs.items():
+        colour = colours[name]
         _line(axis, curve(table, look.score), color=colour, linewidth=1.8, label=_label(name, look.names))
         share = float(table.macs[:, 0].mean() / table.macs_reference.mean())
         place = 100 * share, 100 * quality_at(table, metric, _all(table, 0))

@@ -56,7 +56,7 @@ TABLES = {
     "squad/seed0-cascade-student": questions(1),
     "squad/seed0-cascade-lengths-04": questions(2),
     "sst2/seed0-cascade-lengths-03": shorter(1, 0.3),
-    "sst2/seed0-cascade-lengths-05": shorter(2, 0.5),
+    "sst2/seed0-cascade-lengths-075": shorter(2, 0.75),
     "sst2/seed0-exits-equilibrium": exits_table(250, 1, layers=(1, 2, 3)),
     "sst2/seed0-cascade-bilstm-distilled": shorter(3, 0.05),
 }
