@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from datamodules.windows import STRIDE, WindowTokeniser
+from dial.models.lengths import Lengths
 from dial.models.spans import NOWHERE, SPAN_SCORES, Candidate, Spans, find_spans
 from dial.models.token_dropping import dropping
 from dial.tiers.batching import Encoding
@@ -19,6 +23,7 @@ from dial.tiers.model_inputs import CARRIED
 from dial.tiers.tier import Tier, TierPath
 
 MAX_ANSWER_TOKENS = 30
+MANY = 1.5  # windows a row, from which on a training step computes them in parts
 
 
 class SpanTier(Tier):
@@ -103,10 +108,23 @@ class SpanTier(Tier):
     # ---- deciding and answering ----
 
     def token_logits(self, encoding: Encoding) -> Tensor:
-        """Logits ``(W, T, 2)`` in float32 of where an answer starts and ends, at every token of every window."""
+        """Logits ``(W, T, 2)`` in float32 of where an answer starts and ends, at every token of every window.
+
+        In training, windows of long contexts go through the model in parts of about as many as there are rows, which
+        are computed again on the way back: so a step takes no more memory where the longest rows meet.
+        """
         inputs = {key: encoding[key] for key in CARRIED if key in encoding and key in self._accepted}
         inputs = self.batching.arranged(inputs)
-        with dropping(self._dropping, self.lengths, self.model, inputs, restore=True):
+        windows, rows = len(encoding["row"]), self.rows_in(encoding)
+        if not torch.is_grad_enabled() or windows <= MANY * rows:
+            return self._window_logits(inputs, self.lengths)
+        size = math.ceil(windows / math.ceil(windows / rows))
+        parts = [{key: value[i : i + size] for key, value in inputs.items()} for i in range(0, windows, size)]
+        again = partial(checkpoint, self._window_logits, use_reentrant=False)
+        return torch.cat([again(part, self.lengths) for part in parts])
+
+    def _window_logits(self, inputs: Encoding, lengths: Lengths | None) -> Tensor:
+        with dropping(self._dropping, lengths, self.model, inputs, restore=True):
             outputs = self._full_precision_head(self.model, inputs)
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1).float()
 

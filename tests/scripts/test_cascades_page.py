@@ -152,7 +152,11 @@ def test_the_readme_has_one_line_for_each_method(tmp_path: Path) -> None:
     written = tables.text_page.methods(texts, 0.99)
     read = pd.read_csv(ROOT / "results" / tables.reading_collect.FILES[0])
     written += tables.reading_page.methods(read, "crossfit_confident", 0.99)
-    assert len(written) >= 2 and len(lines) == len(tables.METHODS) + len(written) and not any("–" in line for line in lines)
+    assert (
+        len(written) >= 2
+        and len(lines) == len(tables.METHODS) + len(written)
+        and not any("–" in line for line in lines)
+    )
     frame = pd.read_csv(ROOT / "results/results.csv")
     (row,) = [
         row for row in frame.to_dict("records")

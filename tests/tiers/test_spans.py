@@ -25,6 +25,7 @@ from datamodules.windows import OUTSIDE
 from dial.costs.counting import RowCosts, network_costs, padded_lengths
 from dial.costs.functions import CostFunction, ModelCosts, RowWork
 from dial.costs.macs import count_macs
+from dial.models.lengths import Lengths
 from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.spans import SpanTier
 from tests.tiers.readers import FREE, SPECIAL, STRIDE, WINDOW, WORDS, questions, reader, save_reader, tokenizer
@@ -252,3 +253,44 @@ def test_a_stride_that_nobody_gave_leaves_room_in_shorter_windows(folder: Path, 
     assert load_tier({"path": str(tmp_path / "tier"), "max_length": 15}, "x", FREE).stride == 5
     with pytest.raises(ValueError, match=r"`tiers\[0\]`: `stride` must leave room"):
         load_tier({"path": str(tmp_path / "tier"), "max_length": 15, "stride": 12}, "x", FREE, "tiers[0]")
+
+
+@pytest.mark.parametrize("lengths", [None, Lengths((0.7, 0.4))])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_many_windows_are_trained_in_parts_with_the_same_gradients(monkeypatch, lengths, dropout) -> None:
+    """A step takes as many windows at once as there are rows, or half as many more."""
+    tier = reader("reader", layers=2)
+    long = [(question, " ".join([context] * 3)) for question, context in UNITS[:5]]
+    encoding = encoded(tier, long)
+    windows, seen = len(encoding["row"]), list[int]()
+    assert windows > 12
+    tier.model.train()
+    for module in tier.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    tier.model.register_forward_pre_hook(lambda _, args, given: seen.append(len(given["input_ids"])), with_kwargs=True)
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        tier.model.zero_grad()
+        with tier.at_lengths(lengths):
+            logits = tier.token_logits(encoding)
+        with tier.at_lengths(Lengths((0.2, 0.1))):  # what is computed again keeps the lengths that it had
+            (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
+        return [logits.detach(), *(parameter.grad.clone() for parameter in tier.model.parameters())]
+
+    parts = gradients()
+    assert max(seen) <= 5 and sum(seen) == 2 * windows  # there, and again on the way back
+    seen.clear()
+    if dropout:  # the same parts, kept whole: masks that are drawn again are the same
+        monkeypatch.setattr("dial.tiers.spans.checkpoint", lambda function, *args, use_reentrant: function(*args))
+    else:
+        monkeypatch.setattr("dial.tiers.spans.MANY", windows)
+    whole = gradients()
+    assert sum(seen) == windows and len(seen) == (1 if not dropout else -(-windows // 5))
+    for mine, other in zip(parts, whole, strict=True):
+        assert torch.allclose(mine, other, atol=2e-3 * max(1.0, other.abs().max().item()))
+    seen.clear()
+    with torch.no_grad():
+        tier.token_logits(encoding)
+    assert seen == [windows]
