@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class TrimmedHeap(Callback):
     """Returns freed memory every few steps of a fit on a CPU, where glibc's allocator keeps it.
 
-    Batches of other lengths leave gaps that fit no later tensor: a base-size encoder that reads 32 questions a step, in
-    windows of up to 256 tokens, grew from 9 to 24 GB within 40 steps.
+    Batches of other lengths leave gaps that fit no later tensor: two layers of a base size, with 32 questions a step in
+    windows of up to 256 tokens, held 6.3 GB between steps after 60 of them, and 3.3 GB with this.
 
     Args:
         every_n_steps: batches between two returns.
