@@ -8,7 +8,7 @@ from dial.models.dropout import draw_bernoulli_from_bits
 
 
 class CheapDropout(Callback):
-    """Draws dropout masks from 16 random bits an element where a fit runs on a CPU, from the same generator.
+    """Draws dropout masks from 16 random bits an element (32 for rare ones) where a fit runs on a CPU.
 
     A training step takes a tenth to a fifth less for it (`benchmarks/bench_dropout.py`).
     """

@@ -16,10 +16,15 @@ class TrimmedHeap(Callback):
 
     Args:
         every_n_steps: batches between two returns.
+
+    Raises:
+        ValueError: there is no such number of batches.
     """
 
     def __init__(self, every_n_steps: int = 10) -> None:
-        self.every_n_steps = every_n_steps
+        if every_n_steps < 1:
+            raise ValueError(f"`every_n_steps` must be at least 1, but got {every_n_steps}.")
+        self.every_n_steps, self._batches = every_n_steps, 0
         try:
             self._trim: Any = ctypes.CDLL(None).malloc_trim
         except (AttributeError, OSError, TypeError):  # another C library than glibc
@@ -29,5 +34,6 @@ class TrimmedHeap(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Return it where it is due."""
-        if self._trim is not None and pl_module.device.type == "cpu" and (batch_idx + 1) % self.every_n_steps == 0:
+        self._batches += 1  # not of the epoch, which may be short
+        if self._trim is not None and pl_module.device.type == "cpu" and self._batches % self.every_n_steps == 0:
             self._trim(0)

@@ -43,7 +43,7 @@ class NumberWordsDataModule(TextToText):
     through all roles.
 
     Args:
-        train_rows: number of training rows.
+        train_rows: number of training rows, those that `train_digits` leaves out among them.
         validation_rows: number of validation rows.
         calibration_rows: number of calibration rows.
         test_rows: number of test rows.
@@ -53,7 +53,8 @@ class NumberWordsDataModule(TextToText):
         kwargs: see :class:`~datamodules.text_to_text.TextToText`; its fractions have no effect here.
 
     Raises:
-        ValueError: for shares that are not four parts, more rows of a length than there are numbers, or no such length.
+        ValueError: for shares that are not four parts, more rows of a length than there are numbers, no such length, or
+            no training row.
     """
 
     def __init__(
@@ -76,6 +77,11 @@ class NumberWordsDataModule(TextToText):
         self.train_digits, self.data_seed = train_digits, data_seed
         self.metrics = ["exact_match", "token_accuracy"]
         self._numbers = self._draw()
+        if not (self._numbers[:train_rows] < 10**train_digits).any():
+            raise ValueError(
+                f"`train_digits` must leave some of the training rows, but got {train_digits}, and none is so short; "
+                "raise it, or their parts of `shares`."
+            )
 
     def _draw(self) -> np.ndarray:
         """Numbers of all roles, ``(N,)``."""

@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-LEVELS = 1 << 16  # of the probability: 16 random bits an element, four elements a word
+WIDTHS = (torch.int16, torch.int32)  # random bits an element; the cheaper ones where they are fine enough
 TOLERANCE = 1e-4  # of the probability, and of its complement, that rounding to a level may change
 
 
@@ -17,8 +17,8 @@ def bernoulli_from_bits_(
 
     Args:
         tensor: of any shape, strides and type.
-        p: rounded to a multiple of 2⁻¹⁶ where that changes neither `p` nor `1 - p` by more than 0.01 %; else numbers of
-            53 bits are compared with it.
+        p: rounded to a multiple of 2⁻¹⁶ where that changes neither `p` nor `1 - p` by more than 0.01 %, else of 2⁻³²;
+            where that does, too, numbers of 53 bits are compared with it.
         generator: random numbers; torch's own by default.
 
     Returns:
@@ -29,18 +29,22 @@ def bernoulli_from_bits_(
     """
     if not 0 <= p <= 1:
         raise RuntimeError(f"bernoulli_ expects p to be in [0, 1], but got p={p}")
-    level = round(p * LEVELS)
-    if abs(level / LEVELS - p) > TOLERANCE * min(p, 1 - p):
+    if p in (0, 1):
+        return tensor.fill_(p)
+    for width in WIDTHS:
+        half = -torch.iinfo(width).min
+        level = round(p * 2 * half)
+        if abs(level / (2 * half) - p) <= TOLERANCE * min(p, 1 - p):
+            break
+    else:
         return tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=torch.float64) < p)
-    if level in (0, LEVELS):
-        return tensor.fill_(level // LEVELS)
-    count = tensor.numel()
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    lots = words.view(torch.int16)[:count]
+    count, each = tensor.numel(), torch.int64.itemsize // width.itemsize
+    words = torch.empty(-(-count // each), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    draws = words.view(width)[:count]
     if tensor.is_contiguous():
-        torch.lt(lots, level - LEVELS // 2, out=tensor.view(-1))
+        torch.lt(draws, level - half, out=tensor.view(-1))
         return tensor
-    return tensor.copy_((lots < level - LEVELS // 2).view(tensor.shape))
+    return tensor.copy_((draws < level - half).view(tensor.shape))
 
 
 def draw_bernoulli_from_bits() -> torch.library.Library:

@@ -23,7 +23,7 @@ from dial.tiers.model_inputs import CARRIED
 from dial.tiers.tier import Tier, TierPath
 
 MAX_ANSWER_TOKENS = 30
-MANY = 1.5  # windows a row, from which on a training step computes them in parts
+WINDOWS_A_ROW = 1.5  # from which on a training step computes them in parts
 
 
 class SpanTier(Tier):
@@ -116,12 +116,12 @@ class SpanTier(Tier):
         inputs = {key: encoding[key] for key in CARRIED if key in encoding and key in self._accepted}
         inputs = self.batching.arranged(inputs)
         windows, rows = len(encoding["row"]), self.rows_in(encoding)
-        if not torch.is_grad_enabled() or windows <= MANY * rows:
+        if not torch.is_grad_enabled() or windows <= WINDOWS_A_ROW * rows:
             return self._window_logits(inputs, self.lengths)
         size = math.ceil(windows / math.ceil(windows / rows))
         parts = [{key: value[i : i + size] for key, value in inputs.items()} for i in range(0, windows, size)]
-        again = partial(checkpoint, self._window_logits, use_reentrant=False)
-        return torch.cat([again(part, self.lengths) for part in parts])
+        recomputed = partial(checkpoint, self._window_logits, use_reentrant=False)
+        return torch.cat([recomputed(part, self.lengths) for part in parts])
 
     def _window_logits(self, inputs: Encoding, lengths: Lengths | None) -> Tensor:
         with dropping(self._dropping, lengths, self.model, inputs, restore=True):

@@ -1,5 +1,6 @@
 """Freed memory is given back every so many batches, and only in fits on a CPU."""
 
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +14,12 @@ from callbacks import TrimmedHeap
 def test_it_is_given_back_every_so_many_batches(device, batches) -> None:
     callback, returned = TrimmedHeap(every_n_steps=3), []
     module = SimpleNamespace(device=torch.device(device))
-    for batch_idx in range(10):
-        callback._trim = lambda kept, batch_idx=batch_idx: returned.append((kept, batch_idx))
-        callback.on_train_batch_end(None, module, None, None, batch_idx)
-    assert returned == [(0, batch_idx) for batch_idx in batches]
+    for batch in range(10):
+        callback._trim = lambda kept, batch=batch: returned.append((kept, batch))
+        callback.on_train_batch_end(None, module, None, None, batch % 2)  # of short epochs
+    assert returned == [(0, batch) for batch in batches]
+    with pytest.raises(ValueError, match="`every_n_steps` must be at least 1, but got 0"):
+        TrimmedHeap(0)
 
 
 def test_a_system_without_it_trains_all_the_same(monkeypatch) -> None:
@@ -26,7 +29,7 @@ def test_a_system_without_it_trains_all_the_same(monkeypatch) -> None:
 
 def resident() -> int:
     """Bytes of this process that lie in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_gaps_between_tensors_that_stay_are_given_back() -> None:

@@ -13,7 +13,17 @@ from dial.stages.parquet import load_table
 from tests.cli.conftest import QUIET
 from tests.cli.glue_files import sentences, write_task
 
-OURS = {"ThresholdSweep", "TierExport", "PredictionWriter", "Resume", "ModelCheckpoint", "EarlyStopping", "LogProgress"}
+OURS = {
+    "ThresholdSweep",
+    "TierExport",
+    "PredictionWriter",
+    "Resume",
+    "CheapDropout",
+    "TrimmedHeap",
+    "ModelCheckpoint",
+    "EarlyStopping",
+    "LogProgress",
+}
 
 
 @pytest.fixture(scope="module")

@@ -62,3 +62,5 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         NumberWordsDataModule(test_rows=0)
     with pytest.raises(ValueError, match="`train_digits` must be 3 to 6, but got 7"):
         NumberWordsDataModule(train_digits=7)
+    with pytest.raises(ValueError, match="`train_digits` must leave some of the training rows, but got 3"):
+        NumberWordsDataModule(shares=[0, 0.4, 0.3, 0.3], train_digits=3)

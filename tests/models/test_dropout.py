@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from dial.models.dropout import bernoulli_from_bits_, draw_bernoulli_from_bits
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 0.999, 1e-6, 1 / 3])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 0.99, 0.999, 1e-5, 1e-7, 1 / 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool, torch.int64])
 def test_as_many_ones_as_asked_for_in_each_place(p, dtype) -> None:
     torch.manual_seed(0)

@@ -285,7 +285,7 @@ def test_many_windows_are_trained_in_parts_with_the_same_gradients(monkeypatch, 
     if dropout:  # the same parts, kept whole: masks that are drawn again are the same
         monkeypatch.setattr("dial.tiers.spans.checkpoint", lambda function, *args, use_reentrant: function(*args))
     else:
-        monkeypatch.setattr("dial.tiers.spans.MANY", windows)
+        monkeypatch.setattr("dial.tiers.spans.WINDOWS_A_ROW", windows)
     whole = gradients()
     assert sum(seen) == windows and len(seen) == (1 if not dropout else -(-windows // 5))
     for mine, other in zip(parts, whole, strict=True):
