@@ -119,8 +119,9 @@ class SpanDistillation(SpanQA):
     """One encoder that answers by spans, trained on answers and on a teacher's starts and ends.
 
     The loss is ``(1 - w) * task + w * distillation``, with the soft cross-entropy of both ends, times T² (Hinton et al.
-    2015). The teacher may be of another kind, with other pieces: tokens are matched by the character at which they
-    begin. It reads each batch anew, as logits of all tokens of a training set would fill a disk.
+    2015). The teacher may be of another kind, with other pieces: starts are matched by the character at which a token
+    begins, ends by that at which it ends. It reads each batch anew, as logits of all tokens of a training set would
+    fill a disk.
 
     Args:
         teacher: tier (folder, or view with ``path``) to distil from.
@@ -165,7 +166,8 @@ class SpanDistillation(SpanQA):
         read = batch["encodings"][teacher.encoding_key]
         with torch.no_grad():
             logits = teacher.token_logits(read)
-        return carried_over(logits, read["starts"], read["row"], encoding["starts"], encoding["row"])
+        places, to_places = ((each["starts"], each["ends"]) for each in (read, encoding))
+        return carried_over(logits, places, read["row"], to_places, encoding["row"])
 
 
 def _auto_config() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dial.inference.operating_point import Sweep
-    from dial.inference.staged import StagedModel
     from dial.stages.table import StageTable
+    from dial.tiers.tier import Tier
 
 LABEL = "label"
 MIN_ROWS = 20
@@ -78,7 +78,7 @@ class CalibrateCommand(ModelArguments):
         }
         check_free(sweep.home, str(about["content"]), self.replace)
         network = load_network(sweep, self.moved_tiers(), self.torch_device())
-        check_readable(network, units)
+        check_readable(network.tiers, units)
         sizes = check_batch_sizes(self.batch_sizes(), list(network.tiers))
         metrics, last = sweep.summary["metrics"], [time.monotonic()]
 
@@ -122,17 +122,22 @@ def check_count(rows: int, path: Path, least: int = MIN_ROWS) -> None:
         raise ValueError(f"`FILE` must have at least {least} rows to choose points on, but {path} has {rows}.")
 
 
-def check_readable(network: StagedModel, units: Sequence[Any]) -> None:
+def check_readable(tiers: Iterable[Tier], units: Sequence[Any], rows: Sequence[int] | np.ndarray | None = None) -> None:
     """Refuse questions that leave no room for their context in the windows of a tier, before any is read.
+
+    Args:
+        tiers: that read them.
+        units: questions with their contexts, or what others read.
+        rows: of the file, where these are only some of it.
 
     Raises:
         ValueError: naming the row.
     """
-    for tier in network.tiers:
+    for tier in tiers:
         if tier.window is not None:
-            for row, problem in enumerate(tier.tokeniser().problems(units)):
+            for place, problem in enumerate(tier.tokeniser().problems(units)):
                 if problem:
-                    raise ValueError(f"`FILE`: row {row} {problem}.")
+                    raise ValueError(f"`FILE`: row {place if rows is None else rows[place]} {problem}.")
 
 
 def read_rows(

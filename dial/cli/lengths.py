@@ -125,11 +125,12 @@ class LengthsCommand(Command):
         """Rows drawn from the file, their labels, and what identifies them.
 
         Raises:
-            ValueError: too few rows, or no labels.
+            ValueError: too few rows, no labels, or a question without room for its context.
         """
         import numpy as np
 
         from dial.claims import fingerprint
+        from dial.cli.calibrate import check_readable
 
         path = Path(self.file).expanduser()
         units, label = self._questions(tier, path) if tier.writes else self._texts(tier, path)
@@ -138,9 +139,11 @@ class LengthsCommand(Command):
         metric = self.metric or str(next(iter(tier.card.get("metrics", [])), tier.task.metrics[0]))
         tier.task.check_metric(metric)
         drawn = np.sort(np.random.default_rng(self.seed).permutation(len(units))[: self.rows])
+        some = [units[row] for row in drawn]
+        check_readable([tier], some, drawn)
         content = " ".join([fingerprint(path), *self.columns, self.label_column or ""])
         about = {"file": str(self.file), "content": content, "rows": self.rows, "metric": metric}
-        return [units[row] for row in drawn], [label[row] for row in drawn], about
+        return some, [label[row] for row in drawn], about
 
     def _texts(self, tier: Tier, path: Path) -> tuple[list[Any], Sequence[Any]]:
         """Texts or pairs, and their labels."""

@@ -7,6 +7,8 @@ from torch.nn.functional import cross_entropy
 from datamodules.windows import NO_ANSWER
 from dial.losses.soft_cross_entropy import soft_cross_entropy
 
+Places = tuple[Tensor, Tensor]
+
 
 def span_cross_entropy(logits: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
     """Mean of the cross-entropies of start and end (Devlin et al. 2019, section 4.2), a scalar.
@@ -39,31 +41,44 @@ def span_distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Te
     return soft_cross_entropy(mine.flatten(0, 1), theirs.flatten(0, 1), temperature)
 
 
-def carried_over(logits: Tensor, starts: Tensor, row: Tensor, to_starts: Tensor, to_row: Tensor) -> Tensor:
-    """A teacher's logits at a student's tokens, matched by the character at which a token begins, ``(V, S, 2)``.
+def carried_over(logits: Tensor, places: Places, row: Tensor, to_places: Places, to_row: Tensor) -> Tensor:
+    """A teacher's logits at a student's tokens, ``(V, S, 2)``: starts by where a token begins, ends by where it ends.
 
-    Teacher and student may have other pieces, special tokens and windows. Where several of the teacher's windows hold a
-    token, its largest logits count; where none begins there, minus infinity stands. The first token, which says that a
-    window does not hold the answer, gets that of the teacher's window that shares most characters with the student's.
+    Teacher and student may have other pieces, special tokens and windows. Where several of the teacher's tokens are at
+    a place, in one window or in several, the largest logit counts; where none is, minus infinity stands. The first
+    token, which says that a window does not hold the answer, gets that of the teacher's window that shares most
+    characters with the student's.
 
     Args:
         logits: of the teacher, ``(W, T, 2)``.
-        starts: ``(W, T)`` first character of each of its tokens in the context, -1 for others.
+        places: ``(W, T)`` first character of each of its tokens in the context and the one behind it, -1 for others.
         row: ``(W,)`` of its windows.
-        to_starts: ``(V, S)`` of the student's.
+        to_places: ``(V, S)`` of the student's.
         to_row: ``(V,)`` of the student's.
     """
-    width = int(torch.maximum(starts.max(), to_starts.max())) + 2  # the last column takes what is not of the context
-    rows = int(torch.maximum(row.max(), to_row.max())) + 1
-    place = torch.where(starts >= 0, starts, width - 1).long() + row.unsqueeze(1) * width
-    table = logits.new_full((rows * width, 2), -torch.inf)
-    index = place.flatten().unsqueeze(1).expand(-1, 2)
-    table = table.scatter_reduce(0, index, logits.flatten(0, 1), reduce="amax")
-    table.view(rows, width, 2)[:, -1] = -torch.inf
-    wanted = torch.where(to_starts >= 0, to_starts, width - 1).long() + to_row.unsqueeze(1) * width
-    found = table[wanted]
-    found[:, NO_ANSWER] = _no_answer(logits, starts, row, to_starts, to_row)
+    sides = zip(logits.unbind(dim=2), places, to_places, strict=True)
+    found = torch.stack([_at_places(of_side, own, row, to, to_row) for of_side, own, to in sides], dim=2)
+    found[:, NO_ANSWER] = _no_answer(logits, places[0], row, to_places[0], to_row)
     return found
+
+
+def _at_places(logits: Tensor, places: Tensor, row: Tensor, to_places: Tensor, to_row: Tensor) -> Tensor:
+    """The largest of some logits ``(W, T)`` at each of the wanted places, ``(V, S)``; minus infinity where none is.
+
+    Args:
+        logits: of starts or of ends.
+        places: ``(W, T)`` character of each, -1 for those outside the context.
+        row: ``(W,)``.
+        to_places: ``(V, S)`` that are wanted, likewise.
+        to_row: ``(V,)``.
+    """
+    width = int(torch.maximum(places.max(), to_places.max())) + 2  # the last column takes what is not of the context
+    rows = int(torch.maximum(row.max(), to_row.max())) + 1
+    index = torch.where(places >= 0, places, width - 1).long() + row.unsqueeze(1) * width
+    table = logits.new_full((rows * width,), -torch.inf)
+    table = table.scatter_reduce(0, index.flatten(), logits.flatten(), reduce="amax")
+    table.view(rows, width)[:, -1] = -torch.inf
+    return table[torch.where(to_places >= 0, to_places, width - 1).long() + to_row.unsqueeze(1) * width]
 
 
 def _no_answer(logits: Tensor, starts: Tensor, row: Tensor, to_starts: Tensor, to_row: Tensor) -> Tensor:

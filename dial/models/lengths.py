@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 LEFT_OUT = "leave `lengths` out for a model that keeps all tokens"
+LEAST = 1e-4  # share with which models are trained: the first token alone
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ class LengthDrop:
 
     @staticmethod
     def _of(kept_of_before: Tensor) -> Lengths:
-        return Lengths(tuple(round(share, 4) for share in kept_of_before.double().cumprod(0).tolist()))
+        shares = kept_of_before.double().cumprod(0).tolist()
+        return Lengths(tuple(max(LEAST, round(share, 4)) for share in shares))
 
 
 def check_asked(lengths: Any) -> None:

@@ -87,10 +87,13 @@ def _seen(mask: Tensor) -> Tensor:
 
 
 def received_of(weights: Tensor, real: Tensor | None) -> Tensor:
-    """What tokens ``(B, K)`` receive of real tokens in all heads, from weights ``(B, A, K, K)``, query by key."""
+    """What tokens ``(B, K)`` receive of real tokens in all heads, from weights ``(B, A, K, K)``, query by key.
+
+    It is in float32: of sums in bf16 most are equal, and tokens would be ranked by where they stand.
+    """
     if real is None:
-        return weights.sum(dim=(1, 2))
-    return (weights.sum(dim=1) * real[:, :, None]).sum(dim=1)
+        return weights.sum(dim=(1, 2), dtype=torch.float32)
+    return (weights.sum(dim=1, dtype=torch.float32) * real[:, :, None]).sum(dim=1)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -187,7 +187,7 @@ def _joined(pieces: Sequence[Piece]) -> dict[str, Tensor]:
         for (group, rows), own in zip(pieces, widths, strict=True):
             part = whole[start : start + len(rows)]
             if name not in group:
-                part[:, :own] = 1
+                part[:, :own] = name == "attention_mask"  # nothing is padded there; token types are those of a text
             elif own == width:  # hidden states are large: written once
                 torch.index_select(group[name], 0, rows, out=part)
             else:

@@ -80,6 +80,20 @@ def test_questions_are_searched_by_their_answers(tmp_path: Path, capsys: pytest.
     assert "`--columns` must name the columns of question and context" in capsys.readouterr().err
 
 
+def test_a_question_without_room_is_told_by_its_row_of_the_file(tmp_path: Path, capsys: Any) -> None:
+    folder, file = readers.save_reader(tmp_path / "reader", layers=2), tmp_path / "questions.jsonl"
+    asked = readers.questions(40, seed=4)
+    drawn = np.sort(np.random.default_rng(0).permutation(40)[:24])
+    place = next(int(row) for index, row in enumerate(drawn) if row != index)
+    asked[place] = "who " * 40, asked[place][1]
+    lines = [{"question": q, "context": c, "answers": c.split()[0], "id": str(i)} for i, (q, c) in enumerate(asked)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    capsys.readouterr()
+    assert main(["lengths", str(folder), str(file), *SHORT, "--metric", "token_f1"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert f"`FILE`: row {place} has a question of 40 tokens" in said and len(said.splitlines()) == 1
+
+
 def test_a_search_goes_on_and_is_done_once(
     tier: Path, rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,14 @@ def test_drawn_configurations_lie_between_the_shortest_and_all() -> None:
     torch.testing.assert_close(kept.mean(dim=0), torch.full((3,), 0.85), atol=0.02, rtol=0)
 
 
+def test_deep_models_may_drop_much_in_each_layer() -> None:
+    """Behind the last layers a share is left that is rounded to nothing: the first token alone."""
+    choice = LengthDrop(24, 0.6, drawn=3)
+    for lengths in choice.of_step():
+        assert lengths.kept([500])[-1, 0] == 1
+    assert choice.shortest.kept([500])[:3, 0].tolist() == [200, 80, 32]
+
+
 def test_a_fit_tells_both_and_leaves_an_ordinary_tier(
     fit: Callable[..., Any], make_tiny_bert: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

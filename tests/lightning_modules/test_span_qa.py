@@ -176,22 +176,24 @@ def test_distillation_is_of_both_ends_at_the_same_characters(
     assert teaching.encoding_key.endswith("stride9") and not teaching.training
     with torch.no_grad():
         theirs = teaching.token_logits(read)
-    known: dict[tuple[int, int], list[float]] = {}
-    for window, row in enumerate(read["row"].tolist()):
-        for token, start in enumerate(read["starts"][window].tolist()):
-            if start != OUTSIDE:
-                pair, before = theirs[window, token].tolist(), known.get((row, start), [-math.inf] * 2)
-                known[row, start] = [max(both) for both in zip(pair, before, strict=True)]
+    known: dict[tuple[int, int, int], float] = {}
+    for side, name in enumerate(("starts", "ends")):
+        for window, row in enumerate(read["row"].tolist()):
+            for token, place in enumerate(read[name][window].tolist()):
+                if place != OUTSIDE:
+                    value = theirs[window, token, side].item()
+                    known[side, row, place] = max(value, known.get((side, row, place), -math.inf))
     total, count = 0.0, 0
     for window, row in enumerate(encoding["row"].tolist()):
-        places = [(t, start) for t, start in enumerate(encoding["starts"][window].tolist()) if (row, start) in known]
         mine = {start for start in encoding["starts"][window].tolist() if start != OUTSIDE}
         like = max(  # the teacher's window that shares most
             (other for other, of in enumerate(read["row"].tolist()) if of == row),
             key=lambda other: shared(mine, read["starts"][other].tolist()),
         )
-        for side in (0, 1):
-            p = shares([theirs[like, 0, side].item()] + [known[row, start][side] for _, start in places], 2.0)
+        for side, name in enumerate(("starts", "ends")):
+            of_window = enumerate(encoding[name][window].tolist())
+            places = [(t, place) for t, place in of_window if (side, row, place) in known]
+            p = shares([theirs[like, 0, side].item()] + [known[side, row, place] for _, place in places], 2.0)
             q = shares([module.logits[window, token, side].item() for token in [0, *(t for t, _ in places)]], 2.0)
             total -= sum(a * math.log(b) for a, b in zip(p, q, strict=True)) * 4
             count += 1

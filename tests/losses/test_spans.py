@@ -56,23 +56,36 @@ def test_a_teacher_that_knows_no_token_teaches_nothing(logits) -> None:
     assert loss.item() == 0 and loss.requires_grad
 
 
-def test_logits_are_carried_over_by_the_character_at_which_tokens_begin() -> None:
+def test_logits_are_carried_over_by_where_tokens_begin_and_where_they_end() -> None:
     starts = torch.tensor([[-1, 0, 4, 9], [-1, 4, 9, 12], [-1, 0, 3, 7]])  # two windows of one row, one of another
+    ends = torch.tensor([[-1, 4, 9, 12], [-1, 9, 12, 14], [-1, 2, 7, 8]])
     row, logits = torch.tensor([0, 0, 1]), torch.arange(24.0).view(3, 4, 2)
     to_starts, to_row = torch.tensor([[-1, 0, 4, 6, 12], [-1, 3, 4, 7, -1]]), torch.tensor([0, 1])
-    found = carried_over(logits, starts, row, to_starts, to_row)
+    to_ends = torch.tensor([[-1, 2, 6, 9, 14], [-1, 4, 7, 8, -1]])
+    found = carried_over(logits, (starts, ends), row, (to_starts, to_ends), to_row)
     # Of "no answer" that of the window which shares most: characters 0 to 12 with windows of 0 to 9 and of 4 to 12.
     assert found[0, 0].tolist() == logits[0, 0].tolist() and found[1, 0].tolist() == logits[2, 0].tolist()
-    for window, line in enumerate(to_starts.tolist()):
-        for token, start in list(enumerate(line))[1:]:
-            known = [
-                logits[w, t].tolist()
-                for w in range(3)
-                for t in range(4)
-                if start >= 0 and int(row[w]) == window and int(starts[w, t]) == start
-            ]
-            best = [max(pair[side] for pair in known) if known else -math.inf for side in (0, 1)]
-            assert found[window, token].tolist() == best
+    for side, (places, wanted) in enumerate(((starts, to_starts), (ends, to_ends))):
+        for window, line in enumerate(wanted.tolist()):
+            for token, place in list(enumerate(line))[1:]:
+                known = [
+                    float(logits[w, t, side])
+                    for w in range(3)
+                    for t in range(4)
+                    if place >= 0 and int(row[w]) == window and int(places[w, t]) == place
+                ]
+                assert float(found[window, token, side]) == max(known, default=-math.inf)
+
+
+def test_the_end_of_a_longer_piece_is_taught_to_the_last_of_its_parts() -> None:
+    """The teacher reads "playing" as one piece, the student as "play" and "##ing": the answer is the whole word."""
+    teacher = torch.tensor([[[0.0, 0.0], [9.0, 9.0]]])
+    places, to_places = (
+        (torch.tensor([starts]), torch.tensor([ends]))
+        for starts, ends in (([-1, 0], [-1, 7]), ([-1, 0, 4], [-1, 4, 7]))
+    )
+    found = carried_over(teacher, places, torch.tensor([0]), to_places, torch.tensor([0]))
+    assert found[0].tolist() == [[0.0, 0.0], [9.0, -math.inf], [-math.inf, 9.0]]
 
 
 def test_no_answer_of_a_window_without_one_is_carried_over_from_its_like() -> None:
@@ -80,6 +93,7 @@ def test_no_answer_of_a_window_without_one_is_carried_over_from_its_like() -> No
     logits = torch.zeros(3, 3, 2)
     logits[:, 0, 0], logits[:, 0, 1] = torch.tensor([1.0, 9.0, 5.0]), torch.tensor([2.0, 8.0, 6.0])
     to_starts = torch.tensor([[-1, 5, 9], [-1, 22, 26], [-1, 0, 2], [-1, 40, 44], [-1, 4, -1]])
-    found = carried_over(logits, starts, torch.zeros(3).long(), to_starts, torch.tensor([0, 0, 0, 0, 1]))
+    places, to_places = ((each, torch.where(each < 0, each, each + 2)) for each in (starts, to_starts))
+    found = carried_over(logits, places, torch.zeros(3).long(), to_places, torch.tensor([0, 0, 0, 0, 1]))
     none = [-math.inf] * 2  # no window of the teacher holds any of it
     assert found[:, 0].tolist() == [[9.0, 8.0], [5.0, 6.0], [1.0, 2.0], none, none]

@@ -151,6 +151,21 @@ def test_dropout_leaves_what_tokens_receive_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILY)
+def test_in_bf16_no_two_tokens_receive_the_same(name: str) -> None:
+    """Sums in bf16 hold three digits: tokens would be ranked by where they stand."""
+    model, inputs = classifier(name), tokens(2, 30, None)
+    way, whole = TokenDropping(model.base_model), []
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.no_grad(), way(model.base_model, LENGTHS[0], None, (2, 30)) as one:
+            one.trail = []
+            model.base_model.to(dtype)(**inputs)
+        whole.append(one.trail[0][1])
+    exact, rounded = whole
+    assert rounded.dtype is torch.float32 and all(len(row.unique()) == 30 for row in rounded)
+    torch.testing.assert_close(rounded, exact, atol=0, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", FAMILY)
 def test_gradients_reach_what_was_kept(name: str) -> None:
     """By the loop's gradient of the first token's last state with respect to the word embeddings."""
     model, naive, ids = classifier(name), classifier(name), tokens(1, 11, padded=None)["input_ids"]
