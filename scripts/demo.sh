@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: three commands, printed as they are typed. A step whose result is there is skipped.
+# The demo: three commands, printed as they are typed. A step that is done is skipped, unless its arguments changed.
 #
 #   scripts/demo.sh [OPTION...]    options for all three commands, such as --data.train_rows=2000
 #   RUN=FOLDER scripts/demo.sh     another folder than runs/demo

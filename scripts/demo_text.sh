@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The demo of answers that are written: two encoder-decoders and the energy head between them, from nothing. A step
-# whose result is there is skipped. Entropy leads: the head's energy tells right from wrong with some seeds only.
+# that is done is skipped, unless its arguments changed. Entropy leads: the head's energy tells right from wrong with
+# some seeds only.
 #
 #   scripts/demo_text.sh [OPTION...]    options for all four commands, such as --data.train_rows=2000
 #   RUN=FOLDER scripts/demo_text.sh     another folder than runs/demo-text

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModel
 
 from dial.models import MultiExitForSequenceClassification
-from dial.models.segments import segments
+from dial.models.segments import Groups, segments
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -95,6 +95,18 @@ def test_all_groups_but_the_first_are_whole(tmp_path: Path) -> None:
     assert [rows for rows, _ in parts[0].shapes] == [4, 4, 4, 4, 2]
     assert [rows for rows, _ in parts[1].shapes] == [2, 4, 4, 4]
     assert parts[2].shapes == parts[1].shapes  # nobody left
+
+
+def test_what_a_batch_does_without_is_filled_as_the_model_would() -> None:
+    """Without a mask all of a row's tokens are its own, without token types all are of the first text."""
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    first = {"input_ids": ids[:, :2], "attention_mask": torch.ones(2, 2).long(), "token_type_ids": torch.ones(2, 2)}
+    groups = Groups([first, {"input_ids": ids}], {"input_ids", "attention_mask", "token_type_ids"})
+    groups.take(torch.tensor([True, False, False, True]))
+    (joined,) = groups.groups
+    assert joined["input_ids"].tolist() == [[5, 6, 0], [8, 9, 10]]
+    assert joined["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert joined["token_type_ids"].tolist() == [[1, 1, 0], [0, 0, 0]]
 
 
 def test_a_part_is_not_asked_where_no_row_is_left(tmp_path: Path) -> None:

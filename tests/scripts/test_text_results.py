@@ -215,6 +215,25 @@ def test_figures_are_drawn_of_what_there_is(made: Path, tmp_path: Path) -> None:
     assert line.get_ydata()[-1] == pytest.approx(100 * (rows.predictions[:, -1] == rows.label).mean())
 
 
+def test_a_name_has_one_colour_in_all_panels_and_none_is_of_two() -> None:
+    """Tasks have other cascades, so that the same one comes at another place in each panel."""
+    runs = {
+        "text_cola": ("layers2", "layers4", "tiny"),
+        "text_mrpc": ("layers4", "small"),
+        "text_rte": ("small", "layers2"),
+    }
+    table = cascade_table(80, False).of_split("test")
+    figure = text_figures.curves_figure({task: dict.fromkeys(names, table) for task, names in runs.items()}, text_figures.SIZES)
+    assert figure is not None
+    seen: dict[str, set[str]] = {}
+    for axis, names in zip(figure.axes, runs.values(), strict=True):
+        labelled = {line.get_label(): line.get_color() for line in axis.lines}
+        for name in names:
+            seen.setdefault(name, set()).add(labelled[text_figures.NAMES.get(name, name)])
+    assert set(seen) == set(text_figures.SIZES) & set().union(*runs.values())
+    assert all(len(colours) == 1 for colours in seen.values()) and len(set().union(*seen.values())) == len(seen)
+
+
 def test_a_printed_point_is_a_share_of_its_own_super() -> None:
     assert text_figures.printed_point("text_sst2") == (29.5 / 87.0, 1.0)
     assert text_figures.printed_point("multi30k") is None
