@@ -223,7 +223,8 @@ def test_a_name_has_one_colour_in_all_panels_and_none_is_of_two() -> None:
         "text_rte": ("small", "layers2"),
     }
     table = cascade_table(80, False).of_split("test")
-    figure = text_figures.curves_figure({task: dict.fromkeys(names, table) for task, names in runs.items()}, text_figures.SIZES)
+    tables = {task: dict.fromkeys(names, table) for task, names in runs.items()}
+    figure = text_figures.curves_figure(tables, text_figures.SIZES)
     assert figure is not None
     seen: dict[str, set[str]] = {}
     for axis, names in zip(figure.axes, runs.values(), strict=True):
