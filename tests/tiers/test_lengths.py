@@ -22,6 +22,7 @@ from dial.tiers.tier import weights_digest
 from dial.tiers.tokens import Tokeniser
 from tests.models.families import classifier
 from tests.models.test_token_dropping import reference
+from tests.tiers import small
 
 NAMES = ["negative", "positive"]
 TEXTS = ["the film was not good", "dull", "a great cast and a very fine plot but it was so poor", "fine plot"]
@@ -181,11 +182,12 @@ def test_the_tokens_that_stay_by_the_loop(folder: Path) -> None:
 
 
 def test_lower_precision(folder: Path) -> None:
-    """In bf16 the same tokens may rank otherwise; with the first layers' all kept the last one's hardly matter."""
-    exact, rounded = (
-        load({"path": str(folder), "lengths": [1.0, 1.0, 0.3], "dtype": dtype}) for dtype in ("float32", "bfloat16")
-    )
+    """In bf16 a token here and there ranks otherwise; of most texts the answer moves far less than by dropping."""
+    view, texts = {"path": str(folder), "lengths": [0.8, 0.5, 0.3]}, [*TEXTS, *filter(None, small.texts(20, seed=3))]
+    exact, rounded, whole = load(view), load({**view, "dtype": "bfloat16"}), load(str(folder))
     tokeniser = Tokeniser(exact)
-    batch = tokeniser.collate(tokeniser(TEXTS))
+    batch = tokeniser.collate(tokeniser(texts))
     with torch.no_grad():
-        torch.testing.assert_close(rounded(batch), exact(batch), atol=0.1, rtol=0.1)
+        answers, of_bf16, of_all = (tier(batch)[:, 0] for tier in (exact, rounded, whole))
+    by_rounding, by_dropping = ((answers - others).abs().amax(dim=1).median() for others in (of_bf16, of_all))
+    assert 0 < 4 * by_rounding < by_dropping
