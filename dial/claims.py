@@ -28,7 +28,7 @@ SWEEP_FILES = (
 
 # What a tier is loaded from. Not its card: that says how it came about.
 SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
-IGNORED = ("card.json",)
+IGNORED = ("card.json", "lengths.json")  # what is told of a tier, and what `dial lengths` found for it
 
 
 def same_place(folder: Path) -> Callable[[Any, Any], bool]:

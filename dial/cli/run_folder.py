@@ -237,9 +237,11 @@ def check_models(before: Mapping[str, str], now: Mapping[str, str], run: Path) -
 
 
 def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in nested values, with its place."""
+    """Every text in nested values, with its place; of a tier at a share of its MACs the search that tells it, too."""
     if isinstance(value, str):
         yield key, value
+    if isinstance(value, dict) and isinstance(value.get("lengths"), int | float) and "path" in value:
+        yield f"{key}.lengths".lstrip("."), f"{value['path']}/lengths.json"
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, item in items:
         yield from _strings(item, f"{key}.{name}" if key else str(name))

@@ -102,6 +102,23 @@ def test_a_finished_run_compares_rows_and_models(tmp_path) -> None:
         check_inputs(tmp_path / "run", config)
 
 
+def test_a_search_for_lengths_changes_only_what_takes_its_share(tmp_path) -> None:
+    tier, run = tmp_path / "tier", tmp_path / "run"
+    tier.mkdir()
+    (tier / "model.safetensors").write_bytes(b"weights")
+    (tier / "lengths.json").write_text("one search")
+    for teacher, told in ((str(tier), False), ({"path": str(tier), "lengths": [0.5]}, False),
+                          ({"path": str(tier), "lengths": 0.5}, True)):  # fmt: skip
+        config = {"model": {"class_path": "Distillation", "init_args": {"teacher": teacher}}}
+        before = model_contents(config)
+        (tier / "lengths.json").write_text(f"another search {teacher}")
+        if not told:
+            check_models(before, model_contents(config), run)
+            continue
+        with pytest.raises(ValueError, match=r"other contents of `--model\.teacher\.lengths`, which has changed since"):
+            check_models(before, model_contents(config), run)
+
+
 def test_a_run_that_noted_nothing_is_told_by_its_card(tmp_path) -> None:
     train = write(tmp_path / "a.csv")
     config = finished_run(tmp_path / "run", train)
