@@ -150,7 +150,8 @@ def load_network(sweep: Sweep, places: Mapping[str, str], device: str) -> Staged
 
 def _load(sweep: Sweep, name: str, about: Mapping[str, Any], place: str | None) -> Tier:
     """The tier that was tested, from the first place that has it, or the first error on the way."""
-    view = View.parse(dict(about["view"]), f"tiers.{name}")
+    tested = {"lengths": about["lengths"]} if "lengths" in about else {}  # a share may be another when a search goes on
+    view = View.parse(dict(about["view"]) | tested, f"tiers.{name}")
     failure: ValueError | None = None
     for folder in [place] if place is not None else _places(view.path, sweep.run):
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from dial.inference.routes import can_be_routed
+from dial.inference.run import _load as load_tested
 from dial.models.lengths import Lengths
 from dial.models.token_dropping import TokenDropping
 from dial.tiers.fronts import Individual, read_search, write_search
@@ -128,6 +130,19 @@ def test_no_front(folder: Path, content: Any, words: str) -> None:
         load({"path": str(folder), "lengths": 0.5})
     assert "tiers[0]" in str(error.value) and "\n" not in str(error.value)
     file.unlink(missing_ok=True)
+
+
+def test_a_tested_tier_stays_what_it_was_when_the_search_goes_on(folder: Path, tmp_path: Path) -> None:
+    front(folder)
+    about = load({"path": str(folder), "lengths": 0.5}).describe()
+    sweep: Any = SimpleNamespace(run=tmp_path, label_names=NAMES)
+    write_search(folder, [Individual(Lengths((0.5, 0.5, 0.5)), 0.4, 0.9)], {"metric": "accuracy"}, 9)
+    assert load({"path": str(folder), "lengths": 0.5}).lengths.plain() == [0.5, 0.5, 0.5]
+    for _ in range(2):
+        tier = load_tested(sweep, "tiers[0]", about, None)
+        assert tier.lengths is not None and tier.lengths.plain() == [0.6, 0.4, 0.2]
+        assert tier.fingerprint == about["fingerprint"]
+        (folder / "lengths.json").unlink(missing_ok=True)
 
 
 def test_nothing_so_cheap_on_the_front(folder: Path) -> None:
