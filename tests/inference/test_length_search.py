@@ -58,6 +58,27 @@ def test_generations_improve_the_front() -> None:
     assert best <= cheapest(last, 0.5) < 0.5 * best + 0.5 * cheapest(first, 0.5)
 
 
+def test_a_generation_is_of_mutants_and_of_means_of_the_front() -> None:
+    """A layer that is drawn anew lies between the parent's next layer and the child's layer before."""
+    parents = [(0.9, 0.6, 0.3), (0.5, 0.4, 0.2)]
+    front = [Individual(Lengths(values), 0.5, 0.5) for values in parents]
+    drawn = Evolution(depth=3, population=80, generations=3, mutation=0.3)._generation(1, front)
+    mutants, crossed = drawn[:40], drawn[40:]
+    assert {lengths.values for lengths in crossed} == {*parents, (0.7, 0.5, 0.25)}
+    changed = 0
+    for child in mutants:
+        kept = [
+            all(
+                child.values[i] == min(parent[i], before) or (*parent, 0.001)[i + 1] <= child.values[i] <= before
+                for i, before in enumerate((1.0, *child.values[:-1]))
+            )
+            for parent in parents
+        ]
+        assert any(kept)
+        changed += sum(child.values[i] not in {parent[i] for parent in parents} for i in range(3))
+    assert 0.2 < changed / (3 * len(mutants)) < 0.4
+
+
 def test_the_front_by_a_plain_loop() -> None:
     found = run(Evolution(depth=3, population=8, generations=4))
     beaten = [
