@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from datamodules.row_tokens import UnreadableRowError
-from datamodules.windows import OUTSIDE, WindowTokeniser, answer_tokens, check_reader, take_windows, window_batch
+from datamodules.windows import (
+    OUTSIDE,
+    WindowTokeniser,
+    _places,
+    answer_tokens,
+    check_reader,
+    take_windows,
+    window_batch,
+)
 from tests.tiers.readers import STRIDE, WINDOW, questions, tokenizer
 
 UNITS = questions(40)
@@ -58,6 +67,15 @@ def test_a_batch_holds_the_characters_that_its_tokens_are_of(rows) -> None:
             if start != OUTSIDE:
                 text = "".join(map(chr, characters[start - origin : end - origin]))
                 assert text == UNITS[row][1][start:end] and text.strip()
+
+
+def test_tokens_without_a_character_are_nowhere_in_the_context() -> None:
+    """Some tokenizers give spaces tokens of their own, which are of no character."""
+    window = SimpleNamespace(
+        offsets=[(0, 0), (0, 3), (0, 0), (0, 4), (4, 4), (5, 9)], sequence_ids=[None, 0, None, 1, 1, 1]
+    )
+    starts, ends = _places(window)
+    assert starts.tolist() == [OUTSIDE] * 3 + [0, OUTSIDE, 5] and ends.tolist() == [OUTSIDE] * 3 + [4, OUTSIDE, 9]
 
 
 def test_rows_are_taken_with_all_their_windows(rows) -> None:

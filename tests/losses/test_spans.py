@@ -56,6 +56,14 @@ def test_a_teacher_that_knows_no_token_teaches_nothing(logits) -> None:
     assert loss.item() == 0 and loss.requires_grad
 
 
+def test_a_window_of_which_the_teacher_knows_starts_alone_is_left_out(logits) -> None:
+    torch.manual_seed(2)
+    teacher = torch.randn(W, T, 2)
+    whole = span_distillation(logits[1:], teacher[1:], 2.0)
+    teacher[0, :, 1] = -torch.inf
+    assert span_distillation(logits, teacher, 2.0).item() == pytest.approx(whole.item())
+
+
 def test_logits_are_carried_over_by_where_tokens_begin_and_where_they_end() -> None:
     starts = torch.tensor([[-1, 0, 4, 9], [-1, 4, 9, 12], [-1, 0, 3, 7]])  # two windows of one row, one of another
     ends = torch.tensor([[-1, 4, 9, 12], [-1, 9, 12, 14], [-1, 2, 7, 8]])
