@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.labels import is_missing
-from datamodules.row_files import text_problem
-from datamodules.row_formats import open_rows
+from datamodules.labels import KINDS, is_missing
+from datamodules.row_files import open_bytes, text_problem, whole_gzip
+from datamodules.row_formats import open_rows, suffix_of
 from datamodules.rows import Rows, group_names
 from datamodules.sources import QUESTION_COLUMNS, Columns, columns_of
 
@@ -20,6 +20,8 @@ ANSWER_COLUMNS = ("answers", "answer", "label")
 """Where answers are looked for, in this order, where nobody names their column."""
 NOTHING = ("",)
 """What a question without an answer is compared with: an empty text, and that alone, is right."""
+FIRST_CHARACTER = "answer_start"
+"""What SQuAD calls the place of an answer, and errors too, where no column of it is named."""
 
 
 @dataclass(frozen=True)
@@ -55,45 +57,66 @@ SQUAD = Fields(answers="answers", id="id")
 """The columns of SQuAD on the hub, to which the official JSON is brought."""
 
 
-def read_questions(path: Path, fields: Fields, argument: str) -> tuple[Columns, Fields]:
+def read_questions(
+    path: Path, fields: Fields, argument: str, answers_argument: str = "answer_column"
+) -> tuple[Columns, Fields]:
     """Columns of a file, and what they are called.
 
     Args:
         path: CSV, TSV, JSON lines, parquet, or the official JSON of SQuAD 1.1 or 2.0.
         fields: columns of the file; those of the official JSON are always SQuAD's.
         argument: how the user calls the path.
+        answers_argument: how the user names the column of answers.
 
     Raises:
         ValueError: the file is missing or damaged, or lacks a column.
     """
-    if path.suffix == ".json" and (document := _official(path, argument)) is not None:
+    if suffix_of(path) == ".json" and (document := _official(path, argument)) is not None:
         return document, SQUAD
     file = open_rows(path, argument)
-    if fields.answers is None:
+    texts = [fields.question, fields.context]
+    if fields.answers is None and file.names:  # else it is empty or its first line is broken, which reading it tells
         there = [name for name in ANSWER_COLUMNS if name in file.names]
         if not there:
+            file.require(texts)
             raise ValueError(
                 f"`{argument}` must have a column of answers ({', '.join(ANSWER_COLUMNS)}), but {path} has "
-                f"{', '.join(map(repr, file.names))}; name the column."
+                f"{', '.join(map(repr, file.names))}; name the column as `{answers_argument}`."
             )
         fields = replace(fields, answers=there[0])
-    return columns_of(file, fields.names, [fields.question, fields.context]), fields
+    fields = fields if fields.answers is not None else replace(fields, answers=ANSWER_COLUMNS[0])
+    return columns_of(file, fields.names, texts), fields
 
 
-def read_question_rows(path: Path, fields: Fields, argument: str, no_answer: bool) -> Rows:
+def read_question_rows(
+    path: Path, fields: Fields, argument: str, no_answer: bool, answers_argument: str = "answer_column"
+) -> Rows:
     """Rows of a file of questions, see :func:`read_questions` and :func:`question_rows`."""
-    columns, found = read_questions(path, fields, argument)
+    columns, found = read_questions(path, fields, argument, answers_argument)
     return question_rows(columns, found, str(path), no_answer)
 
 
 def _official(path: Path, argument: str) -> Columns | None:
-    """The hub's columns of an official file; None where the file is none, such as JSON lines called .json."""
+    """The hub's columns of an official file; None where the file is none, such as JSON lines called .json.
+
+    Raises:
+        ValueError: it is damaged, or neither of both.
+    """
     if not path.is_file():
         return None
+    with whole_gzip(path, argument), open_bytes(path) as file:
+        content = file.read()
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
+        document = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return None  # which the reader of lines tells with the line
+    except ValueError as error:
+        if not content.strip() or _is_json(content.lstrip().partition(b"\n")[0]):
+            return None
+        raise ValueError(
+            f"`{argument}` must be SQuAD's JSON, or have one JSON object a line, but {path} is neither: {error}; mend "
+            "the file."
+        ) from error
     if not isinstance(document, dict) or not isinstance(document.get("data"), list):
         return None
     columns: Columns = {name: [] for name in SQUAD.names}
@@ -111,6 +134,14 @@ def _official(path: Path, argument: str) -> Columns | None:
             f"{type(error).__name__} {error}; mend the file."
         ) from error
     return columns
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line is JSON by itself, as JSON lines are."""
+    with suppress(ValueError):
+        json.loads(line.decode("utf-8-sig"))
+        return True
+    return False
 
 
 def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool) -> Rows:
@@ -138,13 +169,15 @@ def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool)
     starts = columns[fields.start] if fields.start is not None else [None] * len(ids)
     targets, spans = [], []
     for name, context, cell, start in zip(names, contexts, columns[fields.answers], starts, strict=True):
-        answers = _answers(cell, start, fields.answers, name)
+        own = None if is_missing(start) else start
+        first_column = FIRST_CHARACTER if own is None else str(fields.start)
+        answers = _answers(cell, own, fields.answers, name, first_column)
         if not answers and not no_answer:
             raise ValueError(
                 f"`{fields.answers}` must hold an answer in every row, but {name} has none, as questions of SQuAD 2.0 "
                 "may; set `no_answer: true`, or leave the row out."
             )
-        placed = [_placed(text, first, context, fields.answers, name) for text, first in answers]
+        placed = [_placed(text, first, context, fields.answers, name, first_column) for text, first in answers]
         targets.append(tuple(dict.fromkeys(text for text, _ in answers)) or NOTHING)
         spans.append(placed[0] if placed else NO_SPAN)
     groups = _paragraphs(contexts) if fields.group is None else group_names(columns[fields.group], fields.group, where)
@@ -157,9 +190,14 @@ def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool)
 
 
 def _check_ids(ids: Sequence[Any], fields: Fields, where: str) -> None:
-    """Refuses ids that are missing or come twice."""
+    """Refuses ids that are missing, no texts or numbers, or come twice."""
     known: set[Any] = set()
     for name in ids:
+        if not is_missing(name) and not isinstance(name, KINDS):
+            raise ValueError(
+                f"`{fields.id}` must be a text or a number in every row, but {where} has {str(name)[:60]!r}. Name "
+                "another column, or leave `id_column` out."
+            )
         if is_missing(name):
             raise ValueError(f"`{fields.id}` must be given in every row, but {where} has a row without. Fill it in.")
         if name in known:
@@ -176,8 +214,16 @@ def _paragraphs(contexts: Sequence[str]) -> np.ndarray:
     return np.array([str(known.setdefault(context, len(known))) for context in contexts], dtype=str)
 
 
-def _answers(cell: Any, start: Any, column: str, name: str) -> list[tuple[str, int | None]]:
-    """Answers of a cell with their first characters, as far as it says these; none where there is no answer."""
+def _answers(cell: Any, start: Any, column: str, name: str, first_column: str) -> list[tuple[str, int | None]]:
+    """Answers of a cell with their first characters, as far as it says these; none where there is no answer.
+
+    Args:
+        cell: of the column of answers.
+        start: first character of the only answer, from a column of its own; None: it is in the cell, or nowhere.
+        column: name of the column of answers.
+        name: of the row.
+        first_column: what first characters are called.
+    """
     if isinstance(cell, str):
         cell = _parsed(cell)
     if isinstance(cell, Mapping):
@@ -191,7 +237,7 @@ def _answers(cell: Any, start: Any, column: str, name: str) -> list[tuple[str, i
             for each in items
         ]
         texts, starts = [text for text, _ in pairs], [first for _, first in pairs]
-    if start is not None and not is_missing(start) and texts:
+    if start is not None and texts:
         starts = [start]
     starts = [*starts, *[None] * (len(texts) - len(starts))]
     if len(starts) != len(texts) or not all(isinstance(text, str) and text.strip() for text in texts):
@@ -199,7 +245,7 @@ def _answers(cell: Any, start: Any, column: str, name: str) -> list[tuple[str, i
             f"`{column}` must hold texts, with as many first characters as texts where these are given, but {name} has "
             f"{str(cell)[:60]!r}. Give SQuAD's {{text, answer_start}}, a text, or a list of texts."
         )
-    return [(text, _character(first, name)) for text, first in zip(texts, starts, strict=True)]
+    return [(text, _character(first, name, first_column)) for text, first in zip(texts, starts, strict=True)]
 
 
 def _parsed(cell: str) -> Any:
@@ -214,7 +260,7 @@ def _parsed(cell: str) -> Any:
     return cell
 
 
-def _character(first: Any, name: str) -> int | None:
+def _character(first: Any, name: str, column: str) -> int | None:
     """A position in a context, of whatever type a file gives it; None where it gives none.
 
     Raises:
@@ -228,7 +274,7 @@ def _character(first: Any, name: str) -> int | None:
     except (TypeError, ValueError):
         pass
     raise ValueError(
-        f"`answer_start` must be the position of a character in the context, from 0, but {name} has {first!r}. Correct "
+        f"`{column}` must be the position of a character in the context, from 0, but {name} has {first!r}. Correct "
         "it, or leave it out where the first place that has the answer is meant."
     )
 
@@ -239,7 +285,7 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
 
 
-def _placed(text: str, start: int | None, context: str, column: str, name: str) -> tuple[int, int]:
+def _placed(text: str, start: int | None, context: str, column: str, name: str, first_column: str) -> tuple[int, int]:
     """First character of an answer in its context and the one behind it, without the spaces around it.
 
     Raises:
@@ -256,7 +302,7 @@ def _placed(text: str, start: int | None, context: str, column: str, name: str) 
         there = context[max(start, 0) : max(start, 0) + len(text)]
         raise ValueError(
             f"`{column}` must be where it is said to be, but {name} has {text[:60]!r} at {start}, where its context of "
-            f"{len(context)} characters has {there[:60]!r}. Correct `answer_start`: it counts characters from 0."
+            f"{len(context)} characters has {there[:60]!r}. Correct `{first_column}`: it counts characters from 0."
         )
     start += len(text) - len(text.lstrip())  # tokens have no spaces, and could not hold those at an end
     return start, start + len(text.strip())

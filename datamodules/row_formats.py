@@ -304,7 +304,7 @@ def open_rows(path: Path, argument: str) -> RowFile:
     Raises:
         ValueError: no such file, an unknown format, or a header that cannot be read.
     """
-    kind = FORMATS.get(_suffix(path))
+    kind = FORMATS.get(suffix_of(path))
     if kind is None or (is_gzip(path) and not issubclass(kind, LineFile)):
         raise ValueError(
             f"`{argument}` must be a file ending in {', '.join(FORMATS)}, but got {str(path)!r}. {GZIP} may stand "
@@ -353,5 +353,10 @@ def plain_stem(path: Path) -> str:
     return Path(path.stem).stem if is_gzip(path) else path.stem
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
+    """What tells a file's format, in small letters and without what says that it is compressed.
+
+    >>> suffix_of(Path("rows.v2.CSV.gz"))
+    '.csv'
+    """
     return Path(path.stem if is_gzip(path) else path.name).suffix.lower()

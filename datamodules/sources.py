@@ -140,6 +140,12 @@ class TextFile:
                 raise ValueError(f"`{argument}` must be left out for a plain text file, but got {', '.join(columns)}.")
             return []
         present = self._file.names
+        if not columns and self.format == "jsonl" and {*present} == {"version", "data"}:
+            raise ValueError(
+                f"`{self._file.argument}` must have a row on each line, but {self.path} looks like SQuAD's JSON, "
+                f"which is nested; write it to a file with the columns {' and '.join(QUESTION_COLUMNS)}, or name the "
+                f"columns of this one with `{argument}`."
+            )
         unknown = self.format == "jsonl" and not present  # empty, or a first line that is reported when it is read
         if not columns:
             columns = [TEXT_COLUMN] if TEXT_COLUMN in present or unknown else present[:1] if len(present) == 1 else []

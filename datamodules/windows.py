@@ -95,13 +95,25 @@ class WindowTokeniser:
         backend.no_padding()  # saved tokenizers may bring either
         questions = [unit[0] if not problem else "" for unit, problem in zip(units, found, strict=True)]
         lengths = [len(row.ids) for row in backend.encode_batch_fast(questions, add_special_tokens=False)]
-        for index, length in enumerate(lengths):
-            if length > self.room:
+        for index, (length, unit) in enumerate(zip(lengths, units, strict=True)):
+            if found[index]:
+                continue
+            if not length or not self._has_tokens(unit[1]):
+                what = "context" if length else "question"
+                found[index] = f"has a {what} of which the tokenizer keeps nothing; fill it in, or leave it out"
+            elif length > self.room:
                 found[index] = (
                     f"has a question of {length} tokens, but windows of {self.max_length} tokens that share "
                     f"{self.stride} leave room for {self.room}; raise `max_length`, lower `stride`, or leave it out"
                 )
         return found
+
+    def _has_tokens(self, context: str) -> bool:
+        """Whether a context has a token: of marks that are not seen, such as spaces without width, it may have none."""
+        if any(map(str.isalnum, context)):
+            return True
+        encoded = self.tokenizer.backend_tokenizer.encode(context, add_special_tokens=False)
+        return any(start < end for start, end in encoded.offsets)
 
     def _row(self, encoded: Any, context: str) -> QuestionTokens:
         """A question with all windows of its context, joined as rows are kept."""

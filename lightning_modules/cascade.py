@@ -46,7 +46,7 @@ class Cascade(StagedModule):
         if len(tiers) < 2:
             raise ValueError(
                 f"`tiers` must hold at least two tiers, cheapest first, but got {len(tiers)}; "
-                "test a single model with class_path: Classifier."
+                "test a single model with the class_path that trained it."
             )
         names = names or (["swift", "super"] if len(tiers) == 2 else [f"tier{i + 1}" for i in range(len(tiers))])
         if len(names) != len(tiers) or len(set(names)) != len(names):

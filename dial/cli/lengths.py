@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from dial.tiers.fronts import Individual
     from dial.tiers.tier import Tier
 
+DRAWN = 200  # rows, where there are so many and nobody says
+
 
 @dataclass(kw_only=True)
 class LengthsCommand(Command):
@@ -28,7 +30,7 @@ class LengthsCommand(Command):
         columns: column of the text, or of both; of questions default: question context
         label_column: default: label; of questions answers, answer or label
         metric: default: that of the tier's fit
-        rows: drawn from FILE
+        rows: drawn from FILE; default: 200, or all where it has fewer
         population: configurations of a generation
         generations: after the first
         mutation: probability with which a layer is drawn anew
@@ -46,7 +48,7 @@ class LengthsCommand(Command):
     columns: Sequence[str] = ()
     label_column: str | None = None
     metric: str | None = None
-    rows: Annotated[int, "N"] = 200
+    rows: Annotated[int | None, "N"] = None
     population: Annotated[int, "N"] = 20
     generations: Annotated[int, "N"] = 15
     mutation: Annotated[float, "P"] = 0.5
@@ -134,15 +136,18 @@ class LengthsCommand(Command):
 
         path = Path(self.file).expanduser()
         units, label = self._questions(tier, path) if tier.writes else self._texts(tier, path)
-        if not 1 <= self.rows <= len(units):
-            raise ValueError(f"`--rows` must be from 1 to the {len(units)} of {self.file}, but got {self.rows}.")
+        if not units:
+            raise ValueError(f"`FILE` must have rows to search on, but {self.file} has none; give another file.")
+        count = min(DRAWN, len(units)) if self.rows is None else self.rows
+        if not 1 <= count <= len(units):
+            raise ValueError(f"`--rows` must be from 1 to the {len(units)} of {self.file}, but got {count}.")
         metric = self.metric or str(next(iter(tier.card.get("metrics", [])), tier.task.metrics[0]))
         tier.task.check_metric(metric)
-        drawn = np.sort(np.random.default_rng(self.seed).permutation(len(units))[: self.rows])
+        drawn = np.sort(np.random.default_rng(self.seed).permutation(len(units))[:count])
         some = [units[row] for row in drawn]
         check_readable([tier], some, drawn)
         content = " ".join([fingerprint(path), *self.columns, self.label_column or ""])
-        about = {"file": str(self.file), "content": content, "rows": self.rows, "metric": metric}
+        about = {"file": str(self.file), "content": content, "rows": count, "metric": metric}
         return some, [label[row] for row in drawn], about
 
     def _texts(self, tier: Tier, path: Path) -> tuple[list[Any], Sequence[Any]]:

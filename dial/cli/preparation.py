@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from copy import deepcopy
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +49,13 @@ def leave_out_unreadable(classifier: AdaptiveClassifier, source: TextFile) -> No
 
     Args:
         classifier: whose tiers read questions with contexts, or do not.
-        source: of the rows; a single text is no fault of one row, and is refused when it is read.
+        source: of the rows; a single text is no fault of one row: the first one is refused when it is read.
     """
     readers = {tier.encoding_key: tier for tier in classifier.network.tiers if tier.window is not None}
-    if not readers or len(source.columns) != 2:
+    if not readers:
+        return
+    if len(source.columns) != 2:
+        source.unit_problem = partial(_no_pair, source)
         return
     # Of their own: rows are looked at in the thread that reads ahead, while the tiers' may be at work.
     tokenisers = [deepcopy(tier.tokeniser()) for tier in readers.values()]
@@ -61,6 +65,19 @@ def leave_out_unreadable(classifier: AdaptiveClassifier, source: TextFile) -> No
         return next(filter(None, found), "").partition(";")[0]  # the remedy is the command's own
 
     source.unit_problem = problem
+
+
+def _no_pair(source: TextFile, unit: Any) -> str:
+    """Refuse single texts where spans are read from pairs.
+
+    Raises:
+        ValueError: always.
+    """
+    got = source.columns[0] if source.columns else "lines of plain text"
+    raise ValueError(
+        "`--columns` must name the columns of question and context, which the tiers of this run read, but got "
+        f"{got} of {source.path}; name both, in a file that has them."
+    )
 
 
 def _computed_by(classifier: AdaptiveClassifier) -> dict[str, str]:

@@ -26,4 +26,4 @@ def read_file(path: Path, columns: Sequence[str], answers: str | None, no_answer
     names = list(columns) or list(QUESTION_COLUMNS)
     if len(names) != 2:
         raise ValueError(f"`--columns` must name the columns of question and context, but got {' '.join(names)}.")
-    return read_question_rows(path, Fields(names[0], names[1], answers), "FILE", no_answer)
+    return read_question_rows(path, Fields(names[0], names[1], answers), "FILE", no_answer, "--label-column")

@@ -160,7 +160,8 @@ def check_encoder_decoder(config: Any, path: str, argument: str) -> None:
         kind = (config.architectures or [config.model_type])[0]
         raise ValueError(
             f"`{argument}` must be an encoder-decoder (T5, BART, Marian, ...), whose encoder decides before its "
-            f"decoder writes, but {path} holds {kind}, which is not one; give another model."
+            f"decoder writes, or for questions an encoder with a head of spans, but {path} holds {kind}, which is "
+            "neither; give another model."
         )
     if config.model_type not in WRITERS:
         raise ValueError(

@@ -150,6 +150,11 @@ def test_a_search_of_an_earlier_day_that_does_not_tell_its_lengths_goes_on(tier:
 def test_a_few_rows_suffice(tier: Path, tmp_path: Path) -> None:
     few = write(tmp_path / "few.jsonl", 12)
     assert main(["lengths", str(tier), str(few), *SHORT, "--generations", "0", "--rows", "10"]) == 0
+    assert main(["lengths", str(tier), str(few), *SHORT[2:], "--generations", "0", "--replace"]) == 0
+    assert json.loads((tier / "lengths.json").read_text())["search"]["rows"] == 12  # all: nobody said how many
+    many = write(tmp_path / "many.jsonl", 210)
+    assert main(["lengths", str(tier), str(many), *SHORT[2:], "--generations", "0", "--replace"]) == 0
+    assert json.loads((tier / "lengths.json").read_text())["search"]["rows"] == 200
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_rows_that_cannot_be_read_are_told_and_those_before_are_kept(dial, run: 
         assert numbers == [0, 1, *range(3, len(TEST) + 1)] and "1 rows could not be read and were left out" in text
     (tmp_path / "texts.txt").write_text("who won\n")
     error = dial("predict", run, tmp_path / "texts.txt", "--out", tmp_path / "x.jsonl", *point).error
-    assert "row 0 is a single text, but spans are read from a question and its context" in error
+    assert "`--columns` must name the columns of question and context" in error and "got lines of plain text" in error
 
 
 def test_points_are_chosen_on_questions_of_one_s_own(dial, run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 from datamodules import QuestionsDataModule, SQuADDataModule
 from datamodules.encoding import ArrayFile
-from tests.squad_files import PARAGRAPHS, ROWS, asked, write
+from tests.squad_files import PARAGRAPHS, ROWS, TEST, asked, official, write
 from tests.tiers.readers import STRIDE, WINDOW, tokenizer
 
 
@@ -103,6 +104,7 @@ def test_questions_without_an_answer_are_answered_by_nothing(form: str, tmp_path
         ({"answers": {"text": ["1066"], "answer_start": ["x"]}}, r"`answer_start` must be .*'q0-0' has 'x'"),
         ({"id": "q0-1"}, r"`id` must be another in every row, but .* has 'q0-1' more than once"),
         ({"id": None}, r"`id` must be given in every row"),
+        ({"id": [1]}, r"`id` must be a text or a number in every row, but .* has '\[1\]'"),
         ({"context": " "}, r"`context` must be a text in every row, but .*'q0-0' has an empty context"),
         ({"question": ""}, r"`question` must be a text in every row, but .*'q0-0' has an empty question"),
     ],
@@ -153,6 +155,45 @@ def test_files_of_one_s_own_name_their_columns(tmp_path: Path) -> None:
     data = module(tmp_path, QuestionsDataModule, **settings, no_answer=True)
     with pytest.raises(ValueError, match=r"`reply` must be in the context letter by letter, but .*row 0 has '1492'"):
         data.rows("test")
+
+
+def test_first_characters_are_called_as_their_column(tmp_path: Path) -> None:
+    rows = [{"question": "when", "context": PARAGRAPHS[0], "answer": "1066", "first": "soon"}]
+    settings = {"test_file": str(tmp_path / "rows.csv"), "start_column": "first"}
+    pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(ValueError, match=r"`first` must be the position of a character .*row 0 has 'soon'"):
+        module(tmp_path, QuestionsDataModule, **settings).rows("test")
+    pd.DataFrame([{**rows[0], "first": 3}]).to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(ValueError, match=r"Correct `first`: it counts characters from 0"):
+        module(tmp_path, QuestionsDataModule, **settings).rows("test")
+
+
+@pytest.mark.parametrize("name", ["own.json", "OWN.JSON", "own.json.gz"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_official_json_is_read_under_any_name(name: str, mark: str, tmp_path: Path) -> None:
+    content = (mark + json.dumps(official(TEST), indent=1)).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    rows = module(tmp_path, QuestionsDataModule, test_file=str(tmp_path / name)).rows("test")
+    assert list(zip(rows.text, rows.text_b, strict=True)) == [(row["question"], row["context"]) for row in TEST]
+    assert rows.spans[:, 0].tolist() == [row["answers"]["answer_start"][0] for row in TEST]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.csv", "", r"`test_file` must have the column 'question', but .* has no columns, as an empty file has"),
+        ("rows.csv", "question,context\na,b\n", r"`test_file` must have a column of answers .*as `answer_column`"),
+        ("rows.jsonl", '{"question": "a"', r"`test_file` .*rows.jsonl, line 1: is no JSON"),
+        ("rows.json", json.dumps(official(TEST))[:999], r"SQuAD's JSON, or .* one JSON object a line, but .* neither"),
+        ("rows.json", json.dumps(official(TEST), indent=1)[:999], r"one JSON object a line, but .* is neither: "),
+        ("rows.json", '{"question": "a", "context": "b", "answer": "b"}\n{', r"rows.json, line 2: is no JSON"),
+        ("rows.json", "\xff", r"rows.json, line 1: is not UTF-8"),
+    ],
+)
+def test_files_that_are_empty_or_damaged_say_so(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=message):
+        module(tmp_path, QuestionsDataModule, test_file=str(tmp_path / name)).rows("test")
 
 
 def test_lists_of_answers_are_read_as_well(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tokenizers.normalizers import BertNormalizer
 
 from datamodules.row_tokens import UnreadableRowError
 from datamodules.windows import (
@@ -126,6 +127,20 @@ def test_what_cannot_be_read_is_refused_with_its_place(unit, message: str) -> No
     with pytest.raises(UnreadableRowError, match=message) as raised:
         WindowTokeniser(tokenizer(), WINDOW, STRIDE)([("who", "the town"), unit])
     assert raised.value.place == 1
+
+
+@pytest.mark.parametrize(("place", "what"), [(0, "question"), (1, "context")])
+def test_texts_without_a_token_are_refused(place: int, what: str) -> None:
+    """Spaces without width are text for Python, of which BERT's normalizer keeps nothing: there would be no span."""
+    known = tokenizer()
+    known.backend_tokenizer.normalizer = BertNormalizer()
+    read = WindowTokeniser(known, WINDOW, STRIDE)
+    unit = ["who", "the town"]
+    unit[place] = "\u200b\u00ad"
+    with pytest.raises(UnreadableRowError, match=f"row 1 has a {what} of which the tokenizer keeps nothing; fill it"):
+        read([("who", "the town"), tuple(unit)])
+    unit[place] = "\u200b?"  # a mark is a token
+    assert len(read([tuple(unit)])[0].sizes) == 1
 
 
 def test_the_longest_question_leaves_room_for_its_context() -> None:
