@@ -81,7 +81,7 @@ def read_questions(
             file.require(texts)
             raise ValueError(
                 f"`{argument}` must have a column of answers ({', '.join(ANSWER_COLUMNS)}), but {path} has "
-                f"{', '.join(map(repr, file.names))}; name the column as `{answers_argument}`."
+                f"{', '.join(map(repr, file.names))}; name it with `{answers_argument}`."
             )
         fields = replace(fields, answers=there[0])
     fields = fields if fields.answers is not None else replace(fields, answers=ANSWER_COLUMNS[0])

@@ -11,7 +11,7 @@ from dial.losses import task_loss
 from dial.tiers.loading import View, build_tier, load_tier, read_config
 from dial.tiers.places import check_place
 from lightning_modules.base import Batch
-from lightning_modules.training import TierModule, check_start
+from lightning_modules.training import TierModule, check_labels, check_start
 
 
 class Classifier(TierModule):
@@ -29,7 +29,8 @@ class Classifier(TierModule):
         training: see :class:`~lightning_modules.training.TierModule`.
 
     Raises:
-        ValueError: an argument is outside its range, or both or neither of ``path`` and ``config`` are given.
+        ValueError: an argument is outside its range, both or neither of ``path`` and ``config`` are given, or the data
+            is answered by texts.
     """
 
     reads_targets = False  # of data whose answers are texts: label words are classes like others
@@ -45,6 +46,7 @@ class Classifier(TierModule):
         **training: Any,
     ) -> None:
         super().__init__(**training)
+        check_labels(self.task)
         check_start(path, config)
         if path is not None and (tokenizer or embeddings):
             raise ValueError(

@@ -36,6 +36,7 @@ from lightning_modules.training import (
     StagedRate,
     TierModule,
     check_distillation,
+    check_labels,
     check_range,
     start_choosing,
     stopped_early,
@@ -109,6 +110,7 @@ class MultiExit(TierModule):
         **training: Any,
     ) -> None:
         super().__init__(**training)
+        check_labels(self.task)
         check_range("distillation_weight", distillation_weight, 0.0, 1.0)
         check_range("hidden_weight", hidden_weight, 0.0, float("inf"))
         if distillation_temperature <= 0:

@@ -403,6 +403,20 @@ def check_distillation(distillation: str, task: Task) -> None:
         )
 
 
+def check_labels(task: Task) -> None:
+    """Refuse data whose answers are texts where classes or numbers are learnt.
+
+    Raises:
+        ValueError: naming what learns texts.
+    """
+    if task.written:
+        raise ValueError(
+            "`data` must have classes or numbers as labels for this `class_path`, but its answers are texts; take "
+            "--config configs/model/span.yaml for questions with contexts, or configs/model/seq2seq.yaml for what is "
+            "written."
+        )
+
+
 def check_start(path: object, config: object) -> None:
     """Refuse a model that starts from both a pretrained one and a configuration, or from neither.
 

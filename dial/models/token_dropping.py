@@ -284,7 +284,7 @@ class Pass:
         if self.positions is None or self.left is None:
             return hidden
         (_, _, first), *others = self.left
-        restored = first.flatten(0, 1)
+        restored = first.flatten(0, 1).to(hidden.dtype)  # which a head in full precision has cast already
         for positions, real, states in (*others, (self.positions, self.real, hidden)):
             assert positions is not None
             start = torch.arange(len(states), device=states.device)[:, None] * self.size[1]

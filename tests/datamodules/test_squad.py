@@ -182,7 +182,7 @@ def test_the_official_json_is_read_under_any_name(name: str, mark: str, tmp_path
     ("name", "content", "message"),
     [
         ("rows.csv", "", r"`test_file` must have the column 'question', but .* has no columns, as an empty file has"),
-        ("rows.csv", "question,context\na,b\n", r"`test_file` must have a column of answers .*as `answer_column`"),
+        ("rows.csv", "question,context\na,b\n", r"`test_file` must have a column of answers .*with `answer_column`"),
         ("rows.jsonl", '{"question": "a"', r"`test_file` .*rows.jsonl, line 1: is no JSON"),
         ("rows.json", json.dumps(official(TEST))[:999], r"SQuAD's JSON, or .* one JSON object a line, but .* neither"),
         ("rows.json", json.dumps(official(TEST), indent=1)[:999], r"one JSON object a line, but .* is neither: "),

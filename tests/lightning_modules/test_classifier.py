@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from dial.tiers.embeddings import principal_components
 from dial.tiers.tier import Tier
-from lightning_modules import Classifier, Distillation
+from lightning_modules import Classifier, Distillation, LengthAdaptive, MultiExit
 from lightning_modules.training import LearningRate, decay_groups, training_steps
 
 NAMES = ["negative", "positive"]
@@ -110,6 +110,13 @@ def test_number_of_steps(settings, steps) -> None:
     data = SimpleNamespace(train_batches=lambda: 11)
     trainer = SimpleNamespace(**{**defaults, "max_epochs": 3, "max_steps": -1, "datamodule": data, **settings})
     assert training_steps(trainer) == steps
+
+
+@pytest.mark.parametrize("kind", [Classifier, LengthAdaptive, MultiExit])
+def test_answers_that_are_texts_are_no_labels(kind: Any, tiny_bert) -> None:
+    """Also of a model with a head of spans, which loads, and would be trained on the numbers of its rows."""
+    with pytest.raises(ValueError, match=r"`data` must have classes or numbers .* answers are texts; .*span.yaml"):
+        kind(path=str(tiny_bert), label_names=["*"])
 
 
 def test_a_schedule_without_end_is_refused() -> None:

@@ -202,6 +202,17 @@ def test_lower_precision_is_of_the_encoder_and_not_of_the_head(folder: Path) -> 
     assert len(set(chances.tolist())) == len(chances)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_dropped_tokens_come_back_in_the_precision_of_the_head(folder: Path, dtype: str) -> None:
+    view = {"path": str(folder), "stride": STRIDE, "lengths": [0.8] * LAYERS["num_hidden_layers"]}
+    tiers: Any = [load_tier({**view, "dtype": name}, "x", FREE).eval() for name in (dtype, "float32")]
+    low, full = tiers
+    read = encoded(full, UNITS)
+    found, expected = (tier.token_logits(read)[read["starts"] != OUTSIDE] for tier in (low, full))
+    assert found.dtype is torch.float32 and len(found.unique()) > 0.9 * found.numel()
+    assert (found - expected).abs().median() < 0.05 * expected.std()
+
+
 def test_what_is_no_tier_of_spans_is_refused(
     folder: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,7 +157,7 @@ def test_models_that_do_not_write_are_refused_in_one_line(tiny_bert, tmp_path) -
     (tmp_path / "gpt/config.json").write_text(json.dumps(config))
     (tmp_path / "gpt/model.safetensors").write_bytes(b"")
     (tmp_path / "gpt/tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"or for questions an encoder with a head of spans, but .* holds GPT2LMH"):
+    with pytest.raises(ValueError, match=r"decides before its decoder writes, but .* holds GPT2LM.*span.yaml"):
         load_tier(str(tmp_path / "gpt"), "x", FREE)
 
 
