@@ -230,26 +230,30 @@ def answer_tokens(
 ) -> tuple[Tensor, Tensor]:
     """First and last token ``(W,)`` of each window's answer; :data:`NO_ANSWER` where the window does not hold it whole.
 
+    Characters of which the tokenizer keeps nothing, such as accents of their own or marks without width, do not count.
+
     Args:
         spans: ``(B, 2)`` first character of each row's answer and the one behind; negative where there is none.
-        row: ``(W,)`` of each window.
+        row: ``(W,)`` of each window; all of a row are there.
         starts: ``(W, T)``, see :func:`window_batch`.
         ends: ``(W, T)``.
 
     Example:
-        >>> places = torch.tensor([[-1, 0, 4, 9]]), torch.tensor([[-1, 3, 8, 12]])
-        >>> answer_tokens([[4, 12]], torch.tensor([0]), *places)
-        (tensor([2]), tensor([3]))
-        >>> answer_tokens([[4, 13]], torch.tensor([0]), *places)
-        (tensor([0]), tensor([0]))
+        >>> places = torch.tensor([[-1, 0, 4, 9], [-1, 4, 9, 13]]), torch.tensor([[-1, 3, 8, 12], [-1, 8, 12, 15]])
+        >>> answer_tokens([[4, 12]], torch.tensor([0, 0]), *places)
+        (tensor([2, 1]), tensor([3, 2]))
+        >>> answer_tokens([[4, 15]], torch.tensor([0, 0]), *places)
+        (tensor([0, 1]), tensor([0, 3]))
     """
-    wanted = torch.as_tensor(np.asarray(spans), dtype=torch.long)[row]
-    first, behind = wanted[:, :1], wanted[:, 1:]
-    inside = (starts != OUTSIDE) & (ends > first) & (starts < behind)
-    held = (starts.masked_fill(starts == OUTSIDE, 2**30).amin(dim=1, keepdim=True) <= first) & (
+    wanted = torch.as_tensor(np.asarray(spans), dtype=torch.long)
+    inside = (starts != OUTSIDE) & (ends > wanted[row, :1]) & (starts < wanted[row, 1:])
+    # Where the answer's own tokens begin and end, in whichever windows of the row these are.
+    nowhere = starts.new_full((len(wanted),), 2**30)
+    first = nowhere.scatter_reduce(0, row, starts.masked_fill(~inside, 2**30).amin(dim=1), "amin")[row, None]
+    behind = -nowhere.scatter_reduce(0, row, (-ends).masked_fill(~inside, 2**30).amin(dim=1), "amin")[row, None]
+    inside &= (starts.masked_fill(starts == OUTSIDE, 2**30).amin(dim=1, keepdim=True) <= first) & (
         ends.amax(dim=1, keepdim=True) >= behind
     )
-    inside &= held & (first >= 0)
     found = inside.any(dim=1)
     last = inside.shape[1] - 1 - inside.flip(1).int().argmax(dim=1)
     begin = inside.int().argmax(dim=1)

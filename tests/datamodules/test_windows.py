@@ -111,6 +111,26 @@ def test_answers_are_the_tokens_that_hold_them_in_the_windows_that_hold_them_who
     assert held > 30
 
 
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("the old town " * 20, ""), ("", " the old town" * 20)])
+@pytest.mark.parametrize("answer", ["king\u0301", "\u200bking", "\u200bold king\u0301\u200f"])
+def test_characters_without_a_token_at_the_ends_of_an_answer_do_not_count(answer: str, before: str, after: str) -> None:
+    """Else a window that ends, or begins, with the answer's last, or first, token would be taught that it has none."""
+    known, context = tokenizer(), before + answer + after
+    known.backend_tokenizer.normalizer = BertNormalizer()
+    read = WindowTokeniser(known, WINDOW, STRIDE)
+    batch = window_batch(read([("who won", "the king"), ("who", context)]), read.padding)
+    spans = [[4, 8], [len(before), len(before) + len(answer)]]
+    starts, ends = answer_tokens(spans, batch["row"], batch["starts"], batch["ends"])
+    words = answer.replace("\u0301", "").replace("\u200b", "").replace("\u200f", "").split()
+    for window, row in enumerate(batch["row"].tolist()):
+        pieces = known.convert_ids_to_tokens(batch["input_ids"][window])
+        mine = ["king"] if row == 0 else words
+        places = [i for i in range(3, len(pieces)) if pieces[i : i + len(mine)] == mine]
+        expected = (places[0], places[0] + len(mine) - 1) if places else (0, 0)
+        assert (int(starts[window]), int(ends[window])) == expected
+    assert (starts[batch["row"] == 1] > 0).any()
+
+
 @pytest.mark.parametrize(
     ("unit", "message"),
     [
