@@ -97,8 +97,9 @@ def main() -> None:
             save_model(path, layers)
         files = [f"--data.{role}_file={folder}/{role}.csv" for role in roles]
         shared = ("--data=TextToTextDataModule", "--data.source_column=text", "--data.target_column=label", *files)
-        shared += (f"--data.batch_size={options.batch}", f"--data.cache_dir={folder}/cache", "--trainer.accelerator=cpu")
-        shared += ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+        shared += (f"--data.batch_size={options.batch}", f"--data.cache_dir={folder}/cache")
+        shared += tuple(f"--trainer.enable_{what}=false" for what in ("progress_bar", "model_summary"))
+        shared += ("--trainer.accelerator=cpu",)
         head = ("--config=configs/model/energy_head.yaml", "--model.kind=vocabulary", "--model.bottleneck=32")
         run("fit", *head, f"--model.path={swift}", "--trainer.max_epochs=1", *shared, f"--run={folder}/head")
         view = f"max_new_tokens: {options.max_new_tokens}"
