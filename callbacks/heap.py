@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from dial.heap import return_memory
 
 
 class TrimmedHeap(Callback):
@@ -25,15 +26,11 @@ class TrimmedHeap(Callback):
         if every_n_steps < 1:
             raise ValueError(f"`every_n_steps` must be at least 1, but got {every_n_steps}.")
         self.every_n_steps, self._batches = every_n_steps, 0
-        try:
-            self._trim: Any = ctypes.CDLL(None).malloc_trim
-        except (AttributeError, OSError, TypeError):  # another C library than glibc
-            self._trim = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Return it where it is due."""
         self._batches += 1  # not of the epoch, which may be short
-        if self._trim is not None and pl_module.device.type == "cpu" and self._batches % self.every_n_steps == 0:
-            self._trim(0)
+        if pl_module.device.type == "cpu" and self._batches % self.every_n_steps == 0:
+            return_memory()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from dial.cli.short_help import options, page
+from dial.heap import kept_memory
 
 Words = Sequence[str]
 
@@ -72,6 +73,7 @@ GROUPS = {
     "Several of these commands in a row": {"recipe": Entry(RECIPE, "dial.cli.recipe:RecipeCommand.main")},
 }
 COMMANDS = {name: entry for entries in GROUPS.values() for name, entry in entries.items()}
+ANSWERING = ("validate", "test", "predict", "calibrate", "lengths")  # they ask models, batch after batch
 MORE = """\
   dial COMMAND --help    arguments of one command
   --import MODULE        with any command: import a module of yours first, such as one with a routing rule
@@ -121,7 +123,7 @@ def run_command(command: str, words: Words) -> int:
     Raises:
         ValueError: there is no such command, or bad input.
     """
-    with modules_of_this_folder():
+    with modules_of_this_folder(), kept_memory() if command in ANSWERING else nullcontext():
         return _run(command, without_imports(words))
 
 
