@@ -22,11 +22,12 @@ def positions(rows: Rows) -> np.ndarray:
     together = rows.group if rows.block is None else rows.block
     if together is not None:
         names, inverse = np.unique(together, return_inverse=True)
-        return np.array([_position((str(name),)) for name in names])[inverse]
-    return np.fromiter((_position(unit) for unit in rows.units()), np.float64, len(rows))
+        return np.array([position((str(name),)) for name in names])[inverse]
+    return np.fromiter((position(unit) for unit in rows.units()), np.float64, len(rows))
 
 
-def _position(unit: tuple[str, ...]) -> float:
+def position(unit: tuple[str, ...]) -> float:
+    """The place in [0, 1) of a row's texts, or of the name of what it belongs to, without case and spacing."""
     plain = "\x1f".join(" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in unit)
     digest = blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53  # 53 bits: more would round up to 1.0

@@ -1,11 +1,15 @@
 """SQuAD 1.1 and 2.0 (Rajpurkar et al. 2016, 2018), from the hub or a folder, and the user's own questions."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from datamodules.files import FilesDataModule
 from datamodules.question_rows import SQUAD, Fields, question_rows, read_question_rows
 from datamodules.questions import QuestionAnswering
+from datamodules.roles import position
 from datamodules.rows import Rows
 from datamodules.sources import read_hub
 
@@ -15,7 +19,7 @@ SPLITS = {"train": "train", "test": "validation"}
 class SQuADDataModule(QuestionAnswering):
     """Questions about paragraphs of Wikipedia; the official validation split is the test role.
 
-    Validation and calibration rows are cut from the training rows by paragraph.
+    Validation and calibration rows are cut from the training rows by paragraph, whose number in the file decides.
 
     Args:
         source: ``hub``, or a folder with ``train`` and ``validation`` as parquet, JSON lines or CSV with the hub's
@@ -96,5 +100,9 @@ class QuestionsDataModule(QuestionAnswering, FilesDataModule):
         self.fields = Fields(question_column, context_column, answer_column, start_column, id_column, group_column)
 
     def read(self, role: str) -> Rows:
-        """Read the role's file."""
-        return read_question_rows(self.file_of(role), self.fields, f"{role}_file", self.no_answer)
+        """Read the role's file; paragraphs are cut by their text, which stays where others come and go."""
+        rows = read_question_rows(self.file_of(role), self.fields, f"{role}_file", self.no_answer)
+        if self.fields.group is not None:
+            return rows
+        names = {context: str(position((context,))) for _, context in rows.units()}
+        return replace(rows, block=np.array([names[context] for _, context in rows.units()]))

@@ -196,6 +196,20 @@ def test_files_that_are_empty_or_damaged_say_so(name: str, content: str, message
         module(tmp_path, QuestionsDataModule, test_file=str(tmp_path / name)).rows("test")
 
 
+def test_a_paragraph_of_one_s_own_stays_in_its_role_where_another_is_added(tmp_path: Path) -> None:
+    contexts = [f"{PARAGRAPHS[0]} {number}" for number in range(200)]
+
+    def roles(some: list[str]) -> dict[str, str]:
+        rows = pd.DataFrame({"question": "when", "context": [c for c in some for _ in range(2)], "answer": "1066"})
+        rows.to_csv(tmp_path / "rows.csv", index=False)
+        data = module(tmp_path, QuestionsDataModule, train_file=str(tmp_path / "rows.csv"))
+        return {text: role for role in ("train", "validation", "calibration") for text in data.rows(role).text_b}
+
+    before, after = roles(contexts), roles(["The king won in 1066 once more.", *reversed(contexts[:-1])])
+    assert set(before.values()) == {"train", "validation", "calibration"}
+    assert {text: after[text] for text in contexts[:-1]} == {text: before[text] for text in contexts[:-1]}
+
+
 def test_lists_of_answers_are_read_as_well(tmp_path: Path) -> None:
     rows = [{"question": "when", "context": PARAGRAPHS[0], "answer": ["1066", {"text": "won in 1066"}]}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
