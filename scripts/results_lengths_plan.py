@@ -31,9 +31,9 @@ class LengthsCell(Cell):
             yield from self.test(named(share), self.cascade(shorter(self, share), whole))
 
 
-def shorter(cell: Cell, share: str) -> str:
-    """Spec of a task's `adaptive` model within a share of its MACs."""
-    return f"{{path: {cell.tier('adaptive')}, lengths: {share}}}"
+def shorter(cell: Cell, share: str, more: str = "") -> str:
+    """Spec of a task's `adaptive` model within a share of its MACs, with more of the view."""
+    return f"{{path: {cell.tier('adaptive')}, lengths: {share}{more}}}"
 
 
 def search(cell: Cell, file: str, columns: Sequence[str], rows: int) -> Step:

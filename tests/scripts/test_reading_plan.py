@@ -53,6 +53,7 @@ def test_every_first_tier_is_kept_with_the_super_from_one_test() -> None:
     names = command[command.index("--model.names") + 1].strip("[]").split(", ")
     tiers = command[command.index("--model.tiers") + 1]
     places = [tiers.index(text) for text in ("lengths: 0.4", "lengths: 0.7", "student/tier", "super/tier")]
+    assert tiers.count("dtype: bfloat16") == len(places)
     assert places == sorted(places) and names == ["lengths-04", "lengths-07", "student", "super"]
     for name in names[:-1]:
         store = steps[f"squad/seed0/cascade-{name}/table"].command[2:]
