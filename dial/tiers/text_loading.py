@@ -158,10 +158,10 @@ def check_encoder_decoder(config: Any, path: str, argument: str) -> None:
     """
     if not config.is_encoder_decoder:
         kind = (config.architectures or [config.model_type])[0]
-        spans = "" if "ForQuestionAnswering" in kind else "; questions are answered by configs/model/span.yaml, too"
         raise ValueError(
             f"`{argument}` must be an encoder-decoder (T5, BART, Marian, ...), whose encoder decides before its "
-            f"decoder writes, but {path} holds {kind}, which is not one; give another model{spans}."
+            f"decoder writes, but {path} holds {kind}, which is not one; give another model, or take "
+            "configs/model/span.yaml where answers are parts of a context."
         )
     if config.model_type not in WRITERS:
         raise ValueError(

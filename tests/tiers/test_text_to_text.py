@@ -11,8 +11,9 @@ import torch
 
 from dial.stages.scores import compute
 from dial.tiers.loading import load_tier, save_tier
-from dial.tiers.text_loading import build_text_tier
+from dial.tiers.text_loading import build_text_tier, load_text_tier
 from dial.tiers.text_to_text import Read, TextToTextTier
+from dial.tiers.tier import View
 from dial.tiers.tokens import Tokeniser
 from tests.tiers.small import texts
 from tests.tiers.writers import FREE, add_head, save_writer, writer
@@ -159,6 +160,9 @@ def test_models_that_do_not_write_are_refused_in_one_line(tiny_bert, tmp_path) -
     (tmp_path / "gpt/tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"decides before its decoder writes, but .* holds GPT2LM.*span.yaml"):
         load_tier(str(tmp_path / "gpt"), "x", FREE)
+    (tmp_path / "gpt/config.json").write_text(json.dumps({**config, "architectures": ["GPT2ForQuestionAnswering"]}))
+    with pytest.raises(ValueError, match=r"`path` must be an encoder-decoder .* holds GPT2ForQuestionA.*span.yaml"):
+        load_text_tier(View(str(tmp_path / "gpt")), "x", FREE, train=True)
 
 
 def test_a_tier_that_was_trained_to_write_other_words_is_refused(folder, tmp_path) -> None:
