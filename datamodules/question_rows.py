@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from datamodules.labels import KINDS, is_missing
-from datamodules.row_files import open_bytes, text_problem, whole_gzip
-from datamodules.row_formats import open_rows, suffix_of
+from datamodules.row_files import text_problem
+from datamodules.row_formats import open_rows
 from datamodules.rows import Rows, group_names
 from datamodules.sources import QUESTION_COLUMNS, Columns, columns_of
+from datamodules.squad_json import ANSWERS, ID, open_squad
 
 NO_SPAN = (-1, -1)
 ANSWER_COLUMNS = ("answers", "answer", "label")
@@ -53,7 +54,7 @@ class Fields:
         return [name for name in every if name is not None]
 
 
-SQUAD = Fields(answers="answers", id="id")
+SQUAD = Fields(answers=ANSWERS, id=ID)
 """The columns of SQuAD on the hub, to which the official JSON is brought."""
 
 
@@ -71,8 +72,8 @@ def read_questions(
     Raises:
         ValueError: the file is missing or damaged, or lacks a column.
     """
-    if suffix_of(path) == ".json" and (document := _official(path, argument)) is not None:
-        return document, SQUAD
+    if (official := open_squad(path, argument)) is not None:
+        return official.columns, SQUAD
     file = open_rows(path, argument)
     texts = [fields.question, fields.context]
     if fields.answers is None and file.names:  # else it is empty or its first line is broken, which reading it tells
@@ -94,54 +95,6 @@ def read_question_rows(
     """Rows of a file of questions, see :func:`read_questions` and :func:`question_rows`."""
     columns, found = read_questions(path, fields, argument, answers_argument)
     return question_rows(columns, found, str(path), no_answer)
-
-
-def _official(path: Path, argument: str) -> Columns | None:
-    """The hub's columns of an official file; None where the file is none, such as JSON lines called .json.
-
-    Raises:
-        ValueError: it is damaged, or neither of both.
-    """
-    if not path.is_file():
-        return None
-    with whole_gzip(path, argument), open_bytes(path) as file:
-        content = file.read()
-    try:
-        document = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return None  # which the reader of lines tells with the line
-    except ValueError as error:
-        if not content.strip() or _is_json(content.lstrip().partition(b"\n")[0]):
-            return None
-        raise ValueError(
-            f"`{argument}` must be SQuAD's JSON, or have one JSON object a line, but {path} is neither: {error}; mend "
-            "the file."
-        ) from error
-    if not isinstance(document, dict) or not isinstance(document.get("data"), list):
-        return None
-    columns: Columns = {name: [] for name in SQUAD.names}
-    try:
-        for article in document["data"]:
-            for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    columns["id"].append(asked["id"])
-                    columns["question"].append(asked["question"])
-                    columns["context"].append(paragraph["context"])
-                    columns["answers"].append([] if asked.get("is_impossible") else asked["answers"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"`{argument}` must be SQuAD's JSON (data, paragraphs, qas, answers), but {path} is not: "
-            f"{type(error).__name__} {error}; mend the file."
-        ) from error
-    return columns
-
-
-def _is_json(line: bytes) -> bool:
-    """Whether a line is JSON by itself, as JSON lines are."""
-    with suppress(ValueError):
-        json.loads(line.decode("utf-8-sig"))
-        return True
-    return False
 
 
 def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool) -> Rows:
@@ -195,8 +148,8 @@ def _check_ids(ids: Sequence[Any], fields: Fields, where: str) -> None:
     for name in ids:
         if not is_missing(name) and not isinstance(name, KINDS):
             raise ValueError(
-                f"`{fields.id}` must be a text or a number in every row, but {where} has {str(name)[:60]!r}. Name "
-                "another column, or leave `id_column` out."
+                f"`{fields.id}` must be a text or a number in every row, but {where} has {str(name)[:60]!r}. Correct "
+                "it, or name another column."
             )
         if is_missing(name):
             raise ValueError(f"`{fields.id}` must be given in every row, but {where} has a row without. Fill it in.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from datamodules.row_files import FileRow, RowFile, Stream
 from datamodules.row_formats import TEXT_COLUMN, FieldFile, PlainTextFile, open_rows, open_stream
+from datamodules.squad_json import ID, SquadFile, open_squad
 
 Columns = dict[str, list[Any]]
 QUESTION_COLUMNS = ("question", "context")
@@ -78,7 +79,7 @@ class TextFile:
     """The texts of a file of rows, read as a stream.
 
     Args:
-        path: the file; its suffix tells the format (see :mod:`datamodules.row_formats`).
+        path: the file; its suffix tells the format (see :mod:`datamodules.row_formats`); or the official JSON of SQuAD.
         columns: of the text, or of both texts of a pair. Default: ``text``, or the only column there is, or
             ``question`` and ``context``.
         argument: how the user calls the path.
@@ -88,6 +89,7 @@ class TextFile:
 
     Attributes:
         can_be_read_again: whether looking ahead costs nobody to wait, as it does at a pipe.
+        ids: of SQuAD's questions in their order; None where rows are told by their number alone.
         unit_problem: what is wrong with a text or pair that its readers cannot take, else an empty text; such rows
             have a problem then. Default: nothing is.
 
@@ -105,10 +107,12 @@ class TextFile:
         stream_format: str | None = None,
     ) -> None:
         if stream is None:
-            self._file = open_rows(Path(path).expanduser(), argument)
+            place = Path(path).expanduser()
+            self._file = open_squad(place, argument, answered=False) or open_rows(place, argument)
         else:
             self._file = open_stream(stream, argument, stream_format, columns or [])
         self.path, self.format, self.can_be_read_again = self._file.path, self._file.format, stream is None
+        self.ids = [str(each) for each in self._file.columns[ID]] if isinstance(self._file, SquadFile) else None
         self.columns = self._choose(list(columns or []), columns_argument)
         self._texts = self.columns or [TEXT_COLUMN]
         self.unit_problem: Callable[[Any], str] = lambda unit: ""
@@ -143,8 +147,7 @@ class TextFile:
         if not columns and self.format == "jsonl" and {*present} == {"version", "data"}:
             raise ValueError(
                 f"`{self._file.argument}` must have a row on each line, but {self.path} looks like SQuAD's JSON, "
-                f"which is nested; write it to a file with the columns {' and '.join(QUESTION_COLUMNS)}, or name the "
-                f"columns of this one with `{argument}`."
+                f"which is nested; give it as a file ending in .json, or name the columns with `{argument}`."
             )
         unknown = self.format == "jsonl" and not present  # empty, or a first line that is reported when it is read
         if not columns:

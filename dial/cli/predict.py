@@ -70,8 +70,8 @@ class PredictCommand(RuleArguments, ModelArguments):
 
     Attributes:
         run: folder that `dial test` left
-        input: file of texts: .csv, .tsv, .jsonl, .txt (one a line), these also with .gz behind it, or .parquet; - for
-            standard input
+        input: file of texts: .csv, .tsv, .jsonl, .txt (one a line), these also with .gz behind it, or .parquet; SQuAD's
+            .json, too; - for standard input
         out: FILE.jsonl, FILE.jsonl.gz, or a folder for parquet parts and _manifest.json; - writes JSON lines to
             standard output, and everything else to standard error
         columns: column of the text, or of both texts; default: text, or question and context
@@ -297,7 +297,7 @@ def predict(
         for answer in answers:
             if classifier.watch is not None:
                 classifier.watch.add(answer)
-            waiting.append(record(classifier, answer))
+            waiting.append(record(classifier, answer, source.ids))
             due = time.monotonic() - flushed > output.pause
             if due or len(waiting) >= BATCH:
                 with interrupts.held():
@@ -341,10 +341,10 @@ def units(
             raise source.refusal(row, remedy)
 
 
-def record(classifier: AdaptiveClassifier, answer: Answer) -> dict[str, Any]:
-    """What is written of an answer."""
+def record(classifier: AdaptiveClassifier, answer: Answer, ids: Sequence[str] | None = None) -> dict[str, Any]:
+    """What is written of an answer; with its id where the input gives rows ids."""
     found = classifier.prediction(answer)
-    known: dict[str, Any] = {"row": answer.id}
+    known: dict[str, Any] = {"row": answer.id} | ({} if ids is None else {"id": ids[answer.id]})
     task = classifier.network.task
     if answer.span is not None:
         known |= {"text": found.text, "span": found.span and list(found.span), "probability": found.probability}

@@ -225,7 +225,7 @@ class Parts(Output):
             "truncated": pa.list_(pa.string()),
             "span": pa.list_(pa.int64()),
         }
-        kinds |= dict.fromkeys(("text", "label_name", "stage"), pa.string())
+        kinds |= dict.fromkeys(("id", "text", "label_name", "stage"), pa.string())
         if "label_name" in records[0]:
             kinds["prediction"] = pa.int64()
         schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in records[0]])

@@ -30,13 +30,14 @@ def test_single_texts_are_refused_at_the_first_row(name: str, got: str, tmp_path
 
 
 def test_the_nested_json_of_squad_is_called_by_its_name(tmp_path: Path) -> None:
-    path = tmp_path / "dev.json"
+    """Where the name does not say that it may be: JSON lines need one look at the first line only."""
+    path = tmp_path / "dev.jsonl"
     path.write_text(json.dumps(official(TEST)))
-    with pytest.raises(
-        ValueError, match=r"`INPUT` .* looks like SQuAD's JSON, which is nested; .* question and context"
-    ):
+    with pytest.raises(ValueError, match=r"`INPUT` .* looks like SQuAD's JSON, which is nested; .* ending in .json"):
         TextFile(path, argument="INPUT", columns_argument="--columns")
-    path.write_text(json.dumps({"data": "a text", "id": 3}))  # others may have such columns
-    assert [row.unit for row in TextFile(path, ["data"]).rows()] == ["a text"]
-    path.write_text(json.dumps({"data": "a text"}))
-    assert [row.unit for row in TextFile(path).rows()] == ["a text"]
+    for name in ("rows.json", "rows.jsonl"):
+        path = tmp_path / name
+        path.write_text(json.dumps({"data": "a text", "id": 3}))  # others may have such columns
+        assert [row.unit for row in TextFile(path, ["data"]).rows()] == ["a text"]
+        path.write_text(json.dumps({"data": "a text"}))
+        assert [row.unit for row in TextFile(path).rows()] == ["a text"]

@@ -73,10 +73,10 @@ def test_keeps_what_was_answered_when_it_ends_early(
     source = write_jsonl(tmp_path / "in.jsonl", small.texts(60))
     make = predict.record
 
-    def broken(classifier: Any, answer: Any) -> dict[str, Any]:
+    def broken(classifier: Any, answer: Any, ids: Any) -> dict[str, Any]:
         if answer.id == row:
             raise kind("stop")
-        return make(classifier, answer)
+        return make(classifier, answer, ids)
 
     with monkeypatch.context() as patch:
         patch.setattr(predict, "record", broken)
@@ -100,10 +100,10 @@ def test_rows_left_out_are_on_disk_before_the_rows_after_them(
     source = write_jsonl(tmp_path / "in.jsonl", texts)
     make = predict.record
 
-    def broken(classifier: Any, answer: Any) -> dict[str, Any]:
+    def broken(classifier: Any, answer: Any, ids: Any) -> dict[str, Any]:
         if answer.id == 33:
             raise KeyboardInterrupt
-        return make(classifier, answer)
+        return make(classifier, answer, ids)
 
     monkeypatch.setattr(predict, "BATCH", 4)
     with monkeypatch.context() as patch:
