@@ -58,16 +58,30 @@ SQUAD = Fields(answers=ANSWERS, id=ID)
 """The columns of SQuAD on the hub, to which the official JSON is brought."""
 
 
-def read_questions(
-    path: Path, fields: Fields, argument: str, answers_argument: str = "answer_column"
-) -> tuple[Columns, Fields]:
+@dataclass(frozen=True)
+class Remedies:
+    """What errors advise, as the user of a command spells it.
+
+    Attributes:
+        answers: the argument that names the column of answers.
+        no_answer: how questions may have no answer.
+    """
+
+    answers: str = "`answer_column`"
+    no_answer: str = "set `no_answer: true`"
+
+
+OF_A_FIT = Remedies()
+
+
+def read_questions(path: Path, fields: Fields, argument: str, remedies: Remedies = OF_A_FIT) -> tuple[Columns, Fields]:
     """Columns of a file, and what they are called.
 
     Args:
         path: CSV, TSV, JSON lines, parquet, or the official JSON of SQuAD 1.1 or 2.0.
         fields: columns of the file; those of the official JSON are always SQuAD's.
         argument: how the user calls the path.
-        answers_argument: how the user names the column of answers.
+        remedies: what errors advise.
 
     Raises:
         ValueError: the file is missing or damaged, or lacks a column.
@@ -82,7 +96,7 @@ def read_questions(
             file.require(texts)
             raise ValueError(
                 f"`{argument}` must have a column of answers ({', '.join(ANSWER_COLUMNS)}), but {path} has "
-                f"{', '.join(map(repr, file.names))}; name it with `{answers_argument}`."
+                f"{', '.join(map(repr, file.names))}; name it with {remedies.answers}."
             )
         fields = replace(fields, answers=there[0])
     fields = fields if fields.answers is not None else replace(fields, answers=ANSWER_COLUMNS[0])
@@ -90,14 +104,14 @@ def read_questions(
 
 
 def read_question_rows(
-    path: Path, fields: Fields, argument: str, no_answer: bool, answers_argument: str = "answer_column"
+    path: Path, fields: Fields, argument: str, no_answer: bool, remedies: Remedies = OF_A_FIT
 ) -> Rows:
     """Rows of a file of questions, see :func:`read_questions` and :func:`question_rows`."""
-    columns, found = read_questions(path, fields, argument, answers_argument)
-    return question_rows(columns, found, str(path), no_answer)
+    columns, found = read_questions(path, fields, argument, remedies)
+    return question_rows(columns, found, str(path), no_answer, remedies)
 
 
-def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool) -> Rows:
+def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool, remedies: Remedies = OF_A_FIT) -> Rows:
     """Rows of questions with checked answers; rows of one context are one group.
 
     Args:
@@ -105,6 +119,7 @@ def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool)
         fields: what they are called.
         where: what errors call the source, usually its path.
         no_answer: whether questions may have no answer.
+        remedies: what errors advise.
 
     Raises:
         ValueError: a question or context that is no text or empty, a question that occurs twice by its id, an answer
@@ -128,7 +143,7 @@ def question_rows(columns: Columns, fields: Fields, where: str, no_answer: bool)
         if not answers and not no_answer:
             raise ValueError(
                 f"`{fields.answers}` must hold an answer in every row, but {name} has none, as questions of SQuAD 2.0 "
-                "may; set `no_answer: true`, or leave the row out."
+                f"may; {remedies.no_answer}, or leave the row out."
             )
         placed = [_placed(text, first, context, fields.answers, name, first_column) for text, first in answers]
         targets.append(tuple(dict.fromkeys(text for text, _ in answers)) or NOTHING)

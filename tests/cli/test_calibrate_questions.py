@@ -53,7 +53,10 @@ def test_a_row_that_cannot_be_used_is_told_before_a_model_runs(
     assert command.MIN_ROWS == 20
     broken = {
         "row 3 has '1492', which is not": {**TEST[3], "answers": "1492"},
-        "row 3 has none": {**TEST[3], "answers": {"text": [], "answer_start": []}},
+        "take tiers that were fitted with `--data.no_answer true`, or leave the row out": {
+            **TEST[3],
+            "answers": {"text": [], "answer_start": []},
+        },
         "row 3 has a question of 40 tokens": {**TEST[3], "question": "who " * 40},
     }
     path = tmp_path / "own.jsonl"
@@ -66,4 +69,5 @@ def test_a_row_that_cannot_be_used_is_told_before_a_model_runs(
     assert "`FILE` must have at least 20 rows" in capsys.readouterr().err
     path.write_text("".join(json.dumps({"question": "who", "context": "a king"}) + "\n" for _ in range(20)))
     assert main(["calibrate", str(run), str(path)]) == 2
-    assert "`FILE` must have a column of answers (answers, answer, label)" in capsys.readouterr().err
+    assert "`FILE` must have a column of answers (answers, answer, label)" in (said := capsys.readouterr().err)
+    assert "name it with `--label-column`." in said
