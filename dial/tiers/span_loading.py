@@ -73,6 +73,11 @@ def load_span_tier(
             f"`{argument}` must have been trained to answer by spans, but {view.path} has no head of the kind "
             "ForQuestionAnswering; train it with `dial fit --config configs/model/span.yaml` first."
         )
+    if view.label_names is not None:
+        raise ValueError(
+            f"`{argument}` must have no `label_names` where it answers by spans, which have no names, but got "
+            f"{', '.join(view.label_names) or 'an empty list'}; leave the key out."
+        )
     if view.backend not in ("torch", "auto"):
         raise ValueError(f"`{argument}`: `backend` must be torch for a tier of spans, but got {view.backend!r}.")
     check_whole(view, "a tier of spans", argument)

@@ -228,6 +228,9 @@ def test_what_is_no_tier_of_spans_is_refused(
         load({"path": str(folder), "stride": 20})
     with pytest.raises(ValueError, match=r"for a question, but got 1; raise `max_length` to at least 6"):
         load({"path": str(folder), "max_length": 5})
+    for names, got in ((["start", "end"], "start, end"), ([], "an empty list")):
+        with pytest.raises(ValueError, match=rf"`tiers\[0\]` must have no `label_names` where .* but got {got}; leave"):
+            load({"path": str(folder), "label_names": names})
     monkeypatch.setattr("dial.tiers.backends.names.missing_package", lambda backend: None)  # refused with it, too
     with pytest.raises(ValueError, match=r"`tiers\[0\]`: `backend` must be torch for a tier of spans"):
         load({"path": str(folder), "backend": "openvino"})
