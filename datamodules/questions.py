@@ -128,7 +128,8 @@ class QuestionAnswering(TextToText):
         if (role, key) not in self._tokens:
             tokenizer, max_length = self.tokenizers[key]
             assert max_length is not None
-            tokeniser = WindowTokeniser(tokenizer, max_length, self._strides[key])
+            reader = getattr(self._module, "window_readers", {}).get(key, "")
+            tokeniser = WindowTokeniser(tokenizer, max_length, self._strides[key], reader)
             self._tokens[role, key] = encode_windows(self.rows(role), tokeniser, key, self.cache_dir, role)
         return self._tokens[role, key]
 

@@ -50,10 +50,11 @@ class WindowTokeniser:
         tokenizer: a fast tokenizer of transformers.
         max_length: tokens of a window, those of the question and special ones among them.
         stride: tokens that two neighbouring windows share.
+        reader: what errors call those who read them; empty: they do not say.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, stride: int = STRIDE) -> None:
-        self.tokenizer, self.max_length, self.stride = tokenizer, max_length, stride
+    def __init__(self, tokenizer: Any, max_length: int, stride: int = STRIDE, reader: str = "") -> None:
+        self.tokenizer, self.max_length, self.stride, self.reader = tokenizer, max_length, stride, reader
         self.typed = "token_type_ids" in tokenizer.model_input_names
         self.padding = Padding.of(tokenizer)
         self.special = int(tokenizer.num_special_tokens_to_add(pair=True))
@@ -102,9 +103,11 @@ class WindowTokeniser:
                 what = "context" if length else "question"
                 found[index] = f"has a {what} of which the tokenizer keeps nothing; fill it in, or leave it out"
             elif length > self.room:
+                whose = f" in {self.reader}" if self.reader else ""
                 found[index] = (
                     f"has a question of {length} tokens, but windows of {self.max_length} tokens that share "
-                    f"{self.stride} leave room for {self.room}; raise `max_length`, lower `stride`, or leave it out"
+                    f"{self.stride} leave room for {self.room}{whose}; raise `max_length`, lower `stride`, or leave it "
+                    "out"
                 )
         return found
 

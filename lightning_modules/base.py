@@ -15,6 +15,7 @@ from dial.models.sharding import recompute_layers, without_weights
 from dial.stages.metrics.metrics import METRICS, evaluate
 from dial.stages.task import task_of
 from dial.tiers.backends.comparison import Comparison
+from dial.tiers.spans import window_readers
 from dial.tiers.tier import Tier
 from lightning_modules.rows import RowGatherer, Rows, each_once, numbers
 
@@ -83,6 +84,11 @@ class StagedModule(LightningModule):
     def strides(self) -> dict[str, int]:
         """Tokens that neighbouring windows share, by the encoding key of the tiers that read long rows in windows."""
         return {tier.encoding_key: tier.stride for tier in self.tiers_at_work if tier.window is not None}
+
+    @property
+    def window_readers(self) -> dict[str, str]:
+        """What errors call the tiers that read long rows in windows, by their encoding key."""
+        return window_readers(self.tiers_at_work)
 
     @property
     def tiers_at_work(self) -> list[Tier]:

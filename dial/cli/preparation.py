@@ -51,17 +51,22 @@ def leave_out_unreadable(classifier: AdaptiveClassifier, source: TextFile) -> No
         classifier: whose tiers read questions with contexts, or do not.
         source: of the rows; a single text is no fault of one row: the first one is refused when it is read.
     """
-    readers = {tier.encoding_key: tier for tier in classifier.network.tiers if tier.window is not None}
+    from dial.tiers.spans import window_readers
+
+    tiers = list(classifier.network.tiers)
+    readers = {tier.encoding_key: tier for tier in tiers if tier.window is not None}
     if not readers:
         return
     if len(source.columns) != 2:
         source.unit_problem = partial(_no_pair, source)
         return
     # Of their own: rows are looked at in the thread that reads ahead, while the tiers' may be at work.
-    tokenisers = [deepcopy(tier.tokeniser()) for tier in readers.values()]
+    tokenisers, names = {key: deepcopy(tier.tokeniser()) for key, tier in readers.items()}, window_readers(tiers)
+    for key, tokeniser in tokenisers.items():
+        tokeniser.reader = names[key]
 
     def problem(unit: Any) -> str:
-        found = (tokeniser.problems([unit])[0] for tokeniser in tokenisers)
+        found = (tokeniser.problems([unit])[0] for tokeniser in tokenisers.values())
         return next(filter(None, found), "").partition(";")[0]  # the remedy is the command's own
 
     source.unit_problem = problem

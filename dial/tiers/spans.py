@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -65,6 +65,11 @@ class SpanTier(Tier):
         return None
 
     @property
+    def called(self) -> str:
+        """What errors about its windows call it."""
+        return f"{self.name} ({self.view.path})"
+
+    @property
     def encoding_key(self) -> str:
         """See :class:`Tier`; windows that overlap otherwise are other encodings."""
         return f"{super().encoding_key}-stride{self.stride}"
@@ -89,7 +94,7 @@ class SpanTier(Tier):
 
     def tokeniser(self) -> WindowTokeniser:
         """See :class:`TierContract`."""
-        return WindowTokeniser(self.tokenizer, self.max_length, self.stride)
+        return WindowTokeniser(self.tokenizer, self.max_length, self.stride, self.called)
 
     def reading(self, encoding: Encoding) -> Reading:
         """See :class:`TierContract`: tokens of all windows of a row."""
@@ -243,3 +248,10 @@ class SpanTier(Tier):
 
     def fit_tokenizer(self, texts: Callable[[], Any]) -> None:
         """Nothing: the tokenizer is the pretrained one."""
+
+
+def window_readers(tiers: Iterable[Any]) -> dict[str, str]:
+    """What errors call the tiers that read long rows in windows, by their encoding key, which several may share."""
+    readers = [tier for tier in tiers if tier.window is not None]
+    keys = dict.fromkeys(tier.encoding_key for tier in readers)
+    return {key: " and ".join(tier.called for tier in readers if tier.encoding_key == key) for key in keys}

@@ -57,7 +57,7 @@ def test_a_row_that_cannot_be_used_is_told_before_a_model_runs(
             **TEST[3],
             "answers": {"text": [], "answer_start": []},
         },
-        "row 3 has a question of 40 tokens": {**TEST[3], "question": "who " * 40},
+        "share 6 leave room for 14 in swift (": {**TEST[3], "question": "who " * 40},
     }
     path = tmp_path / "own.jsonl"
     for message, row in broken.items():

@@ -55,10 +55,14 @@ def test_squads_json_is_answered_as_rows_of_columns_are(run: Path, tmp_path: Pat
 
 
 def test_a_question_that_cannot_be_read_is_left_out_by_its_id(run: Path, tmp_path: Path) -> None:
-    rows = [{**row, "question": " "} if row["id"] == IDS[4] else row for row in TEST[:9]]
+    broken = {IDS[4]: " ", IDS[6]: "who " * 30}
+    rows = [{**row, "question": broken.get(row["id"], row["question"])} for row in TEST[:9]]
     (tmp_path / "dev.json").write_text(json.dumps(official(rows)))
     out = tmp_path / "out.jsonl"
     assert main(["predict", str(run), str(tmp_path / "dev.json"), "--out", str(out), *POINT, "--on-error", "skip"]) == 0
-    assert [row["id"] for row in lines(out)] == [name for name in IDS[:9] if name != IDS[4]]
-    [skipped] = lines(tmp_path / "out.jsonl.skipped.jsonl")
+    assert [row["id"] for row in lines(out)] == [name for name in IDS[:9] if name not in broken]
+    skipped, long = lines(tmp_path / "out.jsonl.skipped.jsonl")
     assert skipped == {"row": 4, "place": f"id {IDS[4]!r}", "problem": "has an empty question"}
+    tiers = [f"{name} ({run.parent}/tiers/{name})" for name in ("swift", "super")]
+    assert (long["row"], long["problem"].partition(", but ")[0]) == (6, "has a question of 30 tokens")
+    assert long["problem"].endswith(f"leave room for 14 in {' and '.join(tiers)}")

@@ -157,8 +157,8 @@ def test_rows_that_cannot_be_read_are_told_and_those_before_are_kept(dial, run: 
     for broken, message in (
         (
             {"question": "who " * 30, "context": "the king"},
-            "rows.jsonl, line 3: has a question of 30 tokens, but windows of 24 tokens that share 6 leave room for 14; "
-            "mend it, or leave such rows out",
+            "rows.jsonl, line 3: has a question of 30 tokens, but windows of 24 tokens that share 6 leave room for 14 "
+            f"in swift ({run.parent}/swift/tier) and super ({run.parent}/super/tier); mend it, or leave such rows out",
         ),
         (
             {"question": "who", "context": " "},

@@ -16,7 +16,7 @@ from datamodules import SQuADDataModule
 from datamodules.windows import OUTSIDE
 from dial.models.lengths import Lengths
 from dial.tiers.loading import load_tier, save_tier
-from lightning_modules import LengthAdaptiveSpanQA, SpanDistillation, SpanQA
+from lightning_modules import Cascade, LengthAdaptiveSpanQA, SpanDistillation, SpanQA
 from tests.squad_files import ROWS, TEST, asked, write
 from tests.tiers.readers import STRIDE, WINDOW, WORDS, model, save_reader, tokenizer
 
@@ -236,3 +236,27 @@ def test_what_cannot_be_trained_is_refused(folder: Path, tmp_path: Path) -> None
         ValueError, match="`data` must hold questions with contexts, but NumberWordsDataModule does not"
     ):
         fit(module_of(folder), rows, tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("whose", ["model", "teacher"])
+def test_a_question_without_room_is_told_with_whose_windows_are_short(
+    whose: str, source: Path, folder: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """Student and teacher have windows of their own: what to raise is the one's or the other's."""
+    module = module_of(folder, SpanDistillation, teacher={"path": str(teacher), "stride": 9})
+    reader: Any = module.tiers_at_work[whose == "teacher"]
+    reader.stride = reader.max_length - 6  # room for two tokens
+    said = (
+        rf"of 4 tokens, but windows of {reader.max_length} .* leave room for 2 in {whose} \({reader.view.path}\); raise"
+    )
+    with pytest.raises(ValueError, match=said):
+        fit(module, data_of(source, tmp_path), tmp_path)
+
+
+def test_tiers_that_read_the_same_windows_are_told_together(folder: Path, tmp_path: Path) -> None:
+    tiers = [{"path": str(folder), "stride": stride} for stride in (6, 9, 6)]
+    module = Cascade(tiers, label_names=["*"], metrics=METRICS)
+    first, other, _ = module.network.tiers
+    assert module.window_readers == {
+        first.encoding_key: f"tier1 ({folder}) and tier3 ({folder})", other.encoding_key: f"tier2 ({folder})"
+    }  # fmt: skip
