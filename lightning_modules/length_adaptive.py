@@ -52,7 +52,9 @@ class LengthAdaptive(ValidatedAtBothEnds, Classifier):
 
     def __init__(self, length_drop: float = 0.2, drawn: int = 2, **student: Any) -> None:
         super().__init__(**student)
-        self.length_drop = _length_drop(self.tier, length_drop, drawn)
+        self.length_drop = _length_drop(
+            self.tier, length_drop, drawn, "Classifier", "config" if student.get("path") is None else "path"
+        )
 
     def logits_with(self, lengths: Lengths | None, batch: Batch) -> Tensor:
         """Logits ``(B, C)`` of a batch where each layer keeps so many tokens; None: all."""
@@ -92,7 +94,7 @@ class LengthAdaptiveSpanQA(ValidatedAtBothEnds, SpanQA):
 
     def __init__(self, length_drop: float = 0.2, drawn: int = 2, **student: Any) -> None:
         super().__init__(**student)
-        self.length_drop = _length_drop(self.tier, length_drop, drawn)
+        self.length_drop = _length_drop(self.tier, length_drop, drawn, "SpanQA")
 
     def loss(self, batch: Batch) -> Tensor:
         """What is minimised, a scalar."""
@@ -111,12 +113,20 @@ class LengthAdaptiveSpanQA(ValidatedAtBothEnds, SpanQA):
         return shortest + super().validated(batch)
 
 
-def _length_drop(tier: Tier, length_drop: float, drawn: int) -> LengthDrop:
+def _length_drop(tier: Tier, length_drop: float, drawn: int, plain: str, argument: str = "path") -> LengthDrop:
     """Configurations to train a tier with.
+
+    Args:
+        tier: in training.
+        length_drop: see :class:`LengthAdaptive`.
+        drawn: see there.
+        plain: class that trains one with all tokens.
+        argument: what the tier was made of.
 
     Raises:
         ValueError: an argument is outside its range, or the tier allows no tokens to be dropped.
     """
     made = LengthDrop(int(tier.model.config.num_hidden_layers), length_drop, drawn)
-    with tier.at_lengths(made.shortest):
-        return made
+    tier.drop_tokens(made.shortest, argument, f"train this one with all tokens by class_path: {plain}")
+    tier.drop_tokens(None)
+    return made

@@ -135,7 +135,9 @@ class MultiExit(TierModule):
         self.length_drop: LengthDrop | None = None
         if length_drop is not None:
             self.length_drop = LengthDrop(tier.model.config.num_hidden_layers, length_drop)
-            tier.drop_tokens(self.length_drop.shortest)  # refused now, if it cannot be
+            tier.drop_tokens(
+                self.length_drop.shortest, remedy="leave `length_drop` out"
+            )  # refused now, if it cannot be
             tier.drop_tokens(None)
         tier.model.certainty_detached = certainty == "detached"
         self.network = StagedModel([tier])

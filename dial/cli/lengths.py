@@ -119,7 +119,8 @@ class LengthsCommand(Command):
         tier = load_tier(place, "tier", list(names or []), "TIER")
         if tier.generates:
             raise ValueError(f"`TIER` must be an encoder for tokens to be dropped, but {self.tier} writes.")
-        tier.drop_tokens(Lengths((1.0,) * int(tier.model.config.num_hidden_layers)), "TIER")
+        whole = Lengths((1.0,) * int(tier.model.config.num_hidden_layers))
+        tier.drop_tokens(whole, "TIER", "use this one with all its tokens")
         tier.drop_tokens(None)
         return tier.to(device_of(self.device)).eval()
 

@@ -42,6 +42,9 @@ SEAMS = {
 """By model type. Their layers know of a token's position by its state alone, or, MPNet's, by a bias of the scores."""
 MASK, BIAS = (1, "attention_mask"), (2, "position_bias")  # place and name among a layer's arguments
 
+NONE_DROPPED = "leave `lengths` out"
+"""What keeps all tokens of a tier."""
+
 
 class TokenDropping:
     """Lets the stock layers of an encoder drop tokens.
@@ -55,18 +58,21 @@ class TokenDropping:
         encoder: a model of transformers.
         argument: how the user calls it.
         layers: name of the list of its layers, where it has not all of them; default: it is looked for.
+        remedy: what keeps all tokens, as the user spells it.
 
     Raises:
         ValueError: the encoder is of an architecture in which no tokens can be dropped; names ``argument``.
     """
 
-    def __init__(self, encoder: Any, argument: str = "path", layers: str | None = None) -> None:
+    def __init__(
+        self, encoder: Any, argument: str = "path", layers: str | None = None, remedy: str = NONE_DROPPED
+    ) -> None:
         config = encoder.config
         if config.model_type not in SEAMS or getattr(config, "position_embedding_type", "absolute") != "absolute":
             raise ValueError(
                 f"`{argument}` must be an encoder whose layers allow tokens to be dropped ({', '.join(SEAMS)}), but "
-                f"got {config.model_type}, whose layers place tokens by where they stand; leave `lengths` out, or take "
-                "another encoder."
+                f"got {config.model_type}, whose layers place tokens by where they stand; take another encoder, or "
+                f"{remedy}."
             )
         self.seam, self.depth = SEAMS[config.model_type], int(config.num_hidden_layers)
         self.layers_name = layers or find_layers(encoder, self.depth)

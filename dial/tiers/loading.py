@@ -39,7 +39,7 @@ from dial.tiers.reading import (
     read_with,
     reason_of,
 )
-from dial.tiers.span_loading import check_span_keys, extracts, load_span_tier
+from dial.tiers.span_loading import check_no_reader, check_span_keys, extracts, load_span_tier
 from dial.tiers.subnetworks import cut_as_trained
 from dial.tiers.text_loading import check_writers_keys, load_text_tier, writes
 from dial.tiers.tier import Encoding, GoOn, Tier, View, encoding_key, own_names
@@ -169,6 +169,8 @@ def load_tier(
         if extracts(kept, label_names):
             check_writers_keys(view, argument)
             return load_span_tier(view, name, label_names, argument, train)
+        if head:
+            check_no_reader(kept, label_names, view.path, argument)
         check_span_keys(view, argument)
         if writes(kept, label_names):
             return load_text_tier(view, name, label_names, argument, train)

@@ -13,6 +13,7 @@ from dial.models.exit_proof import prove_exits
 from dial.models.exits import UnsuitableEncoderError
 from dial.models.lengths import Lengths
 from dial.models.segments import Part, segments
+from dial.models.token_dropping import NONE_DROPPED
 from dial.tiers.batching import Encoding
 from dial.tiers.contract import GoOn
 from dial.tiers.tier import Tier
@@ -129,7 +130,7 @@ class MultiExitTier(Tier):
         logits: Tensor = self.model(**inputs, lengths=self.lengths).logits
         return logits
 
-    def drop_tokens(self, lengths: Lengths | None, argument: str = "path") -> None:
+    def drop_tokens(self, lengths: Lengths | None, argument: str = "path", remedy: str = NONE_DROPPED) -> None:
         """See :class:`Tier`; exits then read the tokens that are left.
 
         Raises:
@@ -138,9 +139,9 @@ class MultiExitTier(Tier):
         if lengths is not None and self.model.config.pooling == "last":
             raise ValueError(
                 f"`{argument}` must have exits that read the first token or the mean for tokens to be dropped, but "
-                f"those of {self.view.path} read the last; leave `lengths` out."
+                f"those of {self.view.path} read the last; {remedy}."
             )
-        super().drop_tokens(lengths, argument)
+        super().drop_tokens(lengths, argument, remedy)
 
     def describe(self) -> dict[str, Any]:
         """What a tier says of itself, and the sizes of the encoder unpruned."""

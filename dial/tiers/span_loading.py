@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import AutoModelForQuestionAnswering
 
 from datamodules.labels import is_free_text
 from datamodules.windows import check_reader
+from dial.stages.task import task_of
 from dial.tiers.batch_proof import check_padding, settle
 from dial.tiers.fronts import lengths_of
 from dial.tiers.places import check_place
@@ -26,7 +27,32 @@ logger = logging.getLogger(__name__)
 
 def extracts(config: Any, label_names: Any) -> bool:
     """Whether a model of this configuration answers free text by spans of what it reads."""
-    return is_free_text(label_names) and any(HEAD in name for name in config.architectures or [])
+    return is_free_text(label_names) and has_head_of_spans(config)
+
+
+def has_head_of_spans(config: Any) -> bool:
+    """Whether a model of this configuration says where an answer starts and ends."""
+    return any(HEAD in name for name in config.architectures or [])
+
+
+def check_no_reader(config: Any, label_names: Sequence[str], path: str, argument: str) -> None:
+    """Refuse a model that answers by spans where the data is answered otherwise.
+
+    Args:
+        config: of the model, of transformers.
+        label_names: the data's; empty for numbers.
+        path: of the model.
+        argument: how the user calls it.
+
+    Raises:
+        ValueError: it is one; names ``argument``.
+    """
+    if has_head_of_spans(config) and not is_free_text(label_names):
+        raise ValueError(
+            f"`{argument}` must answer with {task_of(label_names).answer_in_words}, but {path} answers questions by "
+            "spans of their contexts; give a tier that was trained on this task, or data of questions "
+            "(configs/data/squad.yaml, configs/data/questions.yaml)."
+        )
 
 
 def check_span_keys(view: View, argument: str) -> None:
@@ -67,8 +93,7 @@ def load_span_tier(
     view = View.parse(view, argument)
     path = check_place(view.path, argument)
     config = read_configuration(path, argument)
-    declared = any(HEAD in each for each in config.architectures or [])
-    if not declared and not train:
+    if not has_head_of_spans(config) and not train:
         raise ValueError(
             f"`{argument}` must have been trained to answer by spans, but {view.path} has no head of the kind "
             "ForQuestionAnswering; train it with `dial fit --config configs/model/span.yaml` first."

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from datamodules.labels import check_label_names
 from dial.models import BiLSTMConfig, build_word_tokenizer
 from dial.models.lengths import Lengths, check_asked
-from dial.models.token_dropping import TokenDropping, dropping
+from dial.models.token_dropping import NONE_DROPPED, TokenDropping, dropping
 from dial.stages.task import task_of
 from dial.tiers.backends.names import Backend, check_backend
 from dial.tiers.batching import Batching, Encoding
@@ -256,19 +256,20 @@ class Tier(TierContract):
             logits: Tensor = self._full_precision_head(self.model, inputs).logits
         return logits.float()
 
-    def drop_tokens(self, lengths: Lengths | None, argument: str = "path") -> None:
+    def drop_tokens(self, lengths: Lengths | None, argument: str = "path", remedy: str = NONE_DROPPED) -> None:
         """Have each layer keep so many tokens from now on.
 
         Args:
             lengths: of the layers; None: all tokens.
             argument: how the user calls the tier.
+            remedy: what keeps all tokens, as the user spells it.
 
         Raises:
             ValueError: the model allows no tokens to be dropped, or the lengths do not fit it; names ``argument``.
         """
         if lengths is not None:
             if self._dropping is None:
-                self._dropping = TokenDropping(self.model.base_model, argument)
+                self._dropping = TokenDropping(self.model.base_model, argument, remedy=remedy)
             lengths.check(self._dropping.depth, self.max_length, argument)
         self.lengths = lengths
 

@@ -205,3 +205,10 @@ def test_one_model_makes_a_cascade_that_is_tested_and_predicts(tier: Path, tmp_p
         assert answer["prediction"] == int(expected.argmax())
         stages.add(answer["stage"])
     assert len(stages) == 2
+
+
+def test_an_encoder_whose_layers_keep_all_tokens_is_told(tier: Path, rows: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr("dial.models.token_dropping.SEAMS", {})
+    assert main(["lengths", str(tier), str(rows), *SHORT]) == 2
+    said = capsys.readouterr().err
+    assert "`TIER` must be an encoder whose layers allow" in said and "or use this one with all its tokens." in said

@@ -109,11 +109,6 @@ def test_bad_arguments(make_tiny_bert: Callable[..., Path], name: str, value: fl
         LengthAdaptive(path=str(make_tiny_bert(layers=2, labels=NAMES)), label_names=NAMES, **{name: value})
 
 
-def test_a_model_whose_tokens_cannot_be_dropped() -> None:
-    with pytest.raises(ValueError, match=r"^`path` must be an encoder whose layers allow tokens to be dropped"):
-        LengthAdaptive(config={"model_type": "bilstm"}, label_names=NAMES)
-
-
 def test_exits_learn_their_own_answers_of_all_tokens(
     make_tiny_bert: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,3 +165,17 @@ def test_readers_of_spans_learn_from_the_whole_one(tmp_path: Path) -> None:
             losses.append((cross_entropy(taught, torch.tensor(0)), cross_entropy(mine, taught.detach().softmax(dim=0))))
     expected = sum(a + b for a, b in losses) / len(losses) / 2
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_architectures_that_keep_all_tokens_are_told_what_trains_them(
+    make_tiny_bert: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are no `lengths` in a fit that could be left out."""
+    said = r"`path` must be an encoder whose layers allow tokens to be dropped .*; take another encoder, or "
+    with pytest.raises(ValueError, match=said.replace("path", "config") + r"train .* by class_path: Classifier\.$"):
+        LengthAdaptive(config={"model_type": "bilstm"}, label_names=NAMES)
+    monkeypatch.setattr("dial.models.token_dropping.SEAMS", {})
+    with pytest.raises(ValueError, match=said + r"leave `length_drop` out\.$"):
+        MultiExit(path=str(make_tiny_bert()), length_drop=0.2, label_names=NAMES)
+    with pytest.raises(ValueError, match=said + r"train this one with all tokens by class_path: SpanQA\.$"):
+        LengthAdaptiveSpanQA(path=str(save_reader(tmp_path)), max_length=24, stride=6, label_names=["*"])

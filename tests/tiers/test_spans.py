@@ -224,6 +224,12 @@ def test_what_is_no_tier_of_spans_is_refused(
     for path, names in ((str(tmp_path), FREE), (str(tiny_bert), ["negative", "positive"])):
         with pytest.raises(ValueError, match=r"`tiers\[0\]` must answer by spans to have `stride`"):
             load({"path": path, "stride": 4}, names)
+    for names, what in ((["negative", "positive"], "one of the data's labels"), ([], "a number")):
+        with pytest.raises(
+            ValueError, match=rf"`tiers\[0\]` must answer with {what}, but .* by spans .* data of questions"
+        ):
+            load({"path": str(folder), "stride": 4}, names)
+        assert load_tier(str(folder), "x", names, "tiers[0]", head=False).task.columns == max(1, len(names))
     with pytest.raises(ValueError, match=r"`tiers\[0\]`: `stride` must leave room .* give at most 19"):
         load({"path": str(folder), "stride": 20})
     with pytest.raises(ValueError, match=r"for a question, but got 1; raise `max_length` to at least 6"):
