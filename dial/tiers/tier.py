@@ -265,9 +265,15 @@ class Tier(TierContract):
             remedy: what keeps all tokens, as the user spells it.
 
         Raises:
-            ValueError: the model allows no tokens to be dropped, or the lengths do not fit it; names ``argument``.
+            ValueError: the model allows no tokens to be dropped, a backend computes it, which would keep them all, or
+                the lengths do not fit it; names ``argument``.
         """
         if lengths is not None:
+            if self.parts is not None:
+                raise ValueError(
+                    f"`{argument}`: `backend` must be torch where tokens are dropped, but {self.name} is computed by "
+                    f"{self.computed_by}; give it `backend: torch`."
+                )
             if self._dropping is None:
                 self._dropping = TokenDropping(self.model.base_model, argument, remedy=remedy)
             lengths.check(self._dropping.depth, self.max_length, argument)

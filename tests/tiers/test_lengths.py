@@ -206,3 +206,21 @@ def test_lower_precision(folder: Path) -> None:
         answers, of_bf16, of_all = (tier(batch)[:, 0] for tier in (exact, rounded, whole))
     by_rounding, by_dropping = ((answers - others).abs().amax(dim=1).median() for others in (of_bf16, of_all))
     assert 0 < 4 * by_rounding < by_dropping
+
+
+def test_what_a_backend_computes_drops_no_tokens(folder: Path) -> None:
+    """A backend would keep them all, while costs and fingerprint said otherwise."""
+    tier, lengths = load(str(folder)), Lengths((0.8, 0.5, 0.2))
+    part: Any = lambda inputs: torch.zeros(len(inputs["input_ids"]), 2)  # noqa: E731
+    part.name = "openvino float32"
+    tier.compute_with([part])
+    message = r"`backend` must be torch where tokens are dropped, but tiers\[0\] is computed by openvino float32; give"
+    with pytest.raises(ValueError, match=rf"`TIER`: {message}"):
+        tier.drop_tokens(lengths, "TIER")
+    with pytest.raises(ValueError, match=message), tier.at_lengths(lengths):
+        pass
+    tier.drop_tokens(None)
+    assert tier.lengths is None
+    tier.compute_with(None)
+    tier.drop_tokens(lengths)
+    assert tier.lengths is lengths
