@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from dial.cli.arguments import Command
 from dial.cli.models import device_of
 
 if TYPE_CHECKING:
+    from dial.inference.length_search import Evaluation, Evolution
     from dial.tiers.fronts import Individual
     from dial.tiers.tier import Tier
 
@@ -60,8 +62,8 @@ class LengthsCommand(Command):
 
     def __call__(self) -> int:
         """Run the command; returns the exit code."""
+        from dial.claims import alone
         from dial.inference.length_search import Evaluation, Evolution
-        from dial.tiers.fronts import pareto, write_search
         from dial.tiers.tier import weights_digest
 
         if self.batch_size < 1:
@@ -75,12 +77,22 @@ class LengthsCommand(Command):
         about |= {"tier": tier.fingerprint, "weights": weights_digest(tier.model), "max_length": tier.max_length}
         about |= asdict(search)
         del about["generations"]  # a search may go on for more of them
+        evaluation = partial(Evaluation, tier, units, label, about["metric"], self.batch_size)
+        refusal = (
+            f"`TIER` {self.tier} must be of no other `dial lengths`, but one is at work there; wait for it, or end it."
+        )
+        with alone(Path(self.tier).expanduser() / ".lengths.lock", refusal):
+            return self._search(search, evaluation, about)
+
+    def _search(self, search: Evolution, evaluation: Callable[[], Evaluation], about: dict[str, Any]) -> int:
+        """Go on with the search in the folder, or begin one; returns the exit code."""
+        from dial.tiers.fronts import pareto, write_search
+
         generation, done = self._earlier(about)
         if generation > self.generations:
             print(f"the search is done: {self.tier}/lengths.json; give --replace for another one")
             return 0
-        evaluation = Evaluation(tier, units, label, about["metric"], self.batch_size)
-        for individuals in search.run(evaluation, done, generation):
+        for individuals in search.run(evaluation(), done, generation):
             write_search(Path(self.tier).expanduser(), individuals, about, generation + 1)
             front = pareto(individuals)
             print(

@@ -17,6 +17,7 @@ from dial.models.lengths import Lengths
 from dial.stages.parquet import load_table
 from dial.tiers.fronts import read_search
 from dial.tiers.loading import load_tier
+from tests.cli.test_locks import hold
 from tests.tiers import readers, small
 
 NAMES = ["negative", "positive"]
@@ -212,3 +213,18 @@ def test_an_encoder_whose_layers_keep_all_tokens_is_told(tier: Path, rows: Path,
     assert main(["lengths", str(tier), str(rows), *SHORT]) == 2
     said = capsys.readouterr().err
     assert "`TIER` must be an encoder whose layers allow" in said and "or use this one with all its tokens." in said
+
+
+def test_two_searches_at_once_are_refused(tier: Path, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second would overwrite what the first had found."""
+    lock, command = tier / ".lengths.lock", ["lengths", str(tier), str(rows), *SHORT, "--generations", "0"]
+    first = hold(lock)
+    try:
+        assert main(command) == 2
+        assert f"`TIER` {tier} must be of no other `dial lengths`, but one is at work" in capsys.readouterr().err
+        assert not (tier / "lengths.json").exists()
+    finally:
+        first.kill()
+        first.wait()
+    assert main(command) == 0
+    assert (tier / "lengths.json").exists() and not lock.exists()
