@@ -161,11 +161,11 @@ class StagedModule(LightningModule):
         self.validation_rows.add({"sample_id": batch["sample_id"], "label": batch["label"], "logits": logits.float()})
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``validation/<metric>``, and ``validation/quality`` for the primary one, which checkpoints monitor."""
+        """Log ``validation/<metric>``, and what :meth:`monitored` says of the primary one."""
         table = self.quality_of_validation()
         chosen = {name: self.choose(values) for name, values in table.items()}
         logged = {f"validation/{name}": value for name, value in chosen.items()}
-        logged["validation/quality"] = next(iter(chosen.values()))
+        logged |= self.monitored(next(iter(chosen.values())))
         words = {}
         for name, values in table.items():
             exits = dict(zip(self.exit_names, values, strict=False))
@@ -174,6 +174,14 @@ class StagedModule(LightningModule):
             shown = f"{100 * chosen[name]:.2f}"
             words[name] = f"{name} {shown} ({each})" if each else f"validation/{name} {shown}"
         self.tell_quality(logged, words.values() if self.exit_names else [", ".join(words.values())])
+
+    def monitored(self, quality: float) -> dict[str, float]:
+        """What is logged beside the metrics: ``validation/quality``, by which checkpoints are chosen and fits end.
+
+        Args:
+            quality: primary metric of the validation rows.
+        """
+        return {"validation/quality": quality}
 
     def tell_quality(self, logged: Mapping[str, float], lines: Iterable[str]) -> None:
         """Log what validation found, and print it, a line each.

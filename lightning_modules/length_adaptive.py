@@ -106,8 +106,8 @@ class LengthAdaptiveSpanQA(ValidatedAtBothEnds, SpanQA):
                 losses.append(span_distillation(self._logits(encoding), whole.detach(), 1.0))
         return torch.stack(losses).mean()
 
-    def validated(self, batch: Batch) -> list[list[str]]:
-        """Answers of both."""
+    def validated(self, batch: Batch) -> list[tuple[list[str], Tensor]]:
+        """Answers and losses of both."""
         with self.tier.at_lengths(self.length_drop.shortest):
             shortest = super().validated(batch)
         return shortest + super().validated(batch)

@@ -19,6 +19,7 @@ from dial.tiers.span_loading import extracts, load_span_tier
 from dial.tiers.spans import SpanTier
 from dial.tiers.tier import View
 from lightning_modules.base import Batch
+from lightning_modules.monitored import monitored
 from lightning_modules.training import TierModule, check_taught
 
 
@@ -61,6 +62,7 @@ class SpanQA(TierModule):
         self.network = StagedModel([load_span_tier(view, "model", self.label_names, "path", train=True)])
         config = read_with(_auto_config(), check_place(path, "path"), "path", "configuration")
         self._trained = extracts(config, self.label_names)
+        self._validation_loss = 0.0
 
     @property
     def reader(self) -> SpanTier:
@@ -96,23 +98,41 @@ class SpanQA(TierModule):
         return masked(self.reader.token_logits(encoding), encoding["starts"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep each row's answers."""
-        texts = np.array(self.validated(batch), dtype=object).T  # (B, E)
-        self.validation_rows.add({"sample_id": batch["sample_id"], "label": batch["label"], "texts": texts})
+        """Keep each row's answers, the loss of its windows, and how many these are."""
+        answers, losses = zip(*self.validated(batch), strict=True)
+        row = batch["encodings"][self.tier.encoding_key]["row"].cpu()
+        rows = {"sample_id": batch["sample_id"], "label": batch["label"], "windows": torch.bincount(row)}
+        rows["loss"] = torch.zeros(len(batch["label"]), len(losses), dtype=torch.float64)
+        rows["loss"].index_add_(0, row, torch.stack(losses, dim=1).cpu().double())
+        rows["texts"] = np.array(answers, dtype=object).T  # (B, E)
+        self.validation_rows.add(rows)
 
-    def validated(self, batch: Batch) -> list[list[str]]:
-        """Texts that answer a batch of validation rows, of each of what :attr:`exit_names` names; or of the model."""
+    def validated(self, batch: Batch) -> list[tuple[list[str], Tensor]]:
+        """Texts that answer a batch's validation rows, and the loss ``(W,)`` of each window.
+
+        Both are of each of what :attr:`exit_names` names, or of the model.
+        """
         encoding = batch["encodings"][self.tier.encoding_key]
-        return [self.reader.write(encoding, torch.arange(len(batch["label"]), device=self.device)).texts]
+        logits = self.reader.token_logits(encoding)
+        found = self.reader.spans(encoding, logits=logits)
+        texts = self.reader.write(encoding, torch.arange(len(batch["label"]), device=self.device), found).texts
+        answers = encoding["answer_starts"], encoding["answer_ends"]
+        return [(texts, span_cross_entropy(masked(logits, encoding["starts"]), *answers, reduction="none"))]
 
     def quality_of_validation(self) -> dict[str, list[float]]:
-        """See :class:`~lightning_modules.base.StagedModule`."""
+        """See :class:`~lightning_modules.base.StagedModule`; keeps the mean loss of a window, too."""
         rows = self.validation_rows.gather()[""]
         kept, _, _ = distinct(rows["sample_id"], None)
+        self._validation_loss = self.choose((rows["loss"][kept].sum(axis=0) / rows["windows"][kept].sum()).tolist())
         known = self.data.references("validation")
         references: Any = [known[position] for position in rows["label"][kept].tolist()]
         columns = rows["texts"][kept].T
         return {name: [evaluate(name, references, column) for column in columns] for name in self.metrics_of_rows}
+
+    def monitored(self, quality: float) -> dict[str, float]:
+        """See :class:`~lightning_modules.base.StagedModule`; the loss leads while no answer shares a word."""
+        loss = self._validation_loss
+        return {"validation/loss": loss, "validation/quality": monitored(quality, loss)}
 
 
 class SpanDistillation(SpanQA):

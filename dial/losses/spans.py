@@ -10,15 +10,18 @@ from dial.losses.soft_cross_entropy import soft_cross_entropy
 Places = tuple[Tensor, Tensor]
 
 
-def span_cross_entropy(logits: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
+def span_cross_entropy(logits: Tensor, starts: Tensor, ends: Tensor, reduction: str = "mean") -> Tensor:
     """Mean of the cross-entropies of start and end (Devlin et al. 2019, section 4.2), a scalar.
 
     Args:
         logits: ``(W, T, 2)``, minus infinity where no answer can be.
         starts: ``(W,)`` token at which each window's answer starts.
         ends: ``(W,)`` its last token.
+        reduction: ``mean`` over the windows, or ``none`` for the loss of each, ``(W,)``.
     """
-    return (cross_entropy(logits[..., 0], starts) + cross_entropy(logits[..., 1], ends)) / 2
+    sides = zip(logits.unbind(dim=-1), (starts, ends), strict=True)
+    start, end = (cross_entropy(of_side, place, reduction=reduction) for of_side, place in sides)
+    return (start + end) / 2
 
 
 def span_distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:

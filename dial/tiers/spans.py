@@ -133,17 +133,18 @@ class SpanTier(Tier):
             outputs = self._full_precision_head(self.model, inputs)
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1).float()
 
-    def spans(self, encoding: Encoding, count: int = 2) -> Spans:
+    def spans(self, encoding: Encoding, count: int = 2, logits: Tensor | None = None) -> Spans:
         """The best answers to each row and their scores, see :func:`~dial.models.spans.find_spans`.
 
         Args:
             encoding: windows of B rows.
             count: answers to give of each row.
+            logits: of its tokens, where these are known.
 
         Raises:
             ValueError: a logit is not finite.
         """
-        logits = self.token_logits(encoding)
+        logits = self.token_logits(encoding) if logits is None else logits
         if not torch.isfinite(logits).all():
             raise ValueError(
                 f"`{self.name}` must give finite logits, but it does not; check its weights, or load it in float32."

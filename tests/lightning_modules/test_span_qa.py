@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 
 from datamodules import SQuADDataModule
-from datamodules.windows import OUTSIDE
+from datamodules.windows import OUTSIDE, answer_tokens
 from dial.models.lengths import Lengths
 from dial.tiers.loading import load_tier, save_tier
+from dial.tiers.spans import SpanTier
 from lightning_modules import Cascade, LengthAdaptiveSpanQA, SpanDistillation, SpanQA
 from tests.squad_files import ROWS, TEST, asked, write
 from tests.tiers.readers import STRIDE, WINDOW, WORDS, model, save_reader, tokenizer
@@ -95,14 +97,32 @@ def shared(mine: set[int], starts: list[int]) -> int:
 
 
 def by_hand(module: Any) -> float:
+    """Mean loss of the windows of the step that was watched."""
+    return float(np.mean(window_losses(module.logits, module.batch["encodings"][module.tier.encoding_key])))
+
+
+def window_losses(logits: torch.Tensor, encoding: Any) -> list[float]:
     """Cross-entropy of start and end over the context and the first token, window by window."""
-    encoding, total = module.batch["encodings"][module.tier.encoding_key], 0.0
-    for window in range(len(module.logits)):
-        possible = [0, *(encoding["starts"][window] != OUTSIDE).nonzero()[:, 0].tolist()]
+    losses = []
+    for window in range(len(logits)):
+        possible, total = [0, *(encoding["starts"][window] != OUTSIDE).nonzero()[:, 0].tolist()], 0.0
         for side, name in enumerate(("answer_starts", "answer_ends")):
-            p = shares([module.logits[window, token, side].item() for token in possible])
+            p = shares([logits[window, token, side].item() for token in possible])
             total -= math.log(p[possible.index(int(encoding[name][window]))])
-    return total / (2 * len(module.logits))
+        losses.append(total / 2)
+    return losses
+
+
+def validation_losses(tier: SpanTier, rows: Any) -> list[float]:
+    """Of all windows of all rows, each read alone."""
+    tokeniser, losses = tier.tokeniser(), []
+    for unit, span in zip(rows.units(), rows.spans, strict=True):
+        batch: Any = tokeniser.collate(tokeniser([unit]))
+        found = answer_tokens([span], batch["row"], batch["starts"], batch["ends"])
+        batch["answer_starts"], batch["answer_ends"] = found
+        with torch.no_grad():
+            losses += window_losses(tier.token_logits(batch), batch)
+    return losses
 
 
 def test_the_loss_is_the_cross_entropy_of_both_ends(source: Path, folder: Path, tmp_path: Path) -> None:
@@ -130,6 +150,8 @@ def test_validation_is_of_each_row_s_answer(source: Path, folder: Path, tmp_path
             text = tier.write(tokeniser.collate(tokeniser([unit])), torch.tensor([0])).texts[0]
         right.append(text.lower() in [target.lower() for target in targets])
     assert found["validation/squad_em"] == pytest.approx(np.mean(right))
+    losses = validation_losses(tier, rows)
+    assert len(losses) > len(right) and found["validation/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_one_that_drops_tokens_is_validated_with_most_dropped_and_with_none(
@@ -149,7 +171,28 @@ def test_one_that_drops_tokens_is_validated_with_most_dropped_and_with_none(
         assert found[f"validation/squad_em/{name}"] == pytest.approx(right[name])
     assert right["shortest"] != right["whole"]
     assert found["validation/squad_em"] == pytest.approx(sum(right.values()) / 2)
+    each = [np.mean(validation_losses(tier, rows))]
+    with tier.at_lengths(Lengths((0.4, 0.16))):
+        each.append(np.mean(validation_losses(tier, rows)))
+    assert found["validation/loss"] == pytest.approx(np.mean(each), rel=1e-5)
     assert found["validation/quality"] == found["validation/token_f1"] and "(shortest " in capsys.readouterr().out
+
+
+def test_a_reader_that_answers_nothing_right_yet_trains_on_while_its_loss_falls(
+    source: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F1 may stand at 0 at first; early stopping must not take that for the end."""
+    monkeypatch.setattr("lightning_modules.span_qa.evaluate", lambda *_: 0.0)
+    module = module_of(folder, optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-3))
+    stopping = EarlyStopping("validation/quality", mode="max", patience=1)
+    trainer = fit(
+        module, data_of(source, tmp_path), tmp_path, steps=-1, max_epochs=4, limit_val_batches=1.0, callbacks=[stopping]
+    )
+    found = trainer.callback_metrics
+    assert found["validation/token_f1"] == 0 and found["validation/quality"] == -found["validation/loss"] / (
+        1 + found["validation/loss"]
+    )
+    assert trainer.current_epoch == 4 and stopping.stopped_epoch == 0
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,12 @@ def share(values: list[float], place: int, temperature: float = 1.0) -> float:
 
 def test_cross_entropy_is_the_mean_of_both_ends(logits) -> None:
     starts, ends = torch.tensor([0, 3, 4, 6]), torch.tensor([0, 5, 4, 6])
-    expected = 0.0
+    expected = [0.0] * W
     for window in range(W):
         for side, places in enumerate((starts, ends)):
-            expected -= math.log(share(logits[window, :, side].tolist(), int(places[window]))) / (2 * W)
-    assert span_cross_entropy(logits, starts, ends).item() == pytest.approx(expected)
+            expected[window] -= math.log(share(logits[window, :, side].tolist(), int(places[window]))) / 2
+    assert span_cross_entropy(logits, starts, ends, reduction="none").tolist() == pytest.approx(expected)
+    assert span_cross_entropy(logits, starts, ends).item() == pytest.approx(sum(expected) / W)
 
 
 def test_distillation_is_over_the_tokens_that_both_know(logits) -> None:
