@@ -37,7 +37,9 @@ def test_bad_names(folder, given) -> None:
 
 
 def test_one_tier_is_no_cascade(folder) -> None:
-    with pytest.raises(ValueError, match=r"`tiers` must hold at least two tiers.*got 1.*class_path: Classifier"):
+    with pytest.raises(
+        ValueError, match=r"`tiers` must hold at least two tiers.*got 1; test .* with the class_path that trained it"
+    ):
         Cascade([folder], label_names=NAMES)
 
 
