@@ -57,3 +57,26 @@ def test_silence_on_other_processes_at_terminals_and_when_switched_off(monkeypat
     assert capsys.readouterr().out == ""
     with pytest.raises(ValueError, match=r"`progress.every_seconds` must be at least 0, but got -1"):
         LogProgress(-1)
+
+
+@pytest.mark.parametrize("what", ["validation", "test", "predict"])
+@pytest.mark.parametrize(
+    ("batches", "lines"),
+    [
+        ([4, 8], ["batch 3/12, at most 0.6 minutes left", "batch 6/12, at most 0.4 minutes left"]),
+        (6, ["batch 3/6, at most 0.2 minutes left", "batch 6/6, at most 0.0 minutes left"]),
+        ([float("inf")], ["batch 3", "batch 6"]),
+    ],
+)
+def test_passes_without_training_have_lines_as_well(monkeypatch, capsys, what, batches, lines) -> None:
+    clock, progress = [50.0], LogProgress(every_seconds=10)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    counts = {f"num_{name}_batches": None for name in ("val", "test", "predict")}
+    run = trainer(**counts | {f"num_{what[:3] if what == 'validation' else what}_batches": batches})
+    for _ in range(2):  # each pass by itself
+        getattr(progress, f"on_{what}_start")(run, None)
+        for batch in range(6):
+            clock[0] += 4.0
+            getattr(progress, f"on_{what}_batch_end")(run, None, None, None, batch, 0)
+        assert capsys.readouterr().out.splitlines() == [f"{what}: {line}" for line in lines]
+        clock[0] += 100.0
