@@ -100,6 +100,32 @@ def count_operations(module: nn.Module, example: Mapping[str, Tensor]) -> Operat
         ValueError: naming every operator that is neither counted nor on the list of negligible ones, or where
             scripted control flow hides operators.
     """
+    return _count(module, example)[""]
+
+
+def count_steps(module: nn.Module, example: Mapping[str, Tensor]) -> list[int]:
+    """MACs of each of ``module.steps`` within one pass ``module(**example)``; see :func:`count_operations`.
+
+    Args:
+        module: it calls each of its ``steps`` (``nn.ModuleList``) once.
+        example: see there.
+
+    Example:
+        >>> class Path(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.steps = nn.ModuleList([nn.Linear(3, 2), nn.Linear(2, 7)])
+        ...     def forward(self, input):
+        ...         return self.steps[1](self.steps[0](input))
+        >>> count_steps(Path(), {"input": torch.zeros(5, 3)})
+        [30, 70]
+    """
+    counts = _count(module, example)
+    return [counts[f"steps.{index}"].macs for index in range(len(module.steps))]  # type: ignore[arg-type]
+
+
+def _count(module: nn.Module, example: Mapping[str, Tensor]) -> dict[str, OperationCount]:
+    """What is counted of the whole pass (named by nothing) and of the module's steps."""
     if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         raise ValueError(f"module must be plain Python; got a scripted part of {type(module).__name__}. {REMEDY}")
     try:
@@ -112,11 +138,12 @@ def count_operations(module: nn.Module, example: Mapping[str, Tensor]) -> Operat
             f"{', '.join(sorted(unknown))}. Add a handle to HANDLES or, if it does no matrix-like work, its name to "
             "NEGLIGIBLE (dial/costs/handles.py)."
         )
-    return OperationCount(**{kind: int(counts.get(kind, 0)) for kind in ("linear", "attention", "norm")})
+    kinds = ("linear", "attention", "norm")
+    return {name: OperationCount(**{kind: int(count.get(kind, 0)) for kind in kinds}) for name, count in counts.items()}
 
 
-def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[Mapping[str, float], set[str]]:
-    """Counts by kind of work, and the operators without one."""
+def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[Mapping[str, Mapping[str, float]], set[str]]:
+    """Counts by module and kind of work, and the operators without one."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # fvcore scripts and traces, which torch deprecates
         from fvcore.nn import FlopCountAnalysis  # here, as it takes a second
@@ -124,19 +151,21 @@ def _trace(module: nn.Module, example: Mapping[str, Tensor]) -> tuple[Mapping[st
         counter = FlopCountAnalysis(_Keywords(module, tuple(example)), tuple(example.values()))
         counter.clear_op_handles().set_op_handle(**HANDLES)  # fvcore's products do not broadcast, its norms are work
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        counts = counter.by_operator()
+        counts = counter.by_module_and_operator()
     return counts, {name for name in counter.unsupported_ops() if not is_negligible(name)}
 
 
 class _Keywords(nn.Module):
     """``module`` with positional tensors in and plain tensors out, as tracing wants it.
 
-    It calls the module without owning it, so that its weights are constants of the trace and fvcore hooks nothing.
+    It calls the module without owning it, so that its weights are constants of the trace and fvcore hooks nothing but
+    its steps, if it has any.
     """
 
     def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
         self.call, self.names = (module,), names
+        self.steps = getattr(module, "steps", nn.ModuleList())
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         with _Results() as results:

@@ -100,7 +100,8 @@ class WritingPath(nn.Module):
 
     def __init__(self, model: Any, pieces: int, beams: int = 1) -> None:
         super().__init__()
-        self.model, self.pieces, self.beams = model, pieces, beams
+        self.model, self.beams = model, beams
+        self.steps = nn.ModuleList(_Step(model) for _ in range(pieces))  # apart, so that each is counted by itself
 
     def example(self, length: int) -> dict[str, Tensor]:
         """States ``(1, length, D)`` of one source, and its mask."""
@@ -118,13 +119,25 @@ class WritingPath(nn.Module):
         states = states.repeat_interleave(self.beams, dim=0)
         mask = None if attention_mask is None else attention_mask.repeat_interleave(self.beams, dim=0)
         ids, past, logits = torch.zeros(len(states), 1, dtype=torch.long, device=states.device), None, states
-        for _ in range(self.pieces):
-            output = self.model(
-                encoder_outputs=(states,),
-                attention_mask=mask,
-                decoder_input_ids=ids,
-                past_key_values=past,
-                use_cache=True,
-            )
-            past, logits = output.past_key_values, output.logits
+        for step in self.steps:
+            logits, past = step(states, mask, ids, past)
         return logits
+
+
+class _Step(nn.Module):
+    """One step of a decoder; it uses the model without owning it."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = (model,)
+
+    def forward(self, states: Tensor, mask: Tensor | None, ids: Tensor, past: Any) -> tuple[Tensor, Any]:
+        """Logits ``(B, 1, V)`` of the next piece, and the caches."""
+        output = self.model[0](
+            encoder_outputs=(states,),
+            attention_mask=mask,
+            decoder_input_ids=ids,
+            past_key_values=past,
+            use_cache=True,
+        )
+        return output.logits, output.past_key_values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import (
 from dial.costs.counting import RowCosts, check_countable, network_costs
 from dial.costs.encoder_decoder import fit_writing
 from dial.costs.functions import CostFunction, ModelCosts, RowWork
+from dial.costs.macs import count_macs, count_steps
 from dial.models.encoder_decoder import ReadingPath, WritingPath
 from dial.models.energy_head import HeadConfig, build_head
 from dial.tiers.contract import TierContract
@@ -218,10 +220,23 @@ def test_rows_of_which_nothing_is_written_pay_for_reading_only(
 
 
 def test_what_is_no_such_polynomial_is_refused() -> None:
+    def steps(cost: Callable[[int, int], int]) -> Callable[[int, int], list[int]]:
+        return lambda n, t: [cost(n, step) for step in range(1, t + 1)]
+
     with pytest.raises(ValueError, match="take a model whose decoder attends to all tokens and keeps its keys"):
-        fit_writing(lambda n, t: 7 * n * t * t, 64)  # every step reads the source again with all pieces so far
+        fit_writing(steps(lambda n, step: 7 * n * step), 64)  # every step reads the source with all pieces so far
     with pytest.raises(ValueError, match="take a model whose decoder attends"):
-        fit_writing(lambda n, t: t * min(n, 20), 64)
+        fit_writing(steps(lambda n, step: min(n, 20)), 64)
+
+
+def test_steps_add_up_to_the_whole_and_the_first_prepares_the_source(cascade: Cascade) -> None:
+    path = cascade[0].writing_path(3)
+    first, second, third = count_steps(path, path.example(9))
+    assert first + second + third == count_macs(path, path.example(9))
+    one, two = (cascade[0].writing_path(pieces) for pieces in (1, 2))
+    assert first == count_macs(one, one.example(9))
+    assert second == count_macs(two, two.example(9)) - first
+    assert first > third > second  # one more piece to attend to
 
 
 def test_e_lang_s_printed_costs_are_not_of_one_convention() -> None:
