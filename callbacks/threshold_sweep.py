@@ -17,6 +17,7 @@ from dial.costs.functions import Length, ModelCosts, macs_of
 from dial.report.configuration import check_folder, configuration_of, rows_fingerprint
 from dial.report.settings import SweepSettings
 from dial.spelling import spelt
+from dial.stages.repeats import distinct
 from dial.stages.scores import MODEL_SCORES
 from dial.stages.table import StageTable
 from dial.stages.task import Classification
@@ -166,11 +167,14 @@ class ThresholdSweep(Callback):
         lengths, padded = joined["lengths"], joined["padded"]
         costs = self._costs = network_costs(module.whole_tiers, lengths, padded, self.length)
         answers = answers_of(module, trainer.datamodule, rows, joined)  # type: ignore[attr-defined]
+        split = np.repeat(np.array(splits), [len(rows[s]["sample_id"]) for s in splits])
         label = module.task.labels(joined["label"])
         if not getattr(trainer.datamodule, "labelled", True):  # type: ignore[attr-defined]
-            label = answers["predictions"][:, -1]  # quality is the agreement with the last stage
+            label = answers["predictions"][:, -1].copy()  # quality is the agreement with the last stage
+            _, repeats, originals = distinct(joined["sample_id"], split)
+            label[repeats] = label[originals]
         table = StageTable(
-            split=np.repeat(np.array(splits), [len(rows[s]["sample_id"]) for s in splits]),
+            split=split,
             sample_id=joined["sample_id"],
             label=label,
             stages=tuple(module.network.stages),
@@ -186,7 +190,7 @@ class ThresholdSweep(Callback):
             metrics=tuple(module.metric_names),
             label_names=tuple(module.label_names),
             settings=self.settings(trainer, module),
-        ).without_repeats()
+        ).without_repeats(sampled=True)
         self._check_labels(module, table)
         return table.with_scores([n for n in self.score_names(module) if n not in table.scores], seed=self.seed)
 

@@ -20,7 +20,7 @@ from datamodules.text_to_text import TRAINED, TextToText
 from datamodules.windows import QuestionTokens, WindowTokeniser, answer_tokens, window_batch
 
 METRICS = ("token_f1", "squad_em")
-VERSION = 1
+VERSION = 2
 COLUMNS: dict[str, type[np.generic]] = {
     "ids": np.int32,
     "types": np.int8,

@@ -4,6 +4,7 @@ A context longer than the room behind its question is read in several windows th
 et al. 2019). All of them are one row: every window but the last is full, so the tokens of a row tell how many it has.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ class WindowTokeniser:
     def _row(self, encoded: Any, context: str) -> QuestionTokens:
         """A question with all windows of its context, joined as rows are kept."""
         windows = [encoded, *encoded.overflowing]
-        places = [_places(window) for window in windows]
+        places = [_places(window, context) for window in windows]
         return QuestionTokens(
             ids=np.concatenate([np.array(window.ids, np.int32) for window in windows]),
             types=np.concatenate([np.array(w.type_ids, np.int8) for w in windows]) if self.typed else None,
@@ -149,11 +150,19 @@ def form_problem(unit: Unit) -> str:
     return ""
 
 
-def _places(window: Any) -> tuple[np.ndarray, np.ndarray]:
-    """First character, and that behind, of each token of a window; :data:`OUTSIDE` where it is not of the context."""
+def _places(window: Any, context: str) -> tuple[np.ndarray, np.ndarray]:
+    """First character, and that behind, of each token of a window; :data:`OUTSIDE` where it is not of the context.
+
+    Accents that are characters of their own belong to the token before them, though some tokenizers keep nothing of
+    them: an answer is not cut off between a letter and its accent.
+    """
     offsets = np.array(window.offsets, np.int32).reshape(-1, 2)
     outside = np.array([sequence != 1 for sequence in window.sequence_ids])
     outside |= offsets[:, 0] == offsets[:, 1]  # spaces alone, of some tokenizers
+    if not context.isascii():
+        for index in np.flatnonzero(~outside):
+            while (behind := int(offsets[index, 1])) < len(context) and unicodedata.combining(context[behind]):
+                offsets[index, 1] = behind + 1
     offsets[outside] = OUTSIDE
     return offsets[:, 0].copy(), offsets[:, 1].copy()
 

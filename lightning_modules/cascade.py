@@ -62,7 +62,8 @@ class Cascade(StagedModule):
         """Refuse to be trained before anything is read, and tiers that write something else than the data holds."""
         if stage == "fit":
             raise ValueError(
-                "`Cascade` is not trained: fit each tier with class_path: Classifier, then `dial test` the cascade."
+                "`Cascade` is not trained: fit each tier by itself (class_path: Classifier, Seq2Seq or SpanQA), "
+                "then `dial test` the cascade."
             )
         targets = {tier.name: tier.card.get("target") for tier in self.network.tiers if tier.generates}
         data = self.data

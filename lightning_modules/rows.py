@@ -77,10 +77,11 @@ def each_once(rows: Rows) -> Rows:
         rows: arrays ``(N, ...)``: ``sample_id``, ``label``, ``logits``, and ``part`` where a row comes in several.
 
     Raises:
-        ValueError: rows of one id differ in label or logits: they are no repeats.
+        ValueError: rows of one id differ in label: they are no repeats.
     """
     ids = rows["sample_id"]
     kept, repeats, originals = distinct(ids, rows.get("part"))
     if len(repeats):
-        check_repeats(ids, repeats, originals, {"labels": rows["label"]}, {"outputs": rows["logits"]})
+        close = {"outputs": rows["logits"]}
+        check_repeats(ids, repeats, originals, {"labels": rows["label"]}, close, sampled=True)
     return {name: values[kept] for name, values in rows.items()}

@@ -225,11 +225,15 @@ class StageTable:
             taken._set(item.name, value)
         return taken
 
-    def without_repeats(self) -> StageTable:
+    def without_repeats(self, sampled: bool = False) -> StageTable:
         """Return every ``(split, sample_id)`` once: splits in order of appearance, sorted by ``sample_id`` within.
 
         A distributed sampler repeats rows to fill its last round; without them, and sorted, one process and several
         give the same table. How many went, by split, is added to ``settings["repeats"]``.
+
+        Args:
+            sampled: the ids are known to be unique, so that repeats are a sampler's whatever came out; outputs that
+                differ are warned of.
 
         Raises:
             ValueError: rows of one id differ in label, length or output: they are no repeats.
@@ -245,15 +249,13 @@ class StageTable:
         exact = {"labels": self.label, **{f"lengths for {tier}": values for tier, values in self.lengths.items()}}
         if self.outputs is not None:
             close = {"outputs": self.outputs}
-        elif (
-            self.texts is not None
-        ):  # another batch can give another text, and so other sums; what it is to be is the same
+        elif self.texts is not None:  # another batch can give another text, and so other sums, to one reference
             close = {f"`{name}`": values for name, values in self.scores.items()}
             exact |= {} if self.references is None else {"references": self.references}
         else:
             close = {f"`{name}`": values for name, values in {**self.scores, **self.statistics}.items()}
             (exact if self.task.exact else close)["predictions"] = self.predictions
-        check_repeats(self.sample_id, repeats, originals, exact, close, self.split)
+        check_repeats(self.sample_id, repeats, originals, exact, close, self.split, sampled)
         counts = dict(self.settings.get("repeats", {}))
         for name in self.split[repeats].tolist():
             counts[name] = counts.get(name, 0) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from itertools import chain
 from types import SimpleNamespace
 
@@ -75,8 +76,20 @@ def test_tokens_without_a_character_are_nowhere_in_the_context() -> None:
     window = SimpleNamespace(
         offsets=[(0, 0), (0, 3), (0, 0), (0, 4), (4, 4), (5, 9)], sequence_ids=[None, 0, None, 1, 1, 1]
     )
-    starts, ends = _places(window)
+    starts, ends = _places(window, "past days")
     assert starts.tolist() == [OUTSIDE] * 3 + [0, OUTSIDE, 5] and ends.tolist() == [OUTSIDE] * 3 + [4, OUTSIDE, 9]
+
+
+def test_an_answer_ends_behind_the_accents_of_its_last_letter() -> None:
+    """Tokenizers that strip accents keep nothing of them where they are characters of their own."""
+    context = unicodedata.normalize("NFD", "le café ouvert ế")
+    known = tokenizer()
+    known.backend_tokenizer.normalizer = BertNormalizer(strip_accents=True)
+    (row,) = WindowTokeniser(known, WINDOW, STRIDE)([("who", context)])
+    ends = {int(end) for end in row.ends if end != OUTSIDE}
+    assert {len("le"), len("le cafe") + 1, len(context)} <= ends
+    for end in ends:
+        assert end == len(context) or not unicodedata.combining(context[end])
 
 
 def test_rows_are_taken_with_all_their_windows(rows) -> None:

@@ -44,7 +44,7 @@ def test_one_tier_is_no_cascade(folder) -> None:
 
 
 def test_it_is_not_trained(folder) -> None:
-    with pytest.raises(ValueError, match="is not trained: fit each tier with class_path: Classifier"):
+    with pytest.raises(ValueError, match=r"fit each tier by itself \(class_path: Classifier, Seq2Seq or SpanQA\)"):
         Cascade([folder] * 2, label_names=NAMES).setup("fit")
 
 

@@ -62,13 +62,18 @@ def test_regression_predicts_the_output() -> None:
     assert abs(pearson - 1.0) < 1e-12 and task_of([]).name == "regression"
 
 
-@pytest.mark.parametrize("what", ["label", "output"])
-def test_rows_that_share_an_id_are_no_repeats(what: str) -> None:
+def test_rows_that_share_an_id_are_no_repeats() -> None:
     first = batch(torch.tensor([4, 5]), torch.tensor([1, 0]), torch.tensor([[[0.0, 2.0]], [[1.0, -1.0]]]))
-    label, output = (0, [0.0, 2.0]) if what == "label" else (1, [0.0, 1.0])
-    second = batch(torch.tensor([4]), torch.tensor([label]), torch.tensor([[output]]))
-    with pytest.raises(ValueError, match=f"`sample_id` must be unique, but got 4 with different {what}s. Number"):
+    second = batch(torch.tensor([4]), torch.tensor([0]), torch.tensor([[[0.0, 2.0]]]))
+    with pytest.raises(ValueError, match=r"`sample_id` must be unique, but got 4 with different labels. Number"):
         quality(["no", "yes"], ["accuracy"], first, second)
+
+
+def test_a_repeat_that_comes_out_otherwise_is_told_and_the_first_counts() -> None:
+    first = batch(torch.tensor([4, 5]), torch.tensor([1, 0]), torch.tensor([[[0.0, 2.0]], [[1.0, -1.0]]]))
+    second = batch(torch.tensor([4]), torch.tensor([1]), torch.tensor([[[2.0, 0.0]]]))
+    with pytest.warns(UserWarning, match="1 of 1 repeated rows have other outputs than in another batch"):
+        assert quality(["no", "yes"], ["accuracy"], first, second) == {"accuracy": [1.0]}
 
 
 def test_what_is_logged_lies_where_the_module_does(monkeypatch: pytest.MonkeyPatch) -> None:
