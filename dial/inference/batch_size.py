@@ -23,6 +23,7 @@ from dial.tiers.tokens import Tokens
 SCHEMA = 2
 LARGEST = 1024
 BATCHES = 32  # timed in one turn
+TURN_SECONDS, LEAST_ROWS = 4.0, 32  # a turn takes about so long, or has as few rows as that
 CLEAR = 0.25  # logarithm of a ratio of times that two turns suffice for
 NEAR = 0.98  # of the best throughput: where a smaller batch gives that much, it is taken
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def best_batch_size(
     def seconds(size: int) -> float:
         return seconds_of(tier, batches(size)) / sum(tier.rows_in(batch) for batch in batches(size))
 
+    order = _affordable(order, lambda row: seconds_of(tier, [tokeniser.collate([row], device)]))
     found = search(seconds, len(order), repeats, largest)
     if device.type == "cpu" and tier.parts is None:  # a backend prepares a graph anew for each number of threads
         found = replace(found, threads=fewest_threads(lambda: seconds(found.best), torch.get_num_threads(), repeats))
@@ -98,6 +100,28 @@ def best_batch_size(
     write_json(path, {"schema": SCHEMA, **about, **content})
     logger.info("%s: best batch size %d, threads %s", tier.name, found.best, found.threads or torch.get_num_threads())
     return found
+
+
+def _affordable(rows: list[Tokens], seconds: Callable[[Tokens], float]) -> list[Tokens]:
+    """So many of the rows, evenly spaced, that a turn of the search takes a few seconds.
+
+    Args:
+        rows: by length.
+        seconds: time of one.
+    """
+    try:
+        seconds(rows[0])  # warms up
+        pace = sum(seconds(rows[i]) for i in _spread(4, len(rows))) / 4
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return rows  # the search says so
+    return [rows[i] for i in _spread(min(len(rows), max(LEAST_ROWS, int(TURN_SECONDS / pace))), len(rows))]
+
+
+def _spread(count: int, rows: int) -> list[int]:
+    """So many positions from the first to the last."""
+    return np.linspace(0, rows - 1, count).round().astype(int).tolist()  # type: ignore[no-any-return]
 
 
 def fewest_threads(seconds: Callable[[], float], threads: int, repeats: int = 3) -> int | None:

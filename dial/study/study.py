@@ -19,6 +19,7 @@ from dial.inference.staged import StagedModel
 from dial.machine import describe_machine, instruction_sets
 from dial.stages.table import StageTable
 from dial.study.analysis import Measured, Point, Times, analyse, choose_exits, choose_points, exits_score, rule_at
+from dial.study.parts import Parts
 from dial.study.rivals import check_names, rivals
 from dial.study.timing import Clocked, Contender, TableTimer, clock
 from dial.tradeoff.rules import Rule
@@ -158,8 +159,7 @@ class Study:
         Returns:
             Results as plain values (see :func:`dial.study.analysis.analyse`), with machine and settings.
         """
-        sizes = self._batch_sizes()
-        say("study: best batch sizes: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
+        sizes = self._batch_sizes(say)
         ones = dict.fromkeys(sizes, 1)
         batches = {"1": ones, "best": sizes}
         points = [p for p in self.points if (p.method, p.reading) == ("cascade", "expected")]
@@ -179,13 +179,16 @@ class Study:
         )
         rounds: dict[str, list[dict[str, Clocked]]] = {name: [] for name in batches}
         self._warm_up(sizes)
+        parts = Parts(self.settings.repeats * (len(batches) + len(runs) + 1), say)
         for repeat in range(self.settings.repeats):
             for name, chosen in batches.items():
                 rounds[name].append(clock(self.contenders, chosen, self.settings.seed + repeat))
+                parts.done()
             for index in np.random.default_rng(self.settings.seed + repeat).permutation(len(runs)):
                 self._execute(runs[index])
+                parts.done()
             timer.round()
-            say(f"study: repetition {repeat + 1} of {self.settings.repeats} is done")
+            parts.done()
         self.times = timer.table()
         self._predict(runs)
         measured = self._measured(rounds, runs, sizes)
@@ -197,10 +200,13 @@ class Study:
     def _own(self, sizes: Mapping[str, int]) -> dict[str, int]:
         return {tier.name: sizes[tier.name] for tier in self.network.tiers}
 
-    def _batch_sizes(self) -> dict[str, int]:
+    def _batch_sizes(self, say: Callable[[str], None]) -> dict[str, int]:
         """The best batch size of every contender, searched or known, or the one that is set.
 
         The padded Super takes the Super's.
+
+        Args:
+            say: gets a line on each, as a search takes minutes where models are large.
         """
         self._batch_size: dict[str, BatchSizes] = {}
         if (size := self.settings.batch_size) is not None:
@@ -211,7 +217,8 @@ class Study:
         for contender in self.contenders:
             if contender.width is None:
                 tokens = contender.tokeniser([self.everything[i] for i in spaced])
-                self._batch_size[contender.name] = best_batch_size(contender.tier, tokens, self.cache_dir)
+                found = self._batch_size[contender.name] = best_batch_size(contender.tier, tokens, self.cache_dir)
+                say(f"study: best batch size of {contender.name}: {found.best}")
         self._batch_size[f"{last}-padded"] = self._batch_size[last]
         return {name: sizes.best for name, sizes in self._batch_size.items()}
 

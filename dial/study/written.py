@@ -25,6 +25,7 @@ from dial.machine import describe_machine, synchronise
 from dial.report.tables import percent, table, with_interval
 from dial.stages.table import StageTable
 from dial.study.analysis import choose_points, rule_at, spread
+from dial.study.parts import Parts
 from dial.study.study import SEARCHED_ROWS, StudySettings, chosen_score, spread_evenly
 from dial.tradeoff.taken import Taken, quality_of, super_alone
 
@@ -126,17 +127,18 @@ class WrittenStudy:
         Returns:
             Results as plain values.
         """
-        sizes = self._best_sizes()
-        say("study: best batch sizes: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
+        sizes = self._best_sizes(say)
         kinds: dict[str, dict[str, int]] = {"1": dict.fromkeys(sizes, 1), "best": sizes}
         work = [(arm, kind) for arm in self.arms for kind in kinds]
+        parts = Parts((1 + self.settings.repeats) * len(work), say)
         for arm, kind in work:
             arm.otherwise[kind] = self._execute(arm, kinds[kind])[1]
+            parts.done()
         for repeat in range(self.settings.repeats):
             for index in np.random.default_rng(self.settings.seed + repeat).permutation(len(work)):
                 arm, kind = work[index]
                 arm.seconds.setdefault(kind, []).append(self._execute(arm, kinds[kind])[0])
-            say(f"study: repetition {repeat + 1} of {self.settings.repeats} is done")
+                parts.done()
         head = {"schema": 1, "task": self.rows.settings.get("task"), "split": self.rows.splits[0]}
         return head | {
             "machine": describe_machine(next(self.network.parameters()).device),
@@ -150,12 +152,16 @@ class WrittenStudy:
             "arms": [self._described(arm, kind) for kind in kinds for arm in self.arms],
         }
 
-    def _best_sizes(self) -> dict[str, int]:
+    def _best_sizes(self, say: Callable[[str], None]) -> dict[str, int]:
         if self.settings.batch_size is not None:
             return {tier.name: self.settings.batch_size for tier in self.network.tiers}
         spaced = np.unique(np.linspace(0, len(self.units) - 1, SEARCHED_ROWS).round().astype(int))
         some = [self.units[i][1] for i in spaced]
-        return {t.name: best_batch_size(t, t.tokeniser()(some), self.cache_dir).best for t in self.network.tiers}
+        found = {}
+        for tier in self.network.tiers:
+            found[tier.name] = best_batch_size(tier, tier.tokeniser()(some), self.cache_dir).best
+            say(f"study: best batch size of {tier.name}: {found[tier.name]}")
+        return found
 
     def _execute(self, arm: Arm, sizes: Mapping[str, int]) -> tuple[tuple[float, float, float], int]:
         """Seconds of the models, of all, and of the processor; and rows not answered as the replay says."""

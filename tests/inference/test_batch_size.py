@@ -174,6 +174,23 @@ def test_a_tier_is_computed_by_its_threads(tmp_path: Path, monkeypatch: pytest.M
         torch.set_num_threads(threads)
 
 
+def test_a_slow_tier_is_searched_with_few_rows_of_all_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn of a base-size model over 256 rows of 200 tokens would take a minute, and there are dozens."""
+    tier = small.plain_tier("swift")
+    rows = Tokeniser(tier)(small.texts(300))
+    turns: list[list[int]] = []
+
+    def seconds_of(tier: object, batches: list[dict[str, torch.Tensor]]) -> float:
+        turns.append([width for batch in batches for width in [batch["input_ids"].shape[1]] * len(batch["input_ids"])])
+        return 0.02 * len(batches) + 0.03 * len(turns[-1])
+
+    monkeypatch.setattr(batch_size, "seconds_of", seconds_of)
+    found = best_batch_size(tier, rows, tmp_path)
+    lengths = [len(row.ids) for row in rows]
+    assert max(map(len, turns)) == 80 and max(found.throughput) == 64  # of four seconds
+    assert (min(turns[6]), max(turns[6])) == (min(lengths), max(lengths))
+
+
 def test_what_few_or_short_rows_said_is_not_taken_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tier = small.plain_tier("swift", max_length=64)
     tokeniser = Tokeniser(tier)
