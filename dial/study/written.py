@@ -153,6 +153,7 @@ class WrittenStudy:
         }
 
     def _best_sizes(self, say: Callable[[str], None]) -> dict[str, int]:
+        """The best batch size of each tier, searched or known, or the one that is set; says each that was searched."""
         if self.settings.batch_size is not None:
             return {tier.name: self.settings.batch_size for tier in self.network.tiers}
         spaced = np.unique(np.linspace(0, len(self.units) - 1, SEARCHED_ROWS).round().astype(int))
