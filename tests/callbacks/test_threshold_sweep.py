@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from callbacks import ThresholdSweep
 from dial.costs.macs import count_macs
 from dial.stages.metrics.metrics import evaluate
 from lightning_modules import Cascade, Classifier
@@ -297,6 +299,20 @@ def test_repeated_rows_are_counted_once(sweep, make_tiny_bert, monkeypatch) -> N
     assert summary["splits"]["test"]["rows"] == 40
 
 
+def test_without_labels_a_repeat_that_comes_out_otherwise_is_still_one(tiny_bert) -> None:
+    """Labels are then the answers of the last stage, which another batch may change where it is unsure."""
+    module = Classifier(path=str(tiny_bert), max_length=32, label_names=["negative", "positive"])
+    logits = np.array([[[0.0, 1.0]], [[2.0, 0.0]], [[1.0, 0.0]]], dtype=np.float32)
+    lengths = {"model": np.array([4, 9, 4])}
+    rows = {"sample_id": np.array([7, 3, 7]), "label": np.full(3, -1), "logits": logits, "model_scores": {}}
+    data = SimpleNamespace(calibration="crossfit", labelled=False, rows=lambda split: SimpleNamespace(group=None))
+    limits = {f"limit_{loop}_batches": 1.0 for loop in ("train", "val", "test", "predict")}
+    run = SimpleNamespace(datamodule=data, fast_dev_run=False, overfit_batches=0, **limits)
+    with pytest.warns(UserWarning, match="1 of 1 repeated rows have other outputs"):
+        table = ThresholdSweep().table(run, module, {"test": {**rows, "lengths": lengths, "padded": lengths}})
+    assert table.sample_id.tolist() == [3, 7] and table.label.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -310,16 +326,12 @@ def test_repeated_rows_are_counted_once(sweep, make_tiny_bert, monkeypatch) -> N
     ],
 )
 def test_bad_settings_are_refused_before_any_model_runs(settings, message) -> None:
-    from callbacks import ThresholdSweep
-
     with pytest.raises(ValueError, match=message) as error:
         ThresholdSweep(**settings)
     assert "\n" not in str(error.value)
 
 
 def test_budgets_in_flops_are_halved() -> None:
-    from callbacks import ThresholdSweep
-
     assert ThresholdSweep(budgets=["4e9flop", 1e6]).choices.budgets == (2e9, 1e6)
 
 
