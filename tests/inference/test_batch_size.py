@@ -115,7 +115,8 @@ def test_what_was_found_is_kept_for_this_machine_and_tier(tmp_path: Path, monkey
     widths, lengths = {width for size, width in shapes if size == 1}, {len(row.ids) for row in rows}
     assert len(widths) > 8 and (min(widths), max(widths)) == (min(lengths), max(lengths))  # of the whole range
     shapes.clear()
-    assert best_batch_size(tier, rows, tmp_path) == batch_size.BatchSizes(8, first.throughput, cached=True)
+    kept = batch_size.BatchSizes(8, first.throughput, cached=True, threads=first.threads)
+    assert best_batch_size(tier, rows, tmp_path) == kept
     assert not shapes
     (file,) = (tmp_path / "batch-sizes").iterdir()
     content = json.loads(file.read_text())
