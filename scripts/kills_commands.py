@@ -26,7 +26,7 @@ class Ended:
         code: exit code; minus the number of the signal that ended it.
         output: both streams.
         seconds: from its start.
-        killed: whether a signal was sent before it ended.
+        killed: whether a signal reached it before it ended.
     """
 
     code: int
@@ -174,4 +174,5 @@ def run(command: Command, place: Path, name: str | None = None, delay: float = 0
     if not running.wait(PATIENCE):
         running.send("SIGKILL")
         raise RuntimeError(f"did not end within {PATIENCE:.0f} s, after {name}")
-    return running.ended(killed)
+    # Nobody survives SIGKILL, so success means that the command ended between the last look and the signal.
+    return running.ended(killed and not (name == "SIGKILL" and running.code == 0))

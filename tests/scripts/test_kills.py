@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from scripts import kills
 from scripts import kills_checks as checks
-from scripts.kills_commands import Command, Ended
+from scripts.kills_commands import Command, Ended, Running, run
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [{"row": i, "prediction": i % 2, "stage": "swift", "score": 0.25 * i} for i in range(6)]
@@ -125,6 +125,23 @@ def test_how_a_killed_command_must_end() -> None:
     assert "it said" in problems(143, "interrupted; go on\n" * 2)
     assert "traceback" in problems(143, "Traceback (most ...\ninterrupted; go on\n")
     assert "exit code 0 after SIGKILL" in problems(0, "", "SIGKILL")
+
+
+def test_a_kill_that_comes_after_the_end_is_none(tmp_path, monkeypatch) -> None:
+    script = tmp_path / "over.sh"
+    looks: list[bool] = []
+
+    def wait(self: Running, seconds: float) -> bool:
+        """Say that it runs when first asked, although it has ended by then."""
+        looks.append(os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT) is not None)
+        return len(looks) > 1 and self.poll()
+
+    monkeypatch.setattr(Running, "wait", wait)
+    for code, killed in ((0, False), (3, True)):
+        script.write_text(f"exit {code}\n")
+        looks.clear()
+        ended = run(Command((str(script),), tmp_path / "run", (), program=True), tmp_path, "SIGKILL")
+        assert (ended.code, ended.killed) == (code, killed)
 
 
 @pytest.mark.slow
