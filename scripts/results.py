@@ -4,6 +4,9 @@ Where a table is missing, the models that it needs are trained and tested first,
 result file is there is skipped, and an interrupted `dial fit` goes on from its last checkpoint, so the same command
 finishes what was begun. `--list` shows the steps and their commands, `--only sst2` does a part; what is measured on the
 clock, and needs a quiet machine, is done only when it is asked for, with `--only study`, `executor` or `times`.
+
+The published numbers come of training in bf16. A processor without instructions for it would take many times as long,
+so there float32 is the default, and the numbers differ as they do between machines.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dial.cli.steps import Step, is_complete, run_step
+from dial.machine import has_bf16
 from dial.report.compare import FILES as COMPARED
 from scripts.results_plan import encoder_plan, plan
-from scripts.results_steps import ROOT, Derived, due, goals
+from scripts.results_steps import PRECISION, ROOT, Derived, computed_in, due, goals
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,8 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", default="../shared/models", help="folder with minilm-l6-h384")
     parser.add_argument("--only", default="", help="do what has this in its name, and what that needs")
     parser.add_argument("--list", action="store_true", help="show the steps and leave")
+    parser.add_argument("--precision", choices=("bf16-mixed", "32-true"), help="of training; default: see above")
     options = parser.parse_args(arguments)
-    steps = list(plan(options.data, options.models))
+    precision = options.precision or precision_here()
+    steps = computed_in(list(plan(options.data, options.models)), precision)
     wanted = goals(steps, options.only)
     if not wanted:
         parser.error(f"--only must be a part of a step's name (see --list), but got {options.only!r}")
@@ -38,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.list:
         show(steps, todo)
         return
+    if precision != PRECISION[1] and any(PRECISION[0] in step.command for step in todo):
+        print(f"training in {precision}, where the published numbers come of {PRECISION[1]}")
     for step in todo:
         if isinstance(step, Derived):
             clear(step)
@@ -49,6 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folders = ("--data", options.data, "--models", options.models)
     collect = ("python", "scripts/results_table.py", "--runs", "runs/results", *folders)
     run_step(Step("tables", "results/results.csv", collect), ROOT)
+
+
+def precision_here() -> str:
+    """What `make results` trains in on this machine, unless it is told."""
+    return PRECISION[1] if torch.cuda.is_available() or has_bf16() else "32-true"
 
 
 def clear(step: Derived) -> None:

@@ -14,7 +14,7 @@ from dial.cli.steps import Step
 from scripts.results_base_tasks import MEAN, RATE, SWIFTS, TASKS, BaseFit, BaseTask
 from scripts.results_cell import FIRST_SEED, LOSSES_LEFT_OUT, Cell
 from scripts.results_general_plan import GENERAL, SUPER, UNPACKED, general_steps, qnli_steps, unpack_steps
-from scripts.results_steps import Measured
+from scripts.results_steps import PRECISION, Measured
 
 TIMED_ROWS = 250
 AUGMENTATIONS = {
@@ -154,7 +154,7 @@ class BaseCell(Cell):
 
     def trained(self, name: str, config: str, arguments: tuple[str, ...], epochs: int) -> Step:
         """Train one model."""
-        settings = ("--trainer.max_epochs", str(epochs), "--trainer.precision", "bf16-mixed")
+        settings = ("--trainer.max_epochs", str(epochs), *PRECISION)
         seeds = ("--data.seed", str(self.seed), "--seed_everything", str(self.seed))
         run, rows = f"{self.folder}/{name}", ("--data.batch_size", str(self.about.batch))
         command = ("dial", "fit", "--config", f"configs/model/{config}.yaml", *self.source, *rows, *arguments)

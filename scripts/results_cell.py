@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dial.cli.steps import Step
-from scripts.results_steps import Derived
+from scripts.results_steps import PRECISION, Derived
 
 FIRST_SEED = 0
 ROWS_A_STEP = {"sst2": ("--data.batch_size", "64")}
@@ -100,7 +100,7 @@ class Cell:
         )
         rate = RATES.get(config)  # fixed, where the configuration would choose it by the model's width
         optimizer = ("--model.optimizer", "torch.optim.AdamW", "--model.optimizer.init_args.lr", rate) if rate else ()
-        training = ("--trainer.max_epochs", str(epochs), *optimizer, "--trainer.precision", "bf16-mixed")
+        training = ("--trainer.max_epochs", str(epochs), *optimizer, *PRECISION)
         seeds = ("--data.seed", str(self.seed), "--seed_everything", str(self.seed))
         run = f"{self.folder}/{name}"
         return Step(f"{self.prefix}/{name}", f"{run}/tier/card.json", (*command, *training, *seeds, "--run", run))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dial.cli.steps import Step
+from scripts.results_steps import PRECISION
 
 UNPACKED, GENERAL = "runs/models", "runs/results/general"
 SUPER, PRETRAINED = "mpnet-base", ("mpnet-base", "minilm-l3-h384")
@@ -55,6 +56,6 @@ def general_steps(data: str) -> Iterator[Step]:
         run, teacher = f"{GENERAL}/{name}", f"{UNPACKED}/{SUPER}"
         texts = ("--data", "configs/data/unlabelled.yaml", "--data.train_file", TEXTS, "--data.batch_size", str(BATCH))
         taught = ("--model.teacher", teacher, "--model.tokenizer", teacher, *arguments)
-        training = ("--trainer.max_epochs", str(EPOCHS), "--trainer.precision", "bf16-mixed", "--seed_everything", "0")
+        training = ("--trainer.max_epochs", str(EPOCHS), *PRECISION, "--seed_everything", "0")
         fit = ("dial", "fit", "--config", "configs/model/general_distillation.yaml", *texts, *taught, *training)
         yield Step(f"general/{name}", f"{run}/tier/card.json", (*fit, "--run", run))

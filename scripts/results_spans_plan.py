@@ -16,7 +16,7 @@ from scripts.results_base_tasks import RATE
 from scripts.results_cell import Cell, table_of
 from scripts.results_general_plan import UNPACKED
 from scripts.results_lengths_plan import named, search, shorter
-from scripts.results_steps import Measured
+from scripts.results_steps import PRECISION, Measured
 
 WINDOW, EPOCHS = 256, 1
 RATES = {"super": "3e-5", "student": "1e-4", "adaptive": "5e-5"}
@@ -94,7 +94,7 @@ class SpanCell(Cell):
     def trained(self, name: str, config: str, arguments: tuple[str, ...]) -> Step:
         """Train one model."""
         settings = (*RATE, RATES[name], "--model.max_length", str(WINDOW), "--trainer.max_epochs", str(EPOCHS))
-        more = ("--trainer.precision", "bf16-mixed", "--data.seed", str(self.seed))
+        more = (*PRECISION, "--data.seed", str(self.seed))
         command = ("dial", "fit", "--config", f"configs/model/{config}.yaml", *self.source, *arguments)
         run, seed = f"{self.folder}/{name}", ("--seed_everything", str(self.seed))
         line = (*command, *settings, *more, *seed, "--run", run)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from dial.cli.steps import Step, is_complete
 
 ROOT = Path(__file__).resolve().parent.parent
+PRECISION = ("--trainer.precision", "bf16-mixed")
+"""Of all steps that train, and of some that test."""
 ARITHMETIC = ("dial/stages", "dial/tradeoff", "dial/costs", "dial/report")
 
 
@@ -31,6 +34,21 @@ class Derived(Step):
 @dataclass(frozen=True)
 class Measured(Step):
     """Times, for which nothing else may run on the machine: due only when it is asked for."""
+
+
+def computed_in(steps: Sequence[Step], precision: str) -> list[Step]:
+    """The steps with another precision where theirs is bf16.
+
+    >>> fit = Step("ta", "ta/card.json", ("dial", "fit", "--trainer.precision", "bf16-mixed", "--run", "ta"))
+    >>> computed_in([fit], "32-true")[0].command
+    ('dial', 'fit', '--trainer.precision', '32-true', '--run', 'ta')
+    """
+    return [replace(step, command=_in_precision(step.command, precision)) for step in steps]
+
+
+def _in_precision(command: tuple[str, ...], precision: str) -> tuple[str, ...]:
+    pairs = pairwise(("", *command))
+    return tuple(precision if pair == PRECISION else pair[1] for pair in pairs)
 
 
 def goals(steps: Sequence[Step], only: str) -> list[Step]:
@@ -67,12 +85,14 @@ def chain(steps: Sequence[Step], wanted: Sequence[Step]) -> list[Step]:
 def _chain(steps: Sequence[Step], wanted: Sequence[Step], among: set[str]) -> list[Step]:
     """The steps wanted that are among some, by name, and those among them that these need."""
     names = {step.name for step in wanted}
+    products = [_product(step) for step in steps]
     result: list[Step] = []
     for position in range(len(steps) - 1, -1, -1):
         step = steps[position]
         if step.name in names and step.name in among:
             result.insert(0, step)
-            names |= {earlier.name for earlier in steps[:position] if needs(step, earlier)}
+            named = _named(step)
+            names |= {steps[i].name for i in range(position) if products[i] in named}
     return result
 
 
@@ -85,14 +105,23 @@ def needs(step: Step, earlier: Step) -> bool:
     >>> needs(Step("t", "", ("dial", "test", "--model.path", "runs/x/ta-large/tier")), fit)
     False
     """
-    product = Path(earlier.result)
-    if earlier.command[0] == "dial" and product.name in ("card.json", "summary.json", "study.json", "lengths.json"):
-        product = earlier.folder
+    return _product(earlier) in _named(step)
+
+
+def _product(step: Step) -> str:
+    """What a step leaves, as later commands name it."""
+    product = Path(step.result)
+    if step.command[0] == "dial" and product.name in ("card.json", "summary.json", "study.json", "lengths.json"):
+        product = step.folder
     elif product.name == "model.safetensors":
         product = product.parent
-    return any(
-        re.search(rf"(^|[\s=\[,'\"]){re.escape(product.as_posix())}($|[/\s\],'\"])", word) for word in step.command
-    )
+    return product.as_posix()
+
+
+def _named(step: Step) -> set[str]:
+    """All paths in a step's command, and the folders above them."""
+    paths = {path for word in step.command for path in re.split(r"[\s=\[\]{},'\"]+", word) if path}
+    return paths | {path[: slash.start()] for path in paths for slash in re.finditer("/", path)}
 
 
 def _stale(steps: Sequence[Step], root: Path) -> set[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from dial.cli.steps import Step
 from scripts.results_cell import Cell
+from scripts.results_steps import PRECISION
 
 PRETRAINED, UNPACKED = "flan-t5-small", "runs/models"
 SCORES = (
@@ -212,7 +213,7 @@ class TextCell(Cell):
                 arguments += ("--model.layers", name[len("layers")])
             if name.endswith("distilled"):
                 config, arguments = "seq2seq_distil", (*arguments, "--model.teacher", self.tier("super"))
-        arguments += ("--model.max_new_tokens", str(task.written), "--trainer.precision", "bf16-mixed")
+        arguments += ("--model.max_new_tokens", str(task.written), *PRECISION)
         arguments += ("--trainer.check_val_every_n_epoch", str(task.every)) if task.every > 1 else ()
         epochs = task.epochs if name == "super" else task.swift_epochs
         return self.trained(name, config, arguments, epochs, task.batch, RATES[rate])
@@ -227,7 +228,7 @@ class TextCell(Cell):
 
     def encoder(self) -> Step:
         """Train a classifier as first tier: two layers of MiniLM."""
-        arguments = ("--model.path", self.tier("encoder"), "--model.layers", "2", "--trainer.precision", "bf16-mixed")
+        arguments = ("--model.path", self.tier("encoder"), "--model.layers", "2", *PRECISION)
         return self.trained(ENCODER, "finetune", arguments, self.about.swift_epochs, 32, RATES["encoder"])
 
     def tested(self, name: str, tiers: tuple[str, ...], late: bool = True) -> Iterator[Step]:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from scripts import results
 from scripts.results_plan import plan
@@ -214,3 +215,19 @@ def test_no_fit_depends_on_defaults() -> None:
         assert fixed or "lr: auto" not in text, command
         if "--model.optimizer" in command:
             assert command[command.index("--model.optimizer") + 1] == "torch.optim.AdamW"
+
+
+def test_float32_where_bf16_would_take_many_times_as_long(monkeypatch, capsys) -> None:
+    """Only what the commands say of precision changes."""
+
+    def told(*arguments: str) -> list[str]:
+        results.main(["--list", *arguments])
+        return capsys.readouterr().out.splitlines()
+
+    monkeypatch.setattr(results, "has_bf16", lambda: True)
+    there = told()
+    assert sum("--trainer.precision bf16-mixed" in line for line in there) > 100
+    monkeypatch.setattr(results, "has_bf16", lambda: False)
+    assert told("--precision", "bf16-mixed") == there
+    here = there if torch.cuda.is_available() else [line.replace("bf16-mixed", "32-true") for line in there]
+    assert told() == here
