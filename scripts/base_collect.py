@@ -20,7 +20,7 @@ from dial.report.errors import stage_errors
 from dial.report.figures import style
 from dial.report.figures.errors import errors_figure
 from dial.stages.table import StageTable
-from scripts import cascades_page, exits_page
+from scripts import cascades_page, clock, exits_page
 from scripts.results_base_plan import BaseCell
 from scripts.results_base_tasks import TASKS
 from scripts.results_cell import LOSSES_LEFT_OUT, Cell, crossfit_of, sweep_of
@@ -162,8 +162,7 @@ def studies(results: Path) -> dict[str, dict[str, Any]]:
     Args:
         results: folder of the stored tables.
     """
-    paths = {cell.task: results / cell.task / "study.json" for cell in cells()}
-    return {task: json.loads(path.read_text()) for task, path in paths.items() if path.is_file()}
+    return clock.studies(results, [cell.task for cell in cells()])
 
 
 def keep(runs: Path, results: Path) -> None:

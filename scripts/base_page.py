@@ -11,10 +11,10 @@ from dial.costs.printed import Printed, printed_rows
 from scripts import base_students_page, exits_page
 from scripts.base_collect import FILES, NAMES, ROUTED, SEEDS, TARGETS, missing
 from scripts.base_pairs import SIDES, SUPER, pair_table, task_of
-from scripts.markdown import code, grid
+from scripts.markdown import code, grid, percent
 from scripts.results_base_plan import plan
 from scripts.results_steps import Derived, Measured, chain
-from scripts.text_page import missing_text, percent
+from scripts.text_page import missing_text
 
 BELOW = TARGETS[1:]
 KINDS = {

@@ -11,8 +11,7 @@ from dial.costs.printed import Printed, printed_rows
 from scripts import exits_page, time_page
 from scripts.base_collect import NAMES, SEEDS
 from scripts.base_pairs import SIDES, pair_table, task_of
-from scripts.markdown import grid
-from scripts.text_page import percent
+from scripts.markdown import grid, percent
 
 NOT_YET = "Not trained yet."
 EXITS = ("speedup-99", "speedup-98", "super")

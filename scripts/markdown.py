@@ -20,6 +20,15 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in percent.
+
+    >>> percent(0.5), percent(None)
+    ('50.0', '–')
+    """
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
 def code(lines: Sequence[object]) -> str:
     """Lines as they are typed."""
     return "\n".join(["```", *map(str, lines), "```"])

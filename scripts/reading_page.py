@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 
 from dial.costs.printed import Printed, select
+from scripts import clock
 from scripts.base_page import BELOW, point_of, printed_speedups, saved, speedup_table
-from scripts.markdown import code, grid
+from scripts.markdown import code, grid, percent
 from scripts.reading_collect import ADAPTIVE, CURVES, DROPPED, FILES, NAMES, QUESTIONS, ROUTED, cells, missing
 from scripts.results_plan import plan
 from scripts.results_steps import Derived, Measured, chain
-from scripts.text_page import missing_text, percent
+from scripts.text_page import missing_text
 
 METHODS = {"random": "random", "cascade": ROUTED, "oracle": "oracle"}
 """Of TangoBERT's Table 2, and the score that each decides by."""
@@ -144,29 +145,11 @@ def time_table(study: Mapping[str, Any] | None) -> str:
     """Speed-ups of one cascade on the clock, one question at a time and in the best batches, beside what is printed."""
     if study is None:
         return NOT_YET
-    arms = {(arm["name"], arm["target"], arm["batch"]): arm for arm in study["arms"]}
-    rows = []
-    for name, target in dict.fromkeys((name, target) for name, target, _ in arms):
-        kinds = [arms[name, target, batch] for batch in ("1", "best")]
-        told = name if target is None else f"{name} at {100 * target:g} %"
-        kept = "–" if kinds[0]["kept"] is None else percent(kinds[0]["kept"])
-        cells = [told, kept, f"{kinds[0]['flops_speedup']:.2f}×"]
-        for arm in kinds:
-            ratio = arm["time_speedup"]
-            cells += [f"{arm['model_ms']['median']:.1f}"]
-            cells += [f"{ratio['median']:.2f}× [{ratio['low']:.2f}, {ratio['high']:.2f}]"]
-        rows.append(cells)
+    rows = clock.rows_of(study)
     for target in BELOW:
         rows.append(["TangoBERT, printed", f"{100 * target:g}", "–", "–", *printed_times(target)])
-    machine, settings = study["machine"], study["settings"]
-    sizes = ", ".join(f"{name} {size}" for name, size in study["batch_sizes"].items())
-    how = (
-        f"{machine['processor']}, {machine['threads']} threads, {machine['device']}, torch {machine['torch']}; "
-        f"{study['rows']} test questions, medians of {settings['repeats']} repetitions with lowest and highest; best "
-        f"batches: {sizes}. Thresholds were chosen on calibration questions; what is kept is of these questions."
-    )
-    head = ["model", "kept, %", "FLOPs", "ms, batch 1", "speed-up, batch 1", "ms, best batch", "speed-up, best batch"]
-    return f"{how}\n\n{grid(head, rows)}"
+    chosen = "Thresholds were chosen on calibration questions; what is kept is of these questions."
+    return f"{clock.how(study, 'test questions')} {chosen}\n\n{grid(clock.HEAD, rows)}"
 
 
 def printed_times(target: float) -> list[str]:

@@ -14,7 +14,7 @@ from dial.cli.steps import Step
 from scripts.results_base_tasks import MEAN, RATE, SWIFTS, TASKS, BaseFit, BaseTask
 from scripts.results_cell import FIRST_SEED, LOSSES_LEFT_OUT, Cell
 from scripts.results_general_plan import GENERAL, SUPER, UNPACKED, general_steps, qnli_steps, unpack_steps
-from scripts.results_steps import PRECISION, Measured
+from scripts.results_steps import PRECISION
 
 TIMED_ROWS = 250
 AUGMENTATIONS = {
@@ -130,12 +130,8 @@ class BaseCell(Cell):
         """TangoBERT's pair on the clock, one row at a time and in the best batches, beside DeeBERT in the Super."""
         if not (self.about.exits and "glove" in self.about.swifts):
             return
-        run = f"{self.folder}/study"
-        pair = self.cascade(self.tier("glove"), self.whole)
         study = ("--study.rows", str(TIMED_ROWS), "--study.exits", f"{self.folder}/exits-deebert")
-        yield Step(f"{self.prefix}/clock", f"{run}/study/study.json", ("dial", "test", *pair, *study, "--run", run))
-        keep = ("python", "scripts/store_results.py", run)
-        yield Measured(f"{self.prefix}/clock/kept", f"results/{self.task}/study.json", keep)
+        yield from self.measured((*self.cascade(self.tier("glove"), self.whole), *study), "clock")
 
     @property
     def fewer(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dial.cli.steps import Step
-from scripts.results_steps import PRECISION, Derived
+from scripts.results_steps import PRECISION, Derived, Measured
 
 FIRST_SEED = 0
 ROWS_A_STEP = {"sst2": ("--data.batch_size", "64")}
@@ -135,3 +135,15 @@ class Cell:
             out = folder(self.folder, name)
             command = ("dial", "sweep", table, "--calibration", kind, "--out", out)
             yield Derived(f"{step}/{what}", f"{out}/summary.json", command, (table,))
+
+    def measured(self, arguments: Sequence[str], name: str = "study") -> Iterator[Step]:
+        """A cascade on the clock, with nothing else running, and what is kept of it.
+
+        Args:
+            arguments: of `dial test`, with the rows to time.
+            name: of the step.
+        """
+        run, step = f"{self.folder}/study", f"{self.prefix}/{name}"
+        yield Step(step, f"{run}/study/study.json", ("dial", "test", *arguments, "--run", run))
+        keep = ("python", "scripts/store_results.py", run)
+        yield Measured(f"{step}/kept", f"results/{self.task}/study.json", keep)

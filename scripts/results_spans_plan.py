@@ -16,7 +16,7 @@ from scripts.results_base_tasks import RATE
 from scripts.results_cell import Cell, table_of
 from scripts.results_general_plan import UNPACKED
 from scripts.results_lengths_plan import named, search, shorter
-from scripts.results_steps import PRECISION, Measured
+from scripts.results_steps import PRECISION
 
 WINDOW, EPOCHS = 256, 1
 RATES = {"super": "3e-5", "student": "1e-4", "adaptive": "5e-5"}
@@ -67,7 +67,9 @@ class SpanCell(Cell):
         yield self.tested(dropped | {WHOLE_STUDENT: f"{{path: {student}{BF16}}}"})
         for name in (WHOLE_STUDENT, *dropped):
             yield from self.pair(name)
-        yield from self.timed()
+        student = f"{{path: {student}{BF16}}}"  # at the points of calibration questions
+        rows = ("--data.max_rows.test", str(TIMED_ROWS), "--study.rows", str(TIMED_ROWS), "--study.repeats", "3")
+        yield from self.measured((*self.cascade(student, self.whole), *rows))
 
     def tested(self, first: Mapping[str, str]) -> Step:
         """Test all first tiers, cheapest first, and the Super together.
@@ -99,15 +101,6 @@ class SpanCell(Cell):
         run, seed = f"{self.folder}/{name}", ("--seed_everything", str(self.seed))
         line = (*command, *settings, *more, *seed, "--run", run)
         return Step(f"{self.prefix}/{name}", f"{run}/tier/card.json", line)
-
-    def timed(self) -> Iterator[Step]:
-        """The student and the Super on the clock at the points of calibration questions, with nothing else running."""
-        run = f"{self.folder}/study"
-        tiers = self.cascade(f"{{path: {self.tier('student')}{BF16}}}", self.whole)
-        rows = ("--data.max_rows.test", str(TIMED_ROWS), "--study.rows", str(TIMED_ROWS), "--study.repeats", "3")
-        yield Step(f"{self.prefix}/study", f"{run}/study/study.json", ("dial", "test", *tiers, *rows, "--run", run))
-        keep = ("python", "scripts/store_results.py", run)
-        yield Measured(f"{self.prefix}/study/kept", f"results/{self.task}/study.json", keep)
 
 
 def tier_of(name: str) -> str:

@@ -105,7 +105,7 @@ def write(results: Path, data: str, models: str, readme: Path | None = None) -> 
     fill(results / "time.md", speed_page.tables(results, data))
     texts = json.loads((results / TEXTS).read_text()) if (results / TEXTS).is_file() else None
     if texts is not None:
-        fill(results / "text_to_text.md", text_page.tables(texts, data, models))
+        fill(results / "text_to_text.md", text_page.tables(texts, text_collect.studies(results), data, models))
     base = {name: frame for name in base_collect.FILES if (frame := kept(results / name)) is not None}
     if len(base) == len(base_collect.FILES):
         seeds = kept(results / base_collect.SEEDS)

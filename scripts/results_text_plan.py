@@ -22,6 +22,7 @@ SCORES = (
 RATES = {"super": "5e-4", "swift": "1e-3", "head": "3e-3", "encoder": "1e-4", "scratch": "1e-3"}
 PAIRED = ("layers2", "layers4", "layers2-distilled", "layers4-distilled")
 VALIDATED, CALIBRATED = 500, 1000  # rows at most
+TIMED_ROWS = 200
 HEADS = {
     "": (),
     "position-32": ("--model.bottleneck", "32"),
@@ -55,7 +56,7 @@ class TextTask:
         every: epochs from one validation, and checkpoint, to the next.
         tokens: of a source at most.
         written: tokens of an answer at most.
-        swifts: names of the first tiers.
+        swifts: names of the first tiers; that of the cascade that stands for the task comes first.
         heads: energy heads of the first of them, names in :data:`HEADS`; the others have the plain one.
         calibrated: whether calibration rows are tested; there are too few in the small sets.
         scratch: models are not cut from the pretrained one.
@@ -166,7 +167,7 @@ class TextCell(Cell):
         return tuple(word.replace("{data}", self.data) for word in self.about.source)
 
     def steps(self) -> Iterator[Step]:
-        """Fit the Super, every Swift and its heads, then test each cascade."""
+        """Fit the Super, every Swift and its heads, test each cascade, and time the first."""
         task = self.about
         yield self.writer("super")
         for swift in task.swifts:
@@ -181,6 +182,9 @@ class TextCell(Cell):
             tiers = (self.first("layers2"), self.first("layers4"), self.tier("super"))
             yield from self.tested("cascade-three", tiers, late=False)
             yield from self.tested(f"cascade-{ENCODER}", (self.tier(ENCODER), self.tier("super")), late=False)
+        study = ("--study.rows", str(TIMED_ROWS), "--study.repeats", "3", "--study.targets", "[1.0, 0.99, 0.98]")
+        leading = self.cascade(self.first(task.swifts[0]), self.tier("super"))
+        yield from self.measured((*leading, *self.calibration, *study))
 
     def first(self, swift: str, head: str = "") -> str:
         """A Swift with its energy head, as a tier."""
@@ -241,11 +245,14 @@ class TextCell(Cell):
         """
         scores = SCORES if late else (*SCORES[:3], "random")
         arguments = (*self.cascade(*tiers), "--sweep.scores", f"[{', '.join(scores)}]", "--data.batch_size", "64")
+        yield from self.test(name, (*arguments, *self.calibration), self.about.calibrated)
+
+    @property
+    def calibration(self) -> tuple[str, ...]:
+        """Arguments that say on what points are chosen."""
         if self.about.calibrated:
-            arguments += ("--data.max_rows", f"{{calibration: {CALIBRATED}}}")
-        else:
-            arguments += ("--data.calibration", "crossfit")
-        yield from self.test(name, arguments, self.about.calibrated)
+            return ("--data.max_rows", f"{{calibration: {CALIBRATED}}}")
+        return ("--data.calibration", "crossfit")
 
 
 def t5(layers: int, width: int, heads: int) -> str:

@@ -23,6 +23,7 @@ from dial.tradeoff.bootstrap import bootstrap, percentile_interval
 from dial.tradeoff.calibration import Chooser
 from dial.tradeoff.rules import Oracle, Threshold, curve
 from dial.tradeoff.taken import Taken, metric_of, quality_of
+from scripts import clock
 from scripts.e_lang_printed import printed_tables
 from scripts.results_cell import crossfit_of, sweep_of, table_of
 from scripts.results_text_plan import ENCODER, TASKS, TextCell
@@ -158,6 +159,15 @@ def cascade(summary: Mapping[str, Any], held_out: Mapping[str, Any] | None, tabl
             bounds = sorted(sign * bound for bound in pair["normalised_area_interval"])
             record["energy_minus"][other] = [sign * pair["normalised_area"], bounds]
     return record
+
+
+def studies(results: Path) -> dict[str, dict[str, Any]]:
+    """What was measured on the clock, by task, in the order of the plan.
+
+    Args:
+        results: folder of what is kept.
+    """
+    return clock.studies(results, [task.name for task in TASKS])
 
 
 def printed_points(task: str) -> list[dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from typing import Any
 
+from scripts import clock
 from scripts.e_lang_printed import printed_tables
-from scripts.markdown import code, grid
+from scripts.markdown import code, grid, percent
 from scripts.results_steps import chain
 from scripts.results_text_plan import HEADS, SCORES, TASKS, plan
 from scripts.text_figures import PUBLISHED
@@ -18,11 +19,12 @@ QUESTIONS = {"swift": "quality of the Swift, points", "area": "normalised area",
 Record = Mapping[str, Any]
 
 
-def tables(found: Record, data: str, models: str) -> dict[str, str]:
+def tables(found: Record, studies: Mapping[str, Record], data: str, models: str) -> dict[str, str]:
     """What the page shows, by the name of its place.
 
     Args:
         found: from :func:`scripts.text_collect.collect`.
+        studies: what was measured on the clock, by task.
         data: as for `make results`.
         models: as for `make results`.
     """
@@ -31,6 +33,7 @@ def tables(found: Record, data: str, models: str) -> dict[str, str]:
         "text-missing": missing_text(found["missing"]),
         "text-tiers": tier_table(cascades),
         "text-table1": table_1(cascades, paper),
+        "text-time": time_table(studies, paper),
         "text-table2": table_2(cascades, paper),
         "text-areas": area_table(cascades),
         "text-scores": "\n".join(score_statements(cascades)),
@@ -38,7 +41,7 @@ def tables(found: Record, data: str, models: str) -> dict[str, str]:
         "text-table3": "\n\n".join([comparison_table(compared, "distillation"), table_3(cascades, paper)]),
         "text-heads": "\n\n".join([head_table(cascades), comparison_table(compared, "heads")]),
         "text-more": "\n\n".join([points_table(cascades, ("three", "encoder2")), comparison_table(compared, "tiers")]),
-        "text-commands": code(commands(cascades, data, models)),
+        "text-commands": code(commands(cascades, studies, data, models)),
     }
 
 
@@ -68,15 +71,6 @@ def methods(found: Record, target: float) -> list[list[str]]:
 
 
 # ---- cells ----
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share in percent.
-
-    >>> percent(0.5), percent(None)
-    ('50.0', '–')
-    """
-    return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
 def signed(value: float | None, interval: Sequence[float] | None, scale: float = 1.0, digits: int = 3) -> str:
@@ -184,6 +178,24 @@ def table_1(cascades: Sequence[Record], paper: Record) -> str:
     head = ["task", "metric", "Swift, %", "Super, %", "Swift ratio, %", "in-sample, 100 %", "crossing"]
     head += ["crossfit, 99 %", "E-LANG: Swift → Super", "E-LANG: speed-up (accuracy, Swift ratio)", "E-LANG: in time"]
     return nothing(rows) or grid(head, rows)
+
+
+def time_table(studies: Mapping[str, Record], paper: Record) -> str:
+    """Speed-ups of the same cascades on the clock beside those in FLOPs, and what E-LANG prints."""
+    lines, rows = [], []
+    for task, study in studies.items():
+        lines.append(f"- {task}: {clock.how(study, 'test rows')}")
+        swift = {(arm["name"], arm["target"]): arm["swift_ratio"] for arm in study["arms"]}
+        for share, (kind, *cells) in zip(swift.values(), clock.rows_of(study), strict=True):
+            rows.append([task, kind, percent(share, 0), *cells])
+        if (name := PUBLISHED.get(task)) in paper["tasks"]:
+            place, first = paper["tasks"].index(name), paper["table1"]
+            kept = first["accuracy"][place] / first["super_accuracy"][place]
+            cells = [f"{first['swift_ratio'][place]:g}", percent(kept)]
+            cells += [f"{first['speedup_flops'][place]}×", "–", f"{first['speedup_time'][place]}×", "–", "–"]
+            rows.append([task, "E-LANG, printed", *cells])
+    head = ["task", clock.HEAD[0], "Swift ratio, %", *clock.HEAD[1:]]
+    return "\n".join([*lines, "", grid(head, rows)]) if rows else "Not measured yet."
 
 
 def table_2(cascades: Sequence[Record], paper: Record) -> str:
@@ -316,9 +328,10 @@ def points_table(cascades: Sequence[Record], names: Sequence[str]) -> str:
     return nothing(rows) or grid(["task", "cascade", *(name for name, _ in wanted)], rows)
 
 
-def commands(cascades: Sequence[Record], data: str, models: str) -> list[str]:
-    """The commands that led to each task's first cascade."""
+def commands(cascades: Sequence[Record], studies: Collection[str], data: str, models: str) -> list[str]:
+    """The commands that led to each task's first cascade, and to its times."""
     steps = list(plan(data, models))
     wanted = {f"{record['task']}/seed0/cascade-{record['cascade']}/table" for record in leading(cascades)}
+    wanted |= {f"{task}/seed0/study/kept" for task in studies}
     told = chain(steps, [step for step in steps if step.name in wanted])
     return [line for step in told for line in (f"# {step.name}", str(step))]

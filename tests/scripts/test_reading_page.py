@@ -20,7 +20,7 @@ from scripts.results_cell import crossfit_of, sweep_of
 from scripts.results_steps import ROOT
 from scripts.store_results import without_texts
 from tests.scripts.test_base_page import cascade
-from tests.scripts.written import cascade_table
+from tests.scripts.written import STUDY, cascade_table
 from tests.stages.exits import exits_table
 
 QUESTIONS, PARAGRAPHS = 320, 80
@@ -59,25 +59,6 @@ TABLES = {
     "sst2/seed0-cascade-lengths-075": shorter(2, 0.75),
     "sst2/seed0-exits-equilibrium": exits_table(250, 1, layers=(1, 2, 3)),
     "sst2/seed0-cascade-bilstm-distilled": shorter(3, 0.05),
-}
-STUDY = {
-    "machine": {"processor": "a processor", "threads": 2, "device": "cpu", "torch": "2"},
-    "settings": {"repeats": 3},
-    "rows": 200,
-    "batch_sizes": {"swift": 16, "super": 4},
-    "arms": [
-        {
-            "name": name,
-            "target": target,
-            "batch": batch,
-            "kept": kept,
-            "flops_speedup": 2.0,
-            "model_ms": {"median": 10.0},
-            "time_speedup": {"median": speedup, "low": speedup - 0.1, "high": speedup + 0.1},
-        }
-        for batch, factor in (("1", 1.0), ("best", 1.5))
-        for name, target, kept, speedup in (("super", None, 1.0, 1.0), ("cascade", 0.99, 0.991, 1.6 * factor))
-    ],
 }
 
 

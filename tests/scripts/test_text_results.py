@@ -24,7 +24,7 @@ from scripts.e_lang_printed import printed_tables
 from scripts.results_cell import crossfit_of
 from scripts.results_steps import ROOT, chain
 from scripts.results_text_plan import HEADS, plan
-from tests.scripts.written import cascade_table
+from tests.scripts.written import STUDY, cascade_table
 
 STEPS = list(plan("data", "models"))
 PAPER = printed_tables()
@@ -186,7 +186,7 @@ def test_pairs_are_compared_on_the_same_rows(made: Path) -> None:
 
 def test_the_page_shows_what_there_is_and_names_what_is_not(made: Path) -> None:
     found = text_collect.collect(made / "runs", made / "results")
-    shown = text_page.tables(found, "data", "models")
+    shown = text_page.tables(found, {}, "data", "models")
     for name in shown:
         assert f"<!-- {name} -->" in (ROOT / "results/text_to_text.md").read_text()
     assert "the sweep of cascade-layers2-bag)" in shown["text-missing"] and "text_cb (layers2)" in shown["text-missing"]
@@ -195,10 +195,29 @@ def test_the_page_shows_what_there_is_and_names_what_is_not(made: Path) -> None:
     assert shown["text-scores"].splitlines()[0].endswith("of 3 cascades.")
     assert shown["text-tiers"].count("| Super |") == 2 and "layers2-bag" not in shown["text-tiers"]
     assert "| multi30k | layers2 | layers2-bag | +0.0 [+0.0, +0.0] |" in shown["text-heads"]
-    empty = text_page.tables({"cascades": [], "comparisons": [], "missing": []}, "data", "models")
+    empty = text_page.tables({"cascades": [], "comparisons": [], "missing": []}, {}, "data", "models")
     assert "Not trained yet" in empty["text-tiers"] and "All cascades" in empty["text-missing"]
     (free,) = text_page.methods(found, 0.99)  # SST-2 was not tested
     assert free[2] == "multi30k" and free[3].endswith("%)")
+
+
+def test_times_stand_beside_flops_and_what_is_printed(tmp_path: Path) -> None:
+    write_json(tmp_path / "text_mrpc/study.json", STUDY)
+    write_json(tmp_path / "phonemes/study.json", {**STUDY, "batch_sizes": {"swift": 8, "super": 2}})
+    studies = text_collect.studies(tmp_path)
+    lines = text_page.time_table(studies, PAPER).splitlines()
+    assert lines[0].startswith("- text_mrpc: a processor, 2 threads") and lines[1].endswith("swift 8, super 2.")
+    cells = [line.strip("| ").split(" | ") for line in lines[5:]]
+    speedups = ["10.0", "1.60× [1.50, 1.70]", "10.0", "2.40× [2.30, 2.50]"]
+    assert cells[1] == ["text_mrpc", "cascade at 99 %", "40", "99.1", "2.00×", *speedups]
+    place, first = PAPER["tasks"].index("mrpc"), PAPER["table1"]
+    kept = f"{100 * first['accuracy'][place] / first['super_accuracy'][place]:.1f}"
+    printed = [f"{first['swift_ratio'][place]:g}", kept, "7.6×", "–", f"{first['speedup_time'][place]}×", "–", "–"]
+    assert cells[2] == ["text_mrpc", "E-LANG, printed", *printed]
+    assert [line[0] for line in cells[3:]] == ["phonemes", "phonemes"]
+    told = text_page.commands([], studies, "data", "models")
+    assert sum("--study.rows 200" in line for line in told) == 2
+    assert text_page.time_table({}, PAPER) == "Not measured yet."
 
 
 def test_figures_are_drawn_of_what_there_is(made: Path, tmp_path: Path) -> None:

@@ -8,6 +8,30 @@ from scripts.results_text_plan import SCORES
 from tests.stages.texts import written
 
 WORDS = ("unacceptable", "acceptable")
+STUDY = {
+    "machine": {"processor": "a processor", "threads": 2, "device": "cpu", "torch": "2"},
+    "settings": {"repeats": 3},
+    "rows": 200,
+    "batch_sizes": {"swift": 16, "super": 4},
+    "arms": [
+        {
+            "name": name,
+            "target": target,
+            "batch": batch,
+            "kept": kept,
+            "flops_speedup": 2.0,
+            "swift_ratio": share,
+            "model_ms": {"median": 10.0},
+            "time_speedup": {"median": speedup, "low": speedup - 0.1, "high": speedup + 0.1},
+        }
+        for batch, factor in (("1", 1.0), ("best", 1.5))
+        for name, target, kept, share, speedup in (
+            ("super", None, 1.0, 0.0, 1.0),
+            ("cascade", 0.99, 0.991, 0.4, 1.6 * factor),
+        )
+    ],
+}
+"""What a study of time says, as far as pages read it."""
 
 
 def cascade_table(rows: int, free: bool, seed: int = 0, stages: int = 2, skill: float = 1.0) -> StageTable:
