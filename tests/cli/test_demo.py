@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(1500)  # several trainings one after the other,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_super_solves_all_levels_and_the_router_defers_the_hard_ones(tmp_path, dial, seed) -> None:
     data = ["--data=configs/data/demo.yaml", f"--data.seed={seed}", f"--data.data_seed={seed}"]
     common = [*data, f"--seed_everything={seed}", "--trainer.accelerator=cpu"]
