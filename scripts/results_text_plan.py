@@ -108,7 +108,7 @@ def translation(name: str, corpus: str, target: str, folder: str, tokens: int, *
     )
     source += ("--data.target_language", target, "--data.source", f"{{data}}/{folder}")
     source += ("--data.max_target_length", str(tokens))
-    task = TextTask(name, source, 2, 2, head_epochs=2, head_rows=10_000, written=tokens)
+    task = TextTask(name, source, 2, 3, head_epochs=2, rows=6_000, batch=32, written=tokens)
     return replace(task, **more)  # type: ignore[arg-type]
 
 
@@ -124,16 +124,16 @@ def phonemes() -> TextTask:
 
 TASKS = (
     glue("sst2", 2, 3, head_epochs=10, rows=20_000, head_batch=256, more=True),
-    glue("cola", 8, 10, head_epochs=10, every=2, head_batch=128),
+    glue("cola", 4, 6, head_epochs=10, every=2, head_batch=128),
     glue("mrpc", 6, 10, head_epochs=10, every=2, batch=32, more=True),
-    glue("rte", 8, 10, every=2, batch=32, tokens=256),
+    glue("rte", 4, 6, every=2, batch=32, tokens=256),
     superglue("cb", 20, 30, every=5),
     superglue("copa", 20, 20, every=5),
     superglue("wic", 4, 6, head_epochs=10, every=2, rows=6_000),
     superglue("wsc", 20, 20, head_epochs=10, every=5),
-    superglue("multirc", 3, 3, head_epochs=10, rows=6_000, tokens=512),
+    superglue("multirc", 2, 3, head_epochs=10, rows=2_000, tokens=384),
     translation("multi30k", "multi30k", "de", "multi30k/en-de", 64, swifts=PAIRED[:3], heads=tuple(HEADS)),
-    translation("wmt16_en_ro", "wmt16", "ro", "wmt16/ro-en", 128, swifts=PAIRED[:2], rows=20_000),
+    translation("wmt16_en_ro", "wmt16", "ro", "wmt16/ro-en", 128, swifts=PAIRED[:2]),
     phonemes(),
 )
 
