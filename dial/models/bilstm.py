@@ -1,6 +1,7 @@
 """The BiLSTM classifier of TangoBERT (Mamou et al. 2022, sections 5.2 and 5.3) as a transformers model."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
 from dial.losses import task_loss
+from dial.machine import has_bf16
+from dial.models.autocast import without_autocast
 from dial.stages.task import task_of_columns
 
 
@@ -143,11 +146,13 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
             start = states.new_zeros(1, states.shape[0], self.config.hidden_size)
             return torch.lstm(states, (start, start), list(weights), True, 1, 0.0, False, False, True)[0]
 
-        states = embedded
-        for layer in range(self.config.num_hidden_layers):
-            forward, backward = self.lstm.all_weights[2 * layer : 2 * layer + 2]
-            ahead, back = read(states, forward), turn(read(turn(states), backward))
-            states = torch.cat([ahead, back], dim=-1)
+        states, device = embedded, embedded.device.type
+        # Whole LSTMs are oneDNN's on a CPU, which has none in bf16 for processors that cannot multiply in it.
+        with nullcontext() if device != "cpu" or has_bf16() else without_autocast(device):
+            for layer in range(self.config.num_hidden_layers):
+                forward, backward = self.lstm.all_weights[2 * layer : 2 * layer + 2]
+                ahead, back = read(states, forward), turn(read(turn(states), backward))
+                states = torch.cat([ahead, back], dim=-1)
         last = (lengths - 1)[:, None, None].expand(-1, -1, self.config.hidden_size)
         return torch.cat([ahead.gather(1, last)[:, 0], back[:, 0]], dim=-1)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-from dial.models import BiLSTMConfig, BiLSTMForSequenceClassification
+from dial.models import BiLSTMConfig, BiLSTMForSequenceClassification, bilstm
 
 
 @pytest.fixture
@@ -79,6 +79,17 @@ def test_training_and_answering_read_alike(model: BiLSTMForSequenceClassificatio
         with torch.no_grad():
             answered, trained = model.eval()(**encoding).logits, model.train()(**encoding).logits
         torch.testing.assert_close(answered, trained, atol=1e-6, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_without_bf16_instructions_unpacked_rows_are_read_in_float32(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN refuses an LSTM in bf16 on processors with AVX2 alone."""
+    monkeypatch.setattr(bilstm, "has_bf16", lambda: False)
+    rows = encode([[3, 4, 5, 6], [7]], 4)
+    expected = model.bilstm(**rows).pooler_output
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(model.bilstm(**rows).pooler_output, expected)
+        assert torch.is_autocast_enabled("cpu")
 
 
 def test_rows_of_one_length_are_read_by_the_layers_as_they_stand(model, monkeypatch: pytest.MonkeyPatch) -> None:

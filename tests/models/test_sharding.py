@@ -119,7 +119,7 @@ def test_gradients_are_the_mean_over_ranks_also_where_layers_are_computed_anew(s
         assert whole.keys() == shared.keys()
         largest = max(float(value.abs().max()) for value in whole.values())
         for name, value in whole.items():
-            torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-6 * largest)
+            torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=4e-6 * largest)
 
 
 def test_weights_go_through_a_checkpoint_of_shards(seen) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from dial.tiers.backends import attach
+from dial.tiers.backends import attach, lowered
 
 
 @pytest.fixture
 def said_anew() -> Iterator[None]:
-    """What is said once per process of tiers that torch computes after all is said again."""
-    attach._say.cache_clear()
+    """What is said once per process of tiers that are computed otherwise than asked is said again."""
+    for module in (attach, lowered):
+        module._say.cache_clear()
     yield
-    attach._say.cache_clear()
+    for module in (attach, lowered):
+        module._say.cache_clear()

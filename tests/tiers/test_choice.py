@@ -264,6 +264,7 @@ def test_torch_in_lower_precision_is_the_view_s(tiny_bert: Path) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in whole.model.parameters())
 
 
+@pytest.mark.usefixtures("said_anew")
 def test_bf16_is_computed_in_float32_where_a_cpu_has_no_instructions_for_it(
     tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
