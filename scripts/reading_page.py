@@ -78,7 +78,7 @@ def methods(points: pd.DataFrame, kind: str, target: float) -> list[list[str]]:
         if point is not None:
             value = f"{point.speedup:.2f}× ({percent(point.kept)} %)"
             command = f"`dial fit --config {config}`"
-            rows.append([method, command, task, value, "[results/reading.md](results/reading.md)"])
+            rows.append([method, command, task, value, "[reading](results/reading.md)"])
     return rows
 
 

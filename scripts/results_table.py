@@ -150,7 +150,7 @@ def method_table(
         value = "–" if frame.empty else f"{frame.speedup.median():.2f}× ({100 * frame.kept.median():.1f} %)"
         command = "dial recipe" if "/recipe/" in config else "dial test" if "cascade" in config else "dial fit"
         rows.append([method, f"`{command} {'' if 'recipe' in config else '--config '}{config}`", task, value])
-        rows[-1].append(f"[results/{page}.md](results/{page}.md)")
+        rows[-1].append(f"[{page}](results/{page}.md)")
     rows += text_page.methods(texts or {"cascades": []}, target)
     rows += reading_page.methods(pd.DataFrame() if reading is None else reading, f"{kind}_confident", target)
     head = ["method", "command", "task", f"speed-up in FLOPs at {100 * target:g} %, {kind} (kept)", "more"]

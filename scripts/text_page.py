@@ -66,7 +66,7 @@ def methods(found: Record, target: float) -> list[list[str]]:
         # Who sees that only the Super qualifies runs it alone.
         speedup, share = (1.0, 1.0) if alone(point) else (point["speedup"], point["kept"])
         value = f"{speedup:.2f}× ({percent(share)} %)"
-        rows.append([METHODS[task], command, task, value, "[results/text_to_text.md](results/text_to_text.md)"])
+        rows.append([METHODS[task], command, task, value, "[text_to_text](results/text_to_text.md)"])
     return rows
 
 
