@@ -12,6 +12,7 @@ DATA ?= ../shared/data
 MODELS ?= ../shared/models
 PYTEST_ARGS ?=
 ONLY ?=
+PRECISION ?=
 export DATA MODELS
 export DIAL_DATA ?= $(DATA)
 export DIAL_MODELS ?= $(MODELS)
@@ -70,8 +71,8 @@ bench: $(STAMP)  ## speed and memory: every benchmarks/bench_*.py
 gpu:  ## what needs a GPU, in at most 8 minutes, as a table; without one it says so
 	@scripts/gpu.sh
 
-results: $(STAMP)  ## the README's tables from the stage tables in results/; trains for missing ones (DATA=, MODELS=, ONLY=sst2)
-	$(PY) scripts/results.py --data "$(DATA)" --models "$(MODELS)" --only "$(ONLY)"
+results: $(STAMP)  ## the README's tables from the stage tables in results/; trains for missing ones (DATA=, MODELS=, ONLY=sst2, PRECISION=32-true)
+	$(PY) scripts/results.py --data "$(DATA)" --models "$(MODELS)" --only "$(ONLY)" $(if $(PRECISION),--precision "$(PRECISION)")
 
 clean:  ## remove the demo's runs and caches; .venv and results stay
 	rm -rf runs/demo runs/demo-text .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

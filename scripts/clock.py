@@ -52,8 +52,13 @@ def how(study: Mapping[str, Any], rows: str) -> str:
     """
     machine, settings = study["machine"], study["settings"]
     sizes = ", ".join(f"{name} {size}" for name, size in study["batch_sizes"].items())
-    return (
+    text = (
         f"{machine['processor']}, {machine['threads']} threads, {machine['device']}, torch {machine['torch']}; "
         f"{study['rows']} {rows}, medians of {settings['repeats']} repetitions with lowest and highest; best "
         f"batches: {sizes}."
     )
+    if study.get("rows_of_split", study["rows"]) != study["rows"]:
+        text += f" What is kept and the FLOPs are of all {study['rows_of_split']:,} rows."
+    if study.get("crossfit"):
+        text += " Points are chosen across folds, and times are at thresholds chosen on all rows."
+    return text

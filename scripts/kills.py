@@ -64,7 +64,7 @@ class Counts:
         runs: from an empty folder to the end.
         SIGKILL: kills.
         SIGTERM: kills.
-        late: signals that were not sent, as the command had ended.
+        late: signals that were not sent, or came too late, as the command had ended.
         unheard: SIGTERM that ended Python by itself, before or after the command took it.
         torn_lines: rows files whose last line was torn, which the restart drops.
         failures: in words, with the run's number.

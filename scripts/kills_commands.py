@@ -26,7 +26,7 @@ class Ended:
         code: exit code; minus the number of the signal that ended it.
         output: both streams.
         seconds: from its start.
-        killed: whether a signal reached it before it ended.
+        killed: whether a signal was sent while it seemed to run; not where SIGKILL came after success.
     """
 
     code: int

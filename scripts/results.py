@@ -6,7 +6,8 @@ finishes what was begun. `--list` shows the steps and their commands, `--only ss
 clock, and needs a quiet machine, is done only when it is asked for, with `--only study`, `executor` or `times`.
 
 The published numbers come of training in bf16. A processor without instructions for it would take many times as long,
-so there float32 is the default, and the numbers differ as they do between machines.
+so there float32 is the default, and the numbers differ as they do between machines. A step that is done is not done
+again for its precision, and one that was begun goes on in the precision that it was begun in only: give `--precision`.
 """
 
 from __future__ import annotations

@@ -136,14 +136,15 @@ class Cell:
             command = ("dial", "sweep", table, "--calibration", kind, "--out", out)
             yield Derived(f"{step}/{what}", f"{out}/summary.json", command, (table,))
 
-    def measured(self, arguments: Sequence[str], name: str = "study") -> Iterator[Step]:
+    def measured(self, arguments: Sequence[str], name: str = "study", run: str = "study") -> Iterator[Step]:
         """A cascade on the clock, with nothing else running, and what is kept of it.
 
         Args:
             arguments: of `dial test`, with the rows to time.
-            name: of the step.
+            name: of the step, by which it is asked for.
+            run: of the run folder and of the file that is kept, where pages look for it.
         """
-        run, step = f"{self.folder}/study", f"{self.prefix}/{name}"
-        yield Step(step, f"{run}/study/study.json", ("dial", "test", *arguments, "--run", run))
-        keep = ("python", "scripts/store_results.py", run)
-        yield Measured(f"{step}/kept", f"results/{self.task}/study.json", keep)
+        place, step = f"{self.folder}/{run}", f"{self.prefix}/{name}"
+        yield Step(step, f"{place}/study/study.json", ("dial", "test", *arguments, "--run", place))
+        keep = ("python", "scripts/store_results.py", place)
+        yield Measured(f"{step}/kept", f"results/{self.task}/{run}.json", keep)

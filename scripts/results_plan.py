@@ -235,11 +235,8 @@ def measured_steps(cell: Cell) -> Iterator[Step]:
         "study-int8": (cell.cascade(f"{{path: {whole}, dtype: int8}}", whole), ()),
     }
     for name, (cascade, more) in cascades.items():
-        run = f"{folder}/{name}"
-        command = ("dial", "test", *cascade, "--study.rows", str(TIMED_ROWS[name]), *more, "--run", run)
-        yield Step(f"{cell.prefix}/{name}", f"{run}/study/study.json", command)
-        keep = ("python", "scripts/store_results.py", run)
-        yield Measured(f"{cell.prefix}/{name}/kept", f"results/{cell.task}/{name}.json", keep)
+        rows = ("--study.rows", str(TIMED_ROWS[name]))
+        yield from cell.measured((*cascade, *rows, *more), name, name)
     out = f"results/{cell.task}/executor.json"
     what = ("--only", "batches", "--run", f"{folder}/exits-{EXECUTED_EXITS}", "--rows", str(TIMED_ROWS["executor"]))
     place = ("--task", cell.task, "--source", f"{cell.data}/glue", "--out", out)

@@ -56,20 +56,23 @@ class SpanCell(Cell):
         return ("--data", "SQuADDataModule", "--data.source", self.folder_of_data)
 
     def steps(self) -> Iterator[Step]:
-        """Fit the Super, its student, and from that the length-adaptive one; test each cascade."""
+        """Fit the Super, its student, and from that the length-adaptive one; test each cascade.
+
+        The student before the Super is timed, at points of calibration questions.
+        """
         whole, student = self.whole, self.tier("student")
+        lowered = f"{{path: {student}{BF16}}}"
         yield self.trained("super", "span", ("--model.path", f"{UNPACKED}/mpnet-base"))
         taught = ("--model.path", self.tier("encoder"), "--model.teacher", whole)
         yield self.trained("student", "span_distil", taught)
         yield self.trained("adaptive", "length_adaptive_span", ("--model.path", student))
         yield search(self, f"{self.folder_of_data}/train.parquet", (), 200)
         dropped = {named(share): shorter(self, share, BF16) for share in SHARES}
-        yield self.tested(dropped | {WHOLE_STUDENT: f"{{path: {student}{BF16}}}"})
+        yield self.tested(dropped | {WHOLE_STUDENT: lowered})
         for name in (WHOLE_STUDENT, *dropped):
             yield from self.pair(name)
-        student = f"{{path: {student}{BF16}}}"  # at the points of calibration questions
         rows = ("--data.max_rows.test", str(TIMED_ROWS), "--study.rows", str(TIMED_ROWS), "--study.repeats", "3")
-        yield from self.measured((*self.cascade(student, self.whole), *rows))
+        yield from self.measured((*self.cascade(lowered, self.whole), *rows))
 
     def tested(self, first: Mapping[str, str]) -> Step:
         """Test all first tiers, cheapest first, and the Super together.

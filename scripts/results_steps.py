@@ -16,7 +16,7 @@ from dial.cli.steps import Step, is_complete
 
 ROOT = Path(__file__).resolve().parent.parent
 PRECISION = ("--trainer.precision", "bf16-mixed")
-"""Of all steps that train, and of some that test."""
+"""Of the steps that train encoders and writers; energy heads are trained in float32."""
 ARITHMETIC = ("dial/stages", "dial/tradeoff", "dial/costs", "dial/report")
 
 

@@ -184,7 +184,7 @@ class TextCell(Cell):
             yield from self.tested(f"cascade-{ENCODER}", (self.tier(ENCODER), self.tier("super")), late=False)
         study = ("--study.rows", str(TIMED_ROWS), "--study.repeats", "3", "--study.targets", "[1.0, 0.99, 0.98]")
         leading = self.cascade(self.first(task.swifts[0]), self.tier("super"))
-        yield from self.measured((*leading, *self.calibration, *study))
+        yield from self.measured((*leading, *self.calibration, *study), "clock")
 
     def first(self, swift: str, head: str = "") -> str:
         """A Swift with its energy head, as a tier."""

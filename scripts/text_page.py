@@ -332,6 +332,6 @@ def commands(cascades: Sequence[Record], studies: Collection[str], data: str, mo
     """The commands that led to each task's first cascade, and to its times."""
     steps = list(plan(data, models))
     wanted = {f"{record['task']}/seed0/cascade-{record['cascade']}/table" for record in leading(cascades)}
-    wanted |= {f"{task}/seed0/study/kept" for task in studies}
+    wanted |= {f"{task}/seed0/clock/kept" for task in studies}
     told = chain(steps, [step for step in steps if step.name in wanted])
     return [line for step in told for line in (f"# {step.name}", str(step))]

@@ -195,9 +195,9 @@ class DialCLI(LightningCLI):
         self.config_init[self.subcommand].verbose = False
 
     def _run_subcommand(self, subcommand: str) -> None:
-        network, device = getattr(self.model, "network", None), self.trainer.strategy.root_device
-        if network is not None:
-            replace_emulated(network.tiers, device)
+        device = self.trainer.strategy.root_device
+        if hasattr(self.model, "tiers_at_work"):
+            spare_emulation(self.model, subcommand, device)
         if self.trainer.is_global_zero:
             slow_bf16([str(self.trainer.precision)], device)
         with failing_together(self.trainer):
@@ -325,6 +325,19 @@ def run_trainer_command(args: list[str]) -> int:
                 print(stoppable.parting_words(args[0]), file=sys.stderr)
             return 128 + interrupts.arrived
     return 0
+
+
+def spare_emulation(module: Any, subcommand: str, device: torch.device) -> None:
+    """Have tiers that do not learn computed in float32 where this machine would emulate their bf16.
+
+    Args:
+        module: with ``tiers_at_work``.
+        subcommand: of `dial`; in a fit the network's tiers learn, and teachers are asked for hidden states as well.
+        device: where they run.
+    """
+    learning = module.network.tiers if subcommand == "fit" else ()
+    at_work = [tier for tier in module.tiers_at_work if all(tier is not other for other in learning)]
+    replace_emulated(at_work, device, in_place=subcommand == "fit")
 
 
 @contextmanager

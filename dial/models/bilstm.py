@@ -108,13 +108,18 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         if torch.jit.is_tracing() or not input_ids.shape[1]:
             # One column of padding, for a batch of empty texts; a condition on the shape does not survive tracing.
             input_ids = F.pad(input_ids, (0, 1), value=self.config.pad_token_id)
-        lengths = attention_mask.sum(dim=1).clamp(min=1)
-        embedded = self.embeddings(input_ids)
+        lengths, device = attention_mask.sum(dim=1).clamp(min=1), input_ids.device.type
+        # oneDNN, which computes LSTMs on a CPU, has none in bf16 for processors without instructions for it.
+        with without_autocast(device) if device == "cpu" and not has_bf16() else nullcontext():
+            return BaseModelOutputWithPooling(pooler_output=self._states(self.embeddings(input_ids), lengths))
+
+    def _states(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+        """What both directions end with, ``(B, 2 * hidden_size)``, of words ``(B, T, E)``."""
         if torch.onnx.is_in_onnx_export() or self._unpacked_is_faster(embedded, lengths):
-            return BaseModelOutputWithPooling(pooler_output=self._without_packing(embedded, lengths))
+            return self._without_packing(embedded, lengths)
         packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
         _, (states, _) = self.lstm(packed)
-        return BaseModelOutputWithPooling(pooler_output=torch.cat([states[-2], states[-1]], dim=-1))
+        return torch.cat([states[-2], states[-1]], dim=-1)
 
     def _unpacked_is_faster(self, embedded: Tensor, lengths: Tensor) -> bool:
         """Whether to answer without packing: on a CPU packed rows of different lengths take more than twice as long.
@@ -146,13 +151,11 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
             start = states.new_zeros(1, states.shape[0], self.config.hidden_size)
             return torch.lstm(states, (start, start), list(weights), True, 1, 0.0, False, False, True)[0]
 
-        states, device = embedded, embedded.device.type
-        # Whole LSTMs are oneDNN's on a CPU, which has none in bf16 for processors that cannot multiply in it.
-        with nullcontext() if device != "cpu" or has_bf16() else without_autocast(device):
-            for layer in range(self.config.num_hidden_layers):
-                forward, backward = self.lstm.all_weights[2 * layer : 2 * layer + 2]
-                ahead, back = read(states, forward), turn(read(turn(states), backward))
-                states = torch.cat([ahead, back], dim=-1)
+        states = embedded
+        for layer in range(self.config.num_hidden_layers):
+            forward, backward = self.lstm.all_weights[2 * layer : 2 * layer + 2]
+            ahead, back = read(states, forward), turn(read(turn(states), backward))
+            states = torch.cat([ahead, back], dim=-1)
         last = (lengths - 1)[:, None, None].expand(-1, -1, self.config.hidden_size)
         return torch.cat([ahead.gather(1, last)[:, 0], back[:, 0]], dim=-1)
 

@@ -123,6 +123,10 @@ class TextToTextTier(Tier):
         if self.head is not None:
             save_head(self.head, folder)
 
+    def segments(self) -> list[nn.Module]:
+        """None: backends compute what answers by classes or numbers."""
+        return []
+
     # ---- reading and deciding ----
 
     def read(self, encoding: Encoding) -> Read:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from pathlib import Path
@@ -15,7 +16,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from datamodules import SQuADDataModule
 from datamodules.windows import OUTSIDE, answer_tokens
+from dial.cli.trainer import spare_emulation
 from dial.models.lengths import Lengths
+from dial.tiers.backends import lowered
 from dial.tiers.loading import load_tier, save_tier
 from dial.tiers.spans import SpanTier
 from lightning_modules import Cascade, LengthAdaptiveSpanQA, SpanDistillation, SpanQA
@@ -294,6 +297,21 @@ def test_a_question_without_room_is_told_with_whose_windows_are_short(
     )
     with pytest.raises(ValueError, match=said):
         fit(module, data_of(source, tmp_path), tmp_path)
+
+
+def test_bf16_without_instructions_is_left_to_what_learns(folder: Path, teacher: Path, monkeypatch) -> None:
+    monkeypatch.setattr(lowered, "has_bf16", lambda: False)
+    low = {"path": str(teacher), "dtype": "bfloat16"}
+    module, cpu = module_of(folder, SpanDistillation, teacher=low), torch.device("cpu")
+    student, taught_by = module.tiers_at_work
+    student.model.bfloat16()
+    student.view = dataclasses.replace(student.view, dtype="bfloat16")
+    spare_emulation(module, "fit", cpu)
+    found = [{parameter.dtype for parameter in tier.model.parameters()} for tier in (student, taught_by)]
+    assert found == [{torch.bfloat16}, {torch.float32}] and student.parts is None
+    cascade = Cascade([low, str(folder)], label_names=["*"], metrics=METRICS)
+    spare_emulation(cascade, "test", cpu)
+    assert {parameter.dtype for parameter in cascade.network.tiers[0].model.parameters()} == {torch.float32}
 
 
 def test_tiers_that_read_the_same_windows_are_told_together(folder: Path, tmp_path: Path) -> None:

@@ -81,15 +81,22 @@ def test_training_and_answering_read_alike(model: BiLSTMForSequenceClassificatio
         torch.testing.assert_close(answered, trained, atol=1e-6, rtol=1e-5)
 
 
-@torch.inference_mode()
-def test_without_bf16_instructions_unpacked_rows_are_read_in_float32(model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN refuses an LSTM in bf16 on processors with AVX2 alone."""
+@pytest.mark.parametrize("learning", [False, True])
+@pytest.mark.parametrize("texts", [[[3, 4, 5, 6], [7]], [[3, 4], [7, 8]], [[3, 4, 5]]])
+def test_without_bf16_instructions_rows_are_read_in_float32(model, texts, learning, monkeypatch) -> None:
+    """oneDNN refuses an LSTM in bf16 on processors with AVX2 alone, of padded, whole and single rows."""
     monkeypatch.setattr(bilstm, "has_bf16", lambda: False)
-    rows = encode([[3, 4, 5, 6], [7]], 4)
-    expected = model.bilstm(**rows).pooler_output
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(model.bilstm(**rows).pooler_output, expected)
-        assert torch.is_autocast_enabled("cpu")
+    rows = encode(texts, max(map(len, texts)))
+    reader = model.train(learning).bilstm
+    with torch.set_grad_enabled(learning):
+        expected = reader(**rows).pooler_output
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = reader(**rows).pooler_output
+            assert torch.is_autocast_enabled("cpu")
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    if learning:
+        found.sum().backward()
+        assert all(weight.grad.dtype == torch.float32 for weight in reader.lstm.parameters())
 
 
 def test_rows_of_one_length_are_read_by_the_layers_as_they_stand(model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_how_a_killed_command_must_end() -> None:
     assert "it said []" in problems(143, "")
     assert "it said" in problems(143, "interrupted; go on\n" * 2)
     assert "traceback" in problems(143, "Traceback (most ...\ninterrupted; go on\n")
-    assert "exit code 0 after SIGKILL" in problems(0, "", "SIGKILL")
+    assert "exit code 3 after SIGKILL" in problems(3, "", "SIGKILL")
 
 
 def test_a_kill_that_comes_after_the_end_is_none(tmp_path, monkeypatch) -> None:

@@ -20,9 +20,11 @@ from dial.tiers.backends.agreement import Agreement, agreement, confidence_of_ea
 from dial.tiers.backends.choice import TORCH, Route, fastest, fastest_backend, take
 from dial.tiers.backends.names import missing_package
 from dial.tiers.loading import load_tier
-from dial.tiers.tier import Tier
+from dial.tiers.text_loading import load_text_tier
+from dial.tiers.tier import Tier, View
 from dial.tiers.tokens import Tokeniser
 from dial.tradeoff.rules import rule_named
+from tests.tiers.readers import FREE, save_reader
 from tests.tiers.tiny_tiers import DATA
 
 Make = Callable[..., Path]
@@ -287,6 +289,30 @@ def test_bf16_is_computed_in_float32_where_a_cpu_has_no_instructions_for_it(
     batch = tokeniser.collate(tokeniser(TEXTS[:9]))
     with torch.inference_mode():
         torch.testing.assert_close(tiers[1](batch), whole(batch), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("said_anew")
+@pytest.mark.parametrize("kind", ["spans", "drops tokens", "writes", "teacher"])
+def test_what_no_other_parts_compute_is_in_float32_itself(
+    kind: str, tiny_bert: Path, tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {"spans": save_reader(tmp_path / "reader"), "writes": tiny_t5}
+    view: dict[str, Any] = {"path": str(folders.get(kind, tiny_bert)), "dtype": "bfloat16"}
+    view |= {"lengths": [0.5] * 2} if kind == "drops tokens" else {}
+    load, labels = (load_text_tier, FREE) if kind == "writes" else (load_tier, FREE if kind == "spans" else DATA)
+    tier: Any = load(View.parse(view, "tier"), "tier", labels).eval()
+    before, digest = {name: value.clone() for name, value in tier.model.state_dict().items()}, tier.fingerprint
+    assert torch.bfloat16 in {value.dtype for value in before.values()}
+    monkeypatch.setattr(lowered, "has_bf16", lambda: False)
+    lowered.replace_emulated([tier], "cpu", in_place=kind == "teacher")
+    assert tier.fingerprint == digest and tier.computed_by == "torch" and tier.describe()
+    for name, value in tier.model.state_dict().items():
+        assert value.dtype == torch.float32 or not value.is_floating_point()
+        torch.testing.assert_close(value, before[name].to(value.dtype), atol=0, rtol=0)
+    tokeniser = tier.tokeniser()
+    unit = ("who won the town", "a king won the town in 1066 .") if kind == "spans" else TEXTS[0]
+    with torch.inference_mode():
+        assert torch.isfinite(tier.decide(tokeniser.collate(tokeniser([unit])))[0]).all()
 
 
 def test_auto_does_without_exports_where_none_can_be_written(

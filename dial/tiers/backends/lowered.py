@@ -50,21 +50,28 @@ def lowered(tier: Tier, dtype: str) -> list[TorchPart]:
     return [TorchPart(part, dtype) for part in twin.eval().segments()]
 
 
-def replace_emulated(tiers: Iterable[Tier], device: torch.device | str) -> None:
+def replace_emulated(tiers: Iterable[Tier], device: torch.device | str, in_place: bool = False) -> None:
     """Have tiers in bf16 computed in float32 where a CPU has no instructions for bf16, and say so once.
 
     torch computes bf16 there in pieces, at a third of the speed of float32, and at a sixtieth with AVX2 alone. Weights
     stay rounded as they are, and so does the tier's fingerprint.
 
     Args:
-        tiers: as they were loaded.
+        tiers: as they were loaded; none that learns.
         device: where they run.
+        in_place: for teachers, whose hidden states are asked for as well, which no twin gives. So it is done, whatever
+            is asked for, with tiers that no other parts can compute: that write, find spans or drop tokens.
     """
     if torch.device(device).type != "cpu" or has_bf16():
         return
     for tier in tiers:
         if tier.view.dtype == "bfloat16" and tier.parts is None:
-            tier.compute_with(lowered(tier, "float32"))
+            if not in_place and tier.segments():
+                tier.compute_with(lowered(tier, "float32"))
+            else:
+                tier.known_fingerprint = tier.fingerprint
+                for parameter in tier.model.parameters():
+                    parameter.data = parameter.data.float()
             _say("bfloat16 is computed in float32 here: this processor has no instructions for it.")
 
 
