@@ -5,9 +5,10 @@ result file is there is skipped, and an interrupted `dial fit` goes on from its 
 finishes what was begun. `--list` shows the steps and their commands, `--only sst2` does a part; what is measured on the
 clock, and needs a quiet machine, is done only when it is asked for, with `--only study`, `executor` or `times`.
 
-The published numbers come of training in bf16. A processor without instructions for it would take many times as long,
-so there float32 is the default, and the numbers differ as they do between machines. A step that is done is not done
-again for its precision, and one that was begun goes on in the precision that it was begun in only: give `--precision`.
+The published numbers come of training in bf16, but where a page says otherwise. A processor without instructions for it
+would take many times as long, so there float32 is the default, and the numbers differ as they do between machines. A
+step that is done is not done again for its precision, and one that was begun goes on in the precision that it was begun
+in only: give `--precision`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(steps, todo)
         return
     if precision != PRECISION[1] and any(PRECISION[0] in step.command for step in todo):
-        print(f"training in {precision}, where the published numbers come of {PRECISION[1]}")
+        print(f"training in {precision}, where most published numbers come of {PRECISION[1]}")
     for step in todo:
         if isinstance(step, Derived):
             clear(step)
